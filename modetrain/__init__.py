@@ -1,0 +1,39 @@
+"""modetrain: a TensorFlow training loop with switchable execution modes.
+
+    python -m modetrain recipe=mnist mode=xla steps=500
+
+The public names are imported when they are first used, so that the command line answers without importing TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from modetrain.callbacks import Callback as Callback
+    from modetrain.errors import ConfigError as ConfigError
+    from modetrain.mode import Mode as Mode
+    from modetrain.recipe import Recipe as Recipe
+    from modetrain.settings import Settings as Settings
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "Callback": "modetrain.callbacks",
+    "ConfigError": "modetrain.errors",
+    "Mode": "modetrain.mode",
+    "Recipe": "modetrain.recipe",
+    "Settings": "modetrain.settings",
+}
+__all__ = ["Callback", "ConfigError", "Mode", "Recipe", "Settings", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'modetrain' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,107 @@
+"""The front door: `python -m modetrain ...` and the console script `modetrain`.
+
+Checks everything, and only then imports TensorFlow. Exit codes: 0 done, 1 the run failed, 2 the configuration is wrong,
+130 and 143 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from modetrain import command_line, paths
+from modetrain.errors import ConfigError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Does what the command line says; returns the exit code.
+
+    Args:
+      argv: the words after the program's name; those of this process by default.
+    """
+    try:
+        return _main(sys.argv[1:] if argv is None else list(argv), Path.cwd())
+    except ConfigError as error:
+        for line in str(error).splitlines():
+            print(f"modetrain: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _main(words: Sequence[str], cwd: Path) -> int:
+    if any(word in ("--help", "-h") for word in words):
+        from modetrain import help as help_page
+
+        print(help_page.text(paths.conf_dirs(cwd)))
+        return 0
+    line = command_line.parse(words)
+    if line.version:
+        print(_versions())
+        return 0
+    from modetrain import config
+
+    if line.multirun:
+        from modetrain import sweep
+
+        jobs = sweep.plan(line.overrides, cwd, line.config_dirs)
+        if line.show_config:
+            print("---\n".join(config.to_yaml(job.settings) for job in jobs), end="")
+            return 0
+        return sweep.run(jobs, cwd, line.config_dirs)
+    settings = config.load(line.overrides, cwd, line.config_dirs)
+    if line.show_config:
+        print(config.to_yaml(settings), end="")
+        return 0
+    # TensorFlow reads these once, when it is imported.
+    os.environ.update(settings.mode.environment())
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _quiet_stderr():
+        import tensorflow  # noqa: F401
+    from modetrain.run import run
+
+    return run(settings)
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Holds back what is written to stderr, C++ included, and shows it only if the block fails.
+
+    TensorFlow logs that it found no GPU before any of its log levels apply; which devices are used is said later.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        stderr = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(stderr, held.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def _versions() -> str:
+    import importlib.metadata
+    import platform
+
+    import modetrain
+
+    found = [f"modetrain {modetrain.__version__}", f"Python {platform.python_version()}"]
+    for package in ("tensorflow", "keras", "hydra-core"):
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{package} not installed")
+    return ", ".join(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

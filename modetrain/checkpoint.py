@@ -1,0 +1,147 @@
+"""Checkpoints: one file a step, whole or not there at all.
+
+    <run>/checkpoints/step-00000500.npz     every variable by name, the step, and what the run was made from
+    <run>/checkpoints/best.npz              a second name of the best one
+
+An .npz is an uncompressed zip archive of arrays, checked by CRC as it is read; NumPy opens it anywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modetrain.errors import ConfigError
+
+FOLDER = "checkpoints"
+_META = "__modetrain__"
+
+
+class CheckpointError(ConfigError):
+    """A checkpoint that cannot be restored."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+      step: updates completed.
+      arrays: value of each variable by name.
+      meta: what else was kept with it (JSON).
+    """
+
+    step: int
+    arrays: Mapping[str, np.ndarray]
+    meta: Mapping[str, Any]
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """The checkpoint file of a step in a run folder."""
+    return folder / FOLDER / f"step-{step:08d}.npz"
+
+
+def steps_of(folder: Path) -> list[int]:
+    """Steps that a run folder has a checkpoint of, ascending."""
+    names = (re.fullmatch(r"step-(\d+)\.npz", path.name) for path in (folder / FOLDER).glob("step-*.npz"))
+    return sorted(int(match[1]) for match in names if match)
+
+
+def latest(folder: Path, at_most: int | None = None) -> Path | None:
+    """The newest checkpoint of a run folder, of a step up to `at_most`; None where there is none."""
+    steps = [step for step in steps_of(folder) if at_most is None or step <= at_most]
+    return path_of(folder, steps[-1]) if steps else None
+
+
+def save(path: Path, state: Mapping[str, Any], *, step: int, meta: Mapping[str, Any]) -> None:
+    """Writes a checkpoint; a crash at any moment leaves either the whole file or none under its name.
+
+    Args:
+      path: where to.
+      state: variables by name, anything with `.numpy()`.
+      step: updates completed.
+      meta: anything else to keep, as JSON.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.asarray(variable.numpy()) for name, variable in state.items()}
+    # NumPy files know no bfloat16 and its like: their bytes are kept, and the name of their dtype.
+    dtypes = {name: array.dtype.name for name, array in arrays.items()}
+    plain = {n: a if a.dtype.kind in "biufc" else a.view(np.dtype(f"u{a.dtype.itemsize}")) for n, a in arrays.items()}
+    header = json.dumps({"step": step, "dtypes": dtypes, "meta": dict(meta)})
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        np.savez(file, **{_META: np.frombuffer(header.encode(), np.uint8)}, **plain)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads a checkpoint.
+
+    Raises:
+      CheckpointError: when the file is missing, truncated, damaged, or not a checkpoint.
+    """
+    try:
+        with np.load(path) as archive:
+            header = json.loads(archive[_META].tobytes())
+            arrays = {name: archive[name].view(_dtype(dtype)) for name, dtype in header["dtypes"].items()}
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}.") from None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint of modetrain: {error}") from error
+    return Checkpoint(step=header["step"], arrays=arrays, meta=header["meta"])
+
+
+def restore(checkpoint: Checkpoint, state: Mapping[str, Any], path: Path) -> None:
+    """Assigns every variable of `state` its value; nothing is assigned unless all can be.
+
+    Raises:
+      CheckpointError: when a variable is missing on either side, or has another shape or dtype.
+    """
+    wrong = [f"{name}: not in the checkpoint" for name in state if name not in checkpoint.arrays]
+    wrong += [f"{name}: in the checkpoint only" for name in checkpoint.arrays if name not in state]
+    for name, variable in state.items():
+        saved = checkpoint.arrays.get(name)
+        if saved is None:
+            continue
+        seen = (tuple(saved.shape), saved.dtype.name)
+        wanted = (tuple(variable.shape), np.asarray(variable.numpy()).dtype.name)
+        if seen != wanted:
+            wrong.append(f"{name}: {seen[1]} {seen[0]} in the checkpoint, {wanted[1]} {wanted[0]} in this run")
+    if wrong:
+        listed = "\n  ".join(wrong[:10]) + (f"\n  and {len(wrong) - 10} more" if len(wrong) > 10 else "")
+        raise CheckpointError(
+            f"{path} is of another model or optimizer:\n  {listed}\n"
+            "Resume with the recipe, model, optimizer and precision of that run (its config.yaml has them)."
+        )
+    for name, variable in state.items():
+        variable.assign(checkpoint.arrays[name])
+
+
+def digest(state: Mapping[str, Any]) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of all variables, in the order of their names."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        array = np.ascontiguousarray(state[name].numpy())
+        sha.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
+
+
+def _dtype(name: str) -> np.dtype:
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes  # comes with TensorFlow; gives NumPy bfloat16 and its like
+
+        return np.dtype(getattr(ml_dtypes, name))

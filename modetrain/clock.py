@@ -1,0 +1,88 @@
+"""The clock books every second of a run to one account: what is booked inside another booking is not counted twice.
+
+    with clock.book("eval"): ...
+    clock.seconds["eval"]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+
+class Clock:
+    """Accounts of time, and the durations of steps.
+
+    Args:
+      now: reads a monotonic time in seconds.
+
+    Attributes:
+      seconds: per account the seconds booked (`compile`, `data`, `steps`, `eval`, `checkpoint`, ...).
+    """
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter):
+        self._now = now
+        self._start = now()
+        self._open: list[str] = []
+        self._since = self._start
+        self._calls: list[tuple[float, int]] = []
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def book(self, account: str) -> Iterator[None]:
+        """Books the time of the block to `account`; an enclosing booking pauses meanwhile."""
+        self._settle()
+        self._open.append(account)
+        try:
+            yield
+        finally:
+            self._settle()
+            self._open.pop()
+
+    @contextlib.contextmanager
+    def book_steps(self, count: int) -> Iterator[None]:
+        """Books one call of `count` steps, which ends at a true synchronisation point."""
+        before = self.seconds["steps"]
+        with self.book("steps"):
+            yield
+        self._calls.append((self.seconds["steps"] - before, count))
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return self._now() - self._start
+
+    @property
+    def steps(self) -> int:
+        """Steps booked so far."""
+        return sum(count for _, count in self._calls)
+
+    def step_ms(self, since: int = 0) -> dict[str, float]:
+        """p50, p90 and max of the milliseconds a step took, from call number `since` on.
+
+        Within a call of several steps each counts with the call's mean: nobody can look in between.
+        """
+        calls = self._calls[since:]
+        if not calls:
+            return {}
+        times = np.repeat([1e3 * seconds / count for seconds, count in calls], [count for _, count in calls])
+        return {
+            "p50": float(np.percentile(times, 50)),
+            "p90": float(np.percentile(times, 90)),
+            "max": float(times.max()),
+        }
+
+    @property
+    def calls(self) -> int:
+        """Calls booked so far."""
+        return len(self._calls)
+
+    def _settle(self) -> None:
+        now = self._now()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now

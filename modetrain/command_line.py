@@ -1,0 +1,88 @@
+"""The words after `python -m modetrain`: a few flags, and overrides `key=value`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from modetrain import schema, suggest
+from modetrain.errors import ConfigError, closest
+
+# Per flag what --help says of it. The second name of each is its short form.
+FLAGS = {
+    ("--help", "-h"): "print this and exit",
+    ("--version",): "print the versions of modetrain and of what it stands on, and exit",
+    ("--multirun", "-m"): "run every combination of the values given, each in a process of its own",
+    ("--cfg",): "with `job`: print the resolved configuration and exit",
+    ("--config-dir",): "FOLDER: look up configs there too, after ./conf and before the shipped ones",
+}
+WITH_VALUE = ("--cfg", "--config-dir")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CommandLine:
+    """What was typed.
+
+    Attributes:
+      overrides: the words that are not flags.
+      help, version, multirun, show_config: whether the flag was given.
+      config_dirs: the folders given with `--config-dir`.
+    """
+
+    overrides: tuple[str, ...] = ()
+    help: bool = False
+    version: bool = False
+    multirun: bool = False
+    show_config: bool = False
+    config_dirs: tuple[str, ...] = ()
+
+
+def parse(words: Sequence[str]) -> CommandLine:
+    """Sorts words into flags and overrides.
+
+    Raises:
+      ConfigError: a flag is unknown, or lacks its value or has one too many.
+    """
+    overrides: list[str] = []
+    config_dirs: list[str] = []
+    given: set[str] = set()
+    rest: Iterator[str] = iter(words)
+    for word in rest:
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        name, has_value, value = word.partition("=")
+        flag = next((names[0] for names in FLAGS if name in names), None)
+        if flag is None:
+            raise _unknown(word, name, value)
+        if flag in WITH_VALUE and not has_value:
+            value = next(rest, "")
+        if flag in WITH_VALUE and not value:
+            raise ConfigError(f"{word}: a value is needed. Type {flag} {'job' if flag == '--cfg' else 'FOLDER'}.")
+        if flag not in WITH_VALUE and has_value:
+            raise ConfigError(f"{word}: the flag {name} takes no value. Type {name}.")
+        if flag == "--cfg" and value != "job":
+            raise ConfigError(f"--cfg {value}: only the configuration of the job can be printed. Type --cfg job.")
+        if flag == "--config-dir":
+            config_dirs.append(value)
+        given.add(flag)
+    return CommandLine(
+        overrides=tuple(overrides),
+        help="--help" in given,
+        version="--version" in given,
+        multirun="--multirun" in given,
+        show_config="--cfg" in given,
+        config_dirs=tuple(config_dirs),
+    )
+
+
+def _unknown(word: str, name: str, value: str) -> ConfigError:
+    bare = name.lstrip("-").replace("-", "_")
+    flag = closest(name.lstrip("-"), [one.lstrip("-") for names in FLAGS for one in names if one.startswith("--")])
+    if flag is not None and not value:
+        return ConfigError(f"{word}: there is no such flag. Did you mean --{flag}?")
+    if bare in schema.SECTIONS or suggest.keys(bare):
+        text = value or "VALUE"
+        ask = f"Did you mean {bare}={text}?" if bare in schema.SECTIONS else suggest.sentence(bare, value=text)
+        return ConfigError(f"{word}: settings are typed without dashes, as key=value. {ask}")
+    return ConfigError(f"{word}: there is no such flag. --help lists the flags; settings are typed as key=value.")

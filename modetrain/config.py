@@ -1,0 +1,144 @@
+"""From what is typed to the `Settings` of a run: composed, checked, and only then handed on.
+
+    settings = config.load(["recipe=mnist", "mode=xla", "steps=50"], Path.cwd())
+
+Everything is checked before TensorFlow is imported, in this order: the words typed (`overrides.py`), the files
+(`compose.py`), every value by itself (`values.py`), the code that is named (`targets.py`), the values together
+(`rules.py`). The first of these that finds fault reports all that it found.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from modetrain import overrides, paths, rules, schema, targets, values
+from modetrain.compose import Composition, compose
+from modetrain.errors import ConfigError
+from modetrain.mode import Mode
+from modetrain.settings import DataSettings, OptimizerSettings, Settings
+from modetrain.signatures import SourceText
+from modetrain.targets import instantiate
+
+__all__ = ["instantiate", "load"]
+
+
+def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> Settings:
+    """Composes and checks the settings of one run, and makes `recipes` importable for it.
+
+    Args:
+      arguments: overrides, `key=value`.
+      cwd: the folder the run starts in: its `conf/` and `recipes/` are the user's own, and paths are relative to it.
+      config_dirs: more folders with configs (`--config-dir`).
+
+    Raises:
+      ConfigError: the configuration cannot run; the message has a line for each reason.
+    """
+    folders = paths.conf_dirs(cwd, config_dirs)
+    parsed = overrides.parse(arguments, folders)
+    composition = compose(parsed, folders, cwd)
+    _raise(values.problems(composition))
+    paths.install_recipes(cwd)
+    _raise(_code_problems(composition, SourceText(cwd)))
+    notes = _notes(composition, arguments, folders, cwd)
+    settings = _settings(composition, _command(arguments, config_dirs), notes, cwd)
+    _raise(rules.problems(settings, composition))
+    return settings
+
+
+def to_yaml(settings: Settings) -> str:
+    """The resolved configuration as YAML, as `--cfg job` prints it and a run folder keeps it."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(dict(settings.resolved)))
+
+
+def _raise(problems: Iterable[str]) -> None:
+    found = list(dict.fromkeys(problems))
+    if found:
+        raise ConfigError("\n".join(found))
+
+
+def _code_problems(composition: Composition, sources: SourceText) -> Iterator[str]:
+    config = composition.config
+    for section in schema.FREE:
+        node = config.get(section)
+        if section == "recipe" and (not node or "_target_" not in node):
+            yield (
+                f"recipe={composition.choices['recipe']}: its file names no class. Write recipe: with a line "
+                "_target_: recipes.<file>.<Class> below it, or type +recipe._target_=recipes.<file>.<Class>."
+            )
+        yield from targets.check(section, node, sources, given=composition.given)
+    for name, node in (config.get("callbacks") or {}).items():
+        if name not in schema.CALLBACKS:
+            yield from targets.check(f"callbacks.{name}", node, sources, given=composition.given)
+
+
+def _command(arguments: Sequence[str], config_dirs: Sequence[str]) -> str:
+    flags = [word for folder in config_dirs for word in ("--config-dir", folder)]
+    return shlex.join(["python", "-m", "modetrain", *arguments, *flags])
+
+
+def _settings(composition: Composition, command: str, notes: tuple[str, ...], cwd: Path) -> Settings:
+    config, choices = composition.config, composition.choices
+    data = dict(config["data"])
+    data["image_size"] = tuple(data["image_size"]) if data["image_size"] is not None else None
+    for key in ("dir", "path"):
+        data[key] = str(_absolute(data[key], cwd)) if data[key] is not None else None
+    mode = Mode(**config["mode"])
+    recipe_name = str(choices["recipe"])
+    run_dir = _absolute(config["run_dir"], cwd) if config["run_dir"] is not None else None
+    resume = config["resume"]
+    if resume == "latest" and run_dir is None:
+        run_dir = paths.latest_run(cwd / paths.RUNS, recipe_name, mode.name)
+    elif resume is not None and resume != "latest":
+        resume = str(_absolute(resume, cwd))
+    callbacks = {name: callback for name, callback in (config.get("callbacks") or {}).items() if callback is not None}
+    return Settings(
+        recipe_name=recipe_name,
+        model_name=str(choices.get("model") or ""),
+        debug_name=choices.get("debug"),
+        recipe=config["recipe"],
+        model=config.get("model") or {},
+        data=DataSettings(**data),
+        optimizer=OptimizerSettings(**config["optimizer"]),
+        mode=mode,
+        callbacks=callbacks,
+        do=config["do"]["name"],
+        steps=config["steps"],
+        seed=config["seed"],
+        run_dir=run_dir,
+        resume=resume,
+        command=command,
+        check_numerics=config["check_numerics"],
+        notes=notes,
+        resolved=config,
+    )
+
+
+def _absolute(path: str, cwd: Path) -> Path:
+    return cwd / Path(path).expanduser()
+
+
+def _notes(
+    composition: Composition, arguments: Sequence[str], folders: Sequence[Path], cwd: Path
+) -> tuple[str, ...]:
+    """What a debug preset changed, seen by composing without it, so that no note claims what did not happen."""
+    preset = composition.choices.get("debug")
+    if preset is None:
+        return ()
+    without = [argument for argument in arguments if argument.partition("=")[0] != "debug"]
+    plain = compose(overrides.parse([*without, "debug=null"], folders), folders, cwd)
+    before, after = dict(schema.leaves(plain.config)), dict(schema.leaves(composition.config))
+    changed, kept = [], []
+    for key in [*(k for k in schema.KEYS if k in after), *(k for k in after if k not in schema.KEYS)]:
+        value = schema.text(after[key])
+        if key not in before or before[key] != after[key]:
+            was = f", not {schema.text(before[key])}" if key in before else ""
+            about = f" ({schema.KEYS[key].help})" if key in schema.KEYS else ""
+            changed.append(f"  {key}={value}{was}{about}")
+        elif composition.override_of(key) and composition.origin.get(key, "").endswith(f"debug/{preset}.yaml"):
+            kept.append(f"  {key}={value} stays, as typed")
+    title = f"debug={preset} changes" if changed else f"debug={preset} changes nothing here"
+    return (f"{title}:" if changed or kept else title, *changed, *kept)

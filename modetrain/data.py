@@ -1,0 +1,167 @@
+"""Data: position is (seed, step). Any batch can be asked for, and blocks of batches stream from any step on.
+
+    data.batch(step)          one training batch, as `Recipe.prepare` makes it
+    data.train_blocks(first)  endless blocks of K batches each, for steps first, first + K, ...
+    data.eval_blocks()        every evaluation example exactly once; the last batch may be short
+
+The order is a permutation per epoch, computed and not stored, so that seeking costs nothing and a resumed run needs no
+saved iterator. Epochs follow each other without gaps: every example is seen once before any is seen again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from modetrain.draws import named_seed
+from modetrain.settings import DataSettings
+from modetrain.sources import Source
+
+# What the batches of one call may take in memory before `steps_per_call=auto` asks for fewer of them.
+_BLOCK_BYTES = 64 * 2**20
+_MOST_STEPS = 100
+_ROUNDS = 4  # of the cipher behind RandomIndexShuffle
+
+Prepare = Callable[..., dict[str, tf.Tensor]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block:
+    """Batches of successive steps, stacked.
+
+    Attributes:
+      first: step of the first batch.
+      length: number of batches.
+      arrays: per feature a tensor [length, examples, ...].
+    """
+
+    first: int
+    length: int
+    arrays: Mapping[str, tf.Tensor]
+
+
+class Data:
+    """Batches of a source as functions of (seed, step).
+
+    Args:
+      source: the examples, in host memory.
+      settings: see `DataSettings`.
+      seed: the run's seed.
+      prepare: `Recipe.prepare`.
+
+    Attributes:
+      source: as given.
+      settings: as given.
+    """
+
+    def __init__(self, source: Source, settings: DataSettings, *, seed: int, prepare: Prepare | None = None):
+        self.source = source
+        self.settings = settings
+        self._seed = seed
+        self._prepare = prepare
+        self._train = {name: tf.constant(array) for name, array in source.train.items()}
+        self._eval = self._train if settings.overfit else {k: tf.constant(v) for k, v in source.eval.items()}
+        self._train_size = _size(source.train)
+
+    @property
+    def eval_examples(self) -> int:
+        """Examples that one evaluation sees."""
+        size = self._overfit_examples if self.settings.overfit else _size(self.source.eval)
+        batches = self.settings.eval_batches
+        return size if batches is None else min(size, batches * self.settings.eval_batch_size)
+
+    def batch(self, step: int) -> dict[str, tf.Tensor]:
+        """The training batch of one step: per feature a tensor [batch_size, ...]."""
+        return self._train_batch(tf.constant(step, tf.int64))
+
+    def steps_per_call(self, wanted: int | str) -> int:
+        """Resolves `mode.steps_per_call`: `auto` is as many batches as fit 64 MiB, at most 100."""
+        if wanted != "auto":
+            return int(wanted)
+        spec = tf.data.Dataset.range(1).map(self._train_batch).element_spec
+        size = sum(int(np.prod(s.shape.as_list())) * s.dtype.size for s in spec.values())
+        return int(np.clip(_BLOCK_BYTES // max(size, 1), 1, _MOST_STEPS))
+
+    def train_blocks(self, first: int, length: int) -> Iterator[Block]:
+        """Endless training blocks of `length` batches; the first batch belongs to step `first`."""
+        most = np.iinfo(np.int64).max - length
+        if self._prepare is None:
+            # Without a `prepare` of the recipe's own a whole block is one gather, however many batches it holds.
+            blocks = tf.data.Dataset.range(first, most, length).map(
+                lambda start: self._gather(self._train, self._train_indices(start + tf.range(length, dtype=tf.int64))),
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+        else:
+            blocks = tf.data.Dataset.range(first, most).map(
+                self._train_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            )
+            blocks = blocks.batch(length, drop_remainder=True)
+        for index, arrays in enumerate(blocks.prefetch(2)):
+            yield Block(first=first + index * length, length=length, arrays=arrays)
+
+    def eval_blocks(self, length: int) -> Iterator[Block]:
+        """Blocks of `length` evaluation batches: all of one shape, but for the last batch where it is short."""
+        size, batch_size = self.eval_examples, self.settings.eval_batch_size
+        full, rest = divmod(size, batch_size)
+        length = max(1, min(length, full))
+
+        def prepared(index, examples):
+            positions = index * batch_size + tf.range(examples, dtype=tf.int64)
+            rows = self._train_rows(positions) if self.settings.overfit else positions
+            batch = self._gather(self._eval, rows)
+            return self._prepared(batch, index, training=False)
+
+        if full:
+            batches = tf.data.Dataset.range(-(-full // length) * length).map(
+                # A block is filled up beyond the last full batch, with examples that the loop's bounds keep out.
+                lambda index: prepared(tf.minimum(index, full - 1), batch_size),
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
+            )
+            for index, arrays in enumerate(batches.batch(length, drop_remainder=True).prefetch(2)):
+                first = index * length
+                yield Block(first=first, length=min(length, full - first), arrays=arrays)
+        if rest:
+            arrays = prepared(tf.constant(full, tf.int64), rest)
+            yield Block(first=full, length=1, arrays={name: value[tf.newaxis] for name, value in arrays.items()})
+
+    # --- private ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _overfit_examples(self) -> int:
+        return self.settings.overfit * self.settings.batch_size
+
+    def _train_rows(self, positions: tf.Tensor) -> tf.Tensor:
+        """Rows of the training arrays for positions (int64) in the endless stream of training examples."""
+        if self.settings.overfit:
+            positions = tf.math.floormod(positions, self._overfit_examples)
+        flat = tf.reshape(positions, [-1])
+        epoch, index = flat // self._train_size, flat % self._train_size
+        seed = tf.stack([tf.zeros_like(epoch), tf.fill(tf.shape(epoch), tf.constant(self._seed, tf.int64)), epoch], 1)
+        rows = tf.raw_ops.RandomIndexShuffle(index=index, seed=seed, max_index=self._train_size - 1, rounds=_ROUNDS)
+        return tf.reshape(rows, tf.shape(positions))
+
+    def _train_indices(self, steps: tf.Tensor) -> tf.Tensor:
+        batch_size = self.settings.batch_size
+        positions = steps[..., tf.newaxis] * batch_size + tf.range(batch_size, dtype=tf.int64)
+        return tf.ensure_shape(self._train_rows(positions), [*steps.shape, batch_size])
+
+    def _gather(self, arrays: Mapping[str, tf.Tensor], rows: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {name: tf.gather(array, rows) for name, array in arrays.items()}
+
+    def _train_batch(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        return self._prepared(self._gather(self._train, self._train_indices(step)), step, training=True)
+
+    def _prepared(self, batch: dict[str, tf.Tensor], index: tf.Tensor, *, training: bool) -> dict[str, tf.Tensor]:
+        if self._prepare is None:
+            return batch
+        seed = named_seed(self._seed, "prepare" if training else "prepare/eval", index)
+        return self._prepare(batch, seed=seed, training=training)
+
+
+def _size(arrays: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(arrays.values())))

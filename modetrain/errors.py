@@ -1,0 +1,26 @@
+"""Errors that are the user's to mend, and the shape of their messages.
+
+Every message follows one pattern: the value given, the value seen, why it cannot work, the exact override to type.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConfigError(Exception):
+    """A configuration that cannot run. The command line prints it without a traceback and exits with code 2."""
+
+
+def closest(given: str, known: Iterable[str]) -> str | None:
+    """What was probably meant by `given` among the known names, or None where nothing is close."""
+    # Sorted, so that a tie gives the same answer every time.
+    close = difflib.get_close_matches(given, sorted(known), n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` where something known is close to what was given, else an empty string."""
+    close = closest(given, known)
+    return f" Did you mean {close!r}?" if close else ""

@@ -1,0 +1,80 @@
+"""Metrics are (total, count) pairs that merge by `+`: over micro-batches, steps, calls and batches of any length.
+
+    row(values, batch_size)   device side: what one step returned, as a [metrics, 2] tensor
+    Means                     host side: names with float64 totals and counts
+
+A mean taken from merged pairs is exact however the examples were divided; a mean of means is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+
+def row(values: Mapping[str, tf.Tensor], batch_size: int) -> tf.Tensor:
+    """Packs what a step returned into one [len(values), 2] tensor of (total, count), in the order of `values`.
+
+    Args:
+      values: per name one value per example (first dimension `batch_size`), or a scalar that counts as the mean over
+        the batch.
+      batch_size: examples in the batch.
+
+    Returns:
+      float64 if any value is float64, else float32.
+
+    Raises:
+      TypeError: when `values` is not a mapping of names to numbers.
+      ValueError: when a value is neither a scalar nor one per example.
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"a step returns {{name: one value per example}}, this one returned {type(values).__name__}. "
+            'Write for example: return {"loss": loss}.'
+        )
+    tensors = {name: tf.convert_to_tensor(value) for name, value in values.items()}
+    dtype = tf.float64 if any(t.dtype == tf.float64 for t in tensors.values()) else tf.float32
+    pairs = []
+    for name, tensor in tensors.items():
+        total = tf.cast(tensor, dtype)
+        if tensor.shape.rank == 0:
+            pairs.append(tf.stack([total * batch_size, tf.constant(batch_size, dtype)]))
+        elif tensor.shape[0] == batch_size:
+            pairs.append(tf.stack([tf.reduce_sum(total), tf.constant(tensor.shape.num_elements(), dtype)]))
+        else:
+            raise ValueError(
+                f"the step returned {name!r} with shape {tuple(tensor.shape)} for a batch of {batch_size} examples: "
+                "return one value per example, or a scalar that is the mean over the batch."
+            )
+    return tf.stack(pairs) if pairs else tf.zeros([0, 2], dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Means:
+    """Sums that become means when somebody looks.
+
+    Attributes:
+      pairs: per name (total, count).
+    """
+
+    pairs: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, names: Sequence[str], rows: np.ndarray) -> Means:
+        """Merges rows [..., len(names), 2] of any number of steps."""
+        sums = rows.reshape(-1, len(names), 2).sum(axis=0, dtype=np.float64)
+        return cls(pairs={name: (float(sums[i, 0]), float(sums[i, 1])) for i, name in enumerate(names)})
+
+    def __add__(self, other: Means) -> Means:
+        merged = dict(self.pairs)
+        for name, (total, count) in other.pairs.items():
+            old_total, old_count = merged.get(name, (0.0, 0.0))
+            merged[name] = (old_total + total, old_count + count)
+        return Means(pairs=merged)
+
+    def means(self) -> dict[str, float]:
+        """Per name the mean; a name that nothing was counted for is left out."""
+        return {name: total / count for name, (total, count) in self.pairs.items() if count}

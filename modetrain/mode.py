@@ -1,0 +1,74 @@
+"""A mode says how steps are run: two independent axes and a few numbers, and which pairs cannot work.
+
+Every mode is one expression, `call(k) = graph( sum over k steps: reduce( strategy.run( xla(step)( batch ) ) ) )`;
+`compile` says which of the wrappings are kept, `strategy` where the step runs. `program.py` builds the expression.
+Nothing here imports TensorFlow, so that a combination that cannot run is refused before anything is built.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from modetrain.errors import ConfigError, did_you_mean
+
+COMPILE = ("eager", "graph", "xla")
+STRATEGIES = ("one_device",)
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mode:
+    """How steps are run.
+
+    Attributes:
+      name: the preset this came from (`eager`, `graph`, `xla`).
+      compile: `eager` runs the user's Python line by line, `graph` traces it into a `tf.function`, `xla` has XLA
+        compile it.
+      strategy: where a step runs; `one_device`.
+      steps_per_call: upper bound on the steps of one call of the compiled program, or `auto`: 1 in eager, else as many
+        as fit a fixed memory budget for the batches of one call (see `program.py`).
+      precision: `float32`, `mixed_bfloat16`, `mixed_float16` (with dynamic loss scaling) or `float64`.
+      deterministic: ask TensorFlow for deterministic kernels, and refuse those that have none.
+      strict: make `graph` bitwise equal to `eager`, by switching off the graph optimizations that reorder arithmetic.
+      debug_data: run `Dataset.map` functions eagerly too, so that breakpoints work inside them.
+    """
+
+    name: str
+    compile: str
+    strategy: str = "one_device"
+    steps_per_call: int | str = "auto"
+    precision: str = "float32"
+    deterministic: bool = False
+    strict: bool = False
+    debug_data: bool = False
+
+    def check(self) -> None:
+        """Raises ConfigError for a value that is no choice, or a combination that TensorFlow cannot run."""
+        for field, choices in (("compile", COMPILE), ("strategy", STRATEGIES), ("precision", PRECISIONS)):
+            value = getattr(self, field)
+            if value not in choices:
+                raise ConfigError(
+                    f"mode.{field}={value}: it is one of {', '.join(choices)}.{did_you_mean(str(value), choices)} "
+                    f"Type for example mode.{field}={choices[0]}."
+                )
+        cap = self.steps_per_call
+        if cap != "auto" and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
+            raise ConfigError(
+                f"mode.steps_per_call={cap}: one call runs at least one step. Type mode.steps_per_call=1 or "
+                "mode.steps_per_call=auto."
+            )
+        if self.compile == "xla" and self.strict:
+            key = "mode" if self.name == "xla" else "mode.compile"
+            raise ConfigError(
+                f"mode.strict=true with {key}=xla: XLA fuses and reorders arithmetic, so it cannot be bitwise equal to "
+                f"eager. Type {key}=graph mode.strict=true, or leave mode.strict out."
+            )
+
+    def environment(self) -> dict[str, str]:
+        """Environment variables that must be set before TensorFlow is imported."""
+        env = {}
+        if self.compile == "eager" or self.strict:
+            # oneDNN rewrites graphs after the graph optimizer: the bitwise claim of `strict` needs it off on both
+            # sides.
+            env["TF_ENABLE_ONEDNN_OPTS"] = "0"
+        return env

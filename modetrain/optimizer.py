@@ -1,0 +1,225 @@
+"""An optimizer is a Keras update rule and everything the library does around it, in one fixed order.
+
+    gradients of the mean over the batch -> unscale -> finite? -> accumulate -> clip by global norm -> apply -> average
+
+Clipping, accumulation, loss scaling, averaging and schedules are done here and not by Keras's own arguments, which are
+silently wrong or broken with more than one replica. Whatever the settings do not ask for is not compiled at all.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import keras
+import tensorflow as tf
+
+from modetrain.schedule import learning_rate_at
+from modetrain.settings import OptimizerSettings
+
+_FIRST_SCALE = 2.0**15
+_STEPS_TO_DOUBLE = 2000  # as in Micikevicius et al., "Mixed Precision Training" (2018)
+
+
+def _rule(settings: OptimizerSettings) -> keras.optimizers.Optimizer:
+    shared = {"learning_rate": settings.learning_rate, "weight_decay": settings.weight_decay or None}
+    if settings.name == "sgd":
+        return keras.optimizers.SGD(momentum=settings.momentum, nesterov=settings.nesterov, **shared)
+    betas = {"beta_1": settings.beta_1, "beta_2": settings.beta_2, "epsilon": settings.epsilon}
+    if settings.name == "adam":
+        return keras.optimizers.Adam(**betas, **shared)
+    return keras.optimizers.AdamW(**betas, **{**shared, "weight_decay": settings.weight_decay})
+
+
+class Optimizer:
+    """Updates a fixed list of variables.
+
+    Args:
+      variables: the Keras variables it updates; their slots are made here, so that a checkpoint can be restored before
+        the first step.
+      settings: see `OptimizerSettings`.
+      steps: length of the run, for schedules that decay.
+      loss_scaling: scale losses dynamically and skip updates whose gradients are not finite (mixed_float16).
+
+    Attributes:
+      trainable: the variables it updates.
+      rule: the Keras optimizer underneath.
+      averages: the moving average of each variable, empty without `ema`.
+
+    Raises:
+      ValueError: when there is nothing to update.
+    """
+
+    def __init__(
+        self,
+        variables: Sequence[keras.Variable],
+        settings: OptimizerSettings,
+        *,
+        steps: int,
+        loss_scaling: bool = False,
+    ):
+        if not variables:
+            raise ValueError(
+                "an optimizer was given no variables: a model has none before it is built. "
+                "Give the model an Input, or call model.build(shape) before its optimizer is made."
+            )
+        self.settings = settings
+        self.trainable = list(variables)
+        self.rule = _rule(settings)
+        self.rule.build(self.trainable)
+        self._steps = steps
+
+        def like(variable, name):
+            return keras.Variable(
+                lambda shape, dtype: tf.zeros(shape, dtype),
+                shape=variable.shape,
+                dtype=variable.dtype,
+                trainable=False,
+                name=name,
+            )
+
+        self.accumulators = [like(v, "accumulator") for v in self.trainable] if settings.accumulate > 1 else []
+        self.averages = [like(v, "average") for v in self.trainable] if settings.ema is not None else []
+        for average, variable in zip(self.averages, self.trainable, strict=False):
+            average.assign(variable)
+        self.loss_scale = keras.Variable(_FIRST_SCALE, trainable=False, name="loss_scale") if loss_scaling else None
+        self._good_steps = keras.Variable(0, dtype="int32", trainable=False, name="good") if loss_scaling else None
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """Everything a checkpoint must hold: the rule's slots, averages, accumulators and the loss scale."""
+        scaling = [v for v in (self.loss_scale, self._good_steps) if v is not None]
+        return [*self.rule.variables, *self.averages, *self.accumulators, *scaling]
+
+    def learning_rate(self, step: tf.Tensor | int) -> tf.Tensor | float:
+        """Learning rate of the update that begins at `step` (number of updates completed before it)."""
+        return learning_rate_at(self.settings, step, self._steps)
+
+    def scale(self, loss: tf.Tensor) -> tf.Tensor:
+        """The loss to differentiate: multiplied by the loss scale where there is one."""
+        return loss if self.loss_scale is None else loss * tf.cast(self.loss_scale, loss.dtype)
+
+    def unscale(self, gradients: Sequence) -> list:
+        """Undoes `scale` on gradients."""
+        if self.loss_scale is None:
+            return list(gradients)
+        return [None if g is None else _times(g, 1.0 / self.loss_scale) for g in gradients]
+
+    def accumulate(self, gradients: Sequence, variables: Sequence[keras.Variable]) -> None:
+        """Adds one micro-batch's gradients to the accumulators."""
+        for index, gradient in self._indexed(gradients, variables):
+            self.accumulators[index].value.assign_add(tf.convert_to_tensor(gradient) / self.settings.accumulate)
+
+    def apply(
+        self, gradients: Sequence, variables: Sequence[keras.Variable], *, step: tf.Tensor, watch: tf.Tensor
+    ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+        """Updates `variables`; with accumulation the last micro-batch's gradients join the earlier ones' first.
+
+        Args:
+          gradients: of the mean loss over the (micro-)batch, unscaled, one a variable; None where there is none.
+          variables: a subset of `trainable`, in the same order as `gradients`.
+          step: int64 scalar, updates completed before this one.
+          watch: bool scalar: somebody looks after this step, so that the gradient norm is worth computing.
+
+        Returns:
+          What there is to see, as (total, count) pairs: `grad_norm` (before clipping), and with loss scaling
+          `loss_scale` and `skipped`.
+
+        Raises:
+          ValueError: when no variable has a gradient, or a variable is not this optimizer's.
+        """
+        indexed = self._indexed(gradients, variables)
+        if self.accumulators:
+            self.accumulate(gradients, variables)
+            indexed = [(i, tf.identity(self.accumulators[i].value)) for i, _ in indexed]
+        targets = [self.trainable[i] for i, _ in indexed]
+        finals = [g for _, g in indexed]
+        seen = {}
+
+        if self.settings.clip_norm is not None:
+            norm = _global_norm(finals)
+            finals, _ = tf.clip_by_global_norm(finals, self.settings.clip_norm, use_norm=norm)
+            seen["grad_norm"] = (norm, tf.ones_like(norm))
+        else:  # a pass over all gradients for the eye alone: only at steps where somebody looks
+            zero = tf.zeros([], tf.float64 if finals[0].dtype == tf.float64 else tf.float32)
+            norm = tf.cond(watch, lambda: _global_norm(finals), lambda: zero)
+            seen["grad_norm"] = (norm, tf.cast(watch, norm.dtype))
+
+        def update():
+            if self.settings.schedule != "constant" or self.settings.warmup:
+                self.rule.learning_rate.assign(tf.cast(self.learning_rate(step), self.rule.learning_rate.dtype))
+            self.rule.apply(finals, targets)
+            self._average(step)
+
+        if self.loss_scale is None or self._good_steps is None:
+            update()
+        else:
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(g))) for g in finals])
+            seen["loss_scale"] = (tf.identity(self.loss_scale.value), tf.constant(1.0))
+            seen["skipped"] = (1.0 - tf.cast(finite, tf.float32), tf.constant(1.0))
+            tf.cond(finite, _returning_nothing(update), lambda: tf.constant(0))
+            self._rescale(finite)
+        for accumulator in self.accumulators:
+            accumulator.assign(tf.zeros_like(accumulator.value))
+        return seen
+
+    def _indexed(self, gradients: Sequence, variables: Sequence[keras.Variable]) -> list[tuple[int, tf.Tensor]]:
+        positions = {id(v): i for i, v in enumerate(self.trainable)}
+        strangers = [v.path for v in variables if id(v) not in positions]
+        if strangers:
+            raise ValueError(
+                f"the optimizer was not made for {', '.join(strangers)}: it has no slots for variables it never saw. "
+                "Pass all variables it shall ever update when it is made."
+            )
+        pairs = zip(gradients, variables, strict=True)
+        found = [(positions[id(v)], g) for g, v in pairs if g is not None]
+        missing = [v.path for g, v in zip(gradients, variables, strict=True) if g is None]
+        if not found:
+            raise ValueError(
+                "no variable has a gradient: the loss does not depend on any of them. Compute the loss inside the "
+                "function given to minimize, from the model's output."
+            )
+        if missing:
+            warnings.warn(f"no gradient for {', '.join(missing)}: the loss does not depend on them.", stacklevel=3)
+        return found
+
+    def _average(self, step: tf.Tensor) -> None:
+        if self.settings.ema is None:
+            return
+        for average, variable in zip(self.averages, self.trainable, strict=True):
+            # The decay rises with the step, so that early averages are not the initial weights
+            # (num_updates of tf.train.ExponentialMovingAverage).
+            updates = tf.cast(step, variable.dtype)
+            decay = tf.minimum(tf.cast(self.settings.ema, variable.dtype), (1.0 + updates) / (10.0 + updates))
+            average.value.assign_sub((1.0 - decay) * (average.value - variable.value))
+
+    def _rescale(self, finite: tf.Tensor) -> None:
+        assert self.loss_scale is not None
+        assert self._good_steps is not None
+        good = tf.where(finite, self._good_steps.value + 1, 0)
+        grow = good >= _STEPS_TO_DOUBLE
+        scale = tf.where(finite, self.loss_scale.value, tf.maximum(self.loss_scale.value / 2.0, 1.0))
+        self.loss_scale.assign(tf.where(grow, scale * 2.0, scale))
+        self._good_steps.assign(tf.where(grow, 0, good))
+
+
+def _times(gradient, factor):
+    if isinstance(gradient, tf.IndexedSlices):
+        scaled = gradient.values * tf.cast(factor, gradient.values.dtype)
+        return tf.IndexedSlices(scaled, gradient.indices, gradient.dense_shape)
+    return gradient * tf.cast(factor, gradient.dtype)
+
+
+def _global_norm(gradients: Sequence) -> tf.Tensor:
+    """Square root of the sum of squares over all gradients; float32, or float64 for float64 gradients."""
+    norm = tf.linalg.global_norm(gradients)
+    assert norm is not None
+    return norm if norm.dtype == tf.float64 else tf.cast(norm, tf.float32)
+
+
+def _returning_nothing(function: Callable[[], None]) -> Callable[[], tf.Tensor]:
+    def run():
+        function()
+        return tf.constant(0)
+
+    return run

@@ -1,0 +1,353 @@
+"""A recipe says what one step does, and nothing about how steps are run.
+
+    class Digits(Recipe):
+        def train_step(self, batch):
+            def loss():
+                logits = self.model(batch["image"], training=True)
+                return cross_entropy(batch["label"], logits), {"accuracy": hits(batch["label"], logits)}
+            return self.minimize(loss)
+
+        def eval_step(self, batch): ...
+
+`minimize` owns the tape, and with it the one place where everything hard happens: loss scaling, accumulation, clipping,
+the update and averaging, alike in every mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from modetrain import metrics
+from modetrain.draws import Draws, named_seed
+from modetrain.optimizer import Optimizer
+from modetrain.tracing import convert
+
+Batch = dict[str, tf.Tensor]
+Values = Mapping[str, tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Info:
+    """What a recipe may know of its data and its run when it is made.
+
+    Attributes:
+      image_shape: (height, width, channels) of one example's image.
+      classes: number of classes.
+      train_examples, eval_examples: sizes of the two splits.
+      batch_size: examples in one global training batch.
+      steps: updates of the whole run.
+      seed: the run's seed.
+    """
+
+    image_shape: tuple[int, int, int]
+    classes: int
+    train_examples: int
+    eval_examples: int
+    batch_size: int
+    steps: int
+    seed: int
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Now:
+    """Where the step under way stands; tensors here live no longer than the step (or its trace)."""
+
+    step: tf.Tensor | int
+    watch: tf.Tensor
+    part: tf.Tensor | int
+    last_part: bool
+    seen: dict[str, tuple[tf.Tensor, tf.Tensor]] = dataclasses.field(default_factory=dict)
+    used: list[int] = dataclasses.field(default_factory=list)
+
+
+class Recipe:
+    """Base class of recipes: a model, its optimizer, one training step and one evaluation step.
+
+    The default constructor serves one model with one optimizer; a recipe with more of either overrides it. Every model,
+    optimizer, `SeedGenerator` and variable that is an attribute (or in a list or dict that is one) is checkpointed.
+
+    Args:
+      model: builds the model: `model(image_shape, classes) -> keras.Model`, with its variables made.
+      optimizer: builds an optimizer for given variables: `optimizer(variables, **changed_settings) -> Optimizer`.
+      info: what there is to know of the data and the run.
+    """
+
+    model: keras.Model
+    optimizer: Optimizer
+
+    def __init__(self, *, model: Callable[..., Any], optimizer: Callable[..., Optimizer], info: Info):
+        self.info = info
+        self.model = model(info.image_shape, info.classes)
+        self.optimizer = optimizer(self.model.trainable_variables)
+
+    # --- what a recipe's author writes ------------------------------------------------------------------------------
+
+    def train_step(self, batch: Batch) -> Values:
+        """Trains on one batch (per feature a tensor [examples, ...]); returns {name: one value per example}."""
+        raise NotImplementedError(f"{type(self).__name__} has no train_step(self, batch).")
+
+    def eval_step(self, batch: Batch) -> Values:
+        """Evaluates one batch; returns {name: one value per example}, or a scalar that is the batch's mean."""
+        raise NotImplementedError(f"{type(self).__name__} has no eval_step(self, batch).")
+
+    def prepare(self, batch: Batch, *, seed: tf.Tensor, training: bool) -> Batch:
+        """Prepares one batch in the input pipeline (`Dataset.map`), for example augments it.
+
+        Args:
+          batch: raw examples; images as they are stored, mostly uint8 [examples, height, width, channels].
+          seed: int32 [2], a function of (seed, step), for `tf.random.stateless_*`.
+          training: whether this is a training batch.
+
+        Returns:
+          The batch that the step gets. uint8 images are scaled to float32 in [0, 1] as a step begins.
+        """
+        return batch
+
+    def show(self) -> Mapping[str, tf.Tensor]:
+        """Images for TensorBoard at each evaluation: {name: float [n, height, width, channels] in [0, 1]}."""
+        return {}
+
+    # --- what a step may use ----------------------------------------------------------------------------------------
+
+    @tf.autograph.experimental.do_not_convert
+    def minimize(
+        self,
+        loss_fn: Callable[[], Any],
+        variables: Sequence[keras.Variable] | None = None,
+        optimizer: Optimizer | None = None,
+    ) -> Values:
+        """Lowers a loss by one update, which takes effect at once.
+
+        The gradients are of the mean over the batch, plus the regularizers of the variables (a Keras
+        `kernel_regularizer` and its like). Losses that a layer adds (`add_loss`) are in `model.losses`: add them in
+        `loss_fn`.
+
+        Args:
+          loss_fn: computes the loss: one value per example, or a scalar; or (loss, {name: value}).
+          variables: what to update; all of the optimizer's by default.
+          optimizer: `self.optimizer` by default.
+
+        Returns:
+          {"loss": ..., **the other values}, before the update, for a step to return as it is.
+        """
+        optimizer = optimizer or self.optimizer
+        variables = list(optimizer.trainable if variables is None else variables)
+        watched = [v.value for v in variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(watched)
+            returned = convert(loss_fn)()
+            loss, values = returned if isinstance(returned, tuple) else (returned, {})
+            loss = tf.convert_to_tensor(loss)
+            wide = tf.float64 if loss.dtype == tf.float64 else tf.float32
+            objective = tf.reduce_mean(tf.cast(loss, wide))
+            for variable in variables:
+                if variable.regularizer is not None:
+                    objective += tf.cast(variable.regularizer(variable), wide)
+            objective = optimizer.scale(objective)
+        gradients = optimizer.unscale(tape.gradient(objective, watched))
+        self.apply(gradients, variables, optimizer)
+        return {"loss": loss, **values}
+
+    @tf.autograph.experimental.do_not_convert
+    def apply(
+        self,
+        gradients: Sequence,
+        variables: Sequence[keras.Variable] | None = None,
+        optimizer: Optimizer | None = None,
+    ) -> None:
+        """The second half of `minimize`, for gradients that a step has taken with a tape of its own.
+
+        Args:
+          gradients: of the mean over the batch, one a variable.
+          variables, optimizer: as in `minimize`.
+        """
+        optimizer = optimizer or self.optimizer
+        variables = list(optimizer.trainable if variables is None else variables)
+        now = self._require_now()
+        if optimizer.accumulators:
+            if id(optimizer) in now.used:
+                raise ValueError(
+                    "one optimizer was used twice in one step with optimizer.accumulate="
+                    f"{optimizer.settings.accumulate}: the two losses' gradients would add up. Give each loss its own "
+                    "optimizer, or type optimizer.accumulate=1."
+                )
+            now.used.append(id(optimizer))
+            if not now.last_part:
+                optimizer.accumulate(gradients, variables)
+                return
+        seen = optimizer.apply(gradients, variables, step=now.step, watch=now.watch)
+        suffix = "" if optimizer is getattr(self, "optimizer", None) else f"/{self._name_of(optimizer)}"
+        for name, pair in seen.items():
+            now.seen[name + suffix] = pair
+
+    @property
+    def step(self) -> tf.Tensor | int:
+        """Updates completed before the step under way (int64 scalar); in evaluation the index of the batch."""
+        return self._require_now().step
+
+    @tf.autograph.experimental.do_not_convert
+    def seed(self, name: str) -> tf.Tensor:
+        """An int32 [2] seed for `tf.random.stateless_*`, a function of (seed, step, name)."""
+        now = self._require_now()
+        return named_seed(self.info.seed, name, now.step, now.part)
+
+    # --- what the library calls -------------------------------------------------------------------------------------
+
+    _now: _Now | None = None
+
+    def run_train_step(self, batch: Batch, step: tf.Tensor, watch: tf.Tensor) -> tuple[list[str], tf.Tensor]:
+        """One update: seeds the draws, runs `train_step` on the batch, or on each micro-batch of it in turn.
+
+        Returns:
+          The metrics' names and their [metrics, 2] row (see `metrics.row`).
+        """
+        self._draws().seek(step)
+        batch = scaled(batch)
+        parts = max((o.settings.accumulate for o in self.optimizers().values()), default=1)
+        if parts == 1:
+            return self._run_part(batch, step, watch, 0, last_part=True)
+
+        size = _examples(batch) // parts
+        cuts = {name: tf.reshape(value, [parts, size, *value.shape[1:]]) for name, value in batch.items()}
+        names: list[str] = []
+
+        def run_part(part, last_part):
+            cut = {name: value[part] for name, value in cuts.items()}
+            found, row = self._run_part(cut, step, watch, part, last_part=last_part)
+            names[:] = found
+            return row
+
+        if tf.executing_eagerly():
+            early = [run_part(part, last_part=False) for part in range(parts - 1)]
+            row = run_part(parts - 1, last_part=True)
+            return names, _merged(early, row)
+        # Traced twice whatever the number of micro-batches: once to accumulate, once to apply.
+        first = run_part(0, last_part=False)
+        _, sums = tf.while_loop(
+            lambda part, _: part < parts - 1,
+            lambda part, sums: (part + 1, sums + run_part(part, last_part=False)),
+            (tf.constant(1), first),
+            parallel_iterations=1,
+        )
+        row = run_part(parts - 1, last_part=True)
+        return names, _merged([sums], row)
+
+    def run_eval_step(self, batch: Batch, index: tf.Tensor, watch: tf.Tensor) -> tuple[list[str], tf.Tensor]:
+        """Evaluates batch number `index`; returns the metrics' names and their row."""
+        del watch
+        batch = scaled(batch)
+        with self._at(_Now(step=index, watch=tf.constant(False), part=0, last_part=True)):
+            values = convert(self.eval_step)(batch)
+        return list(values), metrics.row(values, _examples(batch))
+
+    def state(self) -> dict[str, Any]:
+        """Every variable of the recipe by name: `<attribute>/<index>/<name>`. The order is that of the attributes."""
+        found: dict[str, Any] = {}
+        known: set[int] = set()
+
+        def collect(prefix: str, thing: Any) -> None:
+            if isinstance(thing, (keras.Variable, tf.Variable)):
+                if id(thing) not in known:
+                    known.add(id(thing))
+                    found[prefix] = thing
+            elif isinstance(thing, keras.random.SeedGenerator):
+                collect(f"{prefix}/state", thing.state)
+            elif isinstance(thing, Mapping):
+                for key, value in thing.items():
+                    collect(f"{prefix}/{key}", value)
+            elif isinstance(thing, (list, tuple)):
+                for index, value in enumerate(thing):
+                    collect(f"{prefix}/{index}", value)
+            elif isinstance(variables := getattr(thing, "variables", None), (list, tuple)):
+                for index, variable in enumerate(variables):
+                    collect(f"{prefix}/{index}/{variable.name}", variable)
+
+        for attribute, value in vars(self).items():
+            collect(attribute, value)
+        return found
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The recipe's optimizers by attribute name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Optimizer)}
+
+    def seek(self, step: int) -> None:
+        """Sets every seed generator to where step `step` begins."""
+        self._draws().seek(step)
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[bool]:
+        """Exchanges the weights for their moving averages, where an optimizer keeps them; yields whether one does."""
+        pairs = [
+            (variable, average)
+            for optimizer in self.optimizers().values()
+            for variable, average in zip(optimizer.trainable, optimizer.averages, strict=False)
+        ]
+        kept = [variable.numpy() for variable, _ in pairs]
+        for variable, average in pairs:
+            variable.assign(average)
+        try:
+            yield bool(pairs)
+        finally:
+            for (variable, _), value in zip(pairs, kept, strict=True):
+                variable.assign(value)
+
+    # --- private ----------------------------------------------------------------------------------------------------
+
+    def _run_part(self, batch: Batch, step, watch, part, *, last_part: bool) -> tuple[list[str], tf.Tensor]:
+        now = _Now(step=step, watch=watch, part=part, last_part=last_part)
+        with self._at(now):
+            values = convert(self.train_step)(batch)
+        row = metrics.row(values, _examples(batch))
+        clash = sorted(set(now.seen) & set(values))
+        if clash:
+            raise ValueError(f"a step may not return {', '.join(clash)}: the library reports that itself.")
+        if now.seen:
+            pairs = tf.stack([tf.stack([tf.cast(x, row.dtype) for x in pair]) for pair in now.seen.values()])
+            row = tf.concat([row, pairs], axis=0)
+        return [*values, *now.seen], row
+
+    @contextlib.contextmanager
+    def _at(self, now: _Now) -> Iterator[None]:
+        self._now = now
+        try:
+            yield
+        finally:
+            self._now = None
+
+    def _require_now(self) -> _Now:
+        if self._now is None:
+            raise RuntimeError("minimize, apply, step and seed belong inside train_step or eval_step.")
+        return self._now
+
+    def _name_of(self, optimizer: Optimizer) -> str:
+        name = next((n for n, o in self.optimizers().items() if o is optimizer), "optimizer")
+        return name.removesuffix("_optimizer")
+
+    def _draws(self) -> Draws:
+        if self._seeded is None:
+            with tf.init_scope():  # the first call may come from within a trace
+                self._seeded = Draws([v for v in self.state().values() if v.name == "seed_generator_state"])
+        return self._seeded
+
+    _seeded: Draws | None = None
+
+
+def scaled(batch: Batch) -> Batch:
+    """The batch with uint8 features of rank 3 or more (images) as float32 in [0, 1]."""
+    return {k: tf.cast(v, tf.float32) / 255.0 if v.dtype == tf.uint8 and v.shape.rank >= 3 else v for k, v in batch.items()}
+
+
+def _examples(batch: Batch) -> int:
+    return next(iter(batch.values())).shape[0]
+
+
+def _merged(early: Sequence[tf.Tensor], last: tf.Tensor) -> tf.Tensor:
+    """Adds the micro-batches' rows; what the optimizer shows is in the last one alone."""
+    total = tf.add_n([*early]) if len(early) > 1 else early[0]
+    return tf.concat([total + last[: total.shape[0]], last[total.shape[0] :]], axis=0)

@@ -1,0 +1,271 @@
+"""What cannot work, or would be silently ignored, although every value by itself is good: rules over several keys.
+
+A rule is a function of the settings that returns one sentence, or None where all is well. To add one, write it and put
+it into RULES; where a key only counts under some value of another, a line in COUNTS_ONLY_WITH is enough.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modetrain import schema
+from modetrain.compose import Composition
+from modetrain.errors import ConfigError
+from modetrain.paths import CHECKPOINTS, checkpoints, holds_run, shown
+from modetrain.settings import DataSettings, OptimizerSettings, Settings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Only:
+    """One key has an effect only where another has one of some values."""
+
+    key: str
+    other: str
+    values: Sequence[str]
+    override: str  # the key of the override that changes `other`
+
+
+def _optimizer(key: str, *names: str) -> Only:
+    return Only(key=f"optimizer.{key}", other="optimizer.name", values=names, override="optimizer")
+
+
+COUNTS_ONLY_WITH = (
+    _optimizer("momentum", "sgd"),
+    _optimizer("nesterov", "sgd"),
+    _optimizer("beta_1", "adam", "adamw"),
+    _optimizer("beta_2", "adam", "adamw"),
+    _optimizer("epsilon", "adam", "adamw"),
+    Only(
+        key="optimizer.final_fraction", other="optimizer.schedule", values=("cosine", "linear"),
+        override="optimizer.schedule",
+    ),
+    Only(key="data.path", other="data.source", values=("folder",), override="data.source"),
+    Only(key="data.dir", other="data.source", values=("auto", "tfds"), override="data.source"),
+)
+_NEUTRAL = {
+    f"{section}.{field.name}": field.default
+    for section, cls in (("data", DataSettings), ("optimizer", OptimizerSettings))
+    for field in dataclasses.fields(cls)
+}
+
+
+def problems(settings: Settings, composition: Composition) -> Iterator[str]:
+    """Yields what is wrong with the keys together, one sentence each.
+
+    Args:
+      settings: every value of which is good by itself.
+      composition: what they were made from, which knows where a value comes from.
+    """
+    for only in COUNTS_ONLY_WITH:
+        value, other = _get(settings, only.key), _get(settings, only.other)
+        if value != _NEUTRAL[only.key] and other not in only.values:
+            uses = " and ".join(only.values) + (" use it" if len(only.values) > 1 else " uses it")
+            yield (
+                f"{composition.given(only.key, value)} with {only.override}={other}: only {uses}, so it would be "
+                f"ignored. Type {only.override}={only.values[0]}, or {only.key}={schema.text(_NEUTRAL[only.key])}."
+            )
+    for rule in RULES:
+        problem = rule(settings)
+        if problem:
+            yield problem
+    # Typed alone it is a mistake; in a file it is a default that waits for `at`.
+    length, at = "callbacks.profile.steps", "callbacks.profile.at"
+    typed = composition.typed.get(length)
+    if typed is not None and _get(settings, at) is None:
+        yield f"{typed}: without {at} no trace is taken, so it would be ignored. Type {at}=50 too."
+
+
+def _get(settings: Settings, key: str) -> Any:
+    value: Any = settings
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
+    return value
+
+
+
+def _path(path: Path | str) -> str:
+    return shown(Path(path), Path.cwd())
+
+
+# --- mode ------------------------------------------------------------------------------------------------------------
+
+
+def mode(settings: Settings) -> str | None:
+    try:
+        settings.mode.check()
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def numerics(settings: Settings) -> str | None:
+    if not settings.check_numerics or settings.mode.compile != "xla":
+        return None
+    asked = f"debug={settings.debug_name}" if settings.debug_name else "check_numerics=true"
+    key = "mode" if settings.mode.name == "xla" else "mode.compile"
+    return (
+        f"{asked} with {key}=xla: TensorFlow's numeric checks do not compile under XLA. Type {asked} {key}=graph, or "
+        f"{key}=eager."
+    )
+
+
+# --- optimizer -------------------------------------------------------------------------------------------------------
+
+
+def accumulate(settings: Settings) -> str | None:
+    size, parts = settings.data.batch_size, settings.optimizer.accumulate
+    if size % parts == 0:
+        return None
+    nearest = max(parts, round(size / parts) * parts)
+    return (
+        f"optimizer.accumulate={parts} with data.batch_size={size}: a batch is cut into {parts} equal micro-batches, "
+        f"and {parts} does not divide {size}. Type data.batch_size={nearest}, or optimizer.accumulate=1."
+    )
+
+
+def warmup(settings: Settings) -> str | None:
+    if settings.optimizer.warmup < settings.steps:
+        return None
+    rise, steps = settings.optimizer.warmup, settings.steps
+    return (
+        f"optimizer.warmup={rise} with steps={steps}: the run would end before the learning rate has risen. Type "
+        f"optimizer.warmup={steps // 10}, or steps={rise * 10}."
+    )
+
+
+def nesterov(settings: Settings) -> str | None:
+    if not settings.optimizer.nesterov or settings.optimizer.momentum or settings.optimizer.name != "sgd":
+        return None
+    return (
+        "optimizer.nesterov=true with optimizer.momentum=0: Nesterov is a way to apply momentum. Type "
+        "optimizer.momentum=0.9, or optimizer.nesterov=false."
+    )
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def bundled(settings: Settings) -> str | None:
+    if settings.data.source != "bundled" or settings.data.name == "mnist":
+        return None
+    return (
+        f"data.source=bundled with data.name={settings.data.name}: the bundled sample is of mnist. Type "
+        "data.name=mnist, or data.source=tfds."
+    )
+
+
+def folder(settings: Settings) -> str | None:
+    data = settings.data
+    if data.source != "folder":
+        return None
+    if data.path is None:
+        return "data.source=folder with data.path=null: no folder to read. Type data.path=FOLDER, or data.source=auto."
+    if not Path(data.path).is_dir():
+        seen = "is a file" if Path(data.path).exists() else "does not exist"
+        return f"data.path={_path(data.path)}: that folder {seen}: nothing to read. Type data.path=FOLDER of your data."
+    return None
+
+
+def data_dir(settings: Settings) -> str | None:
+    given = settings.data.dir
+    if given is None or not Path(given).exists() or Path(given).is_dir():
+        return None
+    return f"data.dir={_path(given)}: TFDS keeps data in a folder, and that is a file. Type data.dir=FOLDER."
+
+
+# --- callbacks -------------------------------------------------------------------------------------------------------
+
+
+def profile(settings: Settings) -> str | None:
+    callback = settings.callbacks.get("profile")
+    if not isinstance(callback, Mapping) or callback.get("at") is None:
+        return None
+    at, length, steps = callback["at"], callback["steps"], settings.steps
+    if at + length <= steps:
+        return None
+    fix = f"callbacks.profile.at={steps - length}" if length <= steps else f"steps={at + length}"
+    return (
+        f"callbacks.profile.at={at} callbacks.profile.steps={length} with steps={steps}: the trace would end at step "
+        f"{at + length}, after the run. Type {fix}, or steps={at + length}."
+    )
+
+
+# --- run folders -----------------------------------------------------------------------------------------------------
+
+
+def run_dir(settings: Settings) -> str | None:
+    target = settings.run_dir
+    if target is None:
+        return None
+    named = _path(target)
+    there = next(path for path in (target, *target.parents) if path.exists())
+    if not there.is_dir():
+        file = _path(there)
+        return f"run_dir={named}: {file} is a file, no run folder can be made there. Type run_dir= with another path."
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"run_dir={named}: {_path(there)} is not writable for you. Type run_dir= with a path that is."
+    if settings.resume is None and holds_run(target):
+        return (
+            f"run_dir={named}: it already holds a run, which would be overwritten. Type resume=latest to continue it, "
+            f"or run_dir={named}-2 for a new one."
+        )
+    return None
+
+
+def resume(settings: Settings) -> str | None:
+    given = settings.resume
+    if given is None:
+        return None
+    if given == "latest":
+        if settings.run_dir is None:
+            parent = f"runs/{settings.recipe_name}/{settings.mode.name}"
+            return (
+                f"resume=latest: there is no run in {parent} to continue. Leave resume out to start one, or type "
+                "resume=PATH of a run folder."
+            )
+        if not settings.run_dir.is_dir():
+            return (
+                f"resume=latest with run_dir={_path(settings.run_dir)}: there is no such folder to continue in. Leave "
+                "resume out to start there, or type run_dir= with the folder of a run."
+            )
+        return None
+    path, given = Path(given), _path(given)
+    if not path.exists():
+        return f"resume={given}: there is no such file or folder. Type resume=latest, or the path of a run folder."
+    if path.is_file() and path.suffix != ".npz":
+        return f"resume={given}: a checkpoint is a file step-NUMBER.npz. Type resume= with one, or with a run folder."
+    if path.is_dir() and path.name == CHECKPOINTS and not checkpoints(path):
+        return f"resume={given}: name the run folder or one checkpoint in it. Type resume={_path(path.parent)}."
+    if path.is_dir() and not checkpoints(path):
+        return (
+            f"resume={given}: there is no checkpoint in {given}/{CHECKPOINTS}. Type resume= with the folder of a run "
+            "that has one, or leave resume out."
+        )
+    return None
+
+
+def evaluate(settings: Settings) -> str | None:
+    if settings.do != "evaluate":
+        return None
+    folder = settings.run_dir if settings.resume == "latest" else None
+    if folder is not None and folder.is_dir() and not checkpoints(folder):
+        return (
+            f"do=evaluate resume=latest: {_path(folder)} has no checkpoint yet. Type run_dir= with the folder "
+            "of a run that has one."
+        )
+    if settings.resume is not None:
+        return None
+    return (
+        "do=evaluate without resume=: there are no weights to evaluate. Type do=evaluate resume=latest, or "
+        "resume=PATH of a run folder or a checkpoint."
+    )
+
+
+Rule = Callable[[Settings], str | None]
+RULES: tuple[Rule, ...] = (
+    mode, numerics, accumulate, warmup, nesterov, bundled, folder, data_dir, profile, run_dir, resume, evaluate,
+)

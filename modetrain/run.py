@@ -1,0 +1,210 @@
+"""One run from its settings to its end: build mode, recipe, data, callbacks and trainer, then do what `do=` says."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import signal
+import sys
+from collections.abc import Iterator
+
+import keras
+import tensorflow as tf
+import yaml
+from rich.console import Console
+
+from modetrain import draws, record, report, resume, sources
+from modetrain.callbacks import Callback
+from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.callbacks.evaluate import Evaluate
+from modetrain.callbacks.log import Log
+from modetrain.callbacks.profile import Profile
+from modetrain.callbacks.progress import ProgressBar
+from modetrain.clock import Clock
+from modetrain.config import instantiate
+from modetrain.data import Data
+from modetrain.errors import ConfigError
+from modetrain.mode import Mode
+from modetrain.optimizer import Optimizer
+from modetrain.recipe import Info, Recipe
+from modetrain.settings import Settings
+from modetrain.trainer import Trainer
+
+EXIT_DONE, EXIT_FAILED = 0, 1
+
+
+def run(settings: Settings) -> int:
+    """Does what the settings say; returns the exit code.
+
+    Raises:
+      ConfigError: for what only shows once data and recipe are there.
+    """
+    clock = Clock()
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log file has no width of its own
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+
+    with clock.book("setup"):
+        where = resume.place(settings, say)
+        folder = where.folder
+        say(f"modetrain: recipe={settings.recipe_name} mode={settings.mode.name} steps={settings.steps} -> {folder}")
+        for note in settings.notes:
+            say(f"  {note}")
+        portable = apply_mode(settings.mode, say)
+        keras.utils.set_random_seed(settings.seed)
+        source = sources.load(settings.data, say=say)
+        say(f"data: {source.description}")
+        recipe = build_recipe(settings, source)
+        data = Data(source, settings.data, seed=settings.seed, prepare=_own_prepare(recipe))
+        restored = resume.restore(where, recipe, settings, say)
+
+    if settings.check_numerics:
+        tf.debugging.enable_check_numerics()
+    writer = tf.summary.create_file_writer(str(folder))
+    trainer = Trainer(
+        recipe=recipe,
+        mode=settings.mode,
+        data=data,
+        steps=settings.steps,
+        callbacks=_callbacks(settings, writer, console, restored),
+        folder=folder,
+        step=restored.step if restored else 0,
+        watch_every=(settings.callbacks.get("log") or {}).get("every") or 0,
+        clock=clock,
+        say=say,
+        command=settings.command,
+        portable_draws=portable,
+    )
+    say(
+        f"mode: compile={settings.mode.compile} precision={settings.mode.precision} "
+        f"steps_per_call={trainer.steps_per_call} device={record.effective_mode(trainer)['devices']}"
+    )
+    (folder / "config.yaml").write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
+
+    def write(error: BaseException | None = None) -> None:
+        record.write(folder / "run.json", record.describe(trainer, settings, source, error))
+
+    write()
+    try:
+        with _stoppable(trainer, say):
+            if settings.do == "evaluate":
+                trainer.step = trainer.steps = restored.step if restored else 0
+                trainer.evaluate()
+                trainer.status = "completed"
+            else:
+                trainer.train()
+    except BaseException as error:
+        trainer.status = "failed"
+        write(error)
+        if isinstance(error, ConfigError) or sys.gettrace() is not None or not isinstance(error, Exception):
+            raise  # a debugger stops where it was raised
+        report.failure(error)
+        return EXIT_FAILED
+    write()
+    console.print(report.summary(trainer, settings, folder))
+    return 128 + trainer.stopped_by if trainer.status == "stopped" and trainer.stopped_by else EXIT_DONE
+
+
+def apply_mode(mode: Mode, say) -> bool:
+    """Sets what is global in TensorFlow and Keras; returns whether XLA draws eager's random numbers.
+
+    Must come before any dataset, model or variable is made.
+    """
+    if mode.precision == "float64":
+        keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy(mode.precision)
+    if mode.debug_data:
+        tf.data.experimental.enable_debug_mode()
+    if mode.strict:
+        # Sufficient for graph == eager, found by bisection; remapping, which fuses operations, as a precaution.
+        passes = {"arithmetic_optimization": False, "constant_folding": False, "remapping": False}
+        tf.config.optimizer.set_experimental_options(passes)
+    if mode.deterministic:
+        if mode.compile == "xla" and not tf.config.list_physical_devices("GPU"):
+            say("mode.deterministic=true: XLA on a CPU is deterministic as it is; TensorFlow's own switch stays off there")
+        else:
+            tf.config.experimental.enable_op_determinism()
+    if mode.compile != "xla":
+        return True
+    portable = draws.portable_works()
+    if not portable:
+        say(
+            f"WARNING: with TensorFlow {tf.__version__} XLA cannot be made to draw eager's random numbers: dropout masks "
+            "and other float draws of this run differ from mode=eager's and mode=graph's (run.json: portable_draws)"
+        )
+    return portable
+
+
+def build_recipe(settings: Settings, source: sources.Source) -> Recipe:
+    """Makes the recipe with its model and optimizers."""
+    info = Info(
+        image_shape=tuple(source.train["image"].shape[1:]),
+        classes=source.classes,
+        train_examples=len(source.train["label"]),
+        eval_examples=len(source.eval["label"]),
+        batch_size=settings.data.batch_size,
+        steps=settings.steps,
+        seed=settings.seed,
+    )
+
+    def optimizer(variables, **changes) -> Optimizer:
+        changed = dataclasses.replace(settings.optimizer, **changes)
+        scaling = settings.mode.precision == "mixed_float16"
+        return Optimizer(variables, changed, steps=settings.steps, loss_scaling=scaling)
+
+    model = functools.partial(instantiate, settings.model)
+
+    def build_model(image_shape, classes):
+        return model(image_shape=image_shape, classes=classes)
+
+    return instantiate(settings.recipe, model=build_model, optimizer=optimizer, info=info)
+
+
+def _own_prepare(recipe: Recipe):
+    return None if type(recipe).prepare is Recipe.prepare else recipe.prepare
+
+
+def _callbacks(settings: Settings, writer, console: Console, restored) -> list[Callback]:
+    found: list[Callback] = []
+    chosen = dict(settings.callbacks)
+    bar = console.is_terminal and settings.mode.compile != "eager"
+    evaluate, log, save, profile = (chosen.pop(name, None) for name in ("evaluate", "log", "checkpoint", "profile"))
+    if log and log["every"]:
+        found.append(Log(every=log["every"], writer=writer, lines=not bar))
+    if evaluate is not None:
+        found.append(Evaluate(every=evaluate["every"], writer=writer))
+    if save is not None:
+        meta = {"config": dict(settings.resolved)}
+        best_value = restored.meta.get("best_value") if restored else None
+        found.append(
+            Checkpoint(every=save["every"], keep=save["keep"], best=save["best"], meta=meta, best_value=best_value)
+        )
+    if profile and profile["at"] is not None:
+        found.append(Profile(at=profile["at"], steps=profile["steps"]))
+    if bar:
+        found.append(ProgressBar(console=console))
+    found += [instantiate(node) for node in chosen.values() if node is not None]
+    return found
+
+
+@contextlib.contextmanager
+def _stoppable(trainer: Trainer, say) -> Iterator[None]:
+    """SIGINT and SIGTERM end the run after the call under way, with a checkpoint; a second one ends it at once."""
+
+    def stop(signum, frame):
+        signal.signal(signum, old[signum])
+        say(f"{signal.Signals(signum).name}: stopping after this call; once more to stop at once")
+        trainer.stop(signum)
+
+    old = {}
+    # In eager mode Ctrl-C belongs to whoever steps through the code.
+    signals = [signal.SIGTERM] if trainer.mode.compile == "eager" else [signal.SIGTERM, signal.SIGINT]
+    for signum in signals:
+        old[signum] = signal.signal(signum, stop)
+    try:
+        yield
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)

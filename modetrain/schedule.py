@@ -1,0 +1,31 @@
+"""Learning-rate schedules: functions of the step alone, so that a resumed run needs no state for them."""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+from modetrain.settings import OptimizerSettings
+
+
+def learning_rate_at(settings: OptimizerSettings, step: tf.Tensor | int, steps: int) -> tf.Tensor | float:
+    """Learning rate of the update that begins at `step` of `steps`.
+
+    Rises linearly over `settings.warmup` updates (the first update already moves), then is constant, or falls to
+    `settings.final_fraction` of the peak along half a cosine (Loshchilov and Hutter, "SGDR", 2017) or a line, which it
+    reaches with the last update.
+
+    Returns:
+      A float64 scalar tensor, or the Python float for a constant schedule without warm-up.
+    """
+    peak = settings.learning_rate
+    if settings.schedule == "constant" and not settings.warmup:
+        return peak
+    now = tf.cast(step, tf.float64)
+    rise = tf.minimum((now + 1.0) / max(settings.warmup, 1), 1.0)
+    if settings.schedule == "constant":
+        return peak * rise
+    progress = tf.clip_by_value((now - settings.warmup) / max(steps - 1 - settings.warmup, 1), 0.0, 1.0)
+    shape = (1.0 + tf.cos(math.pi * progress)) / 2.0 if settings.schedule == "cosine" else 1.0 - progress
+    return peak * rise * (settings.final_fraction + (1.0 - settings.final_fraction) * shape)

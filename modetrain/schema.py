@@ -1,0 +1,302 @@
+"""Every key of the configuration as data: what it takes, its bounds, and one line of help.
+
+The table is what values are checked against, what `--help` prints and what "did you mean" knows.
+Sections that belong to the user (`recipe`, `model`, callbacks of their own) have no fixed keys: see `targets.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from modetrain.errors import closest
+from modetrain.mode import COMPILE, PRECISIONS, STRATEGIES, Mode
+from modetrain.settings import DataSettings, OptimizerSettings
+
+MISSING = "???"  # how a YAML file says that a value has to be given
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Key:
+    """What one key takes.
+
+    Attributes:
+      kind: `int`, `float`, `bool`, `str`, `name` (a text that can name a folder) or `size` (a pair of whole numbers).
+      help: what it is, in a few words.
+      example: a value to propose where a wrong one was given.
+      optional: whether it may be null.
+      choices: the only values, for a `str`; or the words an `int` may be instead of a number.
+      at_least, above, at_most, below: bounds of a number.
+      common: whether `--help` lists it.
+      also: other names that people try.
+    """
+
+    kind: str
+    help: str
+    example: Any
+    optional: bool = False
+    choices: tuple[str, ...] = ()
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    common: bool = False
+    also: tuple[str, ...] = ()
+
+    def takes(self) -> str:
+        """In words, what values are good."""
+        if self.kind == "str" and self.choices:
+            text = "one of " + ", ".join(self.choices)
+        else:
+            text = {
+                "int": "a whole number",
+                "float": "a number",
+                "bool": "true or false",
+                "str": "a text",
+                "name": "letters, digits and . _ + -",
+                "size": "a pair [height, width] of whole numbers from 1",
+            }[self.kind]
+            bounds = (
+                ("of at least", self.at_least),
+                ("above", self.above),
+                ("of at most", self.at_most),
+                ("below", self.below),
+            )
+            limits = [f"{word} {bound:g}" for word, bound in bounds if bound is not None and bound < 1e9]
+            text += (" " + " and ".join(limits) if limits else "") + "".join(f" or {word}" for word in self.choices)
+        return text + (" or null" if self.optional else "")
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value has the right type and lies within the bounds."""
+        if value is None:
+            return self.optional
+        if self.kind == "bool":
+            return isinstance(value, bool)
+        if self.kind == "str":
+            return isinstance(value, str) and value != "" and (not self.choices or value in self.choices)
+        if self.kind == "name":
+            return isinstance(value, str) and re.fullmatch(r"[\w+-][\w.+-]*", value) is not None
+        if self.kind == "size":
+            number = Key(kind="int", help="", example=0, at_least=1)
+            return isinstance(value, list | tuple) and len(value) == 2 and all(number.accepts(one) for one in value)
+        if isinstance(value, str):
+            return value in self.choices
+        types = int if self.kind == "int" else (int, float)
+        if not isinstance(value, types) or isinstance(value, bool) or not math.isfinite(value):
+            return False
+        return (
+            (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+    def propose(self, value: Any) -> Any:
+        """The good value that was probably meant by a wrong one, else the example."""
+        if isinstance(value, str) and self.choices:
+            return closest(value.lower(), self.choices) or self.example
+        if self.kind == "bool":
+            words = {"yes": True, "on": True, "1": True, "no": False, "off": False, "0": False}
+            return words.get(str(value).lower(), self.example)
+        if self.kind == "int" and isinstance(value, float) and math.isfinite(value) and self.accepts(int(value)):
+            return int(value)
+        if self.kind == "str" and value is not None and not isinstance(value, str | list | dict) and not self.choices:
+            return f'\'"{value}"\''
+        return self.example
+
+
+def _every(what: str, at_least: int) -> Key:
+    end = "; 0 is only at the end" if at_least == 0 else ""
+    return Key(kind="int", help=f"steps between {what}{end}", example=100, at_least=at_least, common=True)
+
+
+KEYS: Mapping[str, Key] = {
+    "steps": Key(
+        kind="int", help="number of updates", example=1000, at_least=1, common=True,
+        also=("epochs", "num_steps", "max_steps", "train_steps", "iterations"),
+    ),
+    "seed": Key(
+        kind="int", help="every random draw is a function of it and the step", example=0,
+        at_least=0, at_most=2**63 - 1, common=True, also=("random_seed",),
+    ),
+    "run_dir": Key(
+        kind="str", help="the run folder; null is runs/<recipe>/<mode>/<time>", example="runs/mine", optional=True,
+        common=True, also=("output_dir", "out_dir", "logdir", "log_dir", "output", "dir"),
+    ),
+    "resume": Key(
+        kind="str", help="latest, or the path of a run folder or a checkpoint", example="latest", optional=True,
+        common=True, also=("checkpoint", "ckpt", "restore", "load"),
+    ),
+    "check_numerics": Key(
+        kind="bool", help="stop at the first NaN or infinity and name the op that made it", example=True,
+        also=("check_nan", "detect_nan", "nan"),
+    ),
+    "do.name": Key(kind="str", help="what is done with the run", example="train", choices=("train", "evaluate")),
+    "data.name": Key(
+        kind="str", help="TFDS data set (mnist, fashion_mnist, ...)", example="mnist", common=True, also=("dataset",),
+    ),
+    "data.source": Key(
+        kind="str", help="where data comes from; auto is TFDS, else the bundled sample", example="auto",
+        choices=("auto", "tfds", "bundled", "folder"), common=True,
+    ),
+    "data.dir": Key(
+        kind="str", help="TFDS data folder; null is TFDS's own", example="~/tensorflow_datasets", optional=True,
+        also=("data_dir",),
+    ),
+    "data.path": Key(
+        kind="str", help="folder of your own arrays or TFRecords", example="FOLDER", optional=True,
+        also=("data_path",),
+    ),
+    "data.download": Key(kind="bool", help="whether data that is not prepared may be downloaded", example=True),
+    "data.train_split": Key(kind="str", help="TFDS split to train on", example="train"),
+    "data.eval_split": Key(kind="str", help="TFDS split to evaluate on", example="test"),
+    "data.batch_size": Key(
+        kind="int", help="examples in one training batch, over all devices", example=64, at_least=1, common=True,
+        also=("batch", "bs", "train_batch_size"),
+    ),
+    "data.eval_batch_size": Key(
+        kind="int", help="examples in one evaluation batch", example=250, at_least=1, also=("test_batch_size",)
+    ),
+    "data.image_size": Key(
+        kind="size", help="size every image is brought to; null keeps it", example="[32,32]", optional=True
+    ),
+    "data.overfit": Key(
+        kind="int", help="so many training batches again and again, and evaluation sees them too; 0 is off",
+        example=1, at_least=0, also=("overfit_batches",),
+    ),
+    "data.eval_batches": Key(
+        kind="int", help="evaluation stops after so many batches; null sees every example once", example=10,
+        at_least=1, optional=True, also=("limit_val_batches",),
+    ),
+    "optimizer.name": Key(
+        kind="str", help="the update rule", example="adamw", choices=("adam", "adamw", "sgd")
+    ),
+    "optimizer.learning_rate": Key(
+        kind="float", help="peak learning rate, after warm-up", example=0.001, above=0, common=True,
+        also=("lr",),
+    ),
+    "optimizer.schedule": Key(
+        kind="str", help="how the learning rate goes on after warm-up", example="cosine",
+        choices=("constant", "cosine", "linear"), also=("lr_schedule", "scheduler", "decay"),
+    ),
+    "optimizer.warmup": Key(
+        kind="int", help="updates over which the learning rate rises", example=100, at_least=0,
+        also=("warmup_steps",),
+    ),
+    "optimizer.final_fraction": Key(
+        kind="float", help="learning rate at the last step, as a fraction of the peak", example=0.1, at_least=0,
+        at_most=1,
+    ),
+    "optimizer.weight_decay": Key(
+        kind="float", help="decoupled weight decay", example=0.004, at_least=0, also=("wd",)
+    ),
+    "optimizer.momentum": Key(kind="float", help="of sgd", example=0.9, at_least=0, below=1),
+    "optimizer.nesterov": Key(kind="bool", help="of sgd", example=True),
+    "optimizer.beta_1": Key(kind="float", help="of adam and adamw", example=0.9, at_least=0, below=1, also=("beta1",)),
+    "optimizer.beta_2": Key(
+        kind="float", help="of adam and adamw", example=0.999, at_least=0, below=1, also=("beta2",)
+    ),
+    "optimizer.epsilon": Key(kind="float", help="of adam and adamw", example=1e-7, above=0, also=("eps",)),
+    "optimizer.clip_norm": Key(
+        kind="float", help="bound on the gradients' global norm; null does not clip", example=1.0, above=0,
+        optional=True, also=("clip", "grad_clip", "max_grad_norm", "clipnorm", "global_clipnorm"),
+    ),
+    "optimizer.accumulate": Key(
+        kind="int", help="micro-batches a batch is cut into", example=2, at_least=1,
+        also=("accumulate_steps", "gradient_accumulation_steps", "accumulation"),
+    ),
+    "optimizer.ema": Key(
+        kind="float", help="decay of the averaged weights that evaluation uses; null keeps none", example=0.999,
+        above=0, below=1, optional=True, also=("ema_decay",),
+    ),
+    "mode.name": Key(kind="name", help="name of the preset", example="graph"),
+    "mode.compile": Key(
+        kind="str", help="eager runs Python line by line, graph traces it, xla compiles it", example="graph",
+        choices=COMPILE, common=True, also=("jit_compile", "jit", "run_eagerly"),
+    ),
+    "mode.strategy": Key(kind="str", help="where a step runs", example="one_device", choices=STRATEGIES),
+    "mode.steps_per_call": Key(
+        kind="int", help="most steps in one call of the compiled program", example="auto", choices=("auto",),
+        at_least=1, common=True, also=("steps_per_execution", "steps_per_loop"),
+    ),
+    "mode.precision": Key(
+        kind="str", help="type of number that is computed with", example="mixed_bfloat16", choices=PRECISIONS,
+        common=True, also=("dtype", "mixed_precision"),
+    ),
+    "mode.deterministic": Key(kind="bool", help="only kernels that repeat bit by bit", example=True, common=True),
+    "mode.strict": Key(kind="bool", help="graph bitwise equal to eager", example=True, common=True),
+    "mode.debug_data": Key(kind="bool", help="breakpoints work inside Dataset.map", example=True, common=True),
+    "callbacks.log.every": _every("log lines and points in TensorBoard", 1),
+    "callbacks.evaluate.every": _every("evaluations", 0),
+    "callbacks.checkpoint.every": _every("checkpoints", 0),
+    "callbacks.checkpoint.keep": Key(
+        kind="int", help="the last so many checkpoints are kept", example=3, at_least=1, common=True
+    ),
+    "callbacks.checkpoint.best": Key(
+        kind="str", help="evaluation metric whose best checkpoint is kept too", example="accuracy", optional=True
+    ),
+    "callbacks.profile.at": Key(
+        kind="int", help="step at which a profiler trace begins; null takes none", example=50, at_least=0,
+        optional=True, common=True,
+    ),
+    "callbacks.profile.steps": Key(kind="int", help="steps in the profiler trace", example=5, at_least=1, common=True),
+}
+
+# Defaults for what a user's own short file of a group leaves out: those of the dataclass it becomes.
+DATACLASSES: Mapping[str, type] = {"data": DataSettings, "optimizer": OptimizerSettings, "mode": Mode}
+FREE = ("recipe", "model")  # sections whose keys are the arguments of their `_target_`
+SECTIONS = tuple(dict.fromkeys([*(key.split(".")[0] for key in KEYS), *FREE, "debug"]))
+CALLBACKS = tuple(dict.fromkeys(key.split(".")[1] for key in KEYS if key.startswith("callbacks.")))
+
+
+
+def defaults() -> dict[str, Any]:
+    """What a config that leaves keys out gets, nested as the configuration is."""
+    found: dict[str, Any] = {"run_dir": None, "resume": None, "check_numerics": False, "callbacks": {}}
+    for section, cls in DATACLASSES.items():
+        fields = dataclasses.fields(cls)
+        found[section] = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+    return found
+
+
+def in_order(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The same with its keys in the order of the table; keys that it does not have come last."""
+    order = {part: n for n, part in enumerate(_parts(prefix))}
+    names = sorted(config, key=lambda name: order.get(name, len(order)))
+    return {
+        name: in_order(config[name], f"{prefix}{name}.") if isinstance(config[name], Mapping) else config[name]
+        for name in names
+    }
+
+
+def _parts(prefix: str) -> list[str]:
+    rest = (key.removeprefix(prefix) for key in KEYS if key.startswith(prefix))
+    return list(dict.fromkeys(["recipe", "model"] * (not prefix) + [key.partition(".")[0] for key in rest]))
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every (dotted key, value) of a nested mapping; empty mappings count as values."""
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def is_free(key: str) -> bool:
+    """Whether a key belongs to a section whose keys the user decides: recipe, model, a callback of their own."""
+    section, _, rest = key.partition(".")
+    return section in FREE or (section == "callbacks" and rest.split(".")[0] not in CALLBACKS)
+
+
+def text(value: Any) -> str:
+    """A value as it would be typed."""
+    if value is None:
+        return "null"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(text(one) for one in value)}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,159 @@
+"""What a `_target_` names: checked without importing it, and later built.
+
+A config may name code in `recipes`, in modetrain, Keras or TensorFlow, or in a module of the folder the run starts in.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modetrain.errors import ConfigError, closest
+from modetrain.paths import shown
+from modetrain.signatures import ANYTHING, Signature, SourceText, of_function
+
+FOREIGN = ("keras", "tensorflow")  # never opened: only looked up
+HYDRA_KEYS = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
+# What run.py gives, by section: a config may not give it too.
+RUN_GIVES: Mapping[str, tuple[str, ...]] = {
+    "recipe": ("model", "optimizer", "info"),
+    "model": ("image_shape", "classes"),
+}
+
+
+def check(section: str, node: Any, sources: SourceText, *, given: Callable[[str, Any], str]) -> Iterator[str]:
+    """Yields what is wrong with every `_target_` in a section, in words.
+
+    Args:
+      section: its dotted key (`recipe`, `callbacks.mine`).
+      node: its value.
+      sources: where code is looked up.
+      given: `given(key, value)` says how a key was given.
+    """
+    if isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from check(f"{section}.{index}", value, sources, given=given)
+    if not isinstance(node, Mapping):
+        return
+    for key, value in node.items():
+        yield from check(f"{section}.{key}", value, sources, given=given)
+    if "_target_" not in node:
+        return
+    target = node["_target_"]
+    where = given(f"{section}._target_", target)
+    try:
+        signature = find(target, sources)
+    except LookupError as error:
+        yield f"{where}: {error.args[0]}"
+        return
+    arguments = [key for key in node if key not in HYDRA_KEYS]
+    gives = RUN_GIVES.get(section, ())
+    for name in arguments:
+        if name in gives:
+            yield f"{given(f'{section}.{name}', node[name])}: the run itself gives {target} its {name}. Leave it out."
+        elif not signature.open and name not in signature.names:
+            near = closest(name, [n for n in signature.names if n not in gives])
+            takes = ", ".join(n for n in signature.names if n not in gives) or "nothing from the config"
+            fix = f"Did you mean {section}.{near}?" if near else f"Leave {section}.{name} out."
+            seen = given(f"{section}.{name}", node[name])
+            yield f"{seen}: {target} has no argument {name!r}, it takes {takes}. {fix}"
+    if section in RUN_GIVES and "_args_" not in node and "_partial_" not in node:
+        for name in signature.required:
+            if name not in arguments and name not in gives:
+                yield f"{section}.{name} is missing: {target} needs it. Type +{section}.{name}=VALUE."
+
+
+def find(target: Any, sources: SourceText) -> Signature:
+    """What a target takes.
+
+    Raises:
+      LookupError: it does not exist, or is not one that a config may name; the argument says so in words.
+      ConfigError: its file is not Python.
+    """
+    if not isinstance(target, str) or not target.replace(".", "_").isidentifier() or "." not in target:
+        raise LookupError(f"{target!r} is not the dotted path of a class or function, such as recipes.mnist.Digits.")
+    parts = target.split(".")
+    package = parts[0]
+    if package in FOREIGN:
+        if importlib.util.find_spec(package) is None:
+            raise LookupError(f"the package {package} is not installed. Install it, or name another target.")
+        return ANYTHING
+    if not sources.folders(package) and sources.file(package) is None:
+        allowed = ", ".join(f"{name}.*" for name in ("recipes", "modetrain", *FOREIGN))
+        raise LookupError(
+            f"a config may name code in {allowed} or in a module of {sources.cwd}, and there is no {package} there. "
+            + (f"Did you mean recipes.{target}?" if sources.file(f"recipes.{package}") else "Type one from these.")
+        )
+    for end in range(len(parts) - 1, 0, -1):
+        module, rest = ".".join(parts[:end]), parts[end:]
+        file = sources.file(module)
+        if file is not None:
+            return _within(module, rest, file, sources)
+    modules = sources.modules(package)
+    module = ".".join(parts[:-1])
+    near = closest(module, modules)
+    hint = f"Did you mean {near}.{parts[-1]}?" if near else "Type one of them followed by a class of it."
+    raise LookupError(f"there is no module {module}; there is {', '.join(modules) or 'none'}. {hint}")
+
+
+def _within(module: str, names: Sequence[str], file: Path, sources: SourceText) -> Signature:
+    try:
+        found = sources.definition(module, names[0])
+    except KeyError:
+        defined = sources.names(module)
+        near = closest(names[0], defined)
+        hint = f"Did you mean {module}.{near}?" if near else f"It has {', '.join(defined) or 'no class or function'}."
+        fix = hint if near or not defined else f"{hint} Type {module}.{defined[0]}."
+        raise LookupError(f"{shown(file, sources.cwd)} has no {names[0]!r}. {fix}") from None
+    if found is None or len(names) > 2:
+        return ANYTHING
+    if len(names) == 2:
+        inner = [s for s in getattr(found[1], "body", ()) if isinstance(s, ast.FunctionDef) and s.name == names[1]]
+        return of_function(inner[0], bound=True) if inner else ANYTHING
+    return sources.signature(*found)
+
+
+def instantiate(node: Mapping[str, Any], **kwargs: Any) -> Any:
+    """Builds what a config names: imports `_target_` and calls it with the config's arguments and `kwargs`.
+
+    Lists and dicts of the config arrive as such. With `_partial_: true` the call is left to the caller.
+
+    Raises:
+      ConfigError: the target cannot be imported, or is not one that a config may name.
+      Exception: whatever the target itself raises, as it raised it.
+    """
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate as hydra_instantiate
+
+    target = node.get("_target_")
+    for problem in check("", node, SourceText(Path.cwd()), given=lambda key, value: f"{key.lstrip('.')}={value}"):
+        raise ConfigError(problem)
+    _import(target)
+    try:
+        # A partial, so that only the config passes through OmegaConf (which would copy models and settings in kwargs),
+        # and so that what the target raises is not wrapped.
+        built = hydra_instantiate({**node, "_partial_": True}, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if cause is None or isinstance(cause, ImportError):
+            reason = str(cause or error).strip().splitlines()[0]
+            raise ConfigError(f"_target_={target}: {reason}. Name another target.") from error
+        cause.add_note(f"while _target_={target} was built from the config")
+        raise cause from None
+    call = functools.partial(built.func, *built.args, **{**built.keywords, **kwargs})
+    return call if node.get("_partial_") else call()
+
+
+def _import(target: Any) -> None:
+    """Imports the module of a target of the user's own, so that a mistake in it shows as itself, with its line."""
+    parts = str(target).split(".")
+    sources = SourceText(Path.cwd())
+    for end in range(len(parts) - 1, 0, -1):
+        if parts[0] not in FOREIGN and sources.file(".".join(parts[:end])) is not None:
+            importlib.import_module(".".join(parts[:end]))
+            return

@@ -1,0 +1,33 @@
+"""AutoGraph for the user's functions and not for the library's.
+
+A traced step enters library code (`minimize`) and comes back to user code (the loss function). The library's own code
+must not be converted, yet a Python `if` on a tensor must work in both user functions. So the context in which AutoGraph
+was on is remembered while a step is traced, and user functions are called through `convert`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+_contexts: list[Any] = []
+
+
+@contextlib.contextmanager
+def autograph_on(context: Any) -> Iterator[None]:
+    """Within this, `convert` converts; `context` is `tf.__internal__.autograph.control_status_ctx()` where it is on."""
+    _contexts.append(context)
+    try:
+        yield
+    finally:
+        _contexts.pop()
+
+
+def convert(function: Callable) -> Callable:
+    """The user's function, converted by AutoGraph where a step is being traced; itself in eager mode."""
+    if tf.executing_eagerly() or not _contexts:
+        return function
+    return tf.__internal__.autograph.tf_convert(function, _contexts[-1])

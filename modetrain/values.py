@@ -1,0 +1,116 @@
+"""Whether the values of a composed configuration can be what their keys take: one key at a time.
+
+What only shows with several keys together is in `rules.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from modetrain import schema, suggest
+from modetrain.compose import Composition
+from modetrain.schema import KEYS, MISSING
+
+GROUPED = ("do", *schema.DATACLASSES)
+
+
+def problems(composition: Composition) -> Iterator[str]:
+    """Yields what is wrong with single keys, in words: unknown, missing, of a wrong type or out of bounds."""
+    config = composition.config
+    wrong_shape = set()
+    for section in (*GROUPED, *schema.FREE, "callbacks"):
+        value = config.get(section)
+        if value is None and section in (*schema.FREE, "callbacks"):
+            continue
+        if not isinstance(value, Mapping):
+            wrong_shape.add(section)
+            given = composition.given(section, value)
+            yield f"{given}: {section} is a section with keys of its own. Type {_option(section)}."
+    found = {
+        key: value for key, value in schema.leaves(config) if key.split(".")[0] not in wrong_shape and value != {}
+    }
+    yield from _unknown(found, composition)
+    for key, entry in KEYS.items():
+        section = key.rpartition(".")[0]
+        if section.split(".")[0] in wrong_shape or (section.startswith("callbacks.") and not _on(section, config)):
+            continue
+        if key not in found:
+            yield f"{key} is missing ({entry.help}). Type for example {key}={schema.text(entry.example)}."
+        elif found[key] == MISSING:
+            given = composition.given(key, MISSING)
+            yield f"{given}: {key} has to be given ({entry.help}). Type {key}={schema.text(entry.example)}."
+        elif not entry.accepts(found[key]):
+            yield _wrong(key, found[key], composition)
+    for section in schema.FREE:
+        yield from _free(section, composition.base.get(section), config.get(section), composition)
+    for name, callback in (config.get("callbacks") or {}).items() if "callbacks" not in wrong_shape else ():
+        if name not in schema.CALLBACKS:
+            before = (composition.base.get("callbacks") or {}).get(name)
+            yield from _free(f"callbacks.{name}", before, callback, composition)
+
+
+def _option(section: str) -> str:
+    return f"{section}=OPTION, one that --help lists"
+
+
+def _on(section: str, config: Mapping[str, Any]) -> bool:
+    """Whether a callback is switched on: there, and not null."""
+    callback = (config.get("callbacks") or {}).get(section.split(".")[1])
+    return isinstance(callback, Mapping)
+
+
+def _unknown(found: Mapping[str, Any], composition: Composition) -> Iterator[str]:
+    for key, value in found.items():
+        parts = key.split(".")
+        if key in KEYS or parts[0] in schema.FREE:
+            continue
+        if parts[0] == "callbacks" and len(parts) > 1:
+            if value is None and len(parts) == 2:
+                continue  # switched off
+            own = (composition.config["callbacks"] or {}).get(parts[1])
+            if parts[1] not in schema.CALLBACKS and isinstance(own, Mapping) and "_target_" in own:
+                continue
+        hint = suggest.sentence(key)
+        if parts[0] == "callbacks" and len(parts) > 1 and parts[1] not in schema.CALLBACKS:
+            hint += f" A callback of your own needs callbacks.{parts[1]}._target_."
+        yield f"{composition.given(key, value)}: there is no key {key!r}. {hint}"
+
+
+def _wrong(key: str, value: Any, composition: Composition) -> str:
+    entry = KEYS[key]
+    kind = {bool: "a truth value", int: "a whole number", float: "a number", str: "a text", list: "a list"}
+    seen = repr(value) if isinstance(value, str) else schema.text(value)
+    # "is a text" explains nothing where the type is right and the bound or the choice is not.
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    right = entry.kind in ("int", "float") if number else isinstance(value, str) and entry.kind in ("str", "name")
+    is_a = "" if right or value is None else f", which is {kind.get(type(value), 'a section')}"
+    proposal = entry.propose(value)
+    near = isinstance(value, str) and entry.choices and proposal != entry.example
+    ask = f"Did you mean {key}={schema.text(proposal)}?" if near else f"Type for example {key}={schema.text(proposal)}."
+    given = composition.given(key, value)
+    return f"{given}: {key} ({entry.help}) takes {entry.takes()}, not {seen}{is_a}. {ask}"
+
+
+def _free(key: str, before: Any, value: Any, composition: Composition) -> Iterator[str]:
+    """In the user's own sections the type of what was there before the command line tells what a key takes."""
+    if isinstance(value, Mapping) and (before is None or isinstance(before, Mapping)):
+        for name, inner in value.items():
+            yield from _free(f"{key}.{name}", (before or {}).get(name), inner, composition)
+    elif value == MISSING:
+        yield f"{composition.given(key, MISSING)}: {key} has to be given. Type {key}=VALUE."
+    elif not _alike(before, value):
+        default, given = schema.text(before), composition.given(key, value)
+        yield f"{given}: {key} takes a value like {default}, not {value!r}. Type for example {key}={default}."
+
+
+def _alike(before: Any, value: Any) -> bool:
+    if before is None or value is None or (isinstance(before, str) and ("${" in before or before == MISSING)):
+        return True
+    if isinstance(before, bool) or isinstance(value, bool):
+        return isinstance(before, bool) and isinstance(value, bool)
+    if isinstance(before, list):
+        return isinstance(value, list) and (not before or all(_alike(before[0], one) for one in value))
+    if isinstance(before, float):
+        return isinstance(value, int | float)
+    return isinstance(value, type(before))

@@ -1,0 +1,67 @@
+"""The models of the shipped recipes: functions (image_shape, classes) -> built Keras models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+
+def cnn(
+    image_shape: tuple[int, int, int], classes: int, *, filters: Sequence[int] = (32, 64), dropout: float = 0.25
+) -> keras.Model:
+    """Convolutions with batch normalisation and max-pooling, a stage per entry of `filters`, then one dense layer."""
+    x = inputs = keras.Input(image_shape)
+    for count in filters:
+        x = layers.Conv2D(count, 3, padding="same", use_bias=False)(x)
+        # Keras's default momentum of 0.99 lags behind for a thousand steps; evaluation would show it.
+        x = layers.BatchNormalization(momentum=0.9)(x)
+        x = layers.ReLU()(x)
+        x = layers.MaxPooling2D()(x)
+    x = layers.Flatten()(x)
+    x = layers.Dropout(dropout)(x)
+    return keras.Model(inputs, layers.Dense(classes)(x), name="cnn")
+
+
+def mlp(
+    image_shape: tuple[int, int, int], classes: int, *, hidden: Sequence[int] = (128,), dropout: float = 0.0
+) -> keras.Model:
+    """Dense layers."""
+    inputs = keras.Input(image_shape)
+    x = layers.Flatten()(inputs)
+    for units in hidden:
+        x = layers.Dense(units, activation="relu")(x)
+        if dropout:
+            x = layers.Dropout(dropout)(x)
+    return keras.Model(inputs, layers.Dense(classes)(x), name="mlp")
+
+
+def gan(image_shape: tuple[int, int, int], classes: int, *, latent: int = 64, width: int = 32) -> tuple[keras.Model, keras.Model]:
+    """A small DCGAN (Radford et al., 2016): (generator: noise [n, latent] -> images in [0, 1], discriminator: images -> logit [n]).
+
+    Raises:
+      ValueError: when height or width is no multiple of 4: both halves halve or double it twice.
+    """
+    del classes
+    height, breadth, channels = image_shape
+    if height % 4 or breadth % 4:
+        raise ValueError(
+            f"model=gan was given images of {height} x {breadth}: both must be multiples of 4. "
+            f"Type data.image_size=[{-(-height // 4) * 4},{-(-breadth // 4) * 4}]."
+        )
+    noise = keras.Input((latent,))
+    x = layers.Dense(height // 4 * (breadth // 4) * 2 * width, use_bias=False)(noise)
+    x = layers.Reshape((height // 4, breadth // 4, 2 * width))(x)
+    x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.Conv2DTranspose(width, 4, strides=2, padding="same", use_bias=False)(x)
+    x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))
+    x = layers.Conv2DTranspose(channels, 4, strides=2, padding="same", activation="sigmoid")(x)
+    generator = keras.Model(noise, x, name="generator")
+
+    x = images = keras.Input(image_shape)
+    for count in (width, 2 * width):
+        x = layers.Conv2D(count, 4, strides=2, padding="same")(x)
+        x = layers.Dropout(0.3)(layers.LeakyReLU(negative_slope=0.2)(x))
+    x = layers.Reshape(())(layers.Dense(1)(layers.Flatten()(x)))
+    return generator, keras.Model(images, x, name="discriminator")

@@ -1,0 +1,540 @@
+"""What is typed and what stands in conf/ becomes Settings, or is refused with the override to type instead."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modetrain import config, schema
+from modetrain.__main__ import main
+from modetrain.errors import ConfigError
+from modetrain.paths import install_recipes, shipped
+from modetrain.settings import DataSettings, OptimizerSettings
+
+M = "recipe=mnist"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder of a user's, which the command line is typed in."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def refused(capsys, words: list[str]) -> str:
+    """What is printed for a wrong command line; fails if it is not answered as one."""
+    code = main(words)
+    out, err = capsys.readouterr()
+    assert code == 2, f"exit code {code}, printed {out!r}"
+    assert "Traceback" not in err
+    assert out == ""
+    assert all(line.startswith("modetrain: ") for line in err.splitlines())
+    return err
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+WRONG_WORDS = [
+    # no key=value
+    (["mnist"], ["'mnist'", "recipe=mnist"]),
+    (["graph", M], ["mode=graph"]),
+    (["trian", M], ["do=train"]),
+    (["nonsense"], ["a word alone", "--help"]),
+    (["recipe", "mnist"], ["which recipe", "gan, mnist", "recipe=mnist, without spaces"]),
+    ([M, "steps", "=", "3"], ["a value is needed", "steps=3, without spaces"]),
+    ([M, "=3"], ["no key before the ="]),
+    ([M, "run_dir=a=b"], ["grammar", "quote it: 'run_dir=\"a=b\"'"]),
+    ([M, "data.batch_size=[1"], ["data.batch_size=[1", "grammar"]),
+    # flags
+    ([M, "--multi-run"], ["Did you mean --multirun?"]),
+    ([M, "--steps=3"], ["without dashes", "Did you mean steps=3?"]),
+    ([M, "--learning-rate", "3"], ["optimizer.learning_rate="]),
+    ([M, "--wat"], ["--wat", "no such flag"]),
+    ([M, "--cfg", "hydra"], ["Type --cfg job"]),
+    ([M, "--cfg"], ["a value is needed", "--cfg job"]),
+    ([M, "-m=3"], ["takes no value"]),
+    ([M, "--config-dir", "nowhere"], ["--config-dir nowhere", "there is no folder"]),
+    # Hydra's own
+    ([M, "hydra.run.dir=out"], ["Type run_dir="]),
+    ([M, "hydra.ouput_subdir=x"], ["hydra.ouput_subdir=x", "no effect"]),
+    ([M, "hydra/launcher=joblib"], ["-m"]),
+    ([M, "+hydra.searchpath=[x]"], ["--config-dir"]),
+    # recipes
+    ([], ["recipe= is missing", "recipe=mnist"]),
+    (["steps=3"], ["recipe= is missing"]),
+    (["recipe=mnsit"], ["recipe=mnsit", "gan, mnist", "Did you mean recipe=mnist?"]),
+    (["recipe="], ["recipe=:", "gan, mnist"]),
+    ([M, "~recipe"], ["recipe is given twice"]),
+    # groups
+    ([M, "mode=grpah"], ["eager, graph, xla", "Did you mean mode=graph?"]),
+    ([M, "mode=gpu"], ["mode=gpu", "eager, graph, xla", "Type for example mode="]),
+    ([M, "modee=xla"], ["Did you mean mode=xla?"]),
+    ([M, "optimizer=sgdd"], ["Did you mean optimizer=sgd?"]),
+    ([M, "debug=fsat"], ["Did you mean debug=fast?"]),
+    ([M, "do=evalute"], ["Did you mean do=evaluate?"]),
+    ([M, "mode=null"], ["a run needs one", "mode=eager"]),
+    ([M, "~optimizer"], ["a run needs one", "adam, adamw, sgd"]),
+    ([M, "+mode=xla"], ["Type mode=xla"]),
+    ([M, "mode=[eager,graph]"], ["Type -m mode=eager,graph"]),
+    ([M, "mode=eager,graph"], ["Type -m mode=eager,graph"]),
+    ([M, "mode@x=graph"], ["Type mode=graph"]),
+    ([M, "callbacks=[default,mine]"], ["callbacks/mine.yaml"]),
+    # keys
+    ([M, "stepz=3"], ["stepz=3", "no key 'stepz'", "Did you mean steps=3?"]),
+    ([M, "+stepz=3"], ["no key 'stepz'", "Did you mean steps=3?"]),
+    ([M, "++stepz=3"], ["Did you mean steps=3?"]),
+    ([M, "optimzer.learning_rate=0.1"], ["Did you mean optimizer.learning_rate=0.1?"]),
+    ([M, "optimizer.learning_rat=0.1"], ["Did you mean optimizer.learning_rate=0.1?"]),
+    ([M, "learning_rate=0.1"], ["Did you mean optimizer.learning_rate=0.1?"]),
+    ([M, "lr=0.1"], ["Did you mean optimizer.learning_rate=0.1?"]),
+    ([M, "batch_size=8"], ["Did you mean data.batch_size=8?"]),
+    ([M, "epochs=3"], ["Did you mean steps=3?"]),
+    ([M, "every=3"], ["callbacks.log.every=3", "callbacks.evaluate.every=3"]),
+    ([M, "data.size=3"], ["There is data.name, data.source"]),
+    ([M, "callbacks.logg.every=3"], ["Did you mean callbacks.log.every=3?"]),
+    ([M, "callbacks.log={evry:3}"], ["'callbacks.log.evry'", "Did you mean callbacks.log.every=3?"]),
+    ([M, "+callbacks.mine.every=3"], ["'callbacks.mine.every'", "callbacks.mine._target_"]),
+    ([M, "~stepz"], ["~stepz", "Did you mean steps"]),
+    ([M, "~mode.strict"], ["cannot be left out", "mode.strict="]),
+    ([M, "~steps"], ["cannot be left out", "steps=1000"]),
+    ([M, "steps=3", "steps=4"], ["steps=3 and steps=4", "given twice"]),
+    ([M, "mode=eager", "mode=graph"], ["given twice"]),
+    # values
+    ([M, "steps=abc"], ["steps=abc", "a whole number of at least 1", "'abc'", "steps=1000"]),
+    ([M, "steps=0"], ["at least 1", "not 0"]),
+    ([M, "steps=-5"], ["at least 1", "not -5"]),
+    ([M, "steps=1e3"], ["whole number", "steps=1000"]),
+    ([M, "steps=true"], ["whole number", "not true"]),
+    ([M, "steps=null"], ["whole number", "not null"]),
+    ([M, "steps="], ["steps=:", "whole number"]),
+    ([M, "seed=1.5"], ["seed=1.5", "whole number", "seed=1."]),
+    ([M, "seed=-1"], ["at least 0"]),
+    ([M, "data.batch_size=-1"], ["data.batch_size=-1", "at least 1"]),
+    ([M, "optimizer.learning_rate=fast"], ["a number above 0", "'fast', which is a text"]),
+    ([M, "optimizer.learning_rate=0"], ["above 0"]),
+    ([M, "optimizer.learning_rate=nan"], ["a number above 0, not nan"]),
+    ([M, "optimizer.learning_rate=inf"], ["a number above 0, not inf"]),
+    ([M, "optimizer=sgd", "optimizer.momentum=1"], ["at least 0 and below 1"]),
+    ([M, "optimizer.schedule=cos"], ["constant, cosine, linear"]),
+    ([M, "optimizer.clip_norm=0"], ["above 0 or null"]),
+    ([M, "mode.precision=float23"], ["mixed_bfloat16", "Did you mean mode.precision=float32?"]),
+    ([M, "mode.compile=jit"], ["eager, graph, xla"]),
+    ([M, "mode.strategy=mirrored"], ["mode.strategy=mirrored", "one_device"]),
+    ([M, "mode.strict=1"], ["true or false", "mode.strict=true"]),
+    ([M, "mode.strict=off"], ["true or false", "mode.strict=false"]),
+    ([M, "mode.steps_per_call=0"], ["at least 1 or auto"]),
+    ([M, "mode.steps_per_call=all"], ["at least 1 or auto", "'all'"]),
+    ([M, "mode.name=../x"], ["mode.name=../x", "letters"]),
+    ([M, "data.source=tdfs"], ["Did you mean data.source=tfds?"]),
+    ([M, "data.image_size=32"], ["[height, width]", "data.image_size=[32,32]"]),
+    ([M, "callbacks.log.every=0"], ["at least 1"]),
+    ([M, "callbacks.checkpoint.keep=0"], ["at least 1"]),
+    ([M, "run_dir=3"], ["a text", "run_dir='\"3\"'"]),
+    ([M, "data=3"], ["data/3.yaml"]),
+    ([M, "steps=${nothing}"], ["steps=${nothing}", "'nothing' not found"]),
+    # several at once
+    ([M, "steps=0", "seed=x"], ["steps=0", "seed=x"]),
+    # combinations
+    ([M, "mode=xla", "mode.strict=true"], ["bitwise", "Type mode=graph mode.strict=true"]),
+    ([M, "mode.compile=xla", "mode.strict=true"], ["Type mode.compile=graph mode.strict=true"]),
+    ([M, "debug=nan", "mode=xla"], ["do not compile under XLA", "Type debug=nan mode=graph"]),
+    ([M, "check_numerics=true", "mode.compile=xla"], ["mode.compile=graph"]),
+    ([M, "optimizer.accumulate=3"], ["3 does not divide 64", "data.batch_size=63"]),
+    ([M, "optimizer.accumulate=100"], ["data.batch_size=100"]),
+    ([M, "optimizer.warmup=50", "steps=50"], ["before the learning rate has risen", "optimizer.warmup=5"]),
+    ([M, "optimizer.momentum=0.5"], ["only sgd uses it", "optimizer=sgd", "optimizer.momentum=0.0"]),
+    ([M, "optimizer=sgd", "optimizer.beta_1=0.5"], ["only adam and adamw use it", "optimizer.beta_1=0.9"]),
+    ([M, "optimizer=sgd", "optimizer.momentum=0", "optimizer.nesterov=true"], ["optimizer.momentum=0.9"]),
+    ([M, "optimizer.final_fraction=0.1"], ["only cosine and linear use it"]),
+    ([M, "data.source=bundled", "data.name=fashion_mnist"], ["sample is of mnist", "data.source=tfds"]),
+    ([M, "data.source=folder"], ["no folder to read", "data.path=FOLDER"]),
+    ([M, "data.path=."], ["only folder uses it", "data.source=folder"]),
+    ([M, "data.source=bundled", "data.dir=."], ["only auto and tfds use it"]),
+    ([M, "data=folder"], ["data.path=FOLDER"]),
+    ([M, "data=folder", "data.path=nowhere"], ["data.path=nowhere", "does not exist"]),
+    ([M, "steps=50", "callbacks.profile.at=50"], ["after the run", "callbacks.profile.at=45"]),
+    ([M, "steps=50", "callbacks.profile.at=48"], ["would end at step 53", "callbacks.profile.at=45"]),
+    ([M, "callbacks.profile.steps=3"], ["callbacks.profile.at=50 too"]),
+    ([M, "do=evaluate"], ["no weights", "resume=latest"]),
+    ([M, "resume=latest"], ["no run in runs/mnist/graph"]),
+    ([M, "resume=latest", "run_dir=nowhere"], ["no such folder"]),
+    ([M, "resume=nowhere"], ["resume=nowhere", "no such file or folder"]),
+    # code that is named
+    ([M, "recipe._target_=recipes.mnist.Digit"], ["has no 'Digit'", "Did you mean recipes.mnist.Digits?"]),
+    ([M, "recipe._target_=recipes.mnits.Digits"], ["no module recipes.mnits", "recipes.mnist.Digits?"]),
+    ([M, "recipe._target_=mnist.Digits"], ["Did you mean recipes.mnist.Digits?"]),
+    ([M, "recipe._target_=os.system"], ["recipes.*, modetrain.*, keras.*, tensorflow.*"]),
+    ([M, "recipe._target_=3"], ["a value like recipes.mnist.Digits"]),
+    ([M, "recipe.smoothing=0.1"], ["type +recipe.smoothing=0.1"]),
+    ([M, "+recipe.smoothing=0.1"], ["recipes.mnist.Digits has no argument 'smoothing'"]),
+    ([M, "+recipe.model=x"], ["the run itself gives", "Leave it out"]),
+    ([M, "model.filter=[8]"], ["Did you mean model.filters=[8]?"]),
+    ([M, "+model.fliters=[8]"], ["recipes.models.cnn has no argument 'fliters'", "Did you mean model.filters?"]),
+    ([M, "model.filters=8"], ["a value like [32,64]"]),
+    ([M, "model.filters=[a]"], ["a value like [32,64]"]),
+    ([M, "model.dropout=high"], ["a value like 0.25", "'high'"]),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), WRONG_WORDS, ids=[" ".join(words) or "-" for words, _ in WRONG_WORDS])
+def test_a_wrong_command_line_is_refused(folder, capsys, words, expected):
+    err = refused(capsys, words)
+    for part in expected:
+        assert part in err
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+RECIPE = "# @package _global_\nrecipe:\n  _target_: recipes.mine.Mine\n"
+MINE = "from modetrain import Recipe\n\nclass Mine(Recipe):\n    pass\n"
+WITH = ["recipe=mine", "model=mlp"]
+
+WRONG_FILES = [
+    # YAML
+    ({"conf/recipe/mine.yaml": "recipe:\n  _target_: [a\nsteps: 3\n"}, WITH, ["conf/recipe/mine.yaml:3", "not YAML"]),
+    ({"conf/recipe/mine.yaml": "steps: 1\nsteps: 2\n"}, WITH, ["conf/recipe/mine.yaml:2", "duplicate"]),
+    ({"conf/recipe/mine.yaml": "a:\n\t- b\n"}, WITH, ["conf/recipe/mine.yaml:2"]),
+    ({"conf/recipe/mine.yaml": "- steps\n- 3\n"}, WITH, ["conf/recipe/mine.yaml", "this is a list"]),
+    ({"conf/recipe/mine.yaml": "steps\n"}, WITH, ["recipe=mine", "names no class"]),
+    ({"conf/config.yaml": "a: 1\n  b: 2\n"}, [M], ["conf/config.yaml:2"]),
+    ({"conf/data/mine.yaml": "name: mnist\n1: 2\n"}, [M, "data=mine"], ["conf/data/mine.yaml", "the key 1"]),
+    # defaults lists
+    (
+        {"conf/recipe/mine.yaml": "# @package _global_\ndefaults:\n  - override /data: mnits\n"},
+        WITH,
+        ["conf/recipe/mine.yaml", "data/mnits", "Did you mean 'mnist'?"],
+    ),
+    (
+        {"conf/recipe/mine.yaml": "# @package _global_\ndefaults:\n  - override /optimzer: sgd\n"},
+        WITH,
+        ["conf/recipe/mine.yaml", "optimzer", "Did you mean 'optimizer'?"],
+    ),
+    ({"conf/recipe/mine.yaml": "defaults:\n  - nothing\n"}, WITH, ["conf/recipe/mine.yaml", "recipe/nothing"]),
+    ({"conf/recipe/mine.yaml": "defaults: mnist\n"}, WITH, ["recipe/mine", "defaults must be a list"]),
+    # keys and values
+    ({"conf/recipe/mine.yaml": RECIPE + "stepz: 3\n"}, WITH, ["stepz=3 (from conf/recipe/mine.yaml)", "steps"]),
+    ({"conf/recipe/mine.yaml": RECIPE + "steps: many\n"}, WITH, ["steps=many (from conf/recipe/mine.yaml)"]),
+    ({"conf/recipe/mine.yaml": RECIPE + "data: 3\n"}, WITH, ["data=3 (from conf/recipe/mine.yaml)", "section"]),
+    ({"conf/recipe/mine.yaml": RECIPE + "optimizer:\n"}, WITH, ["optimizer=null", "section"]),
+    ({"conf/data/mine.yaml": "name: mnist\nbacth_size: 3\n"}, [M, "data=mine"], ["bacth_size", "data.batch_size?"]),
+    ({"conf/data/mine.yaml": "batch_size: 3\n"}, [M, "data=mine"], ["data.name is missing"]),
+    ({"conf/data/mine.yaml": "name: ???\n"}, [M, "data=mine"], ["data.name has to be given", "data.name=mnist"]),
+    ({"conf/mode/mine.yaml": "name: mine\ncompile: jit\n"}, [M, "mode=mine"], ["=jit (from conf/mode/mine.yaml)"]),
+    ({"conf/recipe/mine.yaml": RECIPE + "run_dir: ${oc.env:NO_SUCH_VARIABLE}\n"}, WITH, ["NO_SUCH_VARIABLE"]),
+    # a config of their own
+    ({"conf/config.yaml": "steps: 3\n"}, ["steps=3"], ["recipe= is missing"]),
+    ({"conf/config.yaml": "defaults:\n  - recipe: mnist\n"}, [], ["conf/config.yaml lacks", "- model: null"]),
+    ({"conf/config.yaml": "defaults:\n  - _self_\n  - do: train\n  - mode: graph\n  - optimizer: sgd\n  - data: mnist\n"
+      "  - model: null\n  - recipe: mine\n", "conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": MINE},
+     [], ["steps is missing", "seed is missing"]),
+    # code
+    ({"conf/recipe/mine.yaml": "# @package _global_\nsteps: 3\n"}, WITH, ["names no class", "_target_: recipes."]),
+    ({"conf/recipe/mine.yaml": RECIPE}, WITH, ["there is no module recipes.mine"]),
+    ({"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": "class Other: pass\n"}, WITH, ["mine.py has no 'Mine'"]),
+    ({"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": "class Mine(\n"}, WITH, ["recipes/mine.py:1", "not Python"]),
+    (
+        {"conf/recipe/mine.yaml": RECIPE + "  smothing: 0.1\n", "recipes/mine.py": (
+            "import modetrain\n\nclass Mine(modetrain.Recipe):\n"
+            "    def __init__(self, *, smoothing=0.0, model, optimizer, info): ...\n"
+        )},
+        WITH,
+        ["has no argument 'smothing'", "Did you mean recipe.smoothing?"],
+    ),
+    (
+        {"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": (
+            "class Mine:\n    def __init__(self, smoothing, *, model, optimizer, info): ...\n"
+        )},
+        WITH,
+        ["recipe.smoothing is missing", "Type +recipe.smoothing="],
+    ),
+    (
+        {"conf/callbacks/mine.yaml": "mine:\n  _target_: callback.Mine\n  evry: 3\n", "callback.py": (
+            "import dataclasses\n\n@dataclasses.dataclass\nclass Mine:\n    every: int = 1\n"
+        )},
+        [M, "callbacks=[default,mine]"],
+        ["callback.Mine has no argument 'evry'", "callbacks.mine.every"],
+    ),
+    (
+        {"conf/recipe/mine.yaml": RECIPE + "  rate: 0.5\n", "recipes/mine.py": (
+            "class Mine:\n    def __init__(self, rate, *, model, optimizer, info): ...\n"
+        )},
+        [*WITH, "recipe.rate=high"],
+        ["recipe.rate=high", "a value like 0.5"],
+    ),
+    # run folders
+    ({"out": ""}, [M, "run_dir=out"], ["out is a file"]),
+    ({"out": ""}, [M, "run_dir=out/deeper"], ["out is a file"]),
+    ({"out/run.json": "{}"}, [M, "run_dir=out"], ["already holds a run", "resume=latest", "run_dir=out-2"]),
+    ({"out/checkpoints/step-00000005.npz": ""}, [M, "run_dir=out"], ["already holds a run"]),
+    ({"out/run.json": "{}"}, [M, "resume=out"], ["no checkpoint in out/checkpoints"]),
+    ({"out/checkpoints/step-00000005.npz": ""}, [M, "resume=out/checkpoints"], ["Type resume=out"]),
+    ({"notes.txt": ""}, [M, "resume=notes.txt"], ["step-NUMBER.npz"]),
+    ({"out/run.json": "{}"}, [M, "do=evaluate", "resume=latest", "run_dir=out"], ["no checkpoint yet"]),
+    ({"file": ""}, [M, "data=folder", "data.path=file"], ["is a file"]),
+    ({"file": ""}, [M, "data.dir=file"], ["is a file"]),
+]
+
+
+@pytest.mark.parametrize(("files", "words", "expected"), WRONG_FILES, ids=range(len(WRONG_FILES)))
+def test_wrong_files_are_refused_by_name(folder, capsys, files, words, expected):
+    write(folder, files)
+    err = refused(capsys, words)
+    for part in expected:
+        assert part in err
+
+
+def test_a_file_that_is_not_text_is_named(folder, capsys):
+    write(folder, {"conf/recipe/mine.yaml": ""})
+    (folder / "conf/recipe/mine.yaml").write_bytes(b"steps: \xff\xfe")
+    assert "conf/recipe/mine.yaml: not UTF-8" in refused(capsys, WITH)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_run_folder_that_cannot_be_made_is_refused(folder, capsys):
+    (folder / "locked").mkdir(mode=0o555)
+    assert "not writable" in refused(capsys, [M, "run_dir=locked/run"])
+
+
+# --- what is right ---------------------------------------------------------------------------------------------------
+
+
+def test_every_shipped_option_composes(folder):
+    for group in ("model", "optimizer", "mode", "debug"):
+        for file in sorted((shipped() / "conf" / group).glob("*.yaml")):
+            settings = config.load([M, f"{group}={file.stem}"], folder)
+            assert dict(settings.resolved["mode"]).keys() == vars(settings.mode).keys()
+    for file in sorted((shipped() / "conf" / "recipe").glob("*.yaml")):
+        assert config.load([f"recipe={file.stem}"], folder).recipe_name == file.stem
+
+
+def test_values_arrive_as_typed(folder):
+    words = [M, "mode=xla", "steps=50", "seed=7", "optimizer=sgd", "data.batch_size=32", "callbacks.log.every=10"]
+    words += ["data.image_size=[28,20]", "optimizer.learning_rate=1", "run_dir=some where"]
+    settings = config.load(words, folder)
+    assert (settings.recipe_name, settings.model_name, settings.debug_name) == ("mnist", "cnn", None)
+    assert (settings.mode.name, settings.mode.compile, settings.mode.steps_per_call) == ("xla", "xla", "auto")
+    assert (settings.steps, settings.seed, settings.do) == (50, 7, "train")
+    assert (settings.optimizer.name, settings.optimizer.learning_rate, settings.optimizer.momentum) == ("sgd", 1, 0.9)
+    assert (settings.data.batch_size, settings.data.image_size) == (32, (28, 20))
+    assert settings.callbacks["log"] == {"every": 10}
+    assert settings.run_dir == folder / "some where"
+    assert settings.resolved["optimizer"]["momentum"] == 0.9
+    assert settings.command == (
+        "python -m modetrain recipe=mnist mode=xla steps=50 seed=7 optimizer=sgd data.batch_size=32 "
+        "callbacks.log.every=10 'data.image_size=[28,20]' optimizer.learning_rate=1 'run_dir=some where'"
+    )
+
+
+def test_a_callback_can_be_switched_off_and_be_ones_own(folder):
+    write(folder, {"callback.py": "class Mine:\n    def __init__(self, *, every): ...\n"})
+    words = [M, "callbacks.log=null", "~callbacks.profile", "+callbacks.mine._target_=callback.Mine"]
+    settings = config.load([*words, "+callbacks.mine.every=3"], folder)
+    assert set(settings.callbacks) == {"evaluate", "checkpoint", "mine"}
+
+
+def test_null_and_tilde_leave_a_group_out(folder):
+    assert config.load([M, "model=null"], folder).model == config.load([M, "~model"], folder).model == {}
+    assert config.load([M, "debug=null"], folder).debug_name is None
+
+
+def test_the_users_files_come_before_the_shipped_ones(folder):
+    write(folder, {
+        "conf/optimizer/sgd.yaml": "name: sgd\nlearning_rate: 0.5\n",
+        "conf/recipe/mine.yaml": RECIPE + "steps: 77\n",
+        "recipes/mine.py": MINE,
+        "extra/optimizer/sgd.yaml": "name: sgd\nlearning_rate: 0.25\n",
+        "extra/mode/mine.yaml": "name: mine\ncompile: graph\nsteps_per_call: 3\n",
+    })
+    settings = config.load([*WITH, "optimizer=sgd", "mode=mine"], folder, ["extra"])
+    assert (settings.steps, settings.optimizer.learning_rate, settings.mode.steps_per_call) == (77, 0.5, 3)
+    # What a short file leaves out has the dataclass's default.
+    assert (settings.optimizer.momentum, settings.mode.precision) == (0.0, "float32")
+    assert settings.command.endswith("--config-dir extra")
+
+
+def test_a_group_of_the_users_own_is_added_with_plus(folder, capsys):
+    write(folder, {"conf/experiment/big.yaml": "# @package _global_\ndefaults:\n  - override /mode: xla\nsteps: 9\n"})
+    settings = config.load([M, "+experiment=big"], folder)
+    assert (settings.steps, settings.mode.name) == (9, "xla")
+    assert "+experiment" in refused(capsys, [M, "experiment=big"])
+
+
+def test_interpolations_are_resolved(folder, monkeypatch):
+    monkeypatch.setenv("BATCH", "16")
+    write(folder, {"conf/data/mine.yaml": "name: mnist\nbatch_size: ${oc.decode:${oc.env:BATCH}}\n"})
+    settings = config.load([M, "data=mine", "callbacks.log.every=${seed}", "seed=4"], folder)
+    assert settings.data.batch_size == 16
+    assert settings.callbacks["log"]["every"] == 4
+
+
+def test_the_schema_has_every_field_and_the_dataclasses_every_key():
+    for section, cls in schema.DATACLASSES.items():
+        keys = {key.partition(".")[2] for key in schema.KEYS if key.startswith(f"{section}.")}
+        assert keys == {*cls.__dataclass_fields__}
+
+
+def test_every_example_and_default_of_the_schema_is_accepted(folder):
+    for key, entry in schema.KEYS.items():
+        if entry.kind != "size":
+            assert entry.accepts(entry.example), key
+    for section, cls in (("data", DataSettings), ("optimizer", OptimizerSettings)):
+        for name, field in cls.__dataclass_fields__.items():
+            assert field.default is field.default_factory or schema.KEYS[f"{section}.{name}"].accepts(field.default)
+
+
+# --- debug presets ---------------------------------------------------------------------------------------------------
+
+
+def test_notes_say_what_a_preset_changed_and_nothing_else(folder):
+    settings = config.load([M, "debug=fast"], folder)
+    assert settings.debug_name == "fast"
+    assert (settings.steps, settings.data.eval_batches, settings.callbacks["log"]["every"]) == (6, 2, 1)
+    assert settings.notes[0] == "debug=fast changes:"
+    plain = config.load([M], folder)
+    assert any(note.startswith(f"  steps=6, not {plain.steps} ") for note in settings.notes)
+    before, after = dict(schema.leaves(plain.resolved)), dict(schema.leaves(settings.resolved))
+    noted = [note.split("=")[0].strip() for note in settings.notes[1:]]
+    assert sorted(noted) == sorted(key for key in after if before[key] != after[key])
+
+
+def test_the_command_line_beats_a_preset_and_the_notes_say_so(folder):
+    settings = config.load([M, "debug=fast", "steps=20"], folder)
+    assert settings.steps == 20
+    assert "  steps=20 stays, as typed" in settings.notes
+    assert not any("steps=6" in note for note in settings.notes)
+
+
+def test_overfit_says_what_evaluation_sees(folder):
+    settings = config.load([M, "debug=overfit", "optimizer.warmup=10"], folder)
+    assert (settings.data.overfit, settings.optimizer.weight_decay) == (1, 0.0)
+    assert any("data.overfit=1" in note and "evaluation sees them too" in note for note in settings.notes)
+
+
+def test_nan_switches_the_checks_on_in_the_chosen_mode(folder):
+    settings = config.load([M, "debug=nan", "mode=eager"], folder)
+    assert settings.check_numerics
+    assert settings.mode.name == "eager"
+
+
+def test_profile_traces_within_the_run(folder):
+    settings = config.load([M, "debug=profile"], folder)
+    assert settings.callbacks["profile"]["at"] + settings.callbacks["profile"]["steps"] <= settings.steps
+
+
+# --- resume ----------------------------------------------------------------------------------------------------------
+
+
+def test_resume_latest_is_the_newest_run_of_this_recipe_and_mode(folder):
+    runs = folder / "runs/mnist/graph"
+    for name in ("2029-12-31_23-59-59", "zzz", *(f"2030-01-01_00-00-00{suffix}" for suffix in ("", "-2", "-10"))):
+        (runs / name).mkdir(parents=True)
+    (folder / "runs/mnist/xla/2031-01-01_00-00-00").mkdir(parents=True)
+    settings = config.load([M, "resume=latest"], folder)
+    assert (settings.resume, settings.run_dir) == ("latest", runs / "2030-01-01_00-00-00-10")
+
+
+def test_resume_latest_with_a_run_dir_needs_the_folder_only(folder):
+    (folder / "out").mkdir()
+    assert config.load([M, "resume=latest", "run_dir=out"], folder).run_dir == folder / "out"
+
+
+def test_resume_takes_a_run_folder_or_a_checkpoint(folder):
+    write(folder, {"out/checkpoints/step-00000005.npz": "", "out/run.json": "{}"})
+    assert config.load([M, "resume=out"], folder).resume == str(folder / "out")
+    file = "out/checkpoints/step-00000005.npz"
+    assert config.load([M, "do=evaluate", f"resume={file}"], folder).resume == str(folder / file)
+
+
+# --- building --------------------------------------------------------------------------------------------------------
+
+
+def test_instantiate_gives_plain_containers_and_the_callers_objects(folder):
+    write(folder, {"thing.py": (
+        "class Thing:\n    def __init__(self, sizes, extra):\n        self.sizes, self.extra = sizes, extra\n"
+    )})
+    install_recipes(folder)
+    extra = object()
+    thing = config.instantiate({"_target_": "thing.Thing", "sizes": [1, {"a": 2}]}, extra=extra)
+    assert type(thing.sizes) is list
+    assert type(thing.sizes[1]) is dict
+    assert thing.extra is extra
+
+
+def test_instantiate_shows_the_cause(folder):
+    write(folder, {"broken.py": "class Broken:\n    def __init__(self, inner=None): raise KeyError('the cause')\n"})
+    install_recipes(folder)
+    with pytest.raises(KeyError, match="the cause"):
+        config.instantiate({"_target_": "broken.Broken"})
+    with pytest.raises(KeyError, match="the cause"):
+        config.instantiate({"_target_": "broken.Broken", "inner": {"_target_": "broken.Broken"}})
+
+
+def test_instantiate_refuses_foreign_targets(folder):
+    with pytest.raises(ConfigError, match=r"recipes\.\*, modetrain\.\*"):
+        config.instantiate({"_target_": "subprocess.run", "args": ["true"]})
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def python(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(Path(config.__file__).parents[1])}
+    return subprocess.run(
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["recipe=mnsit"],
+        [M, "steps=x"],
+        [M, "debug=overfit", "recipe._target_=recipes.mnist.X"],
+        [M, "mode=xla", "mode.strict=true"],
+        ["-m", M, "mode=eager,grpah"],
+    ],
+)
+def test_a_real_process_answers_without_importing_tensorflow(folder, words):
+    code = (
+        "import sys\nfrom modetrain.__main__ import main\ncode = main(sys.argv[1:])\n"
+        "heavy = {'tensorflow', 'keras', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = python(folder, "-c", code, *words)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.startswith("modetrain: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_good_command_line_prints_its_config_without_tensorflow(folder):
+    code = "import sys\nfrom modetrain.__main__ import main\nmain(sys.argv[1:])\nassert 'tensorflow' not in sys.modules"
+    done = python(folder, "-c", code, M, "steps=50", "--cfg", "job")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^steps: 50$", done.stdout, re.M)
+    assert re.search(r"^  compile: graph$", done.stdout, re.M)
+
+
+def test_the_users_recipes_override_and_add_with_and_without_an_init_file(folder):
+    write(folder, {"recipes/models.py": "WHOSE = 'the user'\n", "recipes/added.py": "WHOSE = 'the user'\n"})
+    code = (
+        "import pathlib, sys\nsys.path = [p for p in sys.path if p]\nfrom modetrain import paths\n"
+        "paths.install_recipes(pathlib.Path.cwd())\nimport importlib.util, recipes.added, recipes.models\n"
+        "print(recipes.models.WHOSE, recipes.added.WHOSE, importlib.util.find_spec('recipes.mnist').origin)\n"
+        "print(getattr(recipes, 'INIT', 'no init'))"
+    )
+    expected = f"the user the user {shipped() / 'recipes' / 'mnist.py'}\n"
+    assert python(folder, "-c", code).stdout == expected + "no init\n"
+    write(folder, {"recipes/__init__.py": "INIT = 'init was run'\n"})
+    assert python(folder, "-c", code).stdout == expected + "init was run\n"
