@@ -79,7 +79,8 @@ def save(path: Path, state: Mapping[str, Any], *, step: int, meta: Mapping[str, 
     header = json.dumps({"step": step, "dtypes": dtypes, "meta": dict(meta)})
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "wb") as file:
-        np.savez(file, **{_META: np.frombuffer(header.encode(), np.uint8)}, **plain)
+        named: dict[str, Any] = {_META: np.frombuffer(header.encode(), np.uint8), **plain}
+        np.savez(file, **named)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

@@ -1,7 +1,7 @@
 """The clock books every second of a run to one account: what is booked inside another booking is not counted twice.
 
-    with clock.book("eval"): ...
-    clock.seconds["eval"]
+with clock.book("eval"): ...
+clock.seconds["eval"]
 """
 
 from __future__ import annotations

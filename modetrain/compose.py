@@ -165,9 +165,7 @@ def _check_keys(overrides: Sequence[Override], base: Mapping[str, Any], folders:
             _check_key(name, one, line, adds, base, folders)
 
 
-def _check_key(
-    key: str, value: str, line: str, adds: bool, base: Mapping[str, Any], folders: Sequence[Path]
-) -> None:
+def _check_key(key: str, value: str, line: str, adds: bool, base: Mapping[str, Any], folders: Sequence[Path]) -> None:
     parent, _, leaf = key.rpartition(".")
     section_there, section = _lookup(base, parent) if parent else (True, base)
     # Whether code takes what is added is for `targets.py` to say.

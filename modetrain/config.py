@@ -121,9 +121,7 @@ def _absolute(path: str, cwd: Path) -> Path:
     return cwd / Path(path).expanduser()
 
 
-def _notes(
-    composition: Composition, arguments: Sequence[str], folders: Sequence[Path], cwd: Path
-) -> tuple[str, ...]:
+def _notes(composition: Composition, arguments: Sequence[str], folders: Sequence[Path], cwd: Path) -> tuple[str, ...]:
     """What a debug preset changed, seen by composing without it, so that no note claims what did not happen."""
     preset = composition.choices.get("debug")
     if preset is None:

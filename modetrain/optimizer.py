@@ -1,9 +1,9 @@
-"""An optimizer is a Keras update rule and everything the library does around it, in one fixed order.
+"""An optimizer is an update rule and everything the library does around it, in one fixed order.
 
     gradients of the mean over the batch -> unscale -> finite? -> accumulate -> clip by global norm -> apply -> average
 
-Clipping, accumulation, loss scaling, averaging and schedules are done here and not by Keras's own arguments, which are
-silently wrong or broken with more than one replica. Whatever the settings do not ask for is not compiled at all.
+None of it is left to Keras's optimizers, whose clipping, accumulation, averaging and loss scaling are silently wrong or
+broken with more than one replica. Whatever the settings do not ask for is not compiled at all.
 """
 
 from __future__ import annotations
@@ -16,19 +16,10 @@ import tensorflow as tf
 
 from modetrain.schedule import learning_rate_at
 from modetrain.settings import OptimizerSettings
+from modetrain.update_rules import slot_like, update_rule
 
 _FIRST_SCALE = 2.0**15
 _STEPS_TO_DOUBLE = 2000  # as in Micikevicius et al., "Mixed Precision Training" (2018)
-
-
-def _rule(settings: OptimizerSettings) -> keras.optimizers.Optimizer:
-    shared = {"learning_rate": settings.learning_rate, "weight_decay": settings.weight_decay or None}
-    if settings.name == "sgd":
-        return keras.optimizers.SGD(momentum=settings.momentum, nesterov=settings.nesterov, **shared)
-    betas = {"beta_1": settings.beta_1, "beta_2": settings.beta_2, "epsilon": settings.epsilon}
-    if settings.name == "adam":
-        return keras.optimizers.Adam(**betas, **shared)
-    return keras.optimizers.AdamW(**betas, **{**shared, "weight_decay": settings.weight_decay})
 
 
 class Optimizer:
@@ -43,7 +34,7 @@ class Optimizer:
 
     Attributes:
       trainable: the variables it updates.
-      rule: the Keras optimizer underneath.
+      updates: int64 variable, updates made so far.
       averages: the moving average of each variable, empty without `ema`.
 
     Raises:
@@ -65,21 +56,11 @@ class Optimizer:
             )
         self.settings = settings
         self.trainable = list(variables)
-        self.rule = _rule(settings)
-        self.rule.build(self.trainable)
+        self.updates = keras.Variable(0, dtype="int64", trainable=False, name="updates")
+        self._rule = update_rule(self.trainable, settings)
         self._steps = steps
-
-        def like(variable, name):
-            return keras.Variable(
-                lambda shape, dtype: tf.zeros(shape, dtype),
-                shape=variable.shape,
-                dtype=variable.dtype,
-                trainable=False,
-                name=name,
-            )
-
-        self.accumulators = [like(v, "accumulator") for v in self.trainable] if settings.accumulate > 1 else []
-        self.averages = [like(v, "average") for v in self.trainable] if settings.ema is not None else []
+        self.accumulators = [slot_like(v, "accumulator") for v in self.trainable] if settings.accumulate > 1 else []
+        self.averages = [slot_like(v, "average") for v in self.trainable] if settings.ema is not None else []
         for average, variable in zip(self.averages, self.trainable, strict=False):
             average.assign(variable)
         self.loss_scale = keras.Variable(_FIRST_SCALE, trainable=False, name="loss_scale") if loss_scaling else None
@@ -89,9 +70,9 @@ class Optimizer:
     def variables(self) -> list[keras.Variable]:
         """Everything a checkpoint must hold: the rule's slots, averages, accumulators and the loss scale."""
         scaling = [v for v in (self.loss_scale, self._good_steps) if v is not None]
-        return [*self.rule.variables, *self.averages, *self.accumulators, *scaling]
+        return [self.updates, *self._rule.slots, *self.averages, *self.accumulators, *scaling]
 
-    def learning_rate(self, step: tf.Tensor | int) -> tf.Tensor | float:
+    def learning_rate(self, step: tf.Tensor | int) -> tf.Tensor:
         """Learning rate of the update that begins at `step` (number of updates completed before it)."""
         return learning_rate_at(self.settings, step, self._steps)
 
@@ -129,11 +110,11 @@ class Optimizer:
           ValueError: when no variable has a gradient, or a variable is not this optimizer's.
         """
         indexed = self._indexed(gradients, variables)
+        indices = [i for i, _ in indexed]
+        finals = [tf.convert_to_tensor(g) for _, g in indexed]
         if self.accumulators:
             self.accumulate(gradients, variables)
-            indexed = [(i, tf.identity(self.accumulators[i].value)) for i, _ in indexed]
-        targets = [self.trainable[i] for i, _ in indexed]
-        finals = [g for _, g in indexed]
+            finals = [tf.identity(self.accumulators[i].value) for i in indices]
         seen = {}
 
         if self.settings.clip_norm is not None:
@@ -146,15 +127,16 @@ class Optimizer:
             seen["grad_norm"] = (norm, tf.cast(watch, norm.dtype))
 
         def update():
-            if self.settings.schedule != "constant" or self.settings.warmup:
-                self.rule.learning_rate.assign(tf.cast(self.learning_rate(step), self.rule.learning_rate.dtype))
-            self.rule.apply(finals, targets)
+            rate, count = self.learning_rate(step), tf.identity(self.updates.value)
+            for index, gradient in zip(indices, finals, strict=True):
+                self._rule.apply(index, self.trainable[index], gradient, rate, count)
+            self.updates.value.assign_add(1)
             self._average(step)
 
         if self.loss_scale is None or self._good_steps is None:
             update()
         else:
-            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(tf.convert_to_tensor(g))) for g in finals])
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in finals])
             seen["loss_scale"] = (tf.identity(self.loss_scale.value), tf.constant(1.0))
             seen["skipped"] = (1.0 - tf.cast(finite, tf.float32), tf.constant(1.0))
             tf.cond(finite, _returning_nothing(update), lambda: tf.constant(0))

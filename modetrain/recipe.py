@@ -99,6 +99,8 @@ class Recipe:
     def prepare(self, batch: Batch, *, seed: tf.Tensor, training: bool) -> Batch:
         """Prepares one batch in the input pipeline (`Dataset.map`), for example augments it.
 
+        Where there is nothing to prepare (see `prepares`) whole blocks of batches are gathered at once instead.
+
         Args:
           batch: raw examples; images as they are stored, mostly uint8 [examples, height, width, channels].
           seed: int32 [2], a function of (seed, step), for `tf.random.stateless_*`.
@@ -108,6 +110,11 @@ class Recipe:
           The batch that the step gets. uint8 images are scaled to float32 in [0, 1] as a step begins.
         """
         return batch
+
+    @property
+    def prepares(self) -> bool:
+        """Whether `prepare` has anything to do: by default, whether the recipe has one of its own."""
+        return type(self).prepare is not Recipe.prepare
 
     def show(self) -> Mapping[str, tf.Tensor]:
         """Images for TensorBoard at each evaluation: {name: float [n, height, width, channels] in [0, 1]}."""
@@ -340,11 +347,15 @@ class Recipe:
 
 def scaled(batch: Batch) -> Batch:
     """The batch with uint8 features of rank 3 or more (images) as float32 in [0, 1]."""
-    return {k: tf.cast(v, tf.float32) / 255.0 if v.dtype == tf.uint8 and v.shape.rank >= 3 else v for k, v in batch.items()}
+    return {
+        k: tf.cast(v, tf.float32) / 255.0 if v.dtype == tf.uint8 and v.shape.rank >= 3 else v for k, v in batch.items()
+    }
 
 
 def _examples(batch: Batch) -> int:
-    return next(iter(batch.values())).shape[0]
+    size = next(iter(batch.values())).shape[0]
+    assert size is not None  # blocks have static shapes
+    return size
 
 
 def _merged(early: Sequence[tf.Tensor], last: tf.Tensor) -> tf.Tensor:

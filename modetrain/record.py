@@ -53,7 +53,7 @@ def describe(run: Trainer, settings: Settings, source: Source, error: BaseExcept
     """The contents of run.json at this moment."""
     clock = run.clock
     busy = clock.seconds["steps"] + clock.seconds["data"]
-    described = {
+    described: dict[str, Any] = {
         "recipe": settings.recipe_name,
         "steps": run.step,
         "steps_wanted": run.steps,

@@ -12,7 +12,17 @@ from modetrain.recipe import Recipe
 from modetrain.settings import Settings
 
 # What may change without changing what the same steps compute.
-_HARMLESS = ("mode.name", "mode.steps_per_call", "mode.debug_data", "callbacks", "do", "debug", "notes", "run_dir", "resume")
+_HARMLESS = (
+    "mode.name",
+    "mode.steps_per_call",
+    "mode.debug_data",
+    "callbacks",
+    "do",
+    "debug",
+    "notes",
+    "run_dir",
+    "resume",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +47,7 @@ def place(settings: Settings, say: Callable[[str], None]) -> Place:
     # `latest` without a run folder was resolved to one when the configuration was checked.
     owner = settings.run_dir if settings.resume == "latest" else Path(settings.resume)
     assert owner is not None
+    found: tuple[Path, ...]
     if owner.suffix == ".npz":
         found, owner = (owner,), owner.parent.parent
     else:

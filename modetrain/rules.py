@@ -40,7 +40,9 @@ COUNTS_ONLY_WITH = (
     _optimizer("beta_2", "adam", "adamw"),
     _optimizer("epsilon", "adam", "adamw"),
     Only(
-        key="optimizer.final_fraction", other="optimizer.schedule", values=("cosine", "linear"),
+        key="optimizer.final_fraction",
+        other="optimizer.schedule",
+        values=("cosine", "linear"),
         override="optimizer.schedule",
     ),
     Only(key="data.path", other="data.source", values=("folder",), override="data.source"),
@@ -84,7 +86,6 @@ def _get(settings: Settings, key: str) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
     return value
-
 
 
 def _path(path: Path | str) -> str:
@@ -267,5 +268,16 @@ def evaluate(settings: Settings) -> str | None:
 
 Rule = Callable[[Settings], str | None]
 RULES: tuple[Rule, ...] = (
-    mode, numerics, accumulate, warmup, nesterov, bundled, folder, data_dir, profile, run_dir, resume, evaluate,
+    mode,
+    numerics,
+    accumulate,
+    warmup,
+    nesterov,
+    bundled,
+    folder,
+    data_dir,
+    profile,
+    run_dir,
+    resume,
+    evaluate,
 )

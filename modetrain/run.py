@@ -57,7 +57,7 @@ def run(settings: Settings) -> int:
         source = sources.load(settings.data, say=say)
         say(f"data: {source.description}")
         recipe = build_recipe(settings, source)
-        data = Data(source, settings.data, seed=settings.seed, prepare=_own_prepare(recipe))
+        data = Data(source, settings.data, seed=settings.seed, prepare=recipe.prepare if recipe.prepares else None)
         restored = resume.restore(where, recipe, settings, say)
 
     if settings.check_numerics:
@@ -123,7 +123,9 @@ def apply_mode(mode: Mode, say) -> bool:
         tf.config.optimizer.set_experimental_options(passes)
     if mode.deterministic:
         if mode.compile == "xla" and not tf.config.list_physical_devices("GPU"):
-            say("mode.deterministic=true: XLA on a CPU is deterministic as it is; TensorFlow's own switch stays off there")
+            say(
+                "mode.deterministic=true: XLA on a CPU is deterministic as it is; TensorFlow's own switch stays off there"
+            )
         else:
             tf.config.experimental.enable_op_determinism()
     if mode.compile != "xla":
@@ -160,10 +162,6 @@ def build_recipe(settings: Settings, source: sources.Source) -> Recipe:
         return model(image_shape=image_shape, classes=classes)
 
     return instantiate(settings.recipe, model=build_model, optimizer=optimizer, info=info)
-
-
-def _own_prepare(recipe: Recipe):
-    return None if type(recipe).prepare is Recipe.prepare else recipe.prepare
 
 
 def _callbacks(settings: Settings, writer, console: Console, restored) -> list[Callback]:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from modetrain.settings import OptimizerSettings
 
 
-def learning_rate_at(settings: OptimizerSettings, step: tf.Tensor | int, steps: int) -> tf.Tensor | float:
+def learning_rate_at(settings: OptimizerSettings, step: tf.Tensor | int, steps: int) -> tf.Tensor:
     """Learning rate of the update that begins at `step` of `steps`.
 
     Rises linearly over `settings.warmup` updates (the first update already moves), then is constant, or falls to
@@ -17,9 +17,9 @@ def learning_rate_at(settings: OptimizerSettings, step: tf.Tensor | int, steps: 
     reaches with the last update.
 
     Returns:
-      A float64 scalar tensor, or the Python float for a constant schedule without warm-up.
+      A float64 scalar.
     """
-    peak = settings.learning_rate
+    peak = tf.constant(settings.learning_rate, tf.float64)
     if settings.schedule == "constant" and not settings.warmup:
         return peak
     now = tf.cast(step, tf.float64)

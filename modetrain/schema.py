@@ -104,7 +104,7 @@ class Key:
         if self.kind == "int" and isinstance(value, float) and math.isfinite(value) and self.accepts(int(value)):
             return int(value)
         if self.kind == "str" and value is not None and not isinstance(value, str | list | dict) and not self.choices:
-            return f'\'"{value}"\''
+            return f"'\"{value}\"'"
         return self.example
 
 
@@ -115,46 +115,82 @@ def _every(what: str, at_least: int) -> Key:
 
 KEYS: Mapping[str, Key] = {
     "steps": Key(
-        kind="int", help="number of updates", example=1000, at_least=1, common=True,
+        kind="int",
+        help="number of updates",
+        example=1000,
+        at_least=1,
+        common=True,
         also=("epochs", "num_steps", "max_steps", "train_steps", "iterations"),
     ),
     "seed": Key(
-        kind="int", help="every random draw is a function of it and the step", example=0,
-        at_least=0, at_most=2**63 - 1, common=True, also=("random_seed",),
+        kind="int",
+        help="every random draw is a function of it and the step",
+        example=0,
+        at_least=0,
+        at_most=2**63 - 1,
+        common=True,
+        also=("random_seed",),
     ),
     "run_dir": Key(
-        kind="str", help="the run folder; null is runs/<recipe>/<mode>/<time>", example="runs/mine", optional=True,
-        common=True, also=("output_dir", "out_dir", "logdir", "log_dir", "output", "dir"),
+        kind="str",
+        help="the run folder; null is runs/<recipe>/<mode>/<time>",
+        example="runs/mine",
+        optional=True,
+        common=True,
+        also=("output_dir", "out_dir", "logdir", "log_dir", "output", "dir"),
     ),
     "resume": Key(
-        kind="str", help="latest, or the path of a run folder or a checkpoint", example="latest", optional=True,
-        common=True, also=("checkpoint", "ckpt", "restore", "load"),
+        kind="str",
+        help="latest, or the path of a run folder or a checkpoint",
+        example="latest",
+        optional=True,
+        common=True,
+        also=("checkpoint", "ckpt", "restore", "load"),
     ),
     "check_numerics": Key(
-        kind="bool", help="stop at the first NaN or infinity and name the op that made it", example=True,
+        kind="bool",
+        help="stop at the first NaN or infinity and name the op that made it",
+        example=True,
         also=("check_nan", "detect_nan", "nan"),
     ),
     "do.name": Key(kind="str", help="what is done with the run", example="train", choices=("train", "evaluate")),
     "data.name": Key(
-        kind="str", help="TFDS data set (mnist, fashion_mnist, ...)", example="mnist", common=True, also=("dataset",),
+        kind="str",
+        help="TFDS data set (mnist, fashion_mnist, ...)",
+        example="mnist",
+        common=True,
+        also=("dataset",),
     ),
     "data.source": Key(
-        kind="str", help="where data comes from; auto is TFDS, else the bundled sample", example="auto",
-        choices=("auto", "tfds", "bundled", "folder"), common=True,
+        kind="str",
+        help="where data comes from; auto is TFDS, else the bundled sample",
+        example="auto",
+        choices=("auto", "tfds", "bundled", "folder"),
+        common=True,
     ),
     "data.dir": Key(
-        kind="str", help="TFDS data folder; null is TFDS's own", example="~/tensorflow_datasets", optional=True,
+        kind="str",
+        help="TFDS data folder; null is TFDS's own",
+        example="~/tensorflow_datasets",
+        optional=True,
         also=("data_dir",),
     ),
     "data.path": Key(
-        kind="str", help="folder of your own arrays or TFRecords", example="FOLDER", optional=True,
+        kind="str",
+        help="folder of your own arrays or TFRecords",
+        example="FOLDER",
+        optional=True,
         also=("data_path",),
     ),
     "data.download": Key(kind="bool", help="whether data that is not prepared may be downloaded", example=True),
     "data.train_split": Key(kind="str", help="TFDS split to train on", example="train"),
     "data.eval_split": Key(kind="str", help="TFDS split to evaluate on", example="test"),
     "data.batch_size": Key(
-        kind="int", help="examples in one training batch, over all devices", example=64, at_least=1, common=True,
+        kind="int",
+        help="examples in one training batch, over all devices",
+        example=64,
+        at_least=1,
+        common=True,
         also=("batch", "bs", "train_batch_size"),
     ),
     "data.eval_batch_size": Key(
@@ -164,35 +200,51 @@ KEYS: Mapping[str, Key] = {
         kind="size", help="size every image is brought to; null keeps it", example="[32,32]", optional=True
     ),
     "data.overfit": Key(
-        kind="int", help="so many training batches again and again, and evaluation sees them too; 0 is off",
-        example=1, at_least=0, also=("overfit_batches",),
+        kind="int",
+        help="so many training batches again and again, and evaluation sees them too; 0 is off",
+        example=1,
+        at_least=0,
+        also=("overfit_batches",),
     ),
     "data.eval_batches": Key(
-        kind="int", help="evaluation stops after so many batches; null sees every example once", example=10,
-        at_least=1, optional=True, also=("limit_val_batches",),
+        kind="int",
+        help="evaluation stops after so many batches; null sees every example once",
+        example=10,
+        at_least=1,
+        optional=True,
+        also=("limit_val_batches",),
     ),
-    "optimizer.name": Key(
-        kind="str", help="the update rule", example="adamw", choices=("adam", "adamw", "sgd")
-    ),
+    "optimizer.name": Key(kind="str", help="the update rule", example="adamw", choices=("adam", "adamw", "sgd")),
     "optimizer.learning_rate": Key(
-        kind="float", help="peak learning rate, after warm-up", example=0.001, above=0, common=True,
+        kind="float",
+        help="peak learning rate, after warm-up",
+        example=0.001,
+        above=0,
+        common=True,
         also=("lr",),
     ),
     "optimizer.schedule": Key(
-        kind="str", help="how the learning rate goes on after warm-up", example="cosine",
-        choices=("constant", "cosine", "linear"), also=("lr_schedule", "scheduler", "decay"),
+        kind="str",
+        help="how the learning rate goes on after warm-up",
+        example="cosine",
+        choices=("constant", "cosine", "linear"),
+        also=("lr_schedule", "scheduler", "decay"),
     ),
     "optimizer.warmup": Key(
-        kind="int", help="updates over which the learning rate rises", example=100, at_least=0,
+        kind="int",
+        help="updates over which the learning rate rises",
+        example=100,
+        at_least=0,
         also=("warmup_steps",),
     ),
     "optimizer.final_fraction": Key(
-        kind="float", help="learning rate at the last step, as a fraction of the peak", example=0.1, at_least=0,
+        kind="float",
+        help="learning rate at the last step, as a fraction of the peak",
+        example=0.1,
+        at_least=0,
         at_most=1,
     ),
-    "optimizer.weight_decay": Key(
-        kind="float", help="decoupled weight decay", example=0.004, at_least=0, also=("wd",)
-    ),
+    "optimizer.weight_decay": Key(kind="float", help="decoupled weight decay", example=0.004, at_least=0, also=("wd",)),
     "optimizer.momentum": Key(kind="float", help="of sgd", example=0.9, at_least=0, below=1),
     "optimizer.nesterov": Key(kind="bool", help="of sgd", example=True),
     "optimizer.beta_1": Key(kind="float", help="of adam and adamw", example=0.9, at_least=0, below=1, also=("beta1",)),
@@ -201,30 +253,55 @@ KEYS: Mapping[str, Key] = {
     ),
     "optimizer.epsilon": Key(kind="float", help="of adam and adamw", example=1e-7, above=0, also=("eps",)),
     "optimizer.clip_norm": Key(
-        kind="float", help="bound on the gradients' global norm; null does not clip", example=1.0, above=0,
-        optional=True, also=("clip", "grad_clip", "max_grad_norm", "clipnorm", "global_clipnorm"),
+        kind="float",
+        help="bound on the gradients' global norm; null does not clip",
+        example=1.0,
+        above=0,
+        optional=True,
+        also=("clip", "grad_clip", "max_grad_norm", "clipnorm", "global_clipnorm"),
     ),
     "optimizer.accumulate": Key(
-        kind="int", help="micro-batches a batch is cut into", example=2, at_least=1,
+        kind="int",
+        help="micro-batches a batch is cut into",
+        example=2,
+        at_least=1,
         also=("accumulate_steps", "gradient_accumulation_steps", "accumulation"),
     ),
     "optimizer.ema": Key(
-        kind="float", help="decay of the averaged weights that evaluation uses; null keeps none", example=0.999,
-        above=0, below=1, optional=True, also=("ema_decay",),
+        kind="float",
+        help="decay of the averaged weights that evaluation uses; null keeps none",
+        example=0.999,
+        above=0,
+        below=1,
+        optional=True,
+        also=("ema_decay",),
     ),
     "mode.name": Key(kind="name", help="name of the preset", example="graph"),
     "mode.compile": Key(
-        kind="str", help="eager runs Python line by line, graph traces it, xla compiles it", example="graph",
-        choices=COMPILE, common=True, also=("jit_compile", "jit", "run_eagerly"),
+        kind="str",
+        help="eager runs Python line by line, graph traces it, xla compiles it",
+        example="graph",
+        choices=COMPILE,
+        common=True,
+        also=("jit_compile", "jit", "run_eagerly"),
     ),
     "mode.strategy": Key(kind="str", help="where a step runs", example="one_device", choices=STRATEGIES),
     "mode.steps_per_call": Key(
-        kind="int", help="most steps in one call of the compiled program", example="auto", choices=("auto",),
-        at_least=1, common=True, also=("steps_per_execution", "steps_per_loop"),
+        kind="int",
+        help="most steps in one call of the compiled program",
+        example="auto",
+        choices=("auto",),
+        at_least=1,
+        common=True,
+        also=("steps_per_execution", "steps_per_loop"),
     ),
     "mode.precision": Key(
-        kind="str", help="type of number that is computed with", example="mixed_bfloat16", choices=PRECISIONS,
-        common=True, also=("dtype", "mixed_precision"),
+        kind="str",
+        help="type of number that is computed with",
+        example="mixed_bfloat16",
+        choices=PRECISIONS,
+        common=True,
+        also=("dtype", "mixed_precision"),
     ),
     "mode.deterministic": Key(kind="bool", help="only kernels that repeat bit by bit", example=True, common=True),
     "mode.strict": Key(kind="bool", help="graph bitwise equal to eager", example=True, common=True),
@@ -239,8 +316,12 @@ KEYS: Mapping[str, Key] = {
         kind="str", help="evaluation metric whose best checkpoint is kept too", example="accuracy", optional=True
     ),
     "callbacks.profile.at": Key(
-        kind="int", help="step at which a profiler trace begins; null takes none", example=50, at_least=0,
-        optional=True, common=True,
+        kind="int",
+        help="step at which a profiler trace begins; null takes none",
+        example=50,
+        at_least=0,
+        optional=True,
+        common=True,
     ),
     "callbacks.profile.steps": Key(kind="int", help="steps in the profiler trace", example=5, at_least=1, common=True),
 }
@@ -250,7 +331,6 @@ DATACLASSES: Mapping[str, type] = {"data": DataSettings, "optimizer": OptimizerS
 FREE = ("recipe", "model")  # sections whose keys are the arguments of their `_target_`
 SECTIONS = tuple(dict.fromkeys([*(key.split(".")[0] for key in KEYS), *FREE, "debug"]))
 CALLBACKS = tuple(dict.fromkeys(key.split(".")[1] for key in KEYS if key.startswith("callbacks.")))
-
 
 
 def defaults() -> dict[str, Any]:

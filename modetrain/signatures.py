@@ -16,7 +16,13 @@ from modetrain.paths import recipes_dirs, shown
 
 # Decorators that leave a signature as it is; any other may change it.
 KEEPS_SIGNATURE = (
-    "staticmethod", "classmethod", "cache", "lru_cache", "register_keras_serializable", "final", "override",
+    "staticmethod",
+    "classmethod",
+    "cache",
+    "lru_cache",
+    "register_keras_serializable",
+    "final",
+    "override",
 )
 
 

@@ -221,10 +221,13 @@ class Trainer:
         excess = sum(len(r.values) for r in self._recent) - _RECENT
         while excess >= len(self._recent[0].values):
             excess -= len(self._recent.pop(0).values)
-        parts = [Means.of(r.names, r.values[excess if i == 0 and excess > 0 else 0 :]) for i, r in enumerate(self._recent)]
+        parts = [
+            Means.of(r.names, r.values[excess if i == 0 and excess > 0 else 0 :]) for i, r in enumerate(self._recent)
+        ]
         self.results["train"] = sum(parts, Means()).means()
 
     def _explained(self, block: Block, lo: int, hi: int, *, training: bool):
         program = self.train_program if training else self.eval_program
-        return explain(self, program, {name: array[0] for name, array in block.arrays.items()}, block.first + lo, training)
-
+        return explain(
+            self, program, {name: array[0] for name, array in block.arrays.items()}, block.first + lo, training
+        )

@@ -27,9 +27,7 @@ def problems(composition: Composition) -> Iterator[str]:
             wrong_shape.add(section)
             given = composition.given(section, value)
             yield f"{given}: {section} is a section with keys of its own. Type {_option(section)}."
-    found = {
-        key: value for key, value in schema.leaves(config) if key.split(".")[0] not in wrong_shape and value != {}
-    }
+    found = {key: value for key, value in schema.leaves(config) if key.split(".")[0] not in wrong_shape and value != {}}
     yield from _unknown(found, composition)
     for key, entry in KEYS.items():
         section = key.rpartition(".")[0]

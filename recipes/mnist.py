@@ -8,7 +8,24 @@ from modetrain import Recipe
 
 
 class Digits(Recipe):
-    """Softmax classification of images: batches of `image` [n, h, w, c] in [0, 1] and `label` int32 [n]."""
+    """Softmax classification of images: batches of `image` [n, h, w, c] in [0, 1] and `label` int32 [n].
+
+    Args:
+      shift: training images are moved by up to so many pixels, each its own way; 0 leaves them as they are.
+    """
+
+    def __init__(self, *, model, optimizer, info, shift: int = 0):
+        super().__init__(model=model, optimizer=optimizer, info=info)
+        self.shift = shift
+
+    @property
+    def prepares(self):
+        return self.shift > 0
+
+    def prepare(self, batch, *, seed, training):
+        if not training:
+            return batch
+        return {**batch, "image": shifted(batch["image"], self.shift, seed)}
 
     def train_step(self, batch):
         def loss():
@@ -31,3 +48,13 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 def hits(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """1 where the most likely class is the right one, else 0: float32 [n]."""
     return tf.cast(tf.argmax(logits, axis=1, output_type=labels.dtype) == labels, tf.float32)
+
+
+def shifted(images: tf.Tensor, most: int, seed: tf.Tensor) -> tf.Tensor:
+    """Images [n, h, w, c] each moved by up to `most` pixels down or up and right or left; zeros come in at the edges."""
+    count, height, width, channels = images.shape
+    padded = tf.pad(images, [[0, 0], [most, most], [most, most], [0, 0]])
+    corner = tf.random.stateless_uniform([count, 2], seed, 0, 2 * most + 1, dtype=tf.int32)
+    rows = tf.gather(padded, corner[:, :1] + tf.range(height), batch_dims=1)
+    columns = tf.gather(tf.transpose(rows, [0, 2, 1, 3]), corner[:, 1:] + tf.range(width), batch_dims=1)
+    return tf.reshape(tf.transpose(columns, [0, 2, 1, 3]), [count, height, width, channels])

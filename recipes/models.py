@@ -37,7 +37,9 @@ def mlp(
     return keras.Model(inputs, layers.Dense(classes)(x), name="mlp")
 
 
-def gan(image_shape: tuple[int, int, int], classes: int, *, latent: int = 64, width: int = 32) -> tuple[keras.Model, keras.Model]:
+def gan(
+    image_shape: tuple[int, int, int], classes: int, *, latent: int = 64, width: int = 32
+) -> tuple[keras.Model, keras.Model]:
     """A small DCGAN (Radford et al., 2016): (generator: noise [n, latent] -> images in [0, 1], discriminator: images -> logit [n]).
 
     Raises:

@@ -236,40 +236,53 @@ WRONG_FILES = [
     # a config of their own
     ({"conf/config.yaml": "steps: 3\n"}, ["steps=3"], ["recipe= is missing"]),
     ({"conf/config.yaml": "defaults:\n  - recipe: mnist\n"}, [], ["conf/config.yaml lacks", "- model: null"]),
-    ({"conf/config.yaml": "defaults:\n  - _self_\n  - do: train\n  - mode: graph\n  - optimizer: sgd\n  - data: mnist\n"
-      "  - model: null\n  - recipe: mine\n", "conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": MINE},
-     [], ["steps is missing", "seed is missing"]),
+    (
+        {
+            "conf/config.yaml": "defaults:\n  - _self_\n  - do: train\n  - mode: graph\n  - optimizer: sgd\n  - data: mnist\n"
+            "  - model: null\n  - recipe: mine\n",
+            "conf/recipe/mine.yaml": RECIPE,
+            "recipes/mine.py": MINE,
+        },
+        [],
+        ["steps is missing", "seed is missing"],
+    ),
     # code
     ({"conf/recipe/mine.yaml": "# @package _global_\nsteps: 3\n"}, WITH, ["names no class", "_target_: recipes."]),
     ({"conf/recipe/mine.yaml": RECIPE}, WITH, ["there is no module recipes.mine"]),
     ({"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": "class Other: pass\n"}, WITH, ["mine.py has no 'Mine'"]),
     ({"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": "class Mine(\n"}, WITH, ["recipes/mine.py:1", "not Python"]),
     (
-        {"conf/recipe/mine.yaml": RECIPE + "  smothing: 0.1\n", "recipes/mine.py": (
-            "import modetrain\n\nclass Mine(modetrain.Recipe):\n"
-            "    def __init__(self, *, smoothing=0.0, model, optimizer, info): ...\n"
-        )},
+        {
+            "conf/recipe/mine.yaml": RECIPE + "  smothing: 0.1\n",
+            "recipes/mine.py": (
+                "import modetrain\n\nclass Mine(modetrain.Recipe):\n"
+                "    def __init__(self, *, smoothing=0.0, model, optimizer, info): ...\n"
+            ),
+        },
         WITH,
         ["has no argument 'smothing'", "Did you mean recipe.smoothing?"],
     ),
     (
-        {"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": (
-            "class Mine:\n    def __init__(self, smoothing, *, model, optimizer, info): ...\n"
-        )},
+        {
+            "conf/recipe/mine.yaml": RECIPE,
+            "recipes/mine.py": ("class Mine:\n    def __init__(self, smoothing, *, model, optimizer, info): ...\n"),
+        },
         WITH,
         ["recipe.smoothing is missing", "Type +recipe.smoothing="],
     ),
     (
-        {"conf/callbacks/mine.yaml": "mine:\n  _target_: callback.Mine\n  evry: 3\n", "callback.py": (
-            "import dataclasses\n\n@dataclasses.dataclass\nclass Mine:\n    every: int = 1\n"
-        )},
+        {
+            "conf/callbacks/mine.yaml": "mine:\n  _target_: callback.Mine\n  evry: 3\n",
+            "callback.py": ("import dataclasses\n\n@dataclasses.dataclass\nclass Mine:\n    every: int = 1\n"),
+        },
         [M, "callbacks=[default,mine]"],
         ["callback.Mine has no argument 'evry'", "callbacks.mine.every"],
     ),
     (
-        {"conf/recipe/mine.yaml": RECIPE + "  rate: 0.5\n", "recipes/mine.py": (
-            "class Mine:\n    def __init__(self, rate, *, model, optimizer, info): ...\n"
-        )},
+        {
+            "conf/recipe/mine.yaml": RECIPE + "  rate: 0.5\n",
+            "recipes/mine.py": ("class Mine:\n    def __init__(self, rate, *, model, optimizer, info): ...\n"),
+        },
         [*WITH, "recipe.rate=high"],
         ["recipe.rate=high", "a value like 0.5"],
     ),
@@ -350,13 +363,16 @@ def test_null_and_tilde_leave_a_group_out(folder):
 
 
 def test_the_users_files_come_before_the_shipped_ones(folder):
-    write(folder, {
-        "conf/optimizer/sgd.yaml": "name: sgd\nlearning_rate: 0.5\n",
-        "conf/recipe/mine.yaml": RECIPE + "steps: 77\n",
-        "recipes/mine.py": MINE,
-        "extra/optimizer/sgd.yaml": "name: sgd\nlearning_rate: 0.25\n",
-        "extra/mode/mine.yaml": "name: mine\ncompile: graph\nsteps_per_call: 3\n",
-    })
+    write(
+        folder,
+        {
+            "conf/optimizer/sgd.yaml": "name: sgd\nlearning_rate: 0.5\n",
+            "conf/recipe/mine.yaml": RECIPE + "steps: 77\n",
+            "recipes/mine.py": MINE,
+            "extra/optimizer/sgd.yaml": "name: sgd\nlearning_rate: 0.25\n",
+            "extra/mode/mine.yaml": "name: mine\ncompile: graph\nsteps_per_call: 3\n",
+        },
+    )
     settings = config.load([*WITH, "optimizer=sgd", "mode=mine"], folder, ["extra"])
     assert (settings.steps, settings.optimizer.learning_rate, settings.mode.steps_per_call) == (77, 0.5, 3)
     # What a short file leaves out has the dataclass's default.
@@ -461,9 +477,14 @@ def test_resume_takes_a_run_folder_or_a_checkpoint(folder):
 
 
 def test_instantiate_gives_plain_containers_and_the_callers_objects(folder):
-    write(folder, {"thing.py": (
-        "class Thing:\n    def __init__(self, sizes, extra):\n        self.sizes, self.extra = sizes, extra\n"
-    )})
+    write(
+        folder,
+        {
+            "thing.py": (
+                "class Thing:\n    def __init__(self, sizes, extra):\n        self.sizes, self.extra = sizes, extra\n"
+            )
+        },
+    )
     install_recipes(folder)
     extra = object()
     thing = config.instantiate({"_target_": "thing.Thing", "sizes": [1, {"a": 2}]}, extra=extra)

@@ -19,10 +19,26 @@ from modetrain.command_line import FLAGS
 from modetrain.paths import conf_dirs, options, shipped
 
 ISSUED = (  # names that scripts type
-    "steps", "seed", "run_dir", "resume", "data.batch_size", "data.source", "data.name", "optimizer.learning_rate",
-    "mode.compile", "mode.steps_per_call", "mode.precision", "mode.deterministic", "mode.strict", "mode.debug_data",
-    "callbacks.log.every", "callbacks.evaluate.every", "callbacks.checkpoint.every", "callbacks.checkpoint.keep",
-    "callbacks.profile.at", "callbacks.profile.steps",
+    "steps",
+    "seed",
+    "run_dir",
+    "resume",
+    "data.batch_size",
+    "data.source",
+    "data.name",
+    "optimizer.learning_rate",
+    "mode.compile",
+    "mode.steps_per_call",
+    "mode.precision",
+    "mode.deterministic",
+    "mode.strict",
+    "mode.debug_data",
+    "callbacks.log.every",
+    "callbacks.evaluate.every",
+    "callbacks.checkpoint.every",
+    "callbacks.checkpoint.keep",
+    "callbacks.profile.at",
+    "callbacks.profile.steps",
 )
 
 

@@ -77,7 +77,9 @@ def test_the_sample_is_shuffled_stratified_and_apart():
 def test_the_sample_is_what_its_readme_says():
     with np.load(bundled.SAMPLE) as sample:
         digest = hashlib.sha256(b"".join(sample[name].tobytes() for name in sorted(sample.files))).hexdigest()
-    assert digest == "83d59a604df00522d215a0a873e9663cd4fb62d19d045211869d654fac2d5198", "the bundled sample changed, and with it every result on it"
+    assert digest == "83d59a604df00522d215a0a873e9663cd4fb62d19d045211869d654fac2d5198", (
+        "the bundled sample changed, and with it every result on it"
+    )
 
 
 def test_labels_go_with_their_images():
@@ -273,7 +275,10 @@ def test_the_data_folder_may_come_from_the_environment(prepared, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"eval_split": "tset"}, "has no split 'tset'; it has test, train. Did you mean 'test'? Type data.eval_split=test."),
+        (
+            {"eval_split": "tset"},
+            "has no split 'tset'; it has test, train. Did you mean 'test'? Type data.eval_split=test.",
+        ),
         ({"eval_split": "validation"}, "it has test, train. Type data.eval_split=test."),
         ({"train_split": "train[0:0]"}, "no example is left"),
         ({"train_split": "train[a:b]"}, "TFDS cannot read it"),
@@ -578,7 +583,10 @@ def served_builder():
 
         def _split_generators(self, dl_manager):
             path = dl_manager.download(self.URL)
-            return {"train": self._generate_examples(path, slice(0, 40)), "test": self._generate_examples(path, slice(40, 60))}
+            return {
+                "train": self._generate_examples(path, slice(0, 40)),
+                "test": self._generate_examples(path, slice(40, 60)),
+            }
 
         def _generate_examples(self, path, part):
             with np.load(os.fspath(path)) as archive:
@@ -853,7 +861,10 @@ def _good(index=0, **crop):
 BAD_FOLDERS = {
     "empty": (lambda folder: None, ["holds nothing", "train.npz", "data.path="]),
     "other files": (lambda folder: (folder / "a.png").touch(), ["holds a.png", "Expected for data.train_split=train"]),
-    "no test": (lambda folder: save_npz(folder, train=some()), ["has no split 'test'; it has train", "data.eval_split"]),
+    "no test": (
+        lambda folder: save_npz(folder, train=some()),
+        ["has no split 'test'; it has train", "data.eval_split"],
+    ),
     "split of another name": (
         lambda folder: save_npz(folder, train=some(), valid=some()),
         ["it has train, valid", "Type data.eval_split=valid."],
@@ -877,7 +888,10 @@ BAD_FOLDERS = {
     ),
     "dtypes differ": (_folder_of(some(), some(image=np.ones((12, 28, 28, 1)))), ["uint8 of 28x28x1 and float64"]),
     "cut records": (_records(_good(), _good(), cut=300), ["train.tfrecord: not a whole TFRecord file"]),
-    "no records": (_raw(b"not a TFRecord file, not at all", "train.tfrecord"), ["train.tfrecord: not a whole TFRecord"]),
+    "no records": (
+        _raw(b"not a TFRecord file, not at all", "train.tfrecord"),
+        ["train.tfrecord: not a whole TFRecord"],
+    ),
     "empty records": (_records(), ["train.tfrecord: holds no record"]),
     "no Example": (_records(b"\xff\xff\xff"), ["record 0 is no tf.train.Example"]),
     "raw without sides": (

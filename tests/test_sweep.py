@@ -138,8 +138,13 @@ def test_cfg_job_prints_every_job(folder, capsys):
 def start(folder: Path, *words: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(Path(modetrain.__file__).parents[1])}
     return subprocess.Popen(
-        [sys.executable, "-m", "modetrain", *words], cwd=folder, env=environment, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-m", "modetrain", *words],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 

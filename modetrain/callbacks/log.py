@@ -81,4 +81,3 @@ class Log(Callback):
             tf.summary.scalar("speed/examples_per_s", steps * run.data.settings.batch_size / busy, step=run.step)
         self._booked, self._calls = clock.steps, clock.calls
         self._data, self._steps_time = clock.seconds["data"], clock.seconds["steps"]
-

@@ -32,7 +32,7 @@ class ProgressBar(Callback):
 
     def start(self, run):
         self._task = self._progress.add_task(
-            f"mode={run.mode.name}", total=run.steps, completed=run.step, loss="tracing" , rate=""
+            f"mode={run.mode.name}", total=run.steps, completed=run.step, loss="tracing", rate=""
         )
         self._progress.start()
 

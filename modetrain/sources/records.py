@@ -163,7 +163,7 @@ def _explained(
                     return ConfigError(f"{where}: images differ in channels ({sizes}). Save all of them alike.")
                 return ConfigError(
                     f"{where}: images differ in size ({sizes}) and data.image_size is not set, so they cannot be "
-                    "batched. Type data.image_size=[64,64], or another height and width."
+                    "batched. Type 'data.image_size=[64,64]', or another height and width."
                 )
     return ConfigError(f"{where}: cannot be read ({_first_line(error)}). Prepare or copy it anew.")
 

@@ -1,0 +1,245 @@
+"""What tests share: a tiny data set, trainers on it, and real runs of the command line.
+
+Small enough that a test can train in every mode: 40 examples of 4 x 4 pixels, models of a few units.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+ROOT = Path(__file__).parent.parent
+MODES = ("eager", "graph", "xla")
+
+
+@pytest.fixture(params=MODES)
+def mode(request) -> str:
+    """Each mode in turn: what a test pins holds in all of them."""
+    return request.param
+
+
+# --- in this process -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def source():
+    """40 training and 23 evaluation examples of 3 classes; `index` numbers them."""
+    from modetrain.sources import Source
+
+    def split(count, seed):
+        rng = np.random.default_rng(seed)
+        return {
+            "image": rng.integers(0, 256, (count, 4, 4, 1), dtype=np.uint8),
+            "label": rng.integers(0, 3, count).astype(np.int32),
+            "index": np.arange(count, dtype=np.int32),
+        }
+
+    return Source(kind="folder", description="made up", train=split(40, 1), eval=split(23, 2), classes=3)
+
+
+@pytest.fixture
+def make_data(source):
+    """Builds Data: `make_data(seed=1, prepare=..., batch_size=7)`, of the tiny source unless another is given."""
+    from modetrain.data import Data
+    from modetrain.settings import DataSettings
+
+    def make(*, seed: int = 0, prepare=None, source=source, **settings) -> Data:
+        given = {"name": "tiny", "batch_size": 8, "eval_batch_size": 10, **settings}
+        return Data(source, DataSettings(**given), seed=seed, prepare=prepare)
+
+    return make
+
+
+@pytest.fixture
+def mlp():
+    """Builds a small model with dropout; `mlp(dropout=0.0, units=0)` is a linear one."""
+    import keras
+    from keras import layers
+
+    def builder(*, units: int = 5, dropout: float = 0.3, dtype=None, regularizer=None):
+        def build(image_shape, classes):
+            x = inputs = keras.Input(image_shape, dtype=dtype if dtype == "float64" else None)
+            x = layers.Flatten(dtype=dtype)(x)
+            if units:
+                x = layers.Dense(units, activation="relu", dtype=dtype, kernel_regularizer=regularizer)(x)
+            if dropout:
+                x = layers.Dropout(dropout, dtype=dtype)(x)
+            return keras.Model(inputs, layers.Dense(classes, dtype=dtype, kernel_regularizer=regularizer)(x))
+
+        return build
+
+    return builder
+
+
+@pytest.fixture
+def make_recipe(mlp):
+    """Builds a recipe: `make_recipe(Digits, model=mlp(units=0), learning_rate=0.1, clip_norm=1.0)`.
+
+    What is no argument of its own is a setting of the optimizer; the recipe's weights are a function of `seed`.
+    """
+    import keras
+
+    from modetrain.optimizer import Optimizer
+    from modetrain.recipe import Info
+    from modetrain.settings import OptimizerSettings
+    from recipes.mnist import Digits
+
+    def make(cls=Digits, *, model=None, seed=0, steps=10, batch_size=8, loss_scaling=False, options=None, **settings):
+        keras.utils.set_random_seed(seed)
+        chosen = OptimizerSettings(**{"name": "sgd", "learning_rate": 0.5, **settings})
+
+        def optimizer(variables, **changes):
+            changed = dataclasses.replace(chosen, **changes)
+            return Optimizer(variables, changed, steps=steps, loss_scaling=loss_scaling)
+
+        info = Info(
+            image_shape=(4, 4, 1),
+            classes=3,
+            train_examples=40,
+            eval_examples=23,
+            batch_size=batch_size,
+            steps=steps,
+            seed=seed,
+        )
+        return cls(model=model or mlp(), optimizer=optimizer, info=info, **(options or {}))
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(make_recipe, make_data, tmp_path):
+    """Builds a trainer: `make_trainer("xla", Recipe, steps=5, callbacks=[...], data={...}, mode={...}, ema=0.9)`.
+
+    What is no argument of its own goes to `make_recipe`. What is said stays in `trainer.said`.
+    """
+    from modetrain.mode import Mode
+    from modetrain.trainer import Trainer
+
+    own = ("callbacks", "folder", "step", "watch_every", "clock", "command")
+
+    def make(compile, cls=None, *, recipe=None, steps=10, seed=0, data=None, mode=None, **given):
+        batch_size = (data or {}).get("batch_size", 8)
+        trainer_arguments = {name: given.pop(name) for name in own if name in given}
+        if recipe is None:
+            classes = (cls,) if cls is not None else ()
+            recipe = make_recipe(*classes, steps=steps, seed=seed, batch_size=batch_size, **given)
+        said: list[str] = []
+        trainer = Trainer(
+            recipe=recipe,
+            mode=Mode(**{"name": compile, "compile": compile, **(mode or {})}),
+            data=make_data(seed=seed, **(data or {})),
+            steps=steps,
+            say=said.append,
+            **{"folder": tmp_path, **trainer_arguments},
+        )
+        trainer.said = said
+        return trainer
+
+    return make
+
+
+@pytest.fixture
+def scalars():
+    """Reads event files: `scalars(folder)` is {tag: {step: value}}."""
+    return read_scalars
+
+
+def read_scalars(folder: Path) -> dict[str, dict[int, float]]:
+    import tensorflow as tf
+    from tensorflow.core.util import event_pb2
+
+    found: dict[str, dict[int, float]] = {}
+    for file in sorted(folder.glob("events.out.tfevents.*")):
+        for record in tf.data.TFRecordDataset(str(file)):
+            event = event_pb2.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                array = tf.make_ndarray(value.tensor)
+                if array.ndim == 0 and array.dtype.kind == "f":
+                    found.setdefault(value.tag, {})[event.step] = float(array)
+    return found
+
+
+# --- in processes of their own ---------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run of the command line that has ended."""
+
+    folder: Path
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Mapping[str, Any]:
+        return json.loads((self.folder / "run.json").read_text())
+
+    @property
+    def digest(self) -> str:
+        return self.json["results"]["state_digest"]
+
+    @property
+    def scalars(self) -> dict[str, dict[int, float]]:
+        return read_scalars(self.folder)
+
+
+class CommandLine:
+    """Starts `python -m modetrain` in a folder with a user's own recipes; TensorFlow has two threads."""
+
+    def __init__(self, cwd: Path):
+        self.cwd = cwd
+
+    def start(self, *words: str, python: tuple[str, ...] = ("-m", "modetrain")) -> subprocess.Popen:
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return subprocess.Popen(
+            [sys.executable, *python, *words],
+            cwd=self.cwd,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, process: subprocess.Popen, folder: Path, typed: str = "") -> Run:
+        out, err = process.communicate(typed, timeout=300)
+        return Run(folder=folder, code=process.returncode, out=out, err=err)
+
+    def run(self, *words: str, folder: str, typed: str = "") -> Run:
+        return self.finish(self.start(*words, f"run_dir={folder}"), self.cwd / folder, typed)
+
+    def kill_after(self, step: int, signum: int, *words: str, folder: str) -> Run:
+        """Sends a signal as soon as a checkpoint of `step` or later is there."""
+        from modetrain import checkpoint
+
+        process = self.start(*words, f"run_dir={folder}")
+        path = self.cwd / folder
+        while process.poll() is None and max(checkpoint.steps_of(path), default=-1) < step:
+            time.sleep(0.002)
+        process.send_signal(signum)
+        return self.finish(process, path)
+
+
+@pytest.fixture
+def cli(tmp_path) -> CommandLine:
+    """The command line in an empty folder."""
+    return CommandLine(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_cli(tmp_path_factory) -> CommandLine:
+    """The command line in a folder that the tests of a file share."""
+    return CommandLine(tmp_path_factory.mktemp("cli"))

@@ -1,0 +1,221 @@
+"""Data: position is (seed, step). Any batch can be asked for, and streaming from any step on gives the same ones."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from modetrain.sources import Source
+
+
+def numbers(batch) -> list[int]:
+    """Which examples are in a batch."""
+    return batch["index"].numpy().ravel().tolist()
+
+
+def many(count) -> Source:
+    """Examples that are numbers and nothing else."""
+    split = {"index": np.arange(count), "label": np.zeros(count, np.int32)}
+    return Source(kind="folder", description="numbers", train=split, eval=split, classes=1)
+
+
+def streamed(data, first, length, count):
+    """The batches of `count` steps from `first` on, as they come in blocks of `length`."""
+    found = []
+    for block in itertools.islice(data.train_blocks(first, length), -(-count // length)):
+        assert block.first == first + len(found)
+        assert block.length == length
+        found += [{name: array[n] for name, array in block.arrays.items()} for n in range(length)]
+    return found[:count]
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+
+
+# --- order -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_epoch_is_a_permutation_of_its_own(make_data, source):
+    data = make_data()
+    epochs = [[n for step in range(5 * e, 5 * e + 5) for n in numbers(data.batch(step))] for e in range(4)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(40))
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert list(range(40)) not in epochs
+
+
+def test_epochs_follow_each_other_without_gaps(make_data):
+    data = make_data(batch_size=7)  # 40 = 5 * 7 + 5: batch 5 holds the end of one epoch and the start of the next
+    stream = [n for step in range(40) for n in numbers(data.batch(step))]
+    for epoch in range(7):
+        assert sorted(stream[40 * epoch : 40 * epoch + 40]) == list(range(40))
+
+
+def test_a_batch_may_be_larger_than_an_epoch(make_data):
+    counts = np.bincount(numbers(make_data(batch_size=100).batch(3)), minlength=40)
+    assert counts.sum() == 100
+    assert set(counts) == {2, 3}
+
+
+def test_images_keep_their_labels(make_data, source):
+    batch = make_data().batch(12)
+    for name in ("image", "label"):
+        np.testing.assert_array_equal(batch[name], source.train[name][batch["index"]])
+
+
+def test_two_data_objects_agree(make_data):
+    one, other = make_data(seed=3), make_data(seed=3)
+    other.batch(17)  # what was asked for before does not matter
+    for step in (0, 4, 5, 1000, 10**12):
+        same(one.batch(step), other.batch(step))
+
+
+@pytest.mark.parametrize("other", [1, 2, 256, 2**31, 2**32, 2**63 - 1])
+def test_another_seed_is_another_order(make_data, other):
+    assert numbers(make_data(seed=0).batch(0)) != numbers(make_data(seed=other).batch(0))
+
+
+def test_orders_are_as_different_as_those_of_a_die(make_data):
+    """No epoch resembles another one, another seed's, or the order in the file: correlations are those of chance."""
+    orders = [np.arange(4000)]
+    for seed in (0, 1, 2):
+        data = make_data(seed=seed, batch_size=4000, source=many(4000))
+        orders += [np.argsort(numbers(data.batch(epoch))) for epoch in (0, 1, 2, 3, 256)]
+    found = np.abs(np.corrcoef(orders)[np.triu_indices(len(orders), 1)])
+    assert found.max() < 5 / np.sqrt(4000), "five standard deviations"
+    # Examples that were in one batch of 64 meet again in another epoch as often as chance has it.
+    batches = np.array(orders[1:]) // 64
+    for one, other in itertools.combinations(batches, 2):
+        meeting = np.unique(one * 100 + other, return_counts=True)[1]
+        assert (meeting * (meeting - 1)).sum() / (4000 * 63 * 63 / 3999) == pytest.approx(1, abs=0.1)
+
+
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+@pytest.mark.parametrize(("first", "length"), [(0, 1), (0, 4), (3, 4), (13, 5), (1000, 3)])
+def test_blocks_hold_the_batches_of_their_steps(make_data, prepared, first, length):
+    def prepare(batch, *, seed, training):
+        return {**batch, "noise": tf.random.stateless_uniform([8], seed)}
+
+    data = make_data(prepare=prepare if prepared else None)
+    for step, batch in enumerate(streamed(data, first, length, 9), first):
+        same(batch, data.batch(step))
+
+
+def test_two_streams_of_one_data_do_not_disturb_each_other(make_data):
+    data = make_data()
+    one, other = data.train_blocks(0, 2), data.train_blocks(6, 2)
+    blocks = [next(one), next(other), next(one), next(other)]
+    assert [block.first for block in blocks] == [0, 6, 2, 8]
+    for block in blocks:
+        assert numbers(block.arrays) == numbers(data.batch(block.first)) + numbers(data.batch(block.first + 1))
+
+
+def test_automatic_block_lengths_fit_a_budget(make_data):
+    data = make_data()
+    assert data.steps_per_call("auto") == 100, "tiny batches: as many as it takes"
+    assert data.steps_per_call(7) == 7
+
+    def large(batch, *, seed, training):
+        return {**batch, "padding": tf.zeros([8, 2**18])}  # 8 MiB a batch
+
+    assert make_data(prepare=large).steps_per_call("auto") == 7, "64 MiB hold 7 of them and their images"
+
+    def huge(batch, *, seed, training):
+        return {**batch, "padding": tf.zeros([8, 2**22])}
+
+    assert make_data(prepare=huge).steps_per_call("auto") == 1
+
+
+# --- prepare ---------------------------------------------------------------------------------------------------------
+
+
+def test_prepare_sees_raw_examples_and_a_seed_of_the_step(make_data):
+    seen = []
+
+    def prepare(batch, *, seed, training):
+        seen.append((tf.executing_eagerly(), batch["image"].dtype, seed.dtype, tuple(seed.shape), training))
+        return {**batch, "seed": tf.tile(seed[tf.newaxis], [8, 1])}
+
+    data = make_data(prepare=prepare)
+    batches = streamed(data, 0, 4, 12)
+    assert seen == [(False, tf.uint8, tf.int32, (2,), True)], "once, as Dataset.map traces it"
+    seeds = [tuple(batch["seed"].numpy()[0]) for batch in batches]
+    assert len(set(seeds)) == 12
+    assert seeds[7:12] == [tuple(batch["seed"].numpy()[0]) for batch in streamed(data, 7, 1, 5)]
+    other = streamed(make_data(seed=1, prepare=prepare), 0, 4, 12)
+    assert not set(seeds) & {tuple(batch["seed"].numpy()[0]) for batch in other}
+
+
+def test_evaluation_batches_are_prepared_with_seeds_of_their_own(make_data):
+    def prepare(batch, *, seed, training):
+        count = batch["index"].shape[0]
+        return {"seed": tf.tile(seed[tf.newaxis], [count, 1]), "training": tf.fill([count], training)}
+
+    data = make_data(prepare=prepare)
+    training = {tuple(data.batch(step)["seed"].numpy()[0]) for step in range(3)}
+    seeds = []
+    for _, arrays in evaluated(data, 1):
+        assert not arrays["training"].numpy().any()
+        seeds.append(tuple(arrays["seed"].numpy()[0]))
+    assert len(set(seeds)) == 3
+    assert not training & set(seeds)
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def evaluated(data, length):
+    """(number, arrays) of each evaluation batch, as they come in blocks of `length`."""
+    found = []
+    for block in data.eval_blocks(length):
+        assert block.first == len(found)
+        batches = [{name: array[n] for name, array in block.arrays.items()} for n in range(block.length)]
+        found += enumerate(batches, block.first)
+    return found
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 100])
+@pytest.mark.parametrize("size", [1, 4, 5, 10, 22, 23, 24, 1000])
+def test_every_evaluation_example_is_seen_exactly_once(make_data, source, length, size):
+    data = make_data(eval_batch_size=size)
+    batches = [arrays for _, arrays in evaluated(data, length)]
+    assert [n for batch in batches for n in numbers(batch)] == list(range(23))
+    assert all(len(numbers(batch)) == size for batch in batches[:-1])
+    assert data.eval_examples == 23
+    for batch in batches:
+        np.testing.assert_array_equal(batch["image"], source.eval["image"][batch["index"]])
+
+
+def test_blocks_of_evaluation_have_two_shapes_at_most(make_data):
+    # 5 full batches in blocks of 2: the third block is filled up, and its bounds keep the filling out
+    blocks = list(make_data(eval_batch_size=4).eval_blocks(2))
+    assert [(block.first, block.length) for block in blocks] == [(0, 2), (2, 2), (4, 1), (5, 1)]
+    assert [tuple(block.arrays["index"].shape) for block in blocks] == [(2, 4), (2, 4), (2, 4), (1, 3)]
+
+
+@pytest.mark.parametrize(("batches", "seen"), [(1, 10), (2, 20), (3, 23), (9, 23)])
+def test_evaluation_may_stop_after_so_many_batches(make_data, batches, seen):
+    data = make_data(eval_batches=batches)
+    assert data.eval_examples == seen
+    assert [n for _, batch in evaluated(data, 2) for n in numbers(batch)] == list(range(seen))
+
+
+def test_overfitting_repeats_the_first_batches_and_evaluation_sees_them(make_data, source):
+    data = make_data(overfit=2, eval_batch_size=6)
+    first = [numbers(make_data().batch(step)) for step in range(2)]
+    assert [numbers(data.batch(step)) for step in range(6)] == first * 3
+    assert [numbers(batch) for batch in streamed(data, 1, 3, 6)] == first[1:] + first * 2 + first[:1]
+    assert data.eval_examples == 16
+    batches = [batch for _, batch in evaluated(data, 2)]
+    assert [n for batch in batches for n in numbers(batch)] == first[0] + first[1]
+    for batch in batches:
+        np.testing.assert_array_equal(batch["image"], source.train["image"][batch["index"]])
