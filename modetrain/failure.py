@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,7 @@ class NonFiniteError(ArithmeticError):
     def __init__(self, name: str, step: int, value: float, run: Trainer):
         self.step = step
         super().__init__(f"{name} is {value} at step {step} of {run.steps} in mode={run.mode.name}.")
-        for note in _notes(run, step):
+        for note in _notes(run, step, extra=("debug=nan",), purpose="to see which operation made it"):
             self.add_note(note)
 
 
@@ -98,22 +98,36 @@ def plain_sentence(error: BaseException) -> str | None:
     return next((sentence for pattern, sentence in _EVERYDAY if re.search(pattern, text)), None)
 
 
-def eager_command(command: str, *, steps: int, checkpoint: Path | None, run_dir: Path) -> str:
+def eager_command(
+    command: str, *, steps: int, checkpoint: Path | None, run_dir: Path, extra: Sequence[str] = ()
+) -> str:
     """The command that runs the same thing eagerly, in the debugger, up to `steps` updates."""
-    dropped = ("mode=", "mode.compile=", "mode.steps_per_call=", "steps=", "run_dir=", "resume=", "mode.strict=")
-    words = [word for word in shlex.split(command) if not word.startswith(dropped)]
+    dropped = ["mode=", "mode.compile=", "mode.steps_per_call=", "steps=", "run_dir=", "resume=", "mode.strict="]
+    dropped += [f"{word.partition('=')[0]}=" for word in extra]
+    words = [word for word in shlex.split(command) if not word.startswith(tuple(dropped))]
     if "-m" in words[:2]:
         words[words.index("-m") : words.index("-m")] = ["-m", "pdb", "-c", "continue"]
-    words += ["mode=eager", f"steps={steps}", f"run_dir={run_dir}"]
+    words += ["mode=eager", f"steps={steps}", f"run_dir={run_dir}", *extra]
     if checkpoint is not None:
         words.append(f"resume={checkpoint}")
     return shlex.join(words)
 
 
-def _notes(run: Trainer, step: int, steps_through: bool = True) -> list[str]:
+def _notes(
+    run: Trainer,
+    step: int,
+    *,
+    steps_through: bool = True,
+    extra: Sequence[str] = (),
+    purpose: str = "to step through it line by line",
+) -> list[str]:
     if not run.command:
         return []
-    checkpoint = latest(run.folder, at_most=step)
-    debug = run.folder / f"eager-{step}"
-    command = eager_command(run.command, steps=step + steps_through, checkpoint=checkpoint, run_dir=debug)
-    return [f"modetrain: to step through it line by line, in the debugger:\n  {command}"]
+    command = eager_command(
+        run.command,
+        steps=step + steps_through,
+        checkpoint=latest(run.folder, at_most=step),
+        run_dir=run.folder / f"eager-{step}",
+        extra=extra,
+    )
+    return [f"modetrain: {purpose}, in the debugger:\n  {command}"]

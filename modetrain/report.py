@@ -47,7 +47,12 @@ def failure(error: BaseException) -> None:
     shown = traceback.TracebackException.from_exception(error)
     part: traceback.TracebackException | None = shown
     while part is not None:
-        kept = [frame for frame in part.stack if not frame.filename.startswith((*_LIBRARIES, _OWN, "<frozen"))]
+        kept = [frame for frame in part.stack if _is_users(frame.filename)]
         part.stack = traceback.StackSummary.from_list(kept)
         part = part.__cause__ or (None if part.__suppress_context__ else part.__context__)
     sys.stderr.write("".join(shown.format()))
+
+
+def _is_users(filename: str) -> bool:
+    # AutoGraph's own files repeat frames that its message shows with the user's lines.
+    return not filename.startswith((*_LIBRARIES, _OWN, "<frozen")) and "__autograph_generated_file" not in filename

@@ -214,7 +214,18 @@ def run_dir(settings: Settings) -> str | None:
             f"run_dir={named}: it already holds a run, which would be overwritten. Type resume=latest to continue it, "
             f"or run_dir={named}-2 for a new one."
         )
+    other = Path(settings.resume) if settings.resume not in (None, "latest") else None
+    if other is not None and holds_run(target) and target != _owner(other):
+        return (
+            f"run_dir={named} resume={_path(other)}: {named} already holds another run, which would be "
+            f"overwritten. Type run_dir={named} resume=latest to continue that one, or run_dir={named}-2 for a new one."
+        )
     return None
+
+
+def _owner(path: Path) -> Path:
+    """The run folder of what `resume=` names: itself, or that of a checkpoint."""
+    return path.parent.parent if path.suffix == ".npz" else path
 
 
 def resume(settings: Settings) -> str | None:

@@ -151,6 +151,45 @@ def make_trainer(make_recipe, make_data, tmp_path):
 
 
 @pytest.fixture
+def recorder():
+    """Makes callbacks that keep what they see: `recorder()`, or `recorder(wants=[3, 7])` to look at these steps.
+
+    After training `calls` are the (first, last) steps of each call, `looks` the steps looked at, and `values(name)` is
+    the mean of a metric per step (updates completed).
+    """
+    from modetrain.callbacks import Callback
+
+    class Recorder(Callback):
+        def __init__(self, *, wants=(), every=None):
+            super().__init__(every=every)
+            self.wants = sorted(wants)
+            self.calls: list[tuple[int, int]] = []
+            self.looks: list[int] = []
+            self.rows = []
+
+        def next_step(self, step):
+            later = [wanted for wanted in self.wants if wanted > step]
+            return later[0] if later else super().next_step(step)
+
+        def call(self, run, rows):
+            self.rows.append(rows)
+            self.calls.append((rows.first, run.step))
+
+        def look(self, run):
+            self.looks.append(run.step)
+
+        def values(self, name: str) -> dict[int, float]:
+            found = {}
+            for rows in self.rows:
+                for n, (total, count) in enumerate(rows.values[:, rows.names.index(name)], rows.first + 1):
+                    if count:
+                        found[n] = float(total) / float(count)
+            return found
+
+    return Recorder
+
+
+@pytest.fixture
 def scalars():
     """Reads event files: `scalars(folder)` is {tag: {step: value}}."""
     return read_scalars

@@ -291,6 +291,11 @@ WRONG_FILES = [
     ({"out": ""}, [M, "run_dir=out/deeper"], ["out is a file"]),
     ({"out/run.json": "{}"}, [M, "run_dir=out"], ["already holds a run", "resume=latest", "run_dir=out-2"]),
     ({"out/checkpoints/step-00000005.npz": ""}, [M, "run_dir=out"], ["already holds a run"]),
+    (
+        {"out/run.json": "{}", "old/checkpoints/step-00000005.npz": ""},
+        [M, "run_dir=out", "resume=old"],
+        ["already holds another run", "run_dir=out resume=latest", "run_dir=out-2"],
+    ),
     ({"out/run.json": "{}"}, [M, "resume=out"], ["no checkpoint in out/checkpoints"]),
     ({"out/checkpoints/step-00000005.npz": ""}, [M, "resume=out/checkpoints"], ["Type resume=out"]),
     ({"notes.txt": ""}, [M, "resume=notes.txt"], ["step-NUMBER.npz"]),
@@ -471,6 +476,8 @@ def test_resume_takes_a_run_folder_or_a_checkpoint(folder):
     assert config.load([M, "resume=out"], folder).resume == str(folder / "out")
     file = "out/checkpoints/step-00000005.npz"
     assert config.load([M, "do=evaluate", f"resume={file}"], folder).resume == str(folder / file)
+    assert config.load([M, "run_dir=out", f"resume={file}"], folder).run_dir == folder / "out"
+    assert config.load([M, "run_dir=new", "resume=out"], folder).run_dir == folder / "new"
 
 
 # --- building --------------------------------------------------------------------------------------------------------

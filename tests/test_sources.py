@@ -385,6 +385,17 @@ def test_half_prepared_is_not_prepared(prepared, tmp_path, closed_proxy, damage)
     assert "data.source=bundled" in refused(dir=str(root), source="tfds")
 
 
+def test_a_file_with_too_few_records_is_refused(prepared, tmp_path):
+    import tensorflow as tf
+
+    root = tmp_path / "tfds"
+    shutil.copytree(prepared, root)
+    shard = sorted((root / "mnist" / "3.0.1").glob("*train*tfrecord*"))[1]
+    records = list(tf.data.TFRecordDataset(str(shard)).as_numpy_iterator())
+    write_records(shard, records[:-1])
+    assert "199 examples were read, 200 were expected" in refused(dir=str(root))
+
+
 def test_a_damaged_file_is_named(prepared, tmp_path):
     root = tmp_path / "tfds"
     shutil.copytree(prepared, root)
@@ -480,6 +491,18 @@ def test_a_network_that_never_answers_costs_seconds_and_no_storm(tmp_path, monke
         assert source.kind == "bundled"
         assert "no answer in" in source.description
         assert len(connections) == 1
+
+
+def test_earlier_downloads_of_other_data_change_nothing(tmp_path, monkeypatch):
+    (tmp_path / "downloads").mkdir()
+    with listener(lambda connection: None) as (port, connections):
+        through(monkeypatch, port)
+        begin = time.perf_counter()
+        source, said = load(dir=str(tmp_path))
+        assert time.perf_counter() - begin < 2 * network.PROBE_SECONDS + 3
+        assert source.kind == "bundled"
+        assert said == []
+        assert len(connections) == 1, "TFDS was not let out"
 
 
 def test_a_proxy_that_says_no_costs_one_connection(tmp_path, monkeypatch):
