@@ -67,7 +67,7 @@ def _main(words: Sequence[str], cwd: Path) -> int:
         import tensorflow  # noqa: F401
     from modetrain.run import run
 
-    return run(settings)
+    return run(settings, debugger=line.pdb)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ FLAGS = {
     ("--help", "-h"): "print this and exit",
     ("--version",): "print the versions of modetrain and of what it stands on, and exit",
     ("--multirun", "-m"): "run every combination of the values given, each in a process of its own",
+    ("--pdb",): "when a step fails, stop in the debugger at your own line (best with mode=eager)",
     ("--cfg",): "with `job`: print the resolved configuration and exit",
     ("--config-dir",): "FOLDER: look up configs there too, after ./conf and before the shipped ones",
 }
@@ -25,7 +26,7 @@ class CommandLine:
 
     Attributes:
       overrides: the words that are not flags.
-      help, version, multirun, show_config: whether the flag was given.
+      help, version, multirun, pdb, show_config: whether the flag was given.
       config_dirs: the folders given with `--config-dir`.
     """
 
@@ -33,6 +34,7 @@ class CommandLine:
     help: bool = False
     version: bool = False
     multirun: bool = False
+    pdb: bool = False
     show_config: bool = False
     config_dirs: tuple[str, ...] = ()
 
@@ -66,11 +68,14 @@ def parse(words: Sequence[str]) -> CommandLine:
         if flag == "--config-dir":
             config_dirs.append(value)
         given.add(flag)
+    if {"--pdb", "--multirun"} <= given:
+        raise ConfigError("--pdb with --multirun: jobs of a multirun have no terminal to stop at. Type one of the two.")
     return CommandLine(
         overrides=tuple(overrides),
         help="--help" in given,
         version="--version" in given,
         multirun="--multirun" in given,
+        pdb="--pdb" in given,
         show_config="--cfg" in given,
         config_dirs=tuple(config_dirs),
     )

@@ -105,9 +105,7 @@ def eager_command(
     dropped = ["mode=", "mode.compile=", "mode.steps_per_call=", "steps=", "run_dir=", "resume=", "mode.strict="]
     dropped += [f"{word.partition('=')[0]}=" for word in extra]
     words = [word for word in shlex.split(command) if not word.startswith(tuple(dropped))]
-    if "-m" in words[:2]:
-        words[words.index("-m") : words.index("-m")] = ["-m", "pdb", "-c", "continue"]
-    words += ["mode=eager", f"steps={steps}", f"run_dir={run_dir}", *extra]
+    words += ["--pdb", "mode=eager", f"steps={steps}", f"run_dir={run_dir}", *extra]
     if checkpoint is not None:
         words.append(f"resume={checkpoint}")
     return shlex.join(words)

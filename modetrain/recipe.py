@@ -322,10 +322,8 @@ class Recipe:
     @contextlib.contextmanager
     def _at(self, now: _Now) -> Iterator[None]:
         self._now = now
-        try:
-            yield
-        finally:
-            self._now = None
+        yield
+        self._now = None  # left as it is where the step failed: the debugger may ask for self.step
 
     def _require_now(self) -> _Now:
         if self._now is None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pdb
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
 import keras
 import tensorflow as tf
@@ -51,6 +54,20 @@ def failure(error: BaseException) -> None:
         part.stack = traceback.StackSummary.from_list(kept)
         part = part.__cause__ or (None if part.__suppress_context__ else part.__context__)
     sys.stderr.write("".join(shown.format()))
+
+
+def post_mortem(error: BaseException) -> None:
+    """Opens the debugger where the error came up in the user's own code, not deep inside TensorFlow."""
+    frames = [tb for tb in _tracebacks(error.__traceback__) if _is_users(tb.tb_frame.f_code.co_filename)]
+    if frames:
+        frames[-1].tb_next = None
+    pdb.post_mortem(error.__traceback__)
+
+
+def _tracebacks(first: TracebackType | None) -> Iterator[TracebackType]:
+    while first is not None:
+        yield first
+        first = first.tb_next
 
 
 def _is_users(filename: str) -> bool:

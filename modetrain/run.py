@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import signal
-import sys
 from collections.abc import Iterator
 
 import keras
@@ -34,8 +33,12 @@ from modetrain.trainer import Trainer
 EXIT_DONE, EXIT_FAILED = 0, 1
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, *, debugger: bool = False) -> int:
     """Does what the settings say; returns the exit code.
+
+    Args:
+      settings: what to do.
+      debugger: stop in the debugger, at the user's own line, where a step or a callback fails.
 
     Raises:
       ConfigError: for what only shows once data and recipe are there.
@@ -98,9 +101,11 @@ def run(settings: Settings) -> int:
     except BaseException as error:
         trainer.status = "failed"
         write(error)
-        if isinstance(error, ConfigError) or sys.gettrace() is not None or not isinstance(error, Exception):
-            raise  # a debugger stops where it was raised
+        if isinstance(error, ConfigError) or not isinstance(error, Exception):
+            raise
         report.failure(error)
+        if debugger:
+            report.post_mortem(error)
         return EXIT_FAILED
     write()
     console.print(report.summary(trainer, settings, folder))
