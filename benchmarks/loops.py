@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BATCH_SIZES = {"mlp": 32, "cnn": 64}
 CONTENDERS = (
-    *("hand_graph", "hand_call", "hand_xla", "hand_xla_call", "hand_eager"),
+    *("hand_graph", "hand_graph_fused", "hand_call", "hand_xla", "hand_xla_call", "hand_eager"),
     *("keras_default", "keras_nojit", "keras_k100", "keras_xla_k100"),
     *("modetrain_graph", "modetrain_xla", "modetrain_eager"),
 )
@@ -35,6 +35,7 @@ EAGER_SHARE = 20
 # (contender, against, at most this ratio): what modetrain promises.
 PROMISES = (
     ("modetrain_graph", "hand_graph", 1.05),
+    ("modetrain_graph", "hand_graph_fused", None),
     ("modetrain_graph", "keras_default", 1 / 3),
     ("modetrain_xla", "hand_xla", 1.10),
     ("modetrain_xla", "hand_xla_call", 1.10),
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-# --- measuring -----------------------------------------------------------------------------------------------------------
+# --- measuring --------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,7 +169,7 @@ def _work(name: str, model: str, steps: int, steps_per_call: int, connection: Co
     functions[name](task, Windows(connection, steps))
 
 
-# --- reporting -----------------------------------------------------------------------------------------------------------
+# --- reporting --------------------------------------------------------------------------------------------------------
 
 
 def _ratios(windows: dict[str, list[Window]], name: str, reference: str) -> list[float]:
@@ -238,7 +239,7 @@ def _report(options: argparse.Namespace, windows: dict[str, list[Window]]) -> di
     }
 
 
-# --- the command line ----------------------------------------------------------------------------------------------------
+# --- the command line -------------------------------------------------------------------------------------------------
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -260,10 +261,11 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("rounds", "steps", "steps_per_call", "warmup", "restarts"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}={getattr(options, name)}: at least 1 is needed")
-    if options.steps % options.steps_per_call:
+    calls = -(-options.steps // options.steps_per_call)
+    if options.steps != calls * options.steps_per_call:
         parser.error(
             f"--steps={options.steps} is no multiple of --steps-per-call={options.steps_per_call}, which hand_xla and "
-            f"fit's steps_per_execution need. Type --steps={-(-options.steps // options.steps_per_call) * options.steps_per_call}."
+            f"fit's steps_per_execution need. Type --steps={calls * options.steps_per_call}."
         )
     return options
 

@@ -23,8 +23,6 @@ def cnn(
     """3x3 convolutions, each with ReLU and max-pooling, then one dense layer."""
     assert not dropout  # kept so that the keys of conf/model/cnn.yaml fit
     stages = [
-        layer
-        for count in filters
-        for layer in (layers.Conv2D(count, 3, activation="relu"), layers.MaxPooling2D())
+        layer for count in filters for layer in (layers.Conv2D(count, 3, activation="relu"), layers.MaxPooling2D())
     ]
     return keras.Sequential([keras.Input(image_shape), *stages, layers.Flatten(), layers.Dense(classes)])

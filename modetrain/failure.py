@@ -34,13 +34,13 @@ _EVERYDAY = (
     (
         r"(IteratorGetNext|IteratorGetNextAsOptional).*(unsupported|not supported|XLA|compil)"
         r"|(unsupported|compil|XLA)[\s\S]*IteratorGetNext",
-        "A step read from an iterator: no iterator can be inside a compiled program. A step takes a batch; take what it "
-        "needs from the batch, or add it in the recipe's prepare.",
+        "A step read from an iterator: no iterator can be inside a compiled program. A step takes a batch; take what "
+        "it needs from the batch, or add it in the recipe's prepare.",
     ),
     (
         r"Using a symbolic `?tf\.Tensor`? as a Python `?bool`?|OperatorNotAllowedInGraphError",
-        "A step used a tensor where Python needs a plain value (if, for, and, len, int): move that line into a function "
-        "of the recipe's own file, where it is converted, or use tf.cond, tf.where or tf.range.",
+        "A step used a tensor where Python needs a plain value (if, for, and, len, int): move that line into a "
+        "function of the recipe's own file, where it is converted, or use tf.cond, tf.where or tf.range.",
     ),
     (
         r"Detected unsupported operations when trying to compile graph|No registered '[^']+' OpKernel for XLA",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -31,6 +32,7 @@ class Program:
       step: `step(batch, number, watch) -> (names, row)`; `number` is an int64 scalar, `watch` a bool scalar (see
         `__call__`), `row` a float [metrics, 2] tensor.
       mode: how to run it.
+      state: the variables that the step may write, by name.
       portable: under XLA, draw the same random numbers as eager and graph mode.
 
     Attributes:
@@ -38,9 +40,10 @@ class Program:
       traces: how often the step was traced; 0 in eager mode.
     """
 
-    def __init__(self, step: Step, mode: Mode, *, portable: bool = True):
+    def __init__(self, step: Step, mode: Mode, *, state: Callable[[], Mapping[str, Any]] = dict, portable: bool = True):
         self._step = tf.autograph.experimental.do_not_convert(step)
         self._mode = mode
+        self._state = state
         self._portable = portable
         self._built: dict[tuple, _Built] = {}
         # Which step is under way: the one thing that tells where inside a call a step has failed.
@@ -59,7 +62,8 @@ class Program:
         built = self._build(dict(block))
         self._built[_shapes(block)] = built
         if built.unit == "step":  # a call of no steps would not compile it: run one and take it back
-            kept = [(v, v.read_value()) for v in built.step.variables]
+            # What a step only writes (an optimizer's slots, say) is not among the variables it was seen to read.
+            kept = [(v, tf.identity(v)) for v in [*self._state().values(), *built.step.variables]]
             self(block, first, 0, 1)
             for variable, value in kept:
                 variable.assign(value)

@@ -10,57 +10,91 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+import yaml
+
+import modetrain
 
 from modetrain import checkpoint
 from modetrain.settings import Settings
 from modetrain.sources import Source
 from modetrain.trainer import Trainer
 
-_PACKAGES = ("modetrain", "tensorflow", "keras", "tensorflow-datasets", "hydra-core", "numpy")
-
-
-def effective_mode(run: Trainer) -> dict[str, Any]:
-    """What took effect, read from the run itself rather than from the settings."""
-    mode = run.mode
-    compiled = run.train_program.compiled
-    return {
-        "compile": {None: mode.compile, True: "xla", False: "graph"}[compiled],
-        "strategy": mode.strategy,
-        "replicas": 1,
-        "devices": [device.name for device in tf.config.list_logical_devices(_device_type())],
-        "precision": mode.precision,
-        "steps_per_call": run.steps_per_call,
-        "xla_program": run.train_program.unit,
-        "deterministic": mode.deterministic,
-        "strict": mode.strict,
-        "debug_data": mode.debug_data,
-        "portable_draws": run.portable_draws,
-    }
+_PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "hydra-core", "numpy")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "modetrain": modetrain.__version__}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed (run from a checkout)"
+            found[name] = "not installed"
     return found
 
 
-def describe(run: Trainer, settings: Settings, source: Source, error: BaseException | None = None) -> dict[str, Any]:
-    """The contents of run.json at this moment."""
+def devices() -> list[str]:
+    """The devices that steps run on."""
+    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    return [device.name for device in tf.config.list_logical_devices(kind)]
+
+
+class Record:
+    """Keeps run.json, and config.yaml beside it.
+
+    Args:
+      folder: the run folder.
+      settings: what was asked for.
+    """
+
+    def __init__(self, folder: Path, settings: Settings):
+        self._path = folder / "run.json"
+        self._settings = settings
+        self._run: Trainer | None = None
+        self._source: Source | None = None
+        self._resumed_at = 0
+        (folder / "config.yaml").write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
+
+    def follow(self, run: Trainer, source: Source) -> None:
+        """From now on what is written is what this trainer does."""
+        self._run, self._source, self._resumed_at = run, source, run.step
+
+    def write(self, error: BaseException | None = None) -> None:
+        """Replaces run.json at once, so that a reader never sees half of it."""
+        settings = self._settings
+        described: dict[str, Any] = {
+            "recipe": settings.recipe_name,
+            "steps": 0,
+            "steps_wanted": settings.steps,
+            "resumed_at": self._resumed_at,
+            "seed": settings.seed,
+            "command": settings.command,
+            "status": "running",
+            "mode": {"requested": settings.mode.name},
+            "versions": versions(),
+        }
+        if self._run is not None and self._source is not None:
+            described |= _of_run(self._run, settings, self._source)
+        if error is not None:
+            described |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        partial = self._path.with_name(f".{self._path.name}.partial")
+        partial.write_text(json.dumps(described, indent=2, default=str) + "\n")
+        os.replace(partial, self._path)
+
+
+def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
     clock = run.clock
     busy = clock.seconds["steps"] + clock.seconds["data"]
-    described: dict[str, Any] = {
-        "recipe": settings.recipe_name,
+    digest = None
+    if run.status in ("completed", "stopped"):
+        # Where the seed generators stand is a function of the step, whatever evaluation drew from them.
+        run.recipe.seek(run.step)
+        digest = checkpoint.digest(run.recipe.state())
+    return {
         "steps": run.step,
         "steps_wanted": run.steps,
-        "seed": settings.seed,
-        "command": settings.command,
         "status": run.status,
-        "mode": {"requested": settings.mode.name, "effective": effective_mode(run)},
+        "mode": {"requested": settings.mode.name, "effective": _effective_mode(run)},
         "data": {
             "source": source.kind,
             "description": source.description,
@@ -69,7 +103,7 @@ def describe(run: Trainer, settings: Settings, source: Source, error: BaseExcept
             "train_examples": len(source.train["label"]),
             "eval_examples": run.data.eval_examples,
         },
-        "results": {**run.results, "state_digest": None},
+        "results": {**run.results, "state_digest": digest},
         "time": {
             "compile_s": clock.seconds["compile"],
             "step_ms": clock.step_ms(),
@@ -82,23 +116,23 @@ def describe(run: Trainer, settings: Settings, source: Source, error: BaseExcept
         },
         "examples_per_s": clock.steps * settings.data.batch_size / busy if busy else None,
         "traces": run.traces,
-        "versions": versions(),
     }
-    if run.status in ("completed", "stopped"):
-        # Where the seed generators stand is a function of the step, whatever evaluation drew from them.
-        run.recipe.seek(run.step)
-        described["results"]["state_digest"] = checkpoint.digest(run.recipe.state())
-    if error is not None:
-        described["error"] = f"{type(error).__name__}: {error}"
-    return described
 
 
-def write(path: Path, described: dict[str, Any]) -> None:
-    """Replaces the file at once, so that a reader never sees half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(described, indent=2, default=str) + "\n")
-    os.replace(partial, path)
-
-
-def _device_type() -> str:
-    return "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+def _effective_mode(run: Trainer) -> dict[str, Any]:
+    """What took effect, read from the run itself rather than from the settings."""
+    mode = run.mode
+    compiled = run.train_program.compiled
+    return {
+        "compile": {None: mode.compile, True: "xla", False: "graph"}[compiled],
+        "strategy": mode.strategy,
+        "replicas": 1,
+        "devices": devices(),
+        "precision": mode.precision,
+        "steps_per_call": run.steps_per_call,
+        "xla_program": run.train_program.unit,
+        "deterministic": mode.deterministic,
+        "strict": mode.strict,
+        "debug_data": mode.debug_data,
+        "portable_draws": run.portable_draws,
+    }

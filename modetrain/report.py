@@ -20,7 +20,7 @@ _LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (tf, keras) i
 _OWN = str(Path(__file__).parent)
 
 
-def summary(run: Trainer, settings: Settings, folder: Path) -> Table:
+def summary(run: Trainer, settings: Settings, folder: str) -> Table:
     """Results, where the time went, where things are."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
@@ -39,14 +39,14 @@ def summary(run: Trainer, settings: Settings, folder: Path) -> Table:
         speed = clock.steps * settings.data.batch_size / busy
         shown = "  ".join(f"{name} {value:.2f}" for name, value in step_ms.items())
         table.add_row("ms a step", f"{shown}  ({speed:,.0f} examples/s, {run.traces} traces)")
-    table.add_row("run folder", str(folder))
-    logs = folder.parent.parent if settings.run_dir is None else folder
+    table.add_row("run folder", folder)
+    logs = str(Path(folder).parent.parent) if settings.run_dir is None else folder
     table.add_row("look", f"tensorboard --logdir {logs}")
     return table
 
 
 def failure(error: BaseException) -> None:
-    """Prints an error with the user's frames alone: what TensorFlow, Keras and this library do in between is left out."""
+    """Prints an error with the user's frames alone: what libraries do in between is left out."""
     shown = traceback.TracebackException.from_exception(error)
     part: traceback.TracebackException | None = shown
     while part is not None:

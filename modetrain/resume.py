@@ -53,6 +53,8 @@ def place(settings: Settings, say: Callable[[str], None]) -> Place:
     else:
         found = tuple(checkpoint.path_of(owner, step) for step in reversed(checkpoint.steps_of(owner)))
     folder = settings.run_dir or owner
+    if settings.do == "evaluate" and folder == owner:  # the record of the training stays as it is
+        folder = paths.new_run_dir(owner, "evaluate", settings.mode.name)
     folder.mkdir(parents=True, exist_ok=True)
     if not found:
         say(f"resume={settings.resume}: {owner} holds no checkpoint yet; this run starts at step 0")
@@ -80,7 +82,8 @@ def restore(
             continue
         checkpoint.restore(found, recipe.state(), path)
         say(f"resumed at step {found.step} from {path}")
-        for line in differences(found.meta.get("config", {}), settings.resolved):
+        changes = differences(found.meta.get("config", {}), settings.resolved) if settings.do == "train" else []
+        for line in changes:
             say(f"  differs from the run it resumes: {line}")
         return found
     return None

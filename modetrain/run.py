@@ -6,14 +6,14 @@ import contextlib
 import dataclasses
 import functools
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import keras
 import tensorflow as tf
-import yaml
 from rich.console import Console
 
-from modetrain import draws, record, report, resume, sources
+from modetrain import draws, paths, record, report, resume, sources
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.evaluate import Evaluate
@@ -49,30 +49,60 @@ def run(settings: Settings, *, debugger: bool = False) -> int:
         console = Console(width=120)  # a log file has no width of its own
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
 
-    with clock.book("setup"):
-        where = resume.place(settings, say)
-        folder = where.folder
-        say(f"modetrain: recipe={settings.recipe_name} mode={settings.mode.name} steps={settings.steps} -> {folder}")
-        for note in settings.notes:
-            say(f"  {note}")
-        portable = apply_mode(settings.mode, say)
-        keras.utils.set_random_seed(settings.seed)
-        source = sources.load(settings.data, say=say)
-        say(f"data: {source.description}")
-        recipe = build_recipe(settings, source)
-        data = Data(source, settings.data, seed=settings.seed, prepare=recipe.prepare if recipe.prepares else None)
-        restored = resume.restore(where, recipe, settings, say)
+    where = resume.place(settings, say)
+    folder = paths.shown(where.folder, Path.cwd())
+    what = f"steps={settings.steps}" if settings.do == "train" else f"do={settings.do}"
+    say(f"modetrain: recipe={settings.recipe_name} mode={settings.mode.name} {what} -> {folder}")
+    for note in settings.notes:
+        say(f"  {note}")
+    run_record = record.Record(where.folder, settings)
+    trainer = None
+    try:
+        with clock.book("setup"):
+            trainer, source = build(settings, where, clock, console, say)
+            run_record.follow(trainer, source)
+        run_record.write()
+        with _stoppable(trainer, say):
+            if settings.do == "evaluate":
+                trainer.steps = trainer.step
+                trainer.evaluate()
+                trainer.status = "completed"
+            else:
+                trainer.train()
+    except BaseException as error:
+        run_record.write(error)
+        if isinstance(error, ConfigError) or not isinstance(error, Exception):
+            raise
+        report.failure(error)
+        if debugger:
+            report.post_mortem(error)
+        return EXIT_FAILED
+    run_record.write()
+    console.print(report.summary(trainer, settings, folder))
+    return 128 + trainer.stopped_by if trainer.status == "stopped" and trainer.stopped_by else EXIT_DONE
 
+
+def build(
+    settings: Settings, where: resume.Place, clock: Clock, console: Console, say: Callable[[str], None]
+) -> tuple[Trainer, sources.Source]:
+    """Makes everything a run is made of, in the order that TensorFlow's global settings ask for."""
+    portable = apply_mode(settings.mode, say)
     if settings.check_numerics:
         tf.debugging.enable_check_numerics()
-    writer = tf.summary.create_file_writer(str(folder))
+    keras.utils.set_random_seed(settings.seed)
+    source = sources.load(settings.data, say=say)
+    say(f"data: {source.description}")
+    recipe = build_recipe(settings, source)
+    data = Data(source, settings.data, seed=settings.seed, prepare=recipe.prepare if recipe.prepares else None)
+    restored = resume.restore(where, recipe, settings, say)
+    writer = tf.summary.create_file_writer(str(where.folder))
     trainer = Trainer(
         recipe=recipe,
         mode=settings.mode,
         data=data,
         steps=settings.steps,
         callbacks=_callbacks(settings, writer, console, restored),
-        folder=folder,
+        folder=where.folder,
         step=restored.step if restored else 0,
         watch_every=(settings.callbacks.get("log") or {}).get("every") or 0,
         clock=clock,
@@ -82,34 +112,9 @@ def run(settings: Settings, *, debugger: bool = False) -> int:
     )
     say(
         f"mode: compile={settings.mode.compile} precision={settings.mode.precision} "
-        f"steps_per_call={trainer.steps_per_call} device={record.effective_mode(trainer)['devices']}"
+        f"steps_per_call={trainer.steps_per_call} device={', '.join(record.devices())}"
     )
-    (folder / "config.yaml").write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
-
-    def write(error: BaseException | None = None) -> None:
-        record.write(folder / "run.json", record.describe(trainer, settings, source, error))
-
-    write()
-    try:
-        with _stoppable(trainer, say):
-            if settings.do == "evaluate":
-                trainer.step = trainer.steps = restored.step if restored else 0
-                trainer.evaluate()
-                trainer.status = "completed"
-            else:
-                trainer.train()
-    except BaseException as error:
-        trainer.status = "failed"
-        write(error)
-        if isinstance(error, ConfigError) or not isinstance(error, Exception):
-            raise
-        report.failure(error)
-        if debugger:
-            report.post_mortem(error)
-        return EXIT_FAILED
-    write()
-    console.print(report.summary(trainer, settings, folder))
-    return 128 + trainer.stopped_by if trainer.status == "stopped" and trainer.stopped_by else EXIT_DONE
+    return trainer, source
 
 
 def apply_mode(mode: Mode, say) -> bool:
@@ -128,9 +133,7 @@ def apply_mode(mode: Mode, say) -> bool:
         tf.config.optimizer.set_experimental_options(passes)
     if mode.deterministic:
         if mode.compile == "xla" and not tf.config.list_physical_devices("GPU"):
-            say(
-                "mode.deterministic=true: XLA on a CPU is deterministic as it is; TensorFlow's own switch stays off there"
-            )
+            say("mode.deterministic=true: XLA on a CPU is deterministic as it is, so TensorFlow's switch stays off")
         else:
             tf.config.experimental.enable_op_determinism()
     if mode.compile != "xla":
@@ -138,8 +141,8 @@ def apply_mode(mode: Mode, say) -> bool:
     portable = draws.portable_works()
     if not portable:
         say(
-            f"WARNING: with TensorFlow {tf.__version__} XLA cannot be made to draw eager's random numbers: dropout masks "
-            "and other float draws of this run differ from mode=eager's and mode=graph's (run.json: portable_draws)"
+            f"WARNING: with TensorFlow {tf.__version__} XLA cannot be made to draw eager's random numbers: dropout "
+            "masks and other float draws of this run differ from mode=eager's and mode=graph's (run.json: portable_draws)"
         )
     return portable
 

@@ -1,7 +1,7 @@
 """A trainer runs steps up to the next point that somebody asked to look at, and lets them look: plan -> run -> look.
 
 "Step" is the number of updates completed. A callback says which step it next wants to see; the trainer runs straight
-there in as few calls of the compiled program as the mode allows. `steps_per_call` is a cap that nothing needs to divide.
+there in as few calls of the compiled program as the mode allows. `steps_per_call` is a cap; nothing needs to divide it.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ class Trainer:
         self.stopped_by: int | None = None
         auto = 1 if mode.compile == "eager" and mode.steps_per_call == "auto" else mode.steps_per_call
         self.steps_per_call = data.steps_per_call(auto)
-        self.train_program = Program(recipe.run_train_step, mode, portable=portable_draws)
-        self.eval_program = Program(recipe.run_eval_step, mode, portable=portable_draws)
+        self.train_program = Program(recipe.run_train_step, mode, state=recipe.state, portable=portable_draws)
+        self.eval_program = Program(recipe.run_eval_step, mode, state=recipe.state, portable=portable_draws)
         self._blocks: Iterator[Block] | None = None
         self._block: Block | None = None
         self._wanted: list[int | None] = []

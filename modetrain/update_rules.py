@@ -41,7 +41,7 @@ class UpdateRule(Protocol):
 
 
 class Adam:
-    """Adam (Kingma and Ba, 2015), with decoupled weight decay as AdamW (Loshchilov and Hutter, 2019) where it is asked for.
+    """Adam (Kingma and Ba, 2015), with decoupled weight decay as AdamW (Loshchilov and Hutter, 2019) where asked for.
 
     As in Keras, epsilon is added to the root of the uncorrected second moment.
     """
