@@ -208,6 +208,7 @@ def _command(task: Task, windows: Windows, mode: str, *arguments: str) -> None:
         modetrain.main(
             [
                 "recipe=mnist",
+                "recipe.shift=0",
                 f"model={task.model}",
                 f"model._target_=benchmarks.models.{task.model}",
                 "model.dropout=0.0",

@@ -117,6 +117,7 @@ class Trainer:
           Exception: whatever a step or a callback raises, with a note on recipe, step, mode and batch.
         """
         started: list[Callback] = []
+        failure: BaseException | None = None
         try:
             for callback in self.callbacks:
                 started.append(callback)
@@ -126,11 +127,10 @@ class Trainer:
                 self._run_to(stop)
                 self._look()
             self.status = "completed" if self.step >= self.steps else "stopped"
-        except BaseException:
+        except BaseException as error:
             self.status = "failed"
-            raise
-        finally:
-            self._end(started)
+            failure = error
+        self._end(started, failure)
 
     def stop(self, signum: int = signal.SIGINT) -> None:
         """Asks the run to end after the call under way."""
@@ -186,15 +186,17 @@ class Trainer:
             if wanted == self.step:
                 callback.look(self)
 
-    def _end(self, started: Sequence[Callback]) -> None:
-        """Ends every callback that was started, even where one of them fails; the first failure is the one raised."""
-        failure: BaseException | None = None
+    def _end(self, started: Sequence[Callback], failure: BaseException | None) -> None:
+        """Ends every callback that was started, whatever fails; the first failure is the one raised."""
         for callback in started:
             try:
                 callback.end(self)
             except BaseException as error:
-                failure = failure or error
                 self.status = "failed"
+                if failure is None:
+                    failure = error
+                else:
+                    failure.add_note(f"modetrain: {type(callback).__name__}.end failed too: {error!r}")
         if failure is not None:
             raise failure
 

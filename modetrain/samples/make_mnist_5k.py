@@ -47,7 +47,7 @@ def main() -> None:
     assert pixels.min() >= 0, "pixels are 0..255"
     assert pixels.max() <= 255, "pixels are 0..255"
     arrays = split(pixels.astype(np.uint8).reshape(-1, 28, 28, 1), labels.astype(np.uint8))
-    np.savez_compressed(arguments.to, **arrays)
+    np.savez_compressed(arguments.to, **arrays)  # pyright: ignore[reportArgumentType]
     print(f"{arguments.to}: {arguments.to.stat().st_size / 1e6:.2f} MB")
 
 

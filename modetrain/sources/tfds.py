@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
+from tensorflow_datasets.core.registered import DatasetNotFoundError
 
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import DataSettings
@@ -167,7 +169,7 @@ def _prepared(settings: DataSettings, say: Callable[[str], None]) -> tuple[Any, 
         raise Unavailable(
             f"TFDS {name} is only half prepared, {gap}; delete {shown(builder.data_dir)} to prepare it anew"
         )
-    if isinstance(builder, tfds.core.read_only_builder.ReadOnlyBuilder):
+    if isinstance(builder, ReadOnlyBuilder):
         raise Unavailable(f"TFDS {name} is not prepared in {root}, and there is no code that could prepare it")
     image_and_label(builder, f"TFDS {name}")
     if not settings.download:
@@ -192,7 +194,7 @@ def _builder(settings: DataSettings) -> Any:
     """TFDS's builder; makes nothing and asks nobody."""
     try:
         return tfds.builder(settings.name, data_dir=names.data_dir(settings))
-    except tfds.core.registered.DatasetNotFoundError as error:
+    except DatasetNotFoundError as error:
         raise names.unknown(settings, names.registered()) from error
     except ImportError as error:
         raise ConfigError(
