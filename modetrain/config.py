@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from modetrain import overrides, paths, rules, schema, targets, values
+from modetrain import overrides, paths, rules, schema, sources, targets, values
 from modetrain.compose import Composition, compose
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
@@ -44,6 +44,7 @@ def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
     notes = _notes(composition, arguments, folders, cwd)
     settings = _settings(composition, _command(arguments, config_dirs), notes, cwd)
     _raise(rules.problems(settings, composition))
+    sources.check(settings.data)
     return settings
 
 
@@ -60,7 +61,7 @@ def _raise(problems: Iterable[str]) -> None:
         raise ConfigError("\n".join(found))
 
 
-def _code_problems(composition: Composition, sources: SourceText) -> Iterator[str]:
+def _code_problems(composition: Composition, text: SourceText) -> Iterator[str]:
     config = composition.config
     for section in schema.FREE:
         node = config.get(section)
@@ -69,10 +70,10 @@ def _code_problems(composition: Composition, sources: SourceText) -> Iterator[st
                 f"recipe={composition.choices['recipe']}: its file names no class. Write recipe: with a line "
                 "_target_: recipes.<file>.<Class> below it, or type +recipe._target_=recipes.<file>.<Class>."
             )
-        yield from targets.check(section, node, sources, given=composition.given)
+        yield from targets.check(section, node, text, given=composition.given)
     for name, node in (config.get("callbacks") or {}).items():
         if name not in schema.CALLBACKS:
-            yield from targets.check(f"callbacks.{name}", node, sources, given=composition.given)
+            yield from targets.check(f"callbacks.{name}", node, text, given=composition.given)
 
 
 def _command(arguments: Sequence[str], config_dirs: Sequence[str]) -> str:

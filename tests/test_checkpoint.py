@@ -95,26 +95,26 @@ def test_a_file_cut_short_anywhere_is_never_taken(path):
             checkpoint.load(path)
 
 
-def test_a_flipped_bit_is_found_or_harmless(path):
+@pytest.mark.parametrize("bit", [0, 6])
+def test_a_flipped_bit_is_found_or_harmless(path, bit):
     """Some bytes of an archive say nothing (times, attributes); no other may change without being noticed."""
-    state = some()
+    state = {"w": tf.Variable([1.0, 2.0]), "half": tf.Variable([1.5], dtype=tf.bfloat16)}
     checkpoint.save(path, state, step=7, meta={"config": {"seed": 3}})
     whole = path.read_bytes()
-    harmless = 0
+    found_out = 0
     for position in range(len(whole)):
-        for bit in (0, 3, 7):
-            path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :])
-            try:
-                found = checkpoint.load(path)
-            except CheckpointError as error:
-                assert str(path) in str(error)
-                continue
-            other = blank(state)
-            checkpoint.restore(found, other, path)
-            assert (found.step, found.meta) == (7, {"config": {"seed": 3}})
-            assert contents(other) == contents(state), f"bit {bit} of byte {position}"
-            harmless += 1
-    assert harmless < len(whole)
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :])
+        try:
+            found = checkpoint.load(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)
+            found_out += 1
+            continue
+        other = blank(state)
+        checkpoint.restore(found, other, path)
+        assert (found.step, found.meta) == (7, {"config": {"seed": 3}})
+        assert contents(other) == contents(state), f"byte {position}"
+    assert found_out > len(whole) / 2
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 and no more"])

@@ -33,7 +33,8 @@ def test_what_cannot_run_is_refused(changed, message):
         Mode(**{"name": "mine", "compile": "graph", **changed}).check()
 
 
-def test_onednn_is_off_where_graph_and_eager_must_agree_bitwise():
-    assert "TF_ENABLE_ONEDNN_OPTS" not in Mode(name="graph", compile="graph").environment()
+def test_onednn_is_off_where_graph_and_eager_must_agree_bitwise_and_on_elsewhere():
+    for mode in (Mode(name="graph", compile="graph"), Mode(name="xla", compile="xla")):
+        assert mode.environment()["TF_ENABLE_ONEDNN_OPTS"] == "1"
     for mode in (Mode(name="eager", compile="eager"), Mode(name="graph", compile="graph", strict=True)):
         assert mode.environment()["TF_ENABLE_ONEDNN_OPTS"] == "0"

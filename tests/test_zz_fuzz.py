@@ -1,0 +1,335 @@
+"""A checkpoint is whole or not there, comes back bit by bit, and what does not fit is said by name."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from modetrain import checkpoint
+from modetrain.callbacks import Callback
+from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.checkpoint import CheckpointError
+from modetrain.errors import ConfigError
+
+
+def some(**more):
+    return {
+        "model/0/kernel": tf.Variable([[1.5, -2.0], [np.inf, np.nan]]),
+        "model/1/half": tf.Variable([1.0, 3.140625], dtype=tf.bfloat16),
+        "seeds/state": tf.Variable([2**62, 1], dtype=tf.int64),
+        "flag": tf.Variable(True),
+        "scalar": keras.Variable(2.5),
+        "empty": tf.Variable(tf.zeros([0, 3])),
+        **more,
+    }
+
+
+def blank(state):
+    return {name: tf.Variable(tf.zeros(v.shape, v.dtype)) for name, v in state.items()}
+
+
+def contents(state):
+    return {name: (v.numpy().dtype.name, v.numpy().tobytes()) for name, v in state.items()}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return checkpoint.path_of(tmp_path, 7)
+
+
+# --- there and back --------------------------------------------------------------------------------------------------
+
+
+def test_every_variable_comes_back_bit_by_bit(path):
+    state = some()
+    checkpoint.save(path, state, step=7, meta={"config": {"seed": 3}, "best_value": None})
+    found = checkpoint.load(path)
+    assert found.step == 7
+    assert found.meta == {"config": {"seed": 3}, "best_value": None}
+    other = blank(state)
+    checkpoint.restore(found, other, path)
+    assert contents(other) == contents(state)
+    assert checkpoint.digest(other) == checkpoint.digest(state)
+
+
+def test_every_precision_comes_back(path):
+    kinds = (tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.int8, tf.uint8, tf.int32, tf.int64, tf.uint64)
+    state = {kind.name: tf.Variable(tf.cast([1, 2, 100], kind)) for kind in kinds}
+    checkpoint.save(path, state, step=1, meta={})
+    other = blank(state)
+    checkpoint.restore(checkpoint.load(path), other, path)
+    assert contents(other) == contents(state)
+
+
+def test_a_whole_recipe_comes_back(path, make_trainer):
+    settings = {"name": "adamw", "ema": 0.9, "accumulate": 2, "loss_scaling": True}
+    one, other = (make_trainer("graph", steps=3, seed=seed, **settings) for seed in (0, 1))
+    one.train()
+    checkpoint.save(path, one.recipe.state(), step=3, meta={})
+    assert checkpoint.digest(one.recipe.state()) != checkpoint.digest(other.recipe.state())
+    checkpoint.restore(checkpoint.load(path), other.recipe.state(), path)
+    assert contents(other.recipe.state()) == contents(one.recipe.state())
+
+
+def test_numpy_opens_it(path):
+    checkpoint.save(path, some(), step=7, meta={})
+    with np.load(path) as archive:
+        assert archive["model/0/kernel"][0].tolist() == [1.5, -2.0]
+
+
+# --- whole or not there ----------------------------------------------------------------------------------------------
+
+
+def test_a_file_cut_short_anywhere_is_never_taken(path):
+    checkpoint.save(path, some(), step=7, meta={})
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=re.escape(str(path))):
+            checkpoint.load(path)
+
+
+@pytest.mark.parametrize("bit", [0])
+def test_a_flipped_bit_is_found_or_harmless(path, bit):
+    """Some bytes of an archive say nothing (times, attributes); no other may change without being noticed."""
+    state = {"w": tf.Variable([1.0, 2.0]), "half": tf.Variable([1.5], dtype=tf.bfloat16)}
+    checkpoint.save(path, state, step=7, meta={"config": {"seed": 3}})
+    whole = path.read_bytes()
+    found_out = 0
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << bit]) + whole[position + 1 :])
+        try:
+            found = checkpoint.load(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)
+            found_out += 1
+            continue
+        other = blank(state)
+        checkpoint.restore(found, other, path)
+        assert (found.step, found.meta) == (7, {"config": {"seed": 3}})
+        assert contents(other) == contents(state), f"byte {position}"
+    assert found_out > len(whole) / 2
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 and no more"])
+def test_what_is_no_checkpoint_is_said_to_be_none(path, content):
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged or no checkpoint of modetrain"):
+        checkpoint.load(path)
+    np.savez(path, weights=np.zeros(3))
+    with pytest.raises(CheckpointError, match="damaged or no checkpoint of modetrain"):
+        checkpoint.load(path)
+
+
+def test_a_missing_file_is_said_to_be_missing(path):
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        checkpoint.load(path)
+    assert issubclass(CheckpointError, ConfigError), "so the command line ends with exit code 2 and no traceback"
+
+
+def test_a_failure_while_writing_leaves_the_file_before_and_no_other(path):
+    checkpoint.save(path, some(), step=7, meta={})
+    before = path.read_bytes()
+
+    class Lost:
+        def numpy(self):
+            raise ZeroDivisionError
+
+    for state, meta in ((some(lost=Lost()), {}), (some(), {"meta": object()})):
+        with pytest.raises((ZeroDivisionError, TypeError)):
+            checkpoint.save(path, state, step=8, meta=meta)
+        assert path.read_bytes() == before
+        assert [found.name for found in path.parent.iterdir() if not found.name.startswith(".")] == [path.name]
+
+
+def test_a_reader_never_sees_a_part_of_it(path):
+    """Loaded over and over while it is written over and over."""
+    states = [{"w": tf.Variable(tf.fill([50_000], float(n)))} for n in range(2)]
+    checkpoint.save(path, states[0], step=0, meta={})
+    stop = threading.Event()
+
+    def write():
+        n = 0
+        while not stop.is_set():
+            checkpoint.save(path, states[n % 2], step=n % 2, meta={})
+            n += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(100):
+            found = checkpoint.load(path)
+            assert set(found.arrays["w"].tolist()) == {float(found.step)}
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_a_half_written_file_is_no_checkpoint_and_is_cleared_away(tmp_path, make_trainer):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in (".step-00000009.npz.partial", "step-9.npz.bak", "notes.txt"):
+        (folder / name).write_bytes(b"PK")
+    assert checkpoint.steps_of(tmp_path) == []
+    assert checkpoint.latest(tmp_path) is None
+    make_trainer("eager", steps=1, callbacks=[Checkpoint(every=1)]).train()
+    assert sorted(found.name for found in folder.iterdir()) == ["notes.txt", "step-00000001.npz", "step-9.npz.bak"]
+
+
+# --- what does not fit -----------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_listed_and_nothing_is_assigned(path):
+    checkpoint.save(path, {"a": tf.Variable([1.0]), "b": tf.Variable([1.0, 2.0]), "c": tf.Variable(1)}, step=1, meta={})
+    run = {
+        "a": tf.Variable([0.0]),
+        "b": tf.Variable([[0.0, 0.0]]),
+        "c": tf.Variable(0, dtype=tf.int64),
+        "d": tf.Variable(0.0),
+    }
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint.restore(checkpoint.load(path), {**run, "d": tf.Variable(0.0)}, path)
+    assert str(caught.value).splitlines() == [
+        f"{path} is of another model or optimizer:",
+        "  d: not in the checkpoint",
+        "  b: float32 (2,) in the checkpoint, float32 (1, 2) in this run",
+        "  c: int32 () in the checkpoint, int64 () in this run",
+        "Resume with the recipe, model, optimizer and precision of that run (its config.yaml has them).",
+    ]
+    assert run["a"].numpy().tolist() == [0.0]
+    with pytest.raises(CheckpointError, match="c: in the checkpoint only"):
+        checkpoint.restore(checkpoint.load(path), {"a": run["a"], "b": tf.Variable([0.0, 0.0])}, path)
+
+
+def test_a_long_list_is_cut(path):
+    checkpoint.save(path, {}, step=1, meta={})
+    with pytest.raises(CheckpointError, match="and 15 more"):
+        checkpoint.restore(checkpoint.load(path), {f"v{n}": tf.Variable(0.0) for n in range(25)}, path)
+
+
+# --- which are kept --------------------------------------------------------------------------------------------------
+
+
+class Scores(Callback):
+    """Plays an evaluation with these accuracies, one every 2 steps."""
+
+    def __init__(self, scores, name="accuracy"):
+        super().__init__(every=2)
+        self.scores = dict(zip(range(2, 100, 2), scores, strict=False))
+        self.name = name
+
+    def look(self, run):
+        run.results["eval"] = {self.name: self.scores[run.step], "other": 1.0}
+        run.evaluated = run.step
+
+
+def kept(folder):
+    return [os.path.basename(file) for file in sorted((folder / "checkpoints").glob("*"))]
+
+
+@pytest.mark.parametrize(("keep", "steps"), [(1, [10]), (2, [8, 10]), (9, [2, 4, 6, 8, 10])])
+def test_the_last_so_many_are_kept(tmp_path, make_trainer, keep, steps):
+    make_trainer("graph", steps=10, callbacks=[Checkpoint(every=2, keep=keep)]).train()
+    assert checkpoint.steps_of(tmp_path) == steps
+    assert checkpoint.latest(tmp_path) == checkpoint.path_of(tmp_path, 10)
+    assert checkpoint.latest(tmp_path, at_most=9) == (checkpoint.path_of(tmp_path, 8) if 8 in steps else None)
+
+
+def test_the_last_step_is_kept_whatever_the_interval(tmp_path, make_trainer):
+    make_trainer("graph", steps=7, callbacks=[Checkpoint(every=3)]).train()
+    assert checkpoint.steps_of(tmp_path) == [3, 6, 7]
+    make_trainer("graph", steps=2, folder=tmp_path / "b", callbacks=[Checkpoint(every=None)]).train()
+    assert checkpoint.steps_of(tmp_path / "b") == [2]
+
+
+@pytest.mark.parametrize(
+    ("scores", "name", "best"),
+    [
+        ([0.1, 0.9, 0.5, 0.9, 0.2], "accuracy", 4),  # a tie does not count as better
+        ([0.1, 0.2, 0.3, 0.4, 0.5], "accuracy", 10),
+        ([3.0, 1.0, 2.0, 0.5, 0.7], "loss", 8),
+        ([3.0, 1.0, 2.0, 0.5, 0.7], "mean_image_error", 8),
+    ],
+)
+def test_the_best_is_kept_too(tmp_path, make_trainer, scores, name, best):
+    keep = Checkpoint(every=2, keep=1, best=name)
+    make_trainer("graph", steps=10, callbacks=[Scores(scores, name), keep]).train()
+    assert kept(tmp_path) == ["best.npz", "step-00000010.npz"]
+    found = checkpoint.load(tmp_path / "checkpoints" / "best.npz")
+    assert found.step == best
+    assert found.meta["best_value"] == (min if name != "accuracy" else max)(scores)
+    assert found.meta["results"]["eval"][name] == found.meta["best_value"]
+
+
+def test_only_a_better_one_than_before_a_resume_becomes_the_best(tmp_path, make_trainer):
+    make_trainer("graph", steps=4, callbacks=[Scores([0.5, 0.8]), Checkpoint(every=2, best="accuracy")]).train()
+    best = checkpoint.load(tmp_path / "checkpoints" / "best.npz").meta["best_value"]
+    resumed = Checkpoint(every=2, best="accuracy", best_value=best)
+    make_trainer("graph", steps=8, step=4, callbacks=[Scores([0.0, 0.0, 0.7, 0.75]), resumed]).train()
+    assert checkpoint.load(tmp_path / "checkpoints" / "best.npz").step == 4
+
+
+def test_an_old_evaluation_does_not_make_a_new_checkpoint_the_best(tmp_path, make_trainer):
+    make_trainer("graph", steps=5, callbacks=[Scores([0.5, 0.8]), Checkpoint(every=5, best="accuracy")]).train()
+    assert kept(tmp_path) == ["step-00000005.npz"]
+
+
+def test_a_metric_that_is_not_there_is_named_with_those_that_are(make_trainer):
+    trainer = make_trainer("graph", steps=2, callbacks=[Scores([0.5]), Checkpoint(every=2, best="acuracy")])
+    with pytest.raises(Exception, match="best=acuracy") as caught:
+        trainer.train()
+    message = str(caught.value)
+    assert "the evaluation returned accuracy, other" in message
+    assert "Did you mean 'accuracy'?" in message
+    assert "callbacks.checkpoint.best=null" in message
+
+
+@pytest.mark.parametrize("status", ["failed", "stopped"])
+def test_a_run_that_fails_saves_nothing_and_one_that_is_stopped_does(tmp_path, make_trainer, status):
+    class End(Callback):
+        def call(self, run, rows):
+            if status == "failed":
+                raise ZeroDivisionError
+            run.stop()
+
+    trainer = make_trainer("eager", steps=9, callbacks=[End(), Checkpoint(every=None)])
+    if status == "failed":
+        with pytest.raises(ZeroDivisionError):
+            trainer.train()
+    else:
+        trainer.train()
+    assert checkpoint.steps_of(tmp_path) == ([] if status == "failed" else [1])
+
+
+def test_saving_is_booked_to_its_own_account(make_trainer):
+    trainer = make_trainer("graph", steps=2, callbacks=[Checkpoint(every=1)])
+    trainer.train()
+    assert trainer.clock.seconds["checkpoint"] > 0
+
+
+# --- the digest ------------------------------------------------------------------------------------------------------
+
+
+def test_a_digest_is_of_names_dtypes_shapes_and_bytes():
+    base = {"a": tf.Variable([1.0, 2.0]), "b": tf.Variable(3)}
+    digests = [
+        checkpoint.digest(state)
+        for state in (
+            base,
+            {"a": tf.Variable([1.0, 2.0]), "c": tf.Variable(3)},
+            {"a": tf.Variable([1.0, 2.0000002]), "b": tf.Variable(3)},
+            {"a": tf.Variable([[1.0, 2.0]]), "b": tf.Variable(3)},
+            {"a": tf.Variable([1.0, 2.0]), "b": tf.Variable(3, dtype=tf.uint32)},
+            {"a": tf.Variable([1.0, 2.0])},
+        )
+    ]
+    assert len(set(digests)) == 6
+    assert all(len(digest) == 64 for digest in digests)
+    assert checkpoint.digest(dict(reversed(base.items()))) == digests[0]
