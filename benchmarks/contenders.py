@@ -209,6 +209,7 @@ def _command(task: Task, windows: Windows, mode: str, *arguments: str) -> None:
             [
                 "recipe=mnist",
                 "recipe.shift=0",
+                "optimizer.schedule=constant",
                 f"model={task.model}",
                 f"model._target_=benchmarks.models.{task.model}",
                 "model.dropout=0.0",

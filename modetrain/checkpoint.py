@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +73,9 @@ def save(path: Path, state: Mapping[str, Any], *, step: int, meta: Mapping[str, 
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(variable.numpy()) for name, variable in state.items()}
     # NumPy files know no bfloat16 and its like: their bytes are kept, and the name of their dtype.
-    dtypes = {name: array.dtype.name for name, array in arrays.items()}
+    kinds = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
     plain = {n: a if a.dtype.kind in "biufc" else a.view(np.dtype(f"u{a.dtype.itemsize}")) for n, a in arrays.items()}
-    header = json.dumps({"step": step, "dtypes": dtypes, "meta": dict(meta)})
+    header = json.dumps({"step": step, "arrays": kinds, "meta": dict(meta)})
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "wb") as file:
         named: dict[str, Any] = {_META: np.frombuffer(header.encode(), np.uint8), **plain}
@@ -94,7 +94,7 @@ def load(path: Path) -> Checkpoint:
     try:
         with np.load(path) as archive:
             header = json.loads(archive[_META].tobytes())
-            arrays = {name: archive[name].view(_dtype(dtype)) for name, dtype in header["dtypes"].items()}
+            arrays = {name: _read(archive, name, *kind) for name, kind in header["arrays"].items()}
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}.") from None
     except Exception as error:  # what damage does to zipfile and NumPy has no common type
@@ -136,6 +136,13 @@ def digest(state: Mapping[str, Any]) -> str:
         sha.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
         sha.update(array.tobytes())
     return sha.hexdigest()
+
+
+def _read(archive: Mapping[str, np.ndarray], name: str, dtype: str, shape: Sequence[int]) -> np.ndarray:
+    array = archive[name].view(_dtype(dtype))
+    if list(array.shape) != list(shape):  # an array is read up to the length it claims, and its CRC at the true end
+        raise ValueError(f"{name} claims the shape {array.shape} instead of {tuple(shape)}")
+    return array
 
 
 def _dtype(name: str) -> np.dtype:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 
 import keras
 import tensorflow as tf
@@ -26,14 +26,15 @@ _STRIDE = 0x9E3779B1
 class Draws:
     """The seed generators of a recipe.
 
-    Attributes:
-      states: the int64 [2] state variable of each generator.
+    Args:
+      states: by name the int64 [2] state variable of each generator.
+      seed: the run's seed.
     """
 
-    def __init__(self, states: Sequence[keras.Variable]):
-        self.states = list(states)
-        # The first word is the layer's own seed, fixed when the layer was made from the run's seed.
-        self._bases = [int(state.numpy()[0]) % _MODULUS for state in self.states]
+    def __init__(self, states: Mapping[str, keras.Variable], seed: int):
+        self.states = list(states.values())
+        # Not from where the generators stand: restoring a checkpoint has moved them.
+        self._bases = [zlib.crc32(f"{seed}/{name}".encode()) % _MODULUS for name in states]
 
     def seek(self, step: tf.Tensor | int) -> None:
         """Sets every generator to where step `step` (int64 scalar) begins."""

@@ -336,8 +336,8 @@ class Recipe:
 
     def _draws(self) -> Draws:
         if self._seeded is None:
-            with tf.init_scope():  # the first call may come from within a trace
-                self._seeded = Draws([v for v in self.state().values() if v.name == "seed_generator_state"])
+            states = {name: v for name, v in self.state().items() if v.name == "seed_generator_state"}
+            self._seeded = Draws(states, self.info.seed)
         return self._seeded
 
     _seeded: Draws | None = None

@@ -117,6 +117,16 @@ def test_a_flipped_bit_is_found_or_harmless(path, bit):
     assert found_out > len(whole) / 2
 
 
+def test_a_large_array_that_claims_to_be_shorter_is_found_out(path):
+    state = {"w": tf.Variable(tf.zeros([90_000]))}
+    checkpoint.save(path, state, step=7, meta={})
+    whole = path.read_bytes()
+    assert whole.count(b"(90000,)") == 1
+    path.write_bytes(whole.replace(b"(90000,)", b"(10000,)"))
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.load(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 and no more"])
 def test_what_is_no_checkpoint_is_said_to_be_none(path, content):
     path.parent.mkdir()

@@ -1,0 +1,246 @@
+"""Callbacks look and only read: what they write down is exact, whatever the number of steps in a call."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from rich.console import Console
+
+from modetrain import checkpoint
+from modetrain.callbacks import Callback
+from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.callbacks.evaluate import Evaluate
+from modetrain.callbacks.log import Log
+from modetrain.callbacks.profile import Profile
+from modetrain.callbacks.progress import ProgressBar
+from recipes.mnist import Digits
+
+
+@pytest.fixture
+def writer(tmp_path):
+    return tf.summary.create_file_writer(str(tmp_path))
+
+
+# --- when ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("every", "step", "wanted"), [(5, 0, 5), (5, 4, 5), (5, 5, 10), (1, 7, 8), (None, 3, None), (0, 3, None)]
+)
+def test_a_callback_wants_the_next_multiple(every, step, wanted):
+    assert Callback(every=every).next_step(step) == wanted
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+
+EVERY_CALLBACK = {
+    "log": lambda writer: Log(every=3, writer=writer, lines=True),
+    "evaluate": lambda writer: Evaluate(every=4, writer=writer),
+    "checkpoint": lambda writer: Checkpoint(every=4, best="accuracy"),
+    "profile": lambda writer: Profile(at=2, steps=2),
+    "progress": lambda writer: ProgressBar(console=Console(file=io.StringIO(), force_terminal=True)),
+}
+
+
+@pytest.fixture(scope="module")
+def untouched():
+    """Weights of a run without callbacks, kept for comparison."""
+    return {}
+
+
+@pytest.mark.parametrize("name", EVERY_CALLBACK)
+def test_no_callback_changes_what_is_computed(name, make_trainer, writer, untouched):
+    if not untouched:
+        trainer = make_trainer("graph", steps=7)
+        trainer.train()
+        untouched["digest"] = state_of(trainer)
+    trainer = make_trainer("graph", steps=7, callbacks=[EVERY_CALLBACK[name](writer)], watch_every=3)
+    trainer.train()
+    assert state_of(trainer) == untouched["digest"]
+
+
+def state_of(trainer):
+    trainer.recipe.seek(trainer.step)  # evaluation draws from the seed generators too
+    return checkpoint.digest(trainer.recipe.state())
+
+
+@pytest.mark.parametrize("name", EVERY_CALLBACK)
+def test_every_callback_ends_well_when_the_first_step_fails(name, make_trainer, writer):
+    class Broken(Digits):
+        def train_step(self, batch):
+            raise ZeroDivisionError
+
+    trainer = make_trainer("eager", Broken, callbacks=[EVERY_CALLBACK[name](writer)])
+    with pytest.raises(ZeroDivisionError) as caught:
+        trainer.train()
+    assert not any("end failed" in note for note in caught.value.__notes__)
+
+
+# --- log -------------------------------------------------------------------------------------------------------------
+
+
+class Numbered(Digits):
+    """Returns the step as a metric, so that a window's mean is known."""
+
+    def train_step(self, batch):
+        return {**super().train_step(batch), "step": tf.cast(self.step + 1, tf.float32)}
+
+
+@pytest.mark.parametrize(("every", "cap"), [(1, 100), (3, 100), (3, 2), (5, 1), (100, 4)])
+def test_a_point_is_the_exact_mean_of_its_window(every, cap, make_trainer, writer, scalars, tmp_path, recorder):
+    log, seen = Log(every=every, writer=writer, lines=False), recorder(wants=[7])
+    trainer = make_trainer("graph", Numbered, steps=11, callbacks=[log, seen], mode={"steps_per_call": cap})
+    trainer.train()
+    ends = [*range(every, 12, every)]
+    ends += [11] if 11 % every else []  # what is left at the end has its point too
+    windows = {end: range((end - 1) // every * every + 1, end + 1) for end in ends}
+    found = scalars(tmp_path)
+    assert found["train/step"] == {end: np.mean(window) for end, window in windows.items()}
+    losses = seen.values("loss")
+    wanted = {end: np.mean([losses[n] for n in window]) for end, window in windows.items()}
+    assert found["train/loss"] == pytest.approx(wanted, rel=1e-6)
+    assert len(seen.calls) == {100: 2, 2: 7, 1: 11, 4: 4}[cap], "short windows cost no calls"
+
+
+def test_a_window_goes_on_after_a_resume(make_trainer, writer, scalars, tmp_path):
+    trainer = make_trainer("graph", Numbered, steps=8, step=4, callbacks=[Log(every=3, writer=writer, lines=False)])
+    trainer.train()
+    assert scalars(tmp_path)["train/step"] == {6: 5.5, 8: 7.5}
+
+
+def test_what_there_is_to_see_is_in_tensorboard(make_trainer, writer, scalars, tmp_path):
+    settings = {"schedule": "linear", "learning_rate": 1.0, "loss_scaling": True}
+    trainer = make_trainer(
+        "graph", steps=5, callbacks=[Log(every=1, writer=writer, lines=False)], watch_every=1, **settings
+    )
+    trainer.train()
+    found = scalars(tmp_path)
+    assert set(found) == {
+        *("train/loss", "train/accuracy"),
+        *("optimizer/learning_rate", "optimizer/grad_norm", "optimizer/loss_scale", "optimizer/skipped"),
+        *("speed/step_ms_p50", "speed/step_ms_p90", "speed/step_ms_max", "speed/data_wait_ms"),
+        *("speed/examples_per_s", "speed/compile_s", "speed/traces"),
+    }
+    assert found["optimizer/learning_rate"] == {1: 1.0, 2: 0.75, 3: 0.5, 4: 0.25, 5: 0.0}, "that of the update itself"
+    assert found["optimizer/loss_scale"] == dict.fromkeys(range(1, 6), 2.0**15)
+    assert found["speed/traces"] == {5: 1}
+
+
+def test_several_optimizers_are_told_apart(make_trainer, writer, scalars, tmp_path):
+    class Two(Digits):
+        def __init__(self, *, model, optimizer, info):
+            super().__init__(model=model, optimizer=optimizer, info=info)
+            self.head_optimizer = optimizer(self.model.trainable_variables[2:], learning_rate=0.125)
+
+        def train_step(self, batch):
+            super().train_step(batch)
+            return self.minimize(lambda: self.losses(batch), optimizer=self.head_optimizer)
+
+        def losses(self, batch):
+            return tf.reduce_sum(self.model(batch["image"]) ** 2, axis=1)
+
+    log = Log(every=1, writer=writer, lines=False)
+    make_trainer("graph", Two, steps=1, callbacks=[log], watch_every=1).train()
+    found = scalars(tmp_path)
+    assert found["optimizer/learning_rate"] == {1: 0.5}
+    assert found["optimizer/learning_rate/head"] == {1: 0.125}
+    assert {"optimizer/grad_norm", "optimizer/grad_norm/head"} < set(found)
+
+
+@pytest.mark.parametrize("lines", [True, False])
+def test_lines_are_said_where_no_bar_shows_them(make_trainer, writer, lines):
+    trainer = make_trainer("graph", steps=4, callbacks=[Log(every=2, writer=writer, lines=lines)], watch_every=2)
+    trainer.train()
+    assert len(trainer.said) == (2 if lines else 0)
+    for line, step in zip(trainer.said, (2, 4), strict=False):
+        assert line.startswith(f"step {step}/4: loss ")
+        assert "grad_norm" not in line
+
+
+# --- evaluate --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("every", "looked"), [(3, [3, 6, 8]), (4, [4, 8]), (None, [8]), (0, [8]), (100, [8])])
+def test_evaluation_is_at_each_multiple_and_once_at_the_end(every, looked, make_trainer, writer, scalars, tmp_path):
+    trainer = make_trainer("eager", steps=8, callbacks=[Evaluate(every=every, writer=writer)])
+    trainer.train()
+    writer.flush()
+    found = scalars(tmp_path)
+    assert list(found["eval/loss"]) == list(found["eval/accuracy"]) == looked
+    assert trainer.results["eval"]["loss"] == pytest.approx(found["eval/loss"][8])
+    assert [line.split(":")[0] for line in trainer.said] == [f"step {step}" for step in looked]
+
+
+def test_what_a_recipe_shows_is_an_image_of_the_averaged_weights(make_trainer, writer, tmp_path):
+    class Shows(Digits):
+        def show(self):
+            shown.append(self.model.get_weights()[0])
+            return {"weights": tf.fill([2, 4, 4, 1], 3.0)}
+
+    shown = []
+    trainer = make_trainer("eager", Shows, steps=2, callbacks=[Evaluate(every=None, writer=writer)], ema=0.9)
+    trainer.train()
+    writer.flush()
+    np.testing.assert_array_equal(shown[0], trainer.recipe.optimizer.averages[0].numpy())
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    assert b"\x89PNG" in file.read_bytes()
+
+
+def test_a_run_that_did_not_finish_is_not_evaluated_at_its_end(make_trainer, writer):
+    class Stop(Callback):
+        def call(self, run, rows):
+            run.stop()
+
+    trainer = make_trainer("eager", steps=5, callbacks=[Stop(), Evaluate(every=None, writer=writer)])
+    trainer.train()
+    assert trainer.evaluated is None
+
+
+# --- profile ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [0, 4])
+def test_a_profile_has_a_marker_for_each_of_its_steps(at, make_trainer, tmp_path, recorder):
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    seen = recorder()
+    make_trainer("graph", steps=9, callbacks=[Profile(at=at, steps=3), seen]).train()
+    assert [(n, n + 1) for n in range(at, at + 3)] == [call for call in seen.calls if at <= call[0] < at + 3]
+    (file,) = tmp_path.rglob("*.xplane.pb")
+    space = xplane_pb2.XSpace.FromString(file.read_bytes())
+    numbers = set()
+    for plane in space.planes:
+        for line in plane.lines:
+            for event in line.events:
+                if plane.event_metadata[event.metadata_id].name == "train":
+                    for stat in event.stats:
+                        if plane.stat_metadata[stat.metadata_id].name == "step_num":
+                            numbers.add(stat.int64_value or stat.uint64_value)
+    assert numbers == set(range(at, at + 3))
+
+
+def test_a_profile_that_a_failure_cuts_short_is_written_and_closed(make_trainer, tmp_path):
+    class Fails(Callback):
+        def call(self, run, rows):
+            if run.step == 3:
+                raise ZeroDivisionError
+
+    for _ in range(2):  # a second one could not begin if the first had not been closed
+        with pytest.raises(ZeroDivisionError):
+            make_trainer("eager", steps=9, callbacks=[Profile(at=1, steps=5), Fails()]).train()
+    assert len(list(tmp_path.rglob("*.xplane.pb"))) >= 1
+
+
+# --- progress --------------------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_shows_steps_loss_and_speed(make_trainer):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    make_trainer("graph", steps=6, callbacks=[ProgressBar(console=console)], mode={"steps_per_call": 2}).train()
+    shown = screen.getvalue()
+    for part in ("mode=graph", "6/6", "loss ", "examples/s"):
+        assert part in shown

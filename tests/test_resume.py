@@ -1,0 +1,175 @@
+"""A run goes on from its newest readable checkpoint, bit by bit, and says what it does differently."""
+
+from __future__ import annotations
+
+import pytest
+
+from modetrain import checkpoint, resume
+from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.checkpoint import CheckpointError
+from modetrain.mode import Mode
+from modetrain.resume import Place
+from modetrain.settings import DataSettings, OptimizerSettings, Settings
+
+STEPS = 7  # 5 batches are an epoch
+
+
+def settings(**given) -> Settings:
+    empty = {"recipe_name": "mnist", "model_name": "mlp", "recipe": {}, "model": {}, "callbacks": {}, "steps": STEPS}
+    return Settings(
+        **{
+            **empty,
+            "debug_name": None,
+            "do": "train",
+            "seed": 0,
+            "run_dir": None,
+            "resume": None,
+            "command": "",
+            "data": DataSettings(name="tiny"),
+            "optimizer": OptimizerSettings(name="sgd", learning_rate=0.1),
+            "mode": Mode(name="graph", compile="graph"),
+            **given,
+        }
+    )
+
+
+SCHEDULED = {"name": "adamw", "learning_rate": 0.05, "schedule": "cosine", "warmup": 3, "ema": 0.9, "accumulate": 2}
+
+
+# --- bit by bit ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "steps"), [("eager", range(1, STEPS)), ("graph", [1, 4, 5]), ("xla", [3])])
+def test_a_resumed_run_ends_where_the_whole_one_does(mode, steps, make_trainer, tmp_path):
+    """At any step: amid an epoch, amid a call, amid warm-up; with dropout, slots, averages and a schedule."""
+    whole = make_trainer(mode, steps=STEPS, callbacks=[Checkpoint(every=1, keep=99)], **SCHEDULED)
+    whole.train()
+    wanted = checkpoint.digest(whole.recipe.state())
+    for step in steps:
+        place = Place(folder=tmp_path, checkpoints=(checkpoint.path_of(tmp_path, step),))
+        rest = make_trainer(mode, steps=STEPS, seed=0, step=step, **SCHEDULED)
+        for variable in rest.recipe.model.trainable_variables:
+            variable.assign(variable * 0)  # what comes back must come from the checkpoint
+        assert resume.restore(place, rest.recipe, settings(), lambda line: None).step == step
+        rest.train()
+        assert checkpoint.digest(rest.recipe.state()) == wanted, f"resumed at step {step}"
+
+
+def test_a_run_can_be_resumed_in_another_mode(make_trainer, tmp_path):
+    make_trainer("eager", steps=3, callbacks=[Checkpoint(every=3)]).train()
+    rest = make_trainer("graph", steps=5, step=3)
+    resume.restore(Place(folder=tmp_path, checkpoints=(checkpoint.latest(tmp_path),)), rest.recipe, settings(), print)
+    rest.train()
+    assert int(rest.recipe.optimizer.updates.numpy()) == 5
+
+
+# --- which checkpoint ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, make_recipe):
+    """A run folder with checkpoints of steps 2, 4 and 6."""
+    recipe = make_recipe()
+    for step in (2, 4, 6):
+        recipe.optimizer.updates.assign(step)
+        meta = {"config": {"steps": 7, "optimizer": {"learning_rate": 0.1}}}
+        checkpoint.save(checkpoint.path_of(tmp_path, step), recipe.state(), step=step, meta=meta)
+    return tmp_path
+
+
+def found(folder, **given):
+    return [checkpoint.load(path).step for path in resume.place(settings(**given), print).checkpoints]
+
+
+def test_latest_is_the_newest_first(folder):
+    place = resume.place(settings(run_dir=folder, resume="latest"), print)
+    assert place.folder == folder
+    assert [checkpoint.load(path).step for path in place.checkpoints] == [6, 4, 2]
+
+
+def test_a_folder_or_a_file_can_be_named(folder, tmp_path):
+    assert found(folder, resume=str(folder)) == [6, 4, 2]
+    place = resume.place(settings(resume=str(checkpoint.path_of(folder, 4))), print)
+    assert place.folder == folder, "it goes on in the folder of the run"
+    assert [checkpoint.load(path).step for path in place.checkpoints] == [4]
+
+
+def test_it_may_go_on_in_another_folder(folder, tmp_path):
+    place = resume.place(settings(resume=str(folder), run_dir=tmp_path / "other" / "one"), print)
+    assert place.folder == tmp_path / "other" / "one"
+    assert place.folder.is_dir()
+    assert len(place.checkpoints) == 3
+
+
+def test_a_folder_without_a_checkpoint_starts_at_step_0_and_says_so(tmp_path):
+    said = []
+    place = resume.place(settings(run_dir=tmp_path, resume="latest"), said.append)
+    assert place.checkpoints == ()
+    assert said == [f"resume=latest: {tmp_path} holds no checkpoint yet; this run starts at step 0"]
+
+
+def test_a_new_run_has_a_new_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = [resume.place(settings(), print) for _ in range(2)]
+    assert len({place.folder for place in places}) == 2
+    for place in places:
+        assert place.folder.is_dir()
+        assert place.folder.parent.parts[-3:] == ("runs", "mnist", "graph")
+        assert place.checkpoints == ()
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def damage(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_that_is_said(folder, make_recipe):
+    damage(checkpoint.path_of(folder, 6))
+    said = []
+    recipe = make_recipe()
+    place = resume.place(settings(run_dir=folder, resume="latest"), said.append)
+    assert resume.restore(place, recipe, settings(), said.append).step == 4
+    assert int(recipe.optimizer.updates.numpy()) == 4
+    assert said[0].startswith(f"WARNING: {checkpoint.path_of(folder, 6)} is damaged")
+    assert said[0].endswith("Going on from the checkpoint before it.")
+    assert said[1] == f"resumed at step 4 from {checkpoint.path_of(folder, 4)}"
+
+
+def test_where_every_one_is_damaged_the_run_does_not_start_over_by_itself(folder, make_recipe):
+    for step in (2, 4, 6):
+        damage(checkpoint.path_of(folder, step))
+    place = resume.place(settings(run_dir=folder, resume="latest"), print)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        resume.restore(place, make_recipe(), settings(), lambda line: None)
+
+
+def test_another_model_is_no_damage(folder, make_recipe, mlp):
+    place = resume.place(settings(run_dir=folder, resume="latest"), print)
+    with pytest.raises(CheckpointError, match="step-00000006.npz is of another model or optimizer"):
+        resume.restore(place, make_recipe(model=mlp(units=9)), settings(), print)
+
+
+# --- what changes ----------------------------------------------------------------------------------------------------
+
+
+def test_what_the_run_does_differently_is_said(folder, make_recipe):
+    said = []
+    place = resume.place(settings(run_dir=folder, resume="latest"), said.append)
+    now = settings(resolved={"steps": 9, "optimizer": {"learning_rate": 0.2}, "callbacks": {"log": {"every": 1}}})
+    resume.restore(place, make_recipe(), now, said.append)
+    assert said[1:] == [
+        "  differs from the run it resumes: optimizer.learning_rate: 0.1 -> 0.2",
+        "  differs from the run it resumes: steps: 7 -> 9",
+    ]
+
+
+def test_what_changes_no_number_is_not_worth_a_word():
+    old = {"mode": {"name": "graph", "compile": "graph", "steps_per_call": 1}, "callbacks": {"log": {"every": 1}}}
+    new = {"mode": {"name": "mine", "compile": "graph", "steps_per_call": 9}, "callbacks": {}, "run_dir": "x"}
+    assert resume.differences(old, new) == []
+    new["mode"]["compile"] = "xla"
+    new["seed"] = 1
+    assert resume.differences(old, new) == ["mode.compile: graph -> xla", "seed: None -> 1"]
