@@ -140,18 +140,13 @@ def _calls(steps: int, most: int) -> list[int]:
 
 
 def keras_default(task: Task, windows: Windows) -> None:
-    """`fit` as it comes: one step an execution, jit_compile="auto" (XLA, where all layers support it)."""
+    """`fit` as it comes: one step an execution, jit_compile="auto" (which on a CPU means no XLA)."""
     _fit(task, windows)
 
 
-def keras_nojit(task: Task, windows: Windows) -> None:
-    """`fit` without XLA, one step an execution."""
-    _fit(task, windows, jit_compile=False)
-
-
 def keras_k100(task: Task, windows: Windows) -> None:
-    """`fit` without XLA, K steps an execution."""
-    _fit(task, windows, jit_compile=False, steps_per_execution=task.steps_per_call)
+    """`fit` with K steps an execution."""
+    _fit(task, windows, steps_per_execution=task.steps_per_call)
 
 
 def keras_xla_k100(task: Task, windows: Windows) -> None:
@@ -241,7 +236,6 @@ CONTENDERS: dict[str, Callable[[Task, Windows], None]] = {
         hand_xla_call,
         hand_eager,
         keras_default,
-        keras_nojit,
         keras_k100,
         keras_xla_k100,
         modetrain_graph,

@@ -11,6 +11,7 @@ See docs/benchmarks.md.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -27,25 +28,27 @@ ROOT = Path(__file__).resolve().parent.parent
 BATCH_SIZES = {"mlp": 32, "cnn": 64}
 CONTENDERS = (
     *("hand_graph", "hand_graph_fused", "hand_call", "hand_xla", "hand_xla_call", "hand_eager"),
-    *("keras_default", "keras_nojit", "keras_k100", "keras_xla_k100"),
+    *("keras_default", "keras_k100", "keras_xla_k100"),
     *("modetrain_graph", "modetrain_xla", "modetrain_eager"),
 )
 # Eager steps are some twenty times slower; their windows are so much shorter.
 EAGER_SHARE = 20
-# (contender, against, at most this ratio): what modetrain promises.
+# (model or None for both, contender, against, at most this ratio or None): what modetrain promises, and more to know.
 PROMISES = (
-    ("modetrain_graph", "hand_graph", 1.05),
-    ("modetrain_graph", "hand_graph_fused", None),
-    ("modetrain_graph", "keras_default", 1 / 3),
-    ("modetrain_xla", "hand_xla", 1.10),
-    ("modetrain_xla", "hand_xla_call", 1.10),
-    ("modetrain_eager", "hand_eager", None),
+    (None, "modetrain_graph", "hand_graph", 1.05),
+    (None, "modetrain_graph", "hand_graph_fused", None),
+    ("mlp", "modetrain_graph", "keras_default", 1 / 3),
+    ("cnn", "modetrain_graph", "keras_default", None),
+    (None, "modetrain_xla", "hand_xla", 1.10),
+    (None, "modetrain_xla", "hand_xla_call", None),
+    (None, "modetrain_eager", "hand_eager", None),
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; returns the exit code."""
     options = _options(argv)
+    sys.path.insert(0, str(ROOT))
     windows: dict[str, list[Window]] = {name: [] for name in options.contenders}
     failed: dict[str, str] = {}
     for _ in range(options.restarts):
@@ -91,7 +94,7 @@ class Worker:
         self._connection, theirs = multiprocessing.Pipe()
         steps = max(1, options.steps // EAGER_SHARE) if name.endswith("_eager") else options.steps
         arguments = (name, options.model, steps, options.steps_per_call, theirs, self._log)
-        self._process = multiprocessing.get_context("spawn").Process(target=_work, args=arguments)
+        self._process = multiprocessing.get_context("spawn").Process(target=_work, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
 
@@ -110,7 +113,7 @@ class Worker:
 
     def stop(self) -> None:
         """Ends the worker."""
-        if self._process.is_alive():
+        with contextlib.suppress(OSError):  # it may have ended by itself
             self._connection.send(False)
         self._process.join()
 
@@ -129,6 +132,7 @@ def _measure(
 ) -> None:
     """One generation of workers: starts and warms them, lets them run in turn and adds to `windows`."""
     workers = [Worker(name, options, folder) for name in names]
+    _tell(f"starting and warming up {len(workers)} workers")
     for _ in range(options.warmup):  # all at once: nothing is recorded
         for worker in workers:
             worker.begin()
@@ -140,12 +144,30 @@ def _measure(
                 failed[worker.name] = worker.log
                 workers.remove(worker)
     for number in range(options.rounds):
+        _tell(f"round {number + 1} of {options.rounds}")
         turn = number % max(1, len(workers))
         for worker in workers[turn:] + workers[:turn]:
             worker.begin()
             windows[worker.name].append(worker.end())
     for worker in workers:
         worker.stop()
+    _tell("")
+
+
+def _environment(name: str) -> dict[str, str]:
+    """What `python -m modetrain` sets before it imports TensorFlow; the other contenders keep this process's values."""
+    if not name.startswith("modetrain_"):
+        return {}
+    from modetrain.mode import Mode
+
+    mode = name.removeprefix("modetrain_")
+    return Mode(name=mode, compile=mode).environment()
+
+
+def _tell(text: str) -> None:
+    """Says on a terminal how far things are."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def _work(name: str, model: str, steps: int, steps_per_call: int, connection: Connection, log: Path) -> None:
@@ -156,11 +178,7 @@ def _work(name: str, model: str, steps: int, steps_per_call: int, connection: Co
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if name.startswith("modetrain"):  # as `python -m modetrain` does, before TensorFlow is imported
-        from modetrain.mode import Mode
-
-        mode = name.removeprefix("modetrain_")
-        os.environ.update(Mode(name=mode, compile=mode).environment())
+    os.environ.update(_environment(name))
     from contenders import CONTENDERS as functions
     from contenders import Task
     from windows import Windows
@@ -204,8 +222,11 @@ def _print(options: argparse.Namespace, windows: dict[str, list[Window]]) -> Non
             row += [f"{middle:.2f}", f"{low:.2f} .. {high:.2f}"]
         table.add_row(*row)
     console.print(table)
-    for name, against, bound in PROMISES:
-        if name in windows and against in windows:
+    for name in windows:
+        if settings := [f"{key}={value}" for key, value in _environment(name).items() if os.environ.get(key) != value]:
+            console.print(f"{name} sets {', '.join(settings)}; the others keep TensorFlow's default", highlight=False)
+    for model, name, against, bound in PROMISES:
+        if model in (None, options.model) and name in windows and against in windows:
             low, middle, high = _quartiles(_ratios(windows, name, against))
             wanted = "" if bound is None else f"  (wanted: at most {bound:.2f}{'' if middle <= bound else '; MISSED'})"
             console.print(
@@ -229,6 +250,7 @@ def _report(options: argparse.Namespace, windows: dict[str, list[Window]]) -> di
             name: {
                 "ms": [window.ms for window in found],
                 "cpu_ms": [window.cpu_ms for window in found],
+                "environment": _environment(name),
                 "median_ms": statistics.median(window.ms for window in found),
                 "ratio": _quartiles(_ratios(windows, name, options.reference))[1]
                 if options.reference in windows

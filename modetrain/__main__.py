@@ -10,11 +10,14 @@ import contextlib
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from modetrain import command_line, paths
 from modetrain.errors import ConfigError
+
+_STARTED = time.perf_counter()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,13 +64,16 @@ def _main(words: Sequence[str], cwd: Path) -> int:
         print(config.to_yaml(settings), end="")
         return 0
     # TensorFlow reads these once, when it is imported.
-    os.environ.update(settings.mode.environment())
+    for name, value in settings.mode.environment().items():
+        if settings.mode.exact:  # else what the user has set themselves stands
+            os.environ[name] = value
+        os.environ.setdefault(name, value)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _quiet_stderr():
         import tensorflow  # noqa: F401
     from modetrain.run import run
 
-    return run(settings, debugger=line.pdb)
+    return run(settings, debugger=line.pdb, started=_STARTED)
 
 
 @contextlib.contextmanager

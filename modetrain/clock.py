@@ -19,18 +19,20 @@ class Clock:
 
     Args:
       now: reads a monotonic time in seconds.
+      start: when the run began, by the same time; what lies between is booked as `import`.
 
     Attributes:
       seconds: per account the seconds booked (`compile`, `data`, `steps`, `eval`, `checkpoint`, ...).
     """
 
-    def __init__(self, now: Callable[[], float] = time.perf_counter):
+    def __init__(self, now: Callable[[], float] = time.perf_counter, *, start: float | None = None):
         self._now = now
-        self._start = now()
+        self._start = now() if start is None else start
         self._open: list[str] = []
-        self._since = self._start
+        self._since = now()
         self._calls: list[tuple[float, int]] = []
         self.seconds: dict[str, float] = defaultdict(float)
+        self.seconds["import"] = self._since - self._start
 
     @contextlib.contextmanager
     def book(self, account: str) -> Iterator[None]:

@@ -56,7 +56,7 @@ def parse(words: Sequence[str]) -> CommandLine:
         name, has_value, value = word.partition("=")
         flag = next((names[0] for names in FLAGS if name in names), None)
         if flag is None:
-            raise _unknown(word, name, value)
+            raise _unknown(word, name, value or next(rest, ""))
         if flag in WITH_VALUE and not has_value:
             value = next(rest, "")
         if flag in WITH_VALUE and not value:
@@ -84,10 +84,10 @@ def parse(words: Sequence[str]) -> CommandLine:
 def _unknown(word: str, name: str, value: str) -> ConfigError:
     bare = name.lstrip("-").replace("-", "_")
     flag = closest(name.lstrip("-"), [one.lstrip("-") for names in FLAGS for one in names if one.startswith("--")])
-    if flag is not None and not value:
+    if flag is not None and "=" not in word:
         return ConfigError(f"{word}: there is no such flag. Did you mean --{flag}?")
     if bare in schema.SECTIONS or suggest.keys(bare):
-        text = value or "VALUE"
+        text = value if value and not value.startswith("-") and "=" not in value else "VALUE"
         ask = f"Did you mean {bare}={text}?" if bare in schema.SECTIONS else suggest.sentence(bare, value=text)
         return ConfigError(f"{word}: settings are typed without dashes, as key=value. {ask}")
     return ConfigError(f"{word}: there is no such flag. --help lists the flags; settings are typed as key=value.")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from modetrain import schema, suggest
 from modetrain.errors import ConfigError, closest, did_you_mean
+from modetrain.key import text
 from modetrain.overrides import groups
 from modetrain.paths import options, shown
 
@@ -46,7 +47,7 @@ class Composition:
         if override is not None:
             return override
         file = next((self.origin[k] for k in _upwards(key) if k in self.origin), None)
-        return f"{key}={schema.text(value)}" + (f" (from {file})" if file else "")
+        return f"{key}={text(value)}" + (f" (from {file})" if file else "")
 
     def override_of(self, key: str) -> str | None:
         """The override that set a key, or a section it lies in, as typed; None where a file or a default set it."""
@@ -155,12 +156,16 @@ def _check_keys(overrides: Sequence[Override], base: Mapping[str, Any], folders:
         key, line, value = override.key_or_group, override.input_line or override.key_or_group, override.value()
         if override.is_delete() and key in schema.KEYS:
             raise ConfigError(
-                f"{line}: {key} cannot be left out. Type for example {key}={schema.text(schema.KEYS[key].example)}."
+                f"{line}: {key} cannot be left out. Type for example {key}={text(schema.KEYS[key].example)}."
             )
         adds = override.is_add() or override.is_force_add()
+        section = _lookup(base, key)[1]
+        if isinstance(section, Mapping) and not (override.is_delete() or value is None or isinstance(value, Mapping)):
+            keys = ", ".join(f"{key}.{name}" for name in section)
+            raise ConfigError(f"{line}: {key} is a section with keys of its own. Type one of them: {keys}.")
         given = [(key, line.partition("=")[2])]
         if isinstance(value, Mapping) and value:
-            given = [(name, schema.text(one)) for name, one in schema.leaves(value, f"{key}.")]
+            given = [(name, text(one)) for name, one in schema.leaves(value, f"{key}.")]
         for name, one in given:
             _check_key(name, one, line, adds, base, folders)
 
@@ -182,7 +187,7 @@ def _check_key(key: str, value: str, line: str, adds: bool, base: Mapping[str, A
             + (f"Did you mean {mine[0]}={value}? " if mine else "")
             + f"If its code takes it, type +{line.lstrip('+')}."
         )
-    near_group = closest(key, groups(folders)) if "." not in key else None
+    near_group = closest(key, groups(folders)) if not {".", "/"} & set(key) else None
     hint = f"Did you mean {near_group}={value}?" if near_group else suggest.sentence(key, known, value)
     raise ConfigError(f"{line}: there is no key {key!r}. {hint}")
 
@@ -199,7 +204,7 @@ def _broken_yaml(error: Exception, cwd: Path) -> ConfigError:
 def _explained(error: Exception, folders: Sequence[Path], cwd: Path, typed: Mapping[str, str]) -> ConfigError:
     """What Hydra or OmegaConf says, with the file it is about and what is there instead."""
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else None
-    text = str(error).strip() or str(cause or type(error).__name__)
+    said = str(error).strip() or str(cause or type(error).__name__)
     missing = getattr(error, "missing_cfg_file", None)
     if missing:
         group, _, name = missing.rpartition("/")
@@ -207,7 +212,7 @@ def _explained(error: Exception, folders: Sequence[Path], cwd: Path, typed: Mapp
         listed = f" {group} is one of {', '.join(names)}.{did_you_mean(name, names)}" if names else ""
         return ConfigError(f"{_asks_for(group, name, folders, cwd)} {missing}, which no config folder has.{listed}")
     about = getattr(error, "full_key", None) or getattr(cause, "full_key", None)
-    first = text.splitlines()[0].rstrip(".")
+    first = said.splitlines()[0].rstrip(".")
     inside = re.match(r"In '([^']*)': (.*)", first)
     file = _file_of(inside[1], folders, cwd) if inside else ""
     unused = re.search(r"Could not override '([^'@]*)'", first)

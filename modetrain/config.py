@@ -16,6 +16,7 @@ from pathlib import Path
 from modetrain import overrides, paths, rules, schema, sources, targets, values
 from modetrain.compose import Composition, compose
 from modetrain.errors import ConfigError
+from modetrain.key import text
 from modetrain.mode import Mode
 from modetrain.settings import DataSettings, OptimizerSettings, Settings
 from modetrain.signatures import SourceText
@@ -61,7 +62,7 @@ def _raise(problems: Iterable[str]) -> None:
         raise ConfigError("\n".join(found))
 
 
-def _code_problems(composition: Composition, text: SourceText) -> Iterator[str]:
+def _code_problems(composition: Composition, code: SourceText) -> Iterator[str]:
     config = composition.config
     for section in schema.FREE:
         node = config.get(section)
@@ -70,10 +71,10 @@ def _code_problems(composition: Composition, text: SourceText) -> Iterator[str]:
                 f"recipe={composition.choices['recipe']}: its file names no class. Write recipe: with a line "
                 "_target_: recipes.<file>.<Class> below it, or type +recipe._target_=recipes.<file>.<Class>."
             )
-        yield from targets.check(section, node, text, given=composition.given)
+        yield from targets.check(section, node, code, given=composition.given)
     for name, node in (config.get("callbacks") or {}).items():
         if name not in schema.CALLBACKS:
-            yield from targets.check(f"callbacks.{name}", node, text, given=composition.given)
+            yield from targets.check(f"callbacks.{name}", node, code, given=composition.given)
 
 
 def _command(arguments: Sequence[str], config_dirs: Sequence[str]) -> str:
@@ -132,9 +133,9 @@ def _notes(composition: Composition, arguments: Sequence[str], folders: Sequence
     before, after = dict(schema.leaves(plain.config)), dict(schema.leaves(composition.config))
     changed, kept = [], []
     for key in [*(k for k in schema.KEYS if k in after), *(k for k in after if k not in schema.KEYS)]:
-        value = schema.text(after[key])
+        value = text(after[key])
         if key not in before or before[key] != after[key]:
-            was = f", not {schema.text(before[key])}" if key in before else ""
+            was = f", not {text(before[key])}" if key in before else ""
             about = f" ({schema.KEYS[key].help})" if key in schema.KEYS else ""
             changed.append(f"  {key}={value}{was}{about}")
         elif composition.override_of(key) and composition.origin.get(key, "").endswith(f"debug/{preset}.yaml"):

@@ -1,8 +1,8 @@
 """Data: position is (seed, step). Any batch can be asked for, and blocks of batches stream from any step on.
 
-    data.batch(step)          one training batch, as `Recipe.prepare` makes it
-    data.train_blocks(first)  endless blocks of K batches each, for steps first, first + K, ...
-    data.eval_blocks()        every evaluation example exactly once; the last batch may be short
+    data.batch(step)              one training batch, as `Recipe.prepare` makes it
+    data.train_blocks(first, K)   endless blocks of K batches each, for steps first, first + K, ...
+    data.eval_blocks(K)           every evaluation example exactly once; the last batch may be short
 
 The order is a permutation per epoch, computed and not stored, so that seeking costs nothing and a resumed run needs no
 saved iterator. Epochs follow each other without gaps: every example is seen once before any is seen again.
@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.draws import named_seed
+from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
 from modetrain.sources import Source
 
@@ -54,20 +55,33 @@ class Data:
       settings: see `DataSettings`.
       seed: the run's seed.
       prepare: `Recipe.prepare`.
+      debug: prepare training batches in this thread, one at a time and only when they are needed, so that a breakpoint
+        in `prepare` stops on the values of the batch that the next step gets.
 
     Attributes:
       source: as given.
       settings: as given.
     """
 
-    def __init__(self, source: Source, settings: DataSettings, *, seed: int, prepare: Prepare | None = None):
+    def __init__(
+        self, source: Source, settings: DataSettings, *, seed: int, prepare: Prepare | None = None, debug: bool = False
+    ):
         self.source = source
         self.settings = settings
         self._seed = seed
         self._prepare = prepare
-        self._train = {name: tf.constant(array) for name, array in source.train.items()}
-        self._eval = self._train if settings.overfit else {k: tf.constant(v) for k, v in source.eval.items()}
+        self._debug = debug
         self._train_size = _size(source.train)
+        if self._overfit_examples > self._train_size:
+            most = self._train_size // settings.batch_size
+            raise ConfigError(
+                f"data.overfit={settings.overfit} with data.batch_size={settings.batch_size}: there are only "
+                f"{self._train_size:,} training examples, so some would be seen twice. Type data.overfit={max(most, 1)}"
+                + (f" data.batch_size={self._train_size}." if not most else ".")
+            )
+        with tf.device("CPU:0"):  # where the input pipeline gathers from
+            self._train = {name: tf.constant(array) for name, array in source.train.items()}
+            self._eval = self._train if settings.overfit else {k: tf.constant(v) for k, v in source.eval.items()}
 
     @property
     def eval_examples(self) -> int:
@@ -80,17 +94,21 @@ class Data:
         """The training batch of one step: per feature a tensor [batch_size, ...]."""
         return self._train_batch(tf.constant(step, tf.int64))
 
-    def steps_per_call(self, wanted: int | str) -> int:
-        """Resolves `mode.steps_per_call`: `auto` is as many batches as fit 64 MiB, at most 100."""
-        if wanted != "auto":
-            return int(wanted)
-        spec = tf.data.Dataset.range(1).map(self._train_batch).element_spec
-        size = sum(int(np.prod(s.shape.as_list())) * s.dtype.size for s in spec.values())
+    def steps_that_fit(self) -> int:
+        """What `mode.steps_per_call=auto` comes to: as many training batches as fit 64 MiB, at most 100."""
+        batch = self.batch(0)
+        size = sum(int(np.prod(t.shape.as_list())) * t.dtype.size for t in batch.values())
         return int(np.clip(_BLOCK_BYTES // max(size, 1), 1, _MOST_STEPS))
 
     def train_blocks(self, first: int, length: int) -> Iterator[Block]:
         """Endless training blocks of `length` batches; the first batch belongs to step `first`."""
         most = np.iinfo(np.int64).max - length
+        if self._debug:
+            while True:
+                batches = [self.batch(first + index) for index in range(length)]
+                arrays = {name: tf.stack([batch[name] for batch in batches]) for name in batches[0]}
+                yield Block(first=first, length=length, arrays=arrays)
+                first += length
         if self._prepare is None:
             # Without a `prepare` of the recipe's own a whole block is one gather, however many batches it holds.
             blocks = tf.data.Dataset.range(first, most, length).map(
@@ -158,7 +176,9 @@ class Data:
         return {name: tf.gather(array, rows) for name, array in arrays.items()}
 
     def _train_batch(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._prepared(self._gather(self._train, self._train_indices(step)), step, training=True)
+        # One of the batches that are overfitted to is the same at each return, augmentation included.
+        draw = step % self.settings.overfit if self.settings.overfit else step
+        return self._prepared(self._gather(self._train, self._train_indices(step)), draw, training=True)
 
     def _prepared(self, batch: dict[str, tf.Tensor], index: tf.Tensor, *, training: bool) -> dict[str, tf.Tensor]:
         if self._prepare is None:

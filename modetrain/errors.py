@@ -16,8 +16,11 @@ class ConfigError(Exception):
 def closest(given: str, known: Iterable[str]) -> str | None:
     """What was probably meant by `given` among the known names, or None where nothing is close."""
     # Sorted, so that a tie gives the same answer every time.
-    close = difflib.get_close_matches(given, sorted(known), n=1, cutoff=0.6)
-    return close[0] if close else None
+    names = {name.lower(): name for name in sorted(known, reverse=True)}
+    close = difflib.get_close_matches(given.lower(), sorted(names), n=1, cutoff=0.6)
+    if not close:  # `bfloat16` for `mixed_bfloat16`
+        close = [name for name in sorted(names) if len(given) > 3 and given.lower() in name]
+    return names[close[0]] if close else None
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

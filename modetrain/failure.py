@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import bdb
 import contextlib
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ import tensorflow as tf
 from modetrain.checkpoint import latest
 
 if TYPE_CHECKING:
-    from modetrain.program import Program
     from modetrain.trainer import Trainer
 
 # What users of tf.function run into every day: (pattern of TensorFlow's message, one plain sentence).
@@ -27,7 +27,9 @@ _EVERYDAY = (
     ),
     (
         r"has no attribute 'numpy'|\.numpy\(\) is not supported|numpy\(\) is only available when eager"
-        r"|Cannot convert a symbolic .*[Tt]ensor.* to a numpy array|NotImplementedError: numpy",
+        r"|Cannot convert a symbolic .*[Tt]ensor.* to a numpy array|NotImplementedError: numpy"
+        # math.exp(), int(), an index, a format, .item()
+        r"|(Type|Attribute)Error: [^\n]*SymbolicTensor|Expected any non-tensor type, but got a tensor",
         "A step asked for the value of a tensor (.numpy(), float(), np.asarray): a traced step has no values yet. Use "
         "TensorFlow operations instead, or return the tensor from the step and look at it in a callback.",
     ),
@@ -38,7 +40,8 @@ _EVERYDAY = (
         "it needs from the batch, or add it in the recipe's prepare.",
     ),
     (
-        r"Using a symbolic `?tf\.Tensor`? as a Python `?bool`?|OperatorNotAllowedInGraphError",
+        r"Using a symbolic `?tf\.Tensor`? as a Python `?bool`?|OperatorNotAllowedInGraphError"
+        r"|len is not well defined for a symbolic",
         "A step used a tensor where Python needs a plain value (if, for, and, len, int): move that line into a "
         "function of the recipe's own file, where it is converted, or use tf.cond, tf.where or tf.range.",
     ),
@@ -61,35 +64,48 @@ class NonFiniteError(ArithmeticError):
       step: the step whose loss it is (updates completed before it).
     """
 
-    def __init__(self, name: str, step: int, value: float, run: Trainer):
+    def __init__(self, name: str, step: int, value: float, run: Trainer, batch: Mapping[str, tf.Tensor]):
         self.step = step
-        super().__init__(f"{name} is {value} at step {step} of {run.steps} in mode={run.mode.name}.")
-        for note in _notes(run, step, extra=("debug=nan",), purpose="to see which operation made it"):
+        super().__init__(f"{name} is {value} in step {step + 1} of {run.steps} in mode={run.mode.name}.")
+        self.add_note(f"modetrain: {_where(run, 'train_step', batch)}")
+        for note in _notes(run, step, extra=("check_numerics=true",), purpose="to see which operation made it"):
             self.add_note(note)
 
 
 @contextlib.contextmanager
-def explain(
-    run: Trainer, program: Program, batch: Mapping[str, tf.Tensor], first: int, training: bool
-) -> Iterator[None]:
-    """Adds a note to whatever is raised inside: recipe, step, mode, batch, and how to step through it."""
+def explain(run: Trainer, method: str, batch: Mapping[str, tf.Tensor], step: Callable[[], int]) -> Iterator[None]:
+    """Adds a note to whatever is raised inside: recipe, step, mode, batch, and how to step through it.
+
+    Args:
+      run: the run.
+      method: the recipe's method that is called inside (`train_step`, `eval_step`, `prepare`).
+      batch: a block of batches: per feature a tensor [steps, examples, ...]; empty where there is none yet.
+      step: tells which step (in evaluation, which batch) was under way.
+    """
     try:
         yield
+    except bdb.BdbQuit:  # whoever quits the debugger knows where they are
+        raise
     except Exception as error:
-        step = max(first, program.reached) if run.mode.compile != "xla" else first
-        sentence = plain_sentence(error)
-        if sentence:
+        if sentence := plain_sentence(error):
             error.add_note(f"modetrain: {sentence}")
-        kind = "train_step" if training else "eval_step"
-        shapes = ", ".join(f"{name}: {tensor.dtype.name} {tuple(tensor.shape)}" for name, tensor in batch.items())
-        where = f"step {step}" if training else f"evaluation batch {step} after step {run.step}"
-        error.add_note(
-            f"modetrain: {type(run.recipe).__name__}.{kind} failed at {where} of {run.steps} in mode={run.mode.name} "
-            f"(compile={run.mode.compile}, precision={run.mode.precision}); batch {{{shapes}}}"
+        failed = step()
+        where = (
+            f"evaluation batch {failed + 1} after step {run.step}" if method == "eval_step" else f"step {failed + 1}"
         )
-        for note in _notes(run, step if training else run.step, steps_through=training):
+        error.add_note(f"modetrain: failed in {where} of {run.steps}: {_where(run, method, batch)}")
+        extra = ("mode.debug_data=true",) if method == "prepare" else ()
+        for note in _notes(run, run.step if method == "eval_step" else failed, extra=extra):
             error.add_note(note)
         raise
+
+
+def _where(run: Trainer, method: str, batch: Mapping[str, tf.Tensor]) -> str:
+    shapes = ", ".join(f"{name}: {tensor.dtype.name} {tuple(tensor.shape[1:])}" for name, tensor in batch.items())
+    return (
+        f"{type(run.recipe).__name__}.{method} in mode={run.mode.name} "
+        f"(compile={run.mode.compile}, precision={run.mode.precision})" + (f"; batch {{{shapes}}}" if shapes else "")
+    )
 
 
 def plain_sentence(error: BaseException) -> str | None:
@@ -98,16 +114,22 @@ def plain_sentence(error: BaseException) -> str | None:
     return next((sentence for pattern, sentence in _EVERYDAY if re.search(pattern, text)), None)
 
 
-def eager_command(
-    command: str, *, steps: int, checkpoint: Path | None, run_dir: Path, extra: Sequence[str] = ()
-) -> str:
-    """The command that runs the same thing eagerly, in the debugger, up to `steps` updates."""
-    dropped = ["mode=", "mode.compile=", "mode.steps_per_call=", "steps=", "run_dir=", "resume=", "mode.strict="]
-    dropped += [f"{word.partition('=')[0]}=" for word in extra]
-    words = [word for word in shlex.split(command) if not word.startswith(tuple(dropped))]
-    words += ["--pdb", "mode=eager", f"steps={steps}", f"run_dir={run_dir}", *extra]
+def eager_command(command: str, *, checkpoint: Path | None, run_dir: Path, extra: Sequence[str] = ()) -> str:
+    """The command that runs the same thing eagerly and stops in the debugger where a step fails.
+
+    Args:
+      command: the command line of the run that failed.
+      checkpoint: the newest one before the failure, to go on from.
+      run_dir: where it writes, so that the failed run stays as it is; used with a checkpoint alone.
+      extra: more overrides.
+    """
+    # What belongs to the fast run, and a profile, whose steps may lie beyond the failure.
+    fast = ("mode=", "mode.compile=", "mode.steps_per_call=", "mode.strict=", "run_dir=", "resume=")
+    dropped = (*fast, "callbacks.profile.", "debug=profile", *(f"{word.partition('=')[0]}=" for word in extra))
+    words = [word for word in shlex.split(command) if not word.lstrip("+").startswith(dropped) and word != "--pdb"]
+    words += ["--pdb", "mode=eager", *extra]
     if checkpoint is not None:
-        words.append(f"resume={checkpoint}")
+        words += [f"resume={checkpoint}", f"run_dir={run_dir}"]
     return shlex.join(words)
 
 
@@ -115,7 +137,6 @@ def _notes(
     run: Trainer,
     step: int,
     *,
-    steps_through: bool = True,
     extra: Sequence[str] = (),
     purpose: str = "to step through it line by line",
 ) -> list[str]:
@@ -123,7 +144,6 @@ def _notes(
         return []
     command = eager_command(
         run.command,
-        steps=step + steps_through,
         checkpoint=latest(run.folder, at_most=step),
         run_dir=run.folder / f"eager-{step}",
         extra=extra,

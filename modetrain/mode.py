@@ -69,5 +69,9 @@ class Mode:
         # oneDNN rewrites graphs after TensorFlow's own graph optimizations, which is up to a third faster on
         # convolutions; whether TensorFlow's default has it on depends on the processor. The bitwise claim of `strict`
         # needs it off on both sides.
-        exact = self.compile == "eager" or self.strict
-        return {"TF_ENABLE_ONEDNN_OPTS": "0" if exact else "1"}
+        return {"TF_ENABLE_ONEDNN_OPTS": "0" if self.exact else "1"}
+
+    @property
+    def exact(self) -> bool:
+        """Whether this mode is one side of the bitwise comparison of `strict`."""
+        return self.compile == "eager" or self.strict

@@ -1,6 +1,6 @@
 """An optimizer is an update rule and everything the library does around it, in one fixed order.
 
-    gradients of the mean over the batch -> unscale -> finite? -> accumulate -> clip by global norm -> apply -> average
+    gradients of the mean over the batch -> unscale -> accumulate -> clip by global norm -> finite? -> apply -> average
 
 None of it is left to Keras's optimizers, whose clipping, accumulation, averaging and loss scaling are silently wrong or
 broken with more than one replica. Whatever the settings do not ask for is not compiled at all.
@@ -19,6 +19,7 @@ from modetrain.settings import OptimizerSettings
 from modetrain.update_rules import slot_like, update_rule
 
 _FIRST_SCALE = 2.0**15
+_MOST_SCALE = 2.0**24
 _STEPS_TO_DOUBLE = 2000  # as in Micikevicius et al., "Mixed Precision Training" (2018)
 
 
@@ -88,7 +89,10 @@ class Optimizer:
 
     def accumulate(self, gradients: Sequence, variables: Sequence[keras.Variable]) -> None:
         """Adds one micro-batch's gradients to the accumulators."""
-        for index, gradient in self._indexed(gradients, variables):
+        self._accumulate(self._indexed(gradients, variables))
+
+    def _accumulate(self, indexed: Sequence[tuple[int, tf.Tensor]]) -> None:
+        for index, gradient in indexed:
             self.accumulators[index].value.assign_add(tf.convert_to_tensor(gradient) / self.settings.accumulate)
 
     def apply(
@@ -113,18 +117,21 @@ class Optimizer:
         indices = [i for i, _ in indexed]
         finals = [tf.convert_to_tensor(g) for _, g in indexed]
         if self.accumulators:
-            self.accumulate(gradients, variables)
+            self._accumulate(indexed)
             finals = [tf.identity(self.accumulators[i].value) for i in indices]
         seen = {}
 
         if self.settings.clip_norm is not None:
             norm = _global_norm(finals)
             finals, _ = tf.clip_by_global_norm(finals, self.settings.clip_norm, use_norm=norm)
-            seen["grad_norm"] = (norm, tf.ones_like(norm))
+            looked = tf.constant(True)
         else:  # a pass over all gradients for the eye alone: only at steps where somebody looks
             zero = tf.zeros([], tf.float64 if finals[0].dtype == tf.float64 else tf.float32)
             norm = tf.cond(watch, lambda: _global_norm(finals), lambda: zero)
-            seen["grad_norm"] = (norm, tf.cast(watch, norm.dtype))
+            looked = watch
+        # With loss scaling a norm may overflow, which is handled; one such value would spoil a whole window's mean.
+        shown = tf.logical_and(looked, tf.math.is_finite(norm))
+        seen["grad_norm"] = (tf.where(shown, norm, tf.zeros_like(norm)), tf.cast(shown, norm.dtype))
 
         def update():
             rate, count = self.learning_rate(step), tf.identity(self.updates.value)
@@ -181,7 +188,7 @@ class Optimizer:
         good = tf.where(finite, self._good_steps.value + 1, 0)
         grow = good >= _STEPS_TO_DOUBLE
         scale = tf.where(finite, self.loss_scale.value, tf.maximum(self.loss_scale.value / 2.0, 1.0))
-        self.loss_scale.assign(tf.where(grow, scale * 2.0, scale))
+        self.loss_scale.assign(tf.where(grow, tf.minimum(scale * 2.0, _MOST_SCALE), scale))
         self._good_steps.assign(tf.where(grow, 0, good))
 
 

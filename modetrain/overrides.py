@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modetrain import schema
+from modetrain import schema, suggest
 from modetrain.errors import ConfigError, closest
+from modetrain.key import text
 from modetrain.paths import GROUPS, options
 
 if TYPE_CHECKING:
@@ -67,12 +68,13 @@ def parse(arguments: Sequence[str], folders: Sequence[Path], *, sweep: bool = Fa
         try:
             override = parser.parse_override(argument)
         except (HydraException, AssertionError) as error:
-            raise _malformed(argument, error) from None
+            raise _malformed(argument, error, parser) from None
         _check_once(override, parsed)
         if override.is_sweep_override() and not sweep:
+            one = "." if override.key_or_group in groups(folders) else f", or {_quoted(argument)} if it is one value."
             raise ConfigError(
-                f"{argument}: several values for one key, which is a run for each. Type -m "
-                f"{argument} for one run after the other, or {_quoted(argument)} if the comma belongs to the value."
+                f"{argument}: several values for one key, which is a run for each. Type -m {argument} for one run "
+                f"after the other{one}"
             )
         parsed.append(override if override.is_sweep_override() else _check_group(override, folders, parser))
     return parsed
@@ -103,9 +105,9 @@ def _check_words(argument: str, after: str | None, folders: Sequence[Path]) -> N
         instead = next((text for start, text in INSTEAD_OF_HYDRA.items() if bare.startswith(start)), None)
         hint = f"Type {instead}." if instead else "Leave it out; --help lists what there is."
         raise ConfigError(f"{argument}: modetrain uses Hydra's configs only, its own settings have no effect. {hint}")
-    if argument.startswith("="):
+    if argument.startswith(("=", "@")):
         raise ConfigError(f"{argument}: there is no key before the =. Type key=value without spaces, as in steps=50.")
-    if "=" in argument or argument.startswith("~"):
+    if "=" in argument or (argument.startswith("~") and bare):
         return
     word = argument.strip()
     if word in groups(folders):
@@ -116,7 +118,7 @@ def _check_words(argument: str, after: str | None, folders: Sequence[Path]) -> N
             "around the =."
         )
     if word in schema.KEYS:
-        value = after if after is not None and "=" not in after else schema.text(schema.KEYS[word].example)
+        value = after if after is not None and "=" not in after else text(schema.KEYS[word].example)
         raise ConfigError(f"{argument}: a value is needed. Type {word}={value}, without spaces around the =.")
     known = {name: f"{group}={name}" for group in reversed(GROUPS) for name in options(group, folders)}
     near = closest(word, known)
@@ -124,13 +126,16 @@ def _check_words(argument: str, after: str | None, folders: Sequence[Path]) -> N
     raise ConfigError(f"{argument!r}: a word alone says nothing, every argument is a flag or key=value. {hint}")
 
 
-def _malformed(argument: str, error: Exception) -> ConfigError:
+def _malformed(argument: str, error: Exception, parser: OverridesParser) -> ConfigError:
     # ANTLR goes on with a list of everything that it would have taken.
     reason = (str(error).strip().splitlines() or ["a value is needed"])[0].partition(" expecting ")[0]
-    return ConfigError(
-        f"{argument}: not key=value in Hydra's grammar ({reason}). "
-        + (f"If the value is meant as it stands, quote it: {_quoted(argument)}." if "=" in argument else "See --help.")
-    )
+    key, _, value = argument.partition("=")
+    try:
+        parser.parse_override(shlex.split(_quoted(argument))[0])
+        fix = f"If the value is meant as it stands, quote it: {_quoted(argument)}."
+    except Exception:  # then it is the key that is wrong
+        fix = suggest.sentence(key.lstrip("+~"), value=value)
+    return ConfigError(f"{argument}: not key=value in Hydra's grammar ({reason}). {fix}")
 
 
 def _check_once(override: Override, before: Sequence[Override]) -> None:
@@ -161,15 +166,15 @@ def _check_group(override: Override, folders: Sequence[Path], parser: OverridesP
         several = ",".join(str(name) for name in value)
         raise ConfigError(f"{line}: a run has one {group}. Type -m {group}={several} for a run with each.")
     # What Hydra's grammar reads as a number names a file here: debug=nan.
-    text = override.get_value_string() if not isinstance(value, str | list) else value
-    for name in text if isinstance(text, list) else [text]:
+    chosen = override.get_value_string() if not isinstance(value, str | list) else value
+    for name in chosen if isinstance(chosen, list) else [chosen]:
         if not (name in names or (isinstance(name, str) and "/" in name and _exists(group, name, folders))):
             near = closest(str(name).lower(), names)
             hint = f"Did you mean {group}={near}?" if near else f"Type for example {group}={next(iter(names), 'NAME')}."
             raise ConfigError(f"{line}: there is no file {group}/{name}.yaml in a config folder. {listed} {hint}")
     if group in GROUPS and (override.is_add() or override.is_force_add()):
         raise ConfigError(f"{line}: + adds what is not there, and there always is a {group}. Type {line.lstrip('+')}.")
-    return override if text is value else dataclasses.replace(override, _value=text)
+    return override if chosen is value else dataclasses.replace(override, _value=chosen)
 
 
 def _exists(group: str, name: str, folders: Sequence[Path]) -> bool:

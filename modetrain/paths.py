@@ -152,14 +152,14 @@ def new_run_dir(root: Path, recipe: str, mode: str) -> Path:
 
 
 def latest_run(root: Path, recipe: str, mode: str) -> Path | None:
-    """The newest folder that `new_run_dir` made for this recipe and mode, or None."""
+    """The newest run of this recipe and mode with a checkpoint, else the newest folder of one, else None."""
     pattern = re.compile(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)(?:-(\d+))?")
     found = []
     for folder in (root / recipe / mode).glob("*"):
         match = pattern.fullmatch(folder.name)
         if match and folder.is_dir():
-            found.append(((match[1], int(match[2] or 1)), folder))
-    return max(found)[1] if found else None
+            found.append((bool(checkpoints(folder)), (match[1], int(match[2] or 1)), folder))
+    return max(found)[2] if found else None
 
 
 def checkpoints(run_dir: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """A program is a step wrapped for a mode: a call runs any number of steps over a block of batches.
 
-    program = Program(step, mode, draws_are_portable=True)
+    program = Program(step, mode)
     rows = program(block, first, lo, hi)      # float [hi - lo, metrics, 2]; runs steps lo .. hi-1 of the block
 
 A block stacks the batches of up to K successive steps. `lo` and `hi` are data, so one compiled program serves every
@@ -32,7 +32,7 @@ class Program:
       step: `step(batch, number, watch) -> (names, row)`; `number` is an int64 scalar, `watch` a bool scalar (see
         `__call__`), `row` a float [metrics, 2] tensor.
       mode: how to run it.
-      state: the variables that the step may write, by name.
+      state: tells the variables that the step may write, by name.
       portable: under XLA, draw the same random numbers as eager and graph mode.
 
     Attributes:

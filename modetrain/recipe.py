@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from modetrain import metrics
 from modetrain.draws import Draws, named_seed
+from modetrain.errors import ConfigError
 from modetrain.optimizer import Optimizer
 from modetrain.tracing import convert
 
@@ -84,6 +85,11 @@ class Recipe:
     def __init__(self, *, model: Callable[..., Any], optimizer: Callable[..., Optimizer], info: Info):
         self.info = info
         self.model = model(info.image_shape, info.classes)
+        if not isinstance(self.model, keras.Model):
+            raise ConfigError(
+                f"{type(self).__name__} trains one Keras model; the one chosen by model= made a "
+                f"{type(self.model).__name__}. Type model=cnn or model=mlp."
+            )
         self.optimizer = optimizer(self.model.trainable_variables)
 
     # --- what a recipe's author writes ------------------------------------------------------------------------------
@@ -216,7 +222,13 @@ class Recipe:
         """
         self._draws().seek(step)
         batch = scaled(batch)
-        parts = max((o.settings.accumulate for o in self.optimizers().values()), default=1)
+        wanted = {optimizer.settings.accumulate for optimizer in self.optimizers().values()} or {1}
+        if len(wanted) > 1:
+            raise ValueError(
+                f"the optimizers of {type(self).__name__} have accumulate={sorted(wanted)}: a step cuts its batch one "
+                "way. Make them all with the same accumulate."
+            )
+        (parts,) = wanted
         if parts == 1:
             return self._run_part(batch, step, watch, 0, last_part=True)
 
@@ -248,6 +260,7 @@ class Recipe:
     def run_eval_step(self, batch: Batch, index: tf.Tensor, watch: tf.Tensor) -> tuple[list[str], tf.Tensor]:
         """Evaluates batch number `index`; returns the metrics' names and their row."""
         del watch
+        self._draws().seek(index)
         batch = scaled(batch)
         with self._at(_Now(step=index, watch=tf.constant(False), part=0, last_part=True)):
             values = convert(self.eval_step)(batch)
@@ -344,10 +357,11 @@ class Recipe:
 
 
 def scaled(batch: Batch) -> Batch:
-    """The batch with uint8 features of rank 3 or more (images) as float32 in [0, 1]."""
-    return {
-        k: tf.cast(v, tf.float32) / 255.0 if v.dtype == tf.uint8 and v.shape.rank >= 3 else v for k, v in batch.items()
-    }
+    """The batch with a uint8 `image` as float32 in [0, 1]; everything else stays as it is."""
+    image = batch.get("image")
+    if image is None or image.dtype != tf.uint8:
+        return batch
+    return {**batch, "image": tf.cast(image, tf.float32) / 255.0}
 
 
 def _examples(batch: Batch) -> int:

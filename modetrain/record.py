@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 from pathlib import Path
 from typing import Any
 
+import keras
 import tensorflow as tf
 import yaml
 
 import modetrain
-
 from modetrain import checkpoint
 from modetrain.settings import Settings
 from modetrain.sources import Source
@@ -71,6 +72,11 @@ class Record:
             "command": settings.command,
             "status": "running",
             "mode": {"requested": settings.mode.name},
+            "data": None,
+            "results": None,
+            "time": None,
+            "examples_per_s": None,
+            "traces": None,
             "versions": versions(),
         }
         if self._run is not None and self._source is not None:
@@ -78,8 +84,15 @@ class Record:
         if error is not None:
             described |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         partial = self._path.with_name(f".{self._path.name}.partial")
-        partial.write_text(json.dumps(described, indent=2, default=str) + "\n")
+        partial.write_text(json.dumps(_finite(described), indent=2, default=str, allow_nan=False) + "\n")
         os.replace(partial, self._path)
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for NaN and infinities, which JSON has no words for."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
@@ -94,7 +107,7 @@ def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
         "steps": run.step,
         "steps_wanted": run.steps,
         "status": run.status,
-        "mode": {"requested": settings.mode.name, "effective": _effective_mode(run)},
+        "mode": {"requested": settings.mode.name, "effective": effective_mode(run)},
         "data": {
             "source": source.kind,
             "description": source.description,
@@ -106,11 +119,12 @@ def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
         "results": {**run.results, "state_digest": digest},
         "time": {
             "compile_s": clock.seconds["compile"],
-            "step_ms": clock.step_ms(),
+            "step_ms": clock.step_ms() or dict.fromkeys(("p50", "p90", "max")),
             "data_s": clock.seconds["data"],
             "steps_s": clock.seconds["steps"],
             "eval_s": clock.seconds["eval"],
             "checkpoint_s": clock.seconds["checkpoint"],
+            "import_s": clock.seconds["import"],
             "setup_s": clock.seconds["setup"],
             "total_s": clock.total,
         },
@@ -119,18 +133,19 @@ def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
     }
 
 
-def _effective_mode(run: Trainer) -> dict[str, Any]:
+def effective_mode(run: Trainer) -> dict[str, Any]:
     """What took effect, read from the run itself rather than from the settings."""
     mode = run.mode
-    compiled = run.train_program.compiled
+    program = run.train_program if run.train_program.compiled is not None else run.eval_program
+    compiled = program.compiled
     return {
         "compile": {None: mode.compile, True: "xla", False: "graph"}[compiled],
         "strategy": mode.strategy,
         "replicas": 1,
-        "devices": devices(),
-        "precision": mode.precision,
+        "devices": devices()[:1],
+        "precision": keras.config.dtype_policy().name,
         "steps_per_call": run.steps_per_call,
-        "xla_program": run.train_program.unit,
+        "xla_program": program.unit,
         "deterministic": mode.deterministic,
         "strict": mode.strict,
         "debug_data": mode.debug_data,

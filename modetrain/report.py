@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pdb
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -13,11 +15,11 @@ import keras
 import tensorflow as tf
 from rich.table import Table
 
+from modetrain import paths, record
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
 
-_LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (tf, keras) if module.__file__)
-_OWN = str(Path(__file__).parent)
+_LIBRARIES = tuple(str(Path(file).parent) + os.sep for file in (tf.__file__, keras.__file__, __file__))
 
 
 def summary(run: Trainer, settings: Settings, folder: str) -> Table:
@@ -30,7 +32,9 @@ def summary(run: Trainer, settings: Settings, folder: str) -> Table:
         if results:
             table.add_row(split, "  ".join(f"{name} {value:.4f}" for name, value in results.items()))
     clock = run.clock
-    accounts = {name: clock.seconds[name] for name in ("setup", "compile", "data", "steps", "eval", "checkpoint")}
+    accounts = {
+        name: clock.seconds[name] for name in ("import", "setup", "compile", "data", "steps", "eval", "checkpoint")
+    }
     accounts["other"] = max(clock.total - sum(accounts.values()), 0.0)
     spent = "  ".join(f"{name} {seconds:.1f}" for name, seconds in accounts.items())
     table.add_row("seconds", f"{spent}  total {clock.total:.1f}")
@@ -39,8 +43,14 @@ def summary(run: Trainer, settings: Settings, folder: str) -> Table:
         speed = clock.steps * settings.data.batch_size / busy
         shown = "  ".join(f"{name} {value:.2f}" for name, value in step_ms.items())
         table.add_row("ms a step", f"{shown}  ({speed:,.0f} examples/s, {run.traces} traces)")
+    effective = record.effective_mode(run)
+    shown = "  ".join(f"{key} {effective[key]}" for key in ("compile", "precision", "steps_per_call"))
+    table.add_row("mode", f"{shown}  on {', '.join(effective['devices'])}")
     table.add_row("run folder", folder)
-    logs = str(Path(folder).parent.parent) if settings.run_dir is None else folder
+    if run.status == "stopped":
+        words = [word for word in shlex.split(settings.command) if not word.startswith(("resume=", "run_dir="))]
+        table.add_row("go on", shlex.join([*words, "resume=latest", f"run_dir={folder}"]))
+    logs = folder if settings.run_dir or settings.resume else str(Path(folder).parent.parent)
     table.add_row("look", f"tensorboard --logdir {logs}")
     return table
 
@@ -72,4 +82,6 @@ def _tracebacks(first: TracebackType | None) -> Iterator[TracebackType]:
 
 def _is_users(filename: str) -> bool:
     # AutoGraph's own files repeat frames that its message shows with the user's lines.
-    return not filename.startswith((*_LIBRARIES, _OWN, "<frozen")) and "__autograph_generated_file" not in filename
+    if filename.startswith(str(paths.shipped() / "recipes") + os.sep):
+        return True
+    return not filename.startswith((*_LIBRARIES, "<frozen")) and "__autograph_generated_file" not in filename

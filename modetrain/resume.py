@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from modetrain import checkpoint, paths
+from modetrain.errors import ConfigError
 from modetrain.recipe import Recipe
 from modetrain.settings import Settings
 
@@ -37,9 +39,29 @@ class Place:
     folder: Path
     checkpoints: tuple[Path, ...] = ()
 
+    @property
+    def step(self) -> int | None:
+        """Step of the first candidate, by its name."""
+        match = re.fullmatch(r"step-(\d+)\.npz", self.checkpoints[0].name) if self.checkpoints else None
+        return int(match[1]) if match else None
+
 
 def place(settings: Settings, say: Callable[[str], None]) -> Place:
-    """Makes the run folder, or finds that of the run to go on with."""
+    """Makes the run folder, or finds that of the run to go on with.
+
+    Raises:
+      ConfigError: the folder cannot be made, or the run to go on with is further than `steps`.
+    """
+    try:
+        return _place(settings, say)
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir={settings.run_dir or paths.RUNS}: the run folder cannot be made ({error.strerror}). Type run_dir= "
+            "with a folder you may write to."
+        ) from error
+
+
+def _place(settings: Settings, say: Callable[[str], None]) -> Place:
     if settings.resume is None:
         folder = settings.run_dir or paths.new_run_dir(paths.RUNS, settings.recipe_name, settings.mode.name)
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,6 +75,12 @@ def place(settings: Settings, say: Callable[[str], None]) -> Place:
     else:
         found = tuple(checkpoint.path_of(owner, step) for step in reversed(checkpoint.steps_of(owner)))
     folder = settings.run_dir or owner
+    here = Place(folder=folder, checkpoints=found)
+    if settings.do == "train" and here.step is not None and here.step > settings.steps:
+        raise ConfigError(
+            f"steps={settings.steps} with resume={settings.resume}: that run has made {here.step} steps already. Type "
+            f"steps= with more than {here.step}, or resume= with an earlier checkpoint."
+        )
     if settings.do == "evaluate" and folder == owner:  # the record of the training stays as it is
         folder = paths.new_run_dir(owner, "evaluate", settings.mode.name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,9 +90,21 @@ def place(settings: Settings, say: Callable[[str], None]) -> Place:
 
 
 def restore(
-    where: Place, recipe: Recipe, settings: Settings, say: Callable[[str], None]
+    where: Place,
+    recipe: Recipe,
+    settings: Settings,
+    say: Callable[[str], None],
+    *,
+    facts: Mapping[str, Any] | None = None,
 ) -> checkpoint.Checkpoint | None:
     """Restores the newest checkpoint that can be read; says which, and what this run does differently.
+
+    Args:
+      where: what to restore from.
+      recipe: what to restore.
+      settings: of this run.
+      say: prints a line.
+      facts: what must be as it was: on other examples, step 1,000 is another step.
 
     Returns:
       The checkpoint, or None where there is none.
@@ -80,6 +120,13 @@ def restore(
                 raise
             say(f"WARNING: {error} Going on from the checkpoint before it.")
             continue
+        for name, was in found.meta.get("facts", {}).items():
+            if facts is not None and settings.do == "train" and facts.get(name) != was:
+                raise ConfigError(
+                    f"resume={settings.resume}: that run had {name} {was}, this one has {facts.get(name)}, so its steps "
+                    "would be made of other examples. Type data.source= as it was there (see its run.json), or start a "
+                    "new run without resume=."
+                )
         checkpoint.restore(found, recipe.state(), path)
         say(f"resumed at step {found.step} from {path}")
         changes = differences(found.meta.get("config", {}), settings.resolved) if settings.do == "train" else []

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modetrain import schema
 from modetrain.compose import Composition
 from modetrain.errors import ConfigError
+from modetrain.key import text
 from modetrain.paths import CHECKPOINTS, checkpoints, holds_run, shown
 from modetrain.settings import DataSettings, OptimizerSettings, Settings
 
@@ -68,7 +68,7 @@ def problems(settings: Settings, composition: Composition) -> Iterator[str]:
             uses = " and ".join(only.values) + (" use it" if len(only.values) > 1 else " uses it")
             yield (
                 f"{composition.given(only.key, value)} with {only.override}={other}: only {uses}, so it would be "
-                f"ignored. Type {only.override}={only.values[0]}, or {only.key}={schema.text(_NEUTRAL[only.key])}."
+                f"ignored. Type {only.override}={only.values[0]}, or {only.key}={text(_NEUTRAL[only.key])}."
             )
     for rule in RULES:
         problem = rule(settings)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import bdb
 import contextlib
 import dataclasses
 import functools
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 from rich.console import Console
 
-from modetrain import draws, paths, record, report, resume, sources
+from modetrain import checkpoint, draws, paths, record, report, resume, sources
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.evaluate import Evaluate
@@ -33,17 +35,18 @@ from modetrain.trainer import Trainer
 EXIT_DONE, EXIT_FAILED = 0, 1
 
 
-def run(settings: Settings, *, debugger: bool = False) -> int:
+def run(settings: Settings, *, debugger: bool = False, started: float | None = None) -> int:
     """Does what the settings say; returns the exit code.
 
     Args:
       settings: what to do.
+      started: when the process began, by `time.perf_counter`: what came before is booked as `import`.
       debugger: stop in the debugger, at the user's own line, where a step or a callback fails.
 
     Raises:
       ConfigError: for what only shows once data and recipe are there.
     """
-    clock = Clock()
+    clock = Clock(start=started)
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)  # a log file has no width of its own
@@ -55,35 +58,49 @@ def run(settings: Settings, *, debugger: bool = False) -> int:
     say(f"modetrain: recipe={settings.recipe_name} mode={settings.mode.name} {what} -> {folder}")
     for note in settings.notes:
         say(f"  {note}")
+    if settings.do == "train" and where.step == settings.steps:
+        say(f"nothing to do: that run has made its {settings.steps} steps. Type steps= with more of them to go on")
+        return EXIT_DONE
     run_record = record.Record(where.folder, settings)
-    trainer = None
+    run_record.write()
+    writer = tf.summary.create_file_writer(str(where.folder))
     try:
         with clock.book("setup"):
-            trainer, source = build(settings, where, clock, console, say)
+            trainer, source = build(settings, where, clock, console, writer, say)
             run_record.follow(trainer, source)
         run_record.write()
-        with _stoppable(trainer, say):
-            if settings.do == "evaluate":
-                trainer.steps = trainer.step
-                trainer.evaluate()
-                trainer.status = "completed"
-            else:
+        if settings.do == "evaluate":
+            trainer.steps = trainer.step
+            trainer.evaluate()
+            trainer.status = "completed"
+        else:
+            with _stoppable(trainer, say):
                 trainer.train()
     except BaseException as error:
         run_record.write(error)
+        if isinstance(error, bdb.BdbQuit):
+            say("stopped in the debugger")
+            return EXIT_FAILED
         if isinstance(error, ConfigError) or not isinstance(error, Exception):
             raise
         report.failure(error)
         if debugger:
             report.post_mortem(error)
         return EXIT_FAILED
+    finally:
+        writer.close()
     run_record.write()
     console.print(report.summary(trainer, settings, folder))
     return 128 + trainer.stopped_by if trainer.status == "stopped" and trainer.stopped_by else EXIT_DONE
 
 
 def build(
-    settings: Settings, where: resume.Place, clock: Clock, console: Console, say: Callable[[str], None]
+    settings: Settings,
+    where: resume.Place,
+    clock: Clock,
+    console: Console,
+    writer: tf.summary.SummaryWriter,
+    say: Callable[[str], None],
 ) -> tuple[Trainer, sources.Source]:
     """Makes everything a run is made of, in the order that TensorFlow's global settings ask for."""
     portable = apply_mode(settings.mode, say)
@@ -93,15 +110,21 @@ def build(
     source = sources.load(settings.data, say=say)
     say(f"data: {source.description}")
     recipe = build_recipe(settings, source)
-    data = Data(source, settings.data, seed=settings.seed, prepare=recipe.prepare if recipe.prepares else None)
-    restored = resume.restore(where, recipe, settings, say)
-    writer = tf.summary.create_file_writer(str(where.folder))
+    if settings.data.batch_size > len(source.train["label"]):
+        say(
+            f"data.batch_size={settings.data.batch_size}: there are only {len(source.train['label'])} training examples, "
+            "so each batch holds some of them more than once"
+        )
+    prepare = recipe.prepare if recipe.prepares else None
+    data = Data(source, settings.data, seed=settings.seed, prepare=prepare, debug=settings.mode.debug_data)
+    facts = {"data.source": source.kind, "training examples": len(source.train["label"])}
+    restored = resume.restore(where, recipe, settings, say, facts=facts)
     trainer = Trainer(
         recipe=recipe,
         mode=settings.mode,
         data=data,
         steps=settings.steps,
-        callbacks=_callbacks(settings, writer, console, restored),
+        callbacks=_callbacks(settings, where.folder, facts, restored, writer, console, say),
         folder=where.folder,
         step=restored.step if restored else 0,
         watch_every=(settings.callbacks.get("log") or {}).get("every") or 0,
@@ -142,7 +165,7 @@ def apply_mode(mode: Mode, say) -> bool:
     if not portable:
         say(
             f"WARNING: with TensorFlow {tf.__version__} XLA cannot be made to draw eager's random numbers: dropout "
-            "masks and other float draws of this run differ from mode=eager's and mode=graph's (run.json: portable_draws)"
+            "masks and other float draws differ from mode=eager's and mode=graph's (run.json: portable_draws)"
         )
     return portable
 
@@ -169,10 +192,24 @@ def build_recipe(settings: Settings, source: sources.Source) -> Recipe:
     def build_model(image_shape, classes):
         return model(image_shape=image_shape, classes=classes)
 
-    return instantiate(settings.recipe, model=build_model, optimizer=optimizer, info=info)
+    recipe = instantiate(settings.recipe, model=build_model, optimizer=optimizer, info=info)
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(
+            f"recipe._target_={settings.recipe.get('_target_')}: it makes a {type(recipe).__name__}, not a recipe. Derive "
+            "the class from modetrain.Recipe."
+        )
+    return recipe
 
 
-def _callbacks(settings: Settings, writer, console: Console, restored) -> list[Callback]:
+def _callbacks(
+    settings: Settings,
+    folder: Path,
+    facts: Mapping[str, Any],
+    restored: checkpoint.Checkpoint | None,
+    writer: tf.summary.SummaryWriter,
+    console: Console,
+    say: Callable[[str], None],
+) -> list[Callback]:
     found: list[Callback] = []
     chosen = dict(settings.callbacks)
     bar = console.is_terminal and settings.mode.compile != "eager"
@@ -182,16 +219,32 @@ def _callbacks(settings: Settings, writer, console: Console, restored) -> list[C
     if evaluate is not None:
         found.append(Evaluate(every=evaluate["every"], writer=writer))
     if save is not None:
-        meta = {"config": dict(settings.resolved)}
-        best_value = restored.meta.get("best_value") if restored else None
+        meta = {"config": dict(settings.resolved), "facts": dict(facts)}
+        kept = restored is not None and (folder / checkpoint.FOLDER / "best.npz").exists()
         found.append(
-            Checkpoint(every=save["every"], keep=save["keep"], best=save["best"], meta=meta, best_value=best_value)
+            Checkpoint(
+                every=save["every"],
+                keep=save["keep"],
+                best=save["best"] if evaluate is not None else None,
+                evaluate_every=evaluate["every"] if evaluate is not None else None,
+                meta=meta,
+                best_value=restored.meta.get("best_value") if restored and kept else None,
+            )
         )
+        if evaluate is None and save["best"] is not None:
+            say(f"callbacks.checkpoint.best={save['best']}: nothing is evaluated, so no best checkpoint is kept")
     if profile and profile["at"] is not None:
         found.append(Profile(at=profile["at"], steps=profile["steps"]))
     if bar:
         found.append(ProgressBar(console=console))
-    found += [instantiate(node) for node in chosen.values() if node is not None]
+    for name, node in chosen.items():
+        callback = instantiate(node)
+        if not isinstance(callback, Callback):
+            raise ConfigError(
+                f"callbacks.{name}._target_={node.get('_target_')}: it makes a {type(callback).__name__}, not a callback. "
+                "Derive the class from modetrain.Callback."
+            )
+        found.append(callback)
     return found
 
 
@@ -205,9 +258,7 @@ def _stoppable(trainer: Trainer, say) -> Iterator[None]:
         trainer.stop(signum)
 
     old = {}
-    # In eager mode Ctrl-C belongs to whoever steps through the code.
-    signals = [signal.SIGTERM] if trainer.mode.compile == "eager" else [signal.SIGTERM, signal.SIGINT]
-    for signum in signals:
+    for signum in (signal.SIGTERM, signal.SIGINT):
         old[signum] = signal.signal(signum, stop)
     try:
         yield

@@ -7,105 +7,14 @@ Sections that belong to the user (`recipe`, `model`, callbacks of their own) hav
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from modetrain.errors import closest
+from modetrain.key import Key
 from modetrain.mode import COMPILE, PRECISIONS, STRATEGIES, Mode
 from modetrain.settings import DataSettings, OptimizerSettings
 
 MISSING = "???"  # how a YAML file says that a value has to be given
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Key:
-    """What one key takes.
-
-    Attributes:
-      kind: `int`, `float`, `bool`, `str`, `name` (a text that can name a folder) or `size` (a pair of whole numbers).
-      help: what it is, in a few words.
-      example: a value to propose where a wrong one was given.
-      optional: whether it may be null.
-      choices: the only values, for a `str`; or the words an `int` may be instead of a number.
-      at_least, above, at_most, below: bounds of a number.
-      common: whether `--help` lists it.
-      also: other names that people try.
-    """
-
-    kind: str
-    help: str
-    example: Any
-    optional: bool = False
-    choices: tuple[str, ...] = ()
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    below: float | None = None
-    common: bool = False
-    also: tuple[str, ...] = ()
-
-    def takes(self) -> str:
-        """In words, what values are good."""
-        if self.kind == "str" and self.choices:
-            text = "one of " + ", ".join(self.choices)
-        else:
-            text = {
-                "int": "a whole number",
-                "float": "a number",
-                "bool": "true or false",
-                "str": "a text",
-                "name": "letters, digits and . _ + -",
-                "size": "a pair [height, width] of whole numbers from 1",
-            }[self.kind]
-            bounds = (
-                ("of at least", self.at_least),
-                ("above", self.above),
-                ("of at most", self.at_most),
-                ("below", self.below),
-            )
-            limits = [f"{word} {bound:g}" for word, bound in bounds if bound is not None and bound < 1e9]
-            text += (" " + " and ".join(limits) if limits else "") + "".join(f" or {word}" for word in self.choices)
-        return text + (" or null" if self.optional else "")
-
-    def accepts(self, value: Any) -> bool:
-        """Whether a value has the right type and lies within the bounds."""
-        if value is None:
-            return self.optional
-        if self.kind == "bool":
-            return isinstance(value, bool)
-        if self.kind == "str":
-            return isinstance(value, str) and value != "" and (not self.choices or value in self.choices)
-        if self.kind == "name":
-            return isinstance(value, str) and re.fullmatch(r"[\w+-][\w.+-]*", value) is not None
-        if self.kind == "size":
-            number = Key(kind="int", help="", example=0, at_least=1)
-            return isinstance(value, list | tuple) and len(value) == 2 and all(number.accepts(one) for one in value)
-        if isinstance(value, str):
-            return value in self.choices
-        types = int if self.kind == "int" else (int, float)
-        if not isinstance(value, types) or isinstance(value, bool) or not math.isfinite(value):
-            return False
-        return (
-            (self.at_least is None or value >= self.at_least)
-            and (self.above is None or value > self.above)
-            and (self.at_most is None or value <= self.at_most)
-            and (self.below is None or value < self.below)
-        )
-
-    def propose(self, value: Any) -> Any:
-        """The good value that was probably meant by a wrong one, else the example."""
-        if isinstance(value, str) and self.choices:
-            return closest(value.lower(), self.choices) or self.example
-        if self.kind == "bool":
-            words = {"yes": True, "on": True, "1": True, "no": False, "off": False, "0": False}
-            return words.get(str(value).lower(), self.example)
-        if self.kind == "int" and isinstance(value, float) and math.isfinite(value) and self.accepts(int(value)):
-            return int(value)
-        if self.kind == "str" and value is not None and not isinstance(value, str | list | dict) and not self.choices:
-            return f"'\"{value}\"'"
-        return self.example
 
 
 def _every(what: str, at_least: int) -> Key:
@@ -119,6 +28,7 @@ KEYS: Mapping[str, Key] = {
         help="number of updates",
         example=1000,
         at_least=1,
+        at_most=2**31 - 1,
         common=True,
         also=("epochs", "num_steps", "max_steps", "train_steps", "iterations"),
     ),
@@ -127,7 +37,7 @@ KEYS: Mapping[str, Key] = {
         help="every random draw is a function of it and the step",
         example=0,
         at_least=0,
-        at_most=2**63 - 1,
+        at_most=2**31 - 1,
         common=True,
         also=("random_seed",),
     ),
@@ -190,6 +100,7 @@ KEYS: Mapping[str, Key] = {
         help="examples in one training batch, over all devices",
         example=64,
         at_least=1,
+        at_most=2**31 - 1,
         common=True,
         also=("batch", "bs", "train_batch_size"),
     ),
@@ -371,12 +282,3 @@ def is_free(key: str) -> bool:
     """Whether a key belongs to a section whose keys the user decides: recipe, model, a callback of their own."""
     section, _, rest = key.partition(".")
     return section in FREE or (section == "callbacks" and rest.split(".")[0] not in CALLBACKS)
-
-
-def text(value: Any) -> str:
-    """A value as it would be typed."""
-    if value is None:
-        return "null"
-    if isinstance(value, list | tuple):
-        return f"[{','.join(text(one) for one in value)}]"
-    return str(value).lower() if isinstance(value, bool) else str(value)

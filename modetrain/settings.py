@@ -95,7 +95,7 @@ class Settings:
       resume: None; or `latest`, which continues in `run_dir` (then always set, and there) from its newest checkpoint,
         or from the start if it has none yet; or the absolute path of a run folder or a checkpoint.
       check_numerics: stop at the first NaN or infinity and name the op that made it (`eager` and `graph` only).
-      command: the command line as typed, without secrets, to be typed again.
+      command: the command line, to be typed again.
       notes: what a debug preset turned on and off, one line each, printed at start.
       resolved: the whole composed config as plain containers, which the run folder keeps.
     """

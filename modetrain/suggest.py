@@ -15,7 +15,10 @@ def keys(key: str, known: Iterable[str] = ()) -> list[str]:
       key: what was typed.
       known: keys there are besides those of the table.
     """
+    key = key.replace("/", ".").replace("-", "_").strip(".")
     names = {*KEYS, *known}
+    if key in names:
+        return [key]
     section, _, leaf = key.rpartition(".")
     for name, entry in KEYS.items():
         if leaf in entry.also:

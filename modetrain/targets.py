@@ -53,6 +53,8 @@ def check(section: str, node: Any, sources: SourceText, *, given: Callable[[str,
         return
     arguments = [key for key in node if key not in HYDRA_KEYS]
     gives = RUN_GIVES.get(section, ())
+    if gives and node.get("_partial_"):
+        yield f"{given(f'{section}._partial_', True)}: the run calls {target} with what it needs. Leave _partial_ out."
     for name in arguments:
         if name in gives:
             yield f"{given(f'{section}.{name}', node[name])}: the run itself gives {target} its {name}. Leave it out."
@@ -89,6 +91,9 @@ def find(target: Any, sources: SourceText) -> Signature:
             f"a config may name code in {allowed} or in a module of {sources.cwd}, and there is no {package} there. "
             + (f"Did you mean recipes.{target}?" if sources.file(f"recipes.{package}") else "Type one from these.")
         )
+    if sources.file(target) is not None:
+        names = ", ".join(f"{target}.{name}" for name in sources.names(target))
+        raise LookupError(f"that is a module, not a class or function. Type one of {names or 'the names in it'}.")
     for end in range(len(parts) - 1, 0, -1):
         module, rest = ".".join(parts[:end]), parts[end:]
         file = sources.file(module)
@@ -110,7 +115,11 @@ def _within(module: str, names: Sequence[str], file: Path, sources: SourceText) 
         hint = f"Did you mean {module}.{near}?" if near else f"It has {', '.join(defined) or 'no class or function'}."
         fix = hint if near or not defined else f"{hint} Type {module}.{defined[0]}."
         raise LookupError(f"{shown(file, sources.cwd)} has no {names[0]!r}. {fix}") from None
-    if found is None or len(names) > 2:
+    if found is None:
+        return ANYTHING
+    if len(names) > 1 and not isinstance(found[1], ast.ClassDef):
+        raise LookupError(f"{module}.{names[0]} is a function, it has no {names[1]!r}. Type {module}.{names[0]}.")
+    if len(names) > 2:
         return ANYTHING
     if len(names) == 2:
         inner = [s for s in getattr(found[1], "body", ()) if isinstance(s, ast.FunctionDef) and s.name == names[1]]

@@ -6,6 +6,7 @@ there in as few calls of the compiled program as the mode allows. `steps_per_cal
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +61,7 @@ class Trainer:
       portable_draws: whether XLA draws eager's random numbers (see `draws.portable_works`).
 
     Attributes, which callbacks may read: all of the above, and
-      results: {"train": {...}, "eval": {...}}, the latest means.
+      evaluation: means of the latest evaluation.
       evaluated: step of the latest evaluation, or None.
       status: `running`, `completed`, `stopped` or `failed`.
       steps_per_call: the cap in effect.
@@ -94,18 +95,22 @@ class Trainer:
         self.say = say
         self.command = command
         self.portable_draws = portable_draws
-        self.results: dict[str, dict[str, float]] = {"train": {}, "eval": {}}
+        self.evaluation: dict[str, float] = {}
         self.evaluated: int | None = None
         self.status = "running"
         self.stopped_by: int | None = None
-        auto = 1 if mode.compile == "eager" and mode.steps_per_call == "auto" else mode.steps_per_call
-        self.steps_per_call = data.steps_per_call(auto)
+        if mode.steps_per_call != "auto":
+            self.steps_per_call = int(mode.steps_per_call)
+        elif mode.compile == "eager":
+            self.steps_per_call = 1
+        else:  # a short run prepares no more batches than it has steps
+            self.steps_per_call = max(1, min(data.steps_that_fit(), steps - step))
         self.train_program = Program(recipe.run_train_step, mode, state=recipe.state, portable=portable_draws)
         self.eval_program = Program(recipe.run_eval_step, mode, state=recipe.state, portable=portable_draws)
         self._blocks: Iterator[Block] | None = None
         self._block: Block | None = None
         self._wanted: list[int | None] = []
-        self._recent: list[Rows] = []
+        self._recent: collections.deque[Rows] = collections.deque()
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -114,7 +119,7 @@ class Trainer:
 
         Raises:
           NonFiniteError: when a loss is NaN or infinite.
-          Exception: whatever a step or a callback raises, with a note on recipe, step, mode and batch.
+          Exception: whatever a callback raises, or a step, the latter with a note on recipe, step, mode and batch.
         """
         started: list[Callback] = []
         failure: BaseException | None = None
@@ -141,15 +146,25 @@ class Trainer:
         means = Means()
         with self.clock.book("eval"), self.recipe.averaged():
             for block in self.data.eval_blocks(self.steps_per_call):
-                with self._explained(block, 0, block.length, training=False):
+                with explain(self, "eval_step", block.arrays, self._reached(self.eval_program, block.first)):
                     if not self.eval_program.has(block.arrays):
                         with self.clock.book("compile"):
                             self.eval_program.prepare(block.arrays, block.first)
                     rows = self.eval_program(block.arrays, block.first, 0, block.length)
                 means += Means.of(self.eval_program.names, rows)
-        self.results["eval"] = means.means()
+        self.evaluation = means.means()
         self.evaluated = self.step
-        return self.results["eval"]
+        return self.evaluation
+
+    @property
+    def results(self) -> dict[str, dict[str, float]]:
+        """The latest means: `train` over the last 100 steps, `eval` over all evaluation examples."""
+        excess = sum(len(rows.values) for rows in self._recent) - _RECENT
+        recent = Means()
+        for rows in self._recent:
+            recent += Means.of(rows.names, rows.values[max(excess, 0) :])
+            excess = 0
+        return {"train": recent.means(), "eval": self.evaluation}
 
     @property
     def traces(self) -> int:
@@ -167,7 +182,7 @@ class Trainer:
             block = self._current_block()
             lo = self.step - block.first
             hi = min(block.length, stop - block.first)
-            with self._explained(block, lo, hi, training=True):
+            with explain(self, "train_step", block.arrays, self._reached(self.train_program, self.step)):
                 if not self.train_program.has(block.arrays):
                     with self.clock.book("compile"):
                         self.train_program.prepare(block.arrays, block.first)
@@ -175,9 +190,11 @@ class Trainer:
                 with self.clock.book_steps(hi - lo), tf.profiler.experimental.Trace("train", step_num=self.step, _r=1):
                     values = self.train_program(block.arrays, block.first, lo, hi, self.watch_every)
             rows = Rows(first=self.step, names=tuple(self.train_program.names), values=values)
-            self._check_finite(rows)
+            self._check_finite(rows, block)
             self.step += hi - lo
-            self._remember(rows)
+            self._recent.append(rows)
+            while sum(len(one.values) for one in self._recent) - len(self._recent[0].values) >= _RECENT:
+                self._recent.popleft()
             for callback in self.callbacks:
                 callback.call(self, rows)
 
@@ -192,44 +209,32 @@ class Trainer:
             try:
                 callback.end(self)
             except BaseException as error:
-                self.status = "failed"
                 if failure is None:
                     failure = error
                 else:
                     failure.add_note(f"modetrain: {type(callback).__name__}.end failed too: {error!r}")
         if failure is not None:
+            self.status = "failed"
             raise failure
 
     # --- private ----------------------------------------------------------------------------------------------------
 
     def _current_block(self) -> Block:
         if self._block is None or self.step >= self._block.first + self._block.length:
-            with self.clock.book("data"):
+            with self.clock.book("data"), explain(self, "prepare", {}, lambda: self.step):
                 if self._blocks is None:
                     self._blocks = self.data.train_blocks(self.step, self.steps_per_call)
                 self._block = next(self._blocks)
         return self._block
 
-    def _check_finite(self, rows: Rows) -> None:
+    def _check_finite(self, rows: Rows, block: Block) -> None:
         finite = np.isfinite(rows.values[:, :, 0])
         for index, name in enumerate(rows.names):
             # Other metrics may well be infinite or undefined; a loss may not.
             if "loss" in name and not finite[:, index].all():
                 step = rows.first + int(np.argmin(finite[:, index]))
-                raise NonFiniteError(name, step, float(rows.values[step - rows.first, index, 0]), self)
+                raise NonFiniteError(name, step, float(rows.values[step - rows.first, index, 0]), self, block.arrays)
 
-    def _remember(self, rows: Rows) -> None:
-        self._recent.append(rows)
-        excess = sum(len(r.values) for r in self._recent) - _RECENT
-        while excess >= len(self._recent[0].values):
-            excess -= len(self._recent.pop(0).values)
-        parts = [
-            Means.of(r.names, r.values[excess if i == 0 and excess > 0 else 0 :]) for i, r in enumerate(self._recent)
-        ]
-        self.results["train"] = sum(parts, Means()).means()
-
-    def _explained(self, block: Block, lo: int, hi: int, *, training: bool):
-        program = self.train_program if training else self.eval_program
-        return explain(
-            self, program, {name: array[0] for name, array in block.arrays.items()}, block.first + lo, training
-        )
+    def _reached(self, program: Program, first: int) -> Callable[[], int]:
+        """Tells the step under way in `program`; an XLA program fails as a whole."""
+        return lambda: first if self.mode.compile == "xla" else max(first, program.reached)

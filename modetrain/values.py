@@ -10,6 +10,7 @@ from typing import Any
 
 from modetrain import schema, suggest
 from modetrain.compose import Composition
+from modetrain.key import text
 from modetrain.schema import KEYS, MISSING
 
 GROUPED = ("do", *schema.DATACLASSES)
@@ -34,10 +35,10 @@ def problems(composition: Composition) -> Iterator[str]:
         if section.split(".")[0] in wrong_shape or (section.startswith("callbacks.") and not _on(section, config)):
             continue
         if key not in found:
-            yield f"{key} is missing ({entry.help}). Type for example {key}={schema.text(entry.example)}."
+            yield f"{key} is missing ({entry.help}). Type for example {key}={text(entry.example)}."
         elif found[key] == MISSING:
             given = composition.given(key, MISSING)
-            yield f"{given}: {key} has to be given ({entry.help}). Type {key}={schema.text(entry.example)}."
+            yield f"{given}: {key} has to be given ({entry.help}). Type {key}={text(entry.example)}."
         elif not entry.accepts(found[key]):
             yield _wrong(key, found[key], composition)
     for section in schema.FREE:
@@ -78,16 +79,16 @@ def _unknown(found: Mapping[str, Any], composition: Composition) -> Iterator[str
 def _wrong(key: str, value: Any, composition: Composition) -> str:
     entry = KEYS[key]
     kind = {bool: "a truth value", int: "a whole number", float: "a number", str: "a text", list: "a list"}
-    seen = repr(value) if isinstance(value, str) else schema.text(value)
+    seen = repr(value) if isinstance(value, str) else text(value)
     # "is a text" explains nothing where the type is right and the bound or the choice is not.
     number = isinstance(value, int | float) and not isinstance(value, bool)
     right = entry.kind in ("int", "float") if number else isinstance(value, str) and entry.kind in ("str", "name")
     is_a = "" if right or value is None else f", which is {kind.get(type(value), 'a section')}"
     proposal = entry.propose(value)
     near = isinstance(value, str) and entry.choices and proposal != entry.example
-    ask = f"Did you mean {key}={schema.text(proposal)}?" if near else f"Type for example {key}={schema.text(proposal)}."
+    ask = f"Did you mean {key}={text(proposal)}?" if near else f"Type for example {key}={text(proposal)}."
     given = composition.given(key, value)
-    return f"{given}: {key} ({entry.help}) takes {entry.takes()}, not {seen}{is_a}. {ask}"
+    return f"{given}: {key} ({entry.help}) takes {entry.takes(value)}, not {seen}{is_a}. {ask}"
 
 
 def _free(key: str, before: Any, value: Any, composition: Composition) -> Iterator[str]:
@@ -98,7 +99,7 @@ def _free(key: str, before: Any, value: Any, composition: Composition) -> Iterat
     elif value == MISSING:
         yield f"{composition.given(key, MISSING)}: {key} has to be given. Type {key}=VALUE."
     elif not _alike(before, value):
-        default, given = schema.text(before), composition.given(key, value)
+        default, given = text(before), composition.given(key, value)
         yield f"{given}: {key} takes a value like {default}, not {value!r}. Type for example {key}={default}."
 
 

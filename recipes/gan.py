@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from modetrain import Recipe
+from modetrain import ConfigError, Recipe
 
 
 class Gan(Recipe):
@@ -17,7 +17,10 @@ class Gan(Recipe):
 
     def __init__(self, *, model, optimizer, info, discriminator_speed: float = 1.0, samples: int = 16):
         self.info = info
-        self.generator, self.discriminator = model(info.image_shape, info.classes)
+        models = model(info.image_shape, info.classes)
+        if not isinstance(models, tuple):
+            raise ConfigError("recipe=gan trains two models; the one chosen by model= is a single one. Type model=gan.")
+        self.generator, self.discriminator = models
         self.generator_optimizer = optimizer(self.generator.trainable_variables)
         rate = self.generator_optimizer.settings.learning_rate * discriminator_speed
         self.discriminator_optimizer = optimizer(self.discriminator.trainable_variables, learning_rate=rate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from modetrain import Recipe
+from modetrain import ConfigError, Recipe
 
 
 class Digits(Recipe):
@@ -16,6 +16,10 @@ class Digits(Recipe):
 
     def __init__(self, *, model, optimizer, info, shift: int = 0):
         super().__init__(model=model, optimizer=optimizer, info=info)
+        if shift < 0:
+            raise ConfigError(
+                f"recipe.shift={shift}: a number of pixels is not negative. Type recipe.shift=0 for none."
+            )
         self.shift = shift
 
     @property

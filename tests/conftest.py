@@ -5,6 +5,7 @@ Small enough that a test can train in every mode: 40 examples of 4 x 4 pixels, m
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import json
 import os
@@ -236,49 +237,95 @@ class Run:
 
 
 class CommandLine:
-    """Starts `python -m modetrain` in a folder with a user's own recipes; TensorFlow has two threads."""
+    """Runs `python -m modetrain` in a folder that may hold a user's own recipes and callbacks."""
 
     def __init__(self, cwd: Path):
         self.cwd = cwd
 
-    def start(self, *words: str, python: tuple[str, ...] = ("-m", "modetrain")) -> subprocess.Popen:
+    def write(self, files: Mapping[str, str]) -> None:
+        for name, text in files.items():
+            (self.cwd / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.cwd / name).write_text(text)
+
+    def run(self, *words: str, folder: str | None = None, typed: str = "") -> Run:
+        """Runs to the end, with `typed` on its standard input."""
+        process = self._start(words, folder)
+        out, err = process.communicate(typed, timeout=300)
+        return Run(folder=self.cwd / (folder or ""), code=process.returncode, out=out, err=err)
+
+    def signal_after(self, step: int, signum: int, *words: str, folder: str) -> Run:
+        """Sends a signal as soon as there is a checkpoint of `step` or later."""
+        process = self._start(words, folder)
+        wanted = [self.cwd / folder / "checkpoints" / f"step-{n:08d}.npz" for n in range(step, step + 100)]
+        while process.poll() is None and not any(path.exists() for path in wanted):
+            time.sleep(0.005)
+        process.send_signal(signum)
+        out, err = process.communicate(timeout=300)
+        return Run(folder=self.cwd / folder, code=process.returncode, out=out, err=err)
+
+    def _start(self, words: tuple[str, ...], folder: str | None) -> subprocess.Popen:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        own = [f"run_dir={folder}"] if folder else []
         return subprocess.Popen(
-            [sys.executable, *python, *words],
+            [sys.executable, "-m", "modetrain", *words, *own],
             cwd=self.cwd,
-            env={**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def finish(self, process: subprocess.Popen, folder: Path, typed: str = "") -> Run:
-        out, err = process.communicate(typed, timeout=300)
-        return Run(folder=folder, code=process.returncode, out=out, err=err)
-
-    def run(self, *words: str, folder: str, typed: str = "") -> Run:
-        return self.finish(self.start(*words, f"run_dir={folder}"), self.cwd / folder, typed)
-
-    def kill_after(self, step: int, signum: int, *words: str, folder: str) -> Run:
-        """Sends a signal as soon as a checkpoint of `step` or later is there."""
-        from modetrain import checkpoint
-
-        process = self.start(*words, f"run_dir={folder}")
-        path = self.cwd / folder
-        while process.poll() is None and max(checkpoint.steps_of(path), default=-1) < step:
-            time.sleep(0.002)
-        process.send_signal(signum)
-        return self.finish(process, path)
-
-
-@pytest.fixture
-def cli(tmp_path) -> CommandLine:
-    """The command line in an empty folder."""
-    return CommandLine(tmp_path)
-
 
 @pytest.fixture(scope="module")
-def shared_cli(tmp_path_factory) -> CommandLine:
+def cli(tmp_path_factory) -> CommandLine:
     """The command line in a folder that the tests of a file share."""
     return CommandLine(tmp_path_factory.mktemp("cli"))
+
+
+# A CNN with batch normalisation and dropout, augmented images, averaged weights and a schedule, all of it small.
+TRAINING = (
+    "recipe=mnist",
+    "recipe.shift=2",
+    "model.filters=[4,8]",
+    "data.source=bundled",
+    "data.batch_size=32",
+    "data.eval_batches=2",
+    "optimizer.schedule=cosine",
+    "optimizer.warmup=4",
+    "optimizer.ema=0.9",
+    "steps=24",
+    "callbacks.log.every=1",
+    "callbacks.checkpoint.every=4",
+)
+TRAININGS = {
+    "eager": ("mode=eager",),
+    "graph": ("mode=graph",),
+    "xla": ("mode=xla",),
+    "eager again": ("mode=eager", "mode.steps_per_call=7"),
+    "graph again": ("mode=graph", "mode.steps_per_call=7"),
+    "xla again": ("mode=xla", "mode.steps_per_call=7"),
+    "strict": ("mode=graph", "mode.strict=true"),
+    "other seed": ("mode=graph", "seed=1"),
+}
+
+
+@pytest.fixture(scope="session")
+def training() -> tuple[str, ...]:
+    """The words of the training that `trainings` has run, but for its mode."""
+    return TRAINING
+
+
+@pytest.fixture(scope="session")
+def trainings(tmp_path_factory) -> Mapping[str, Run]:
+    """One training from the command line in several modes, each in a process of its own, two at a time."""
+    line = CommandLine(tmp_path_factory.mktemp("trainings"))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        started = {
+            name: pool.submit(line.run, *TRAINING, *words, folder=name.replace(" ", "_"))
+            for name, words in TRAININGS.items()
+        }
+        runs = {name: future.result() for name, future in started.items()}
+    for name, run in runs.items():
+        assert run.code == 0, f"{name}: {run.out}\n{run.err}"
+    return runs

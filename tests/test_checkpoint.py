@@ -236,7 +236,7 @@ class Scores(Callback):
         self.name = name
 
     def look(self, run):
-        run.results["eval"] = {self.name: self.scores[run.step], "other": 1.0}
+        run.evaluation = {self.name: self.scores[run.step], "other": 1.0}
         run.evaluated = run.step
 
 

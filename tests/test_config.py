@@ -60,7 +60,8 @@ WRONG_WORDS = [
     # flags
     ([M, "--multi-run"], ["Did you mean --multirun?"]),
     ([M, "--steps=3"], ["without dashes", "Did you mean steps=3?"]),
-    ([M, "--learning-rate", "3"], ["optimizer.learning_rate="]),
+    ([M, "--learning-rate", "3"], ["Did you mean optimizer.learning_rate=3?"]),
+    ([M, "--mode", "xla"], ["Did you mean mode=xla?"]),
     ([M, "--wat"], ["--wat", "no such flag"]),
     ([M, "--cfg", "hydra"], ["Type --cfg job"]),
     ([M, "--cfg"], ["a value is needed", "--cfg job"]),
@@ -89,7 +90,10 @@ WRONG_WORDS = [
     ([M, "+mode=xla"], ["Type mode=xla"]),
     ([M, "mode=[eager,graph]"], ["Type -m mode=eager,graph"]),
     ([M, "mode=eager,graph"], ["Type -m mode=eager,graph"]),
+    ([M, "steps=1,2"], ["Type -m steps=1,2", "'steps=\"1,2\"' if it is one value"]),
     ([M, "mode@x=graph"], ["Type mode=graph"]),
+    ([M, "Mode=graph"], ["Did you mean mode=graph?"]),
+    ([M, "recipe=mnist.yaml"], ["given twice"]),
     ([M, "callbacks=[default,mine]"], ["callbacks/mine.yaml"]),
     # keys
     ([M, "stepz=3"], ["stepz=3", "no key 'stepz'", "Did you mean steps=3?"]),
@@ -109,6 +113,11 @@ WRONG_WORDS = [
     ([M, "~stepz"], ["~stepz", "Did you mean steps"]),
     ([M, "~mode.strict"], ["cannot be left out", "mode.strict="]),
     ([M, "~steps"], ["cannot be left out", "steps=1000"]),
+    ([M, "data/name=mnist"], ["Did you mean data.name=mnist?"]),
+    ([M, ".steps=3"], ["grammar", "Did you mean steps=3?"]),
+    ([M, "~"], ["a word alone"]),
+    ([M, "callbacks.log=3"], ["callbacks.log is a section", "callbacks.log.every"]),
+    ([M, "callbacks.log=[1]"], ["callbacks.log is a section"]),
     ([M, "steps=3", "steps=4"], ["steps=3 and steps=4", "given twice"]),
     ([M, "mode=eager", "mode=graph"], ["given twice"]),
     # values
@@ -121,6 +130,8 @@ WRONG_WORDS = [
     ([M, "steps="], ["steps=:", "whole number"]),
     ([M, "seed=1.5"], ["seed=1.5", "whole number", "seed=1."]),
     ([M, "seed=-1"], ["at least 0"]),
+    ([M, "seed=99999999999"], ["at most"]),
+    ([M, "steps=99999999999999999999"], ["at most"]),
     ([M, "data.batch_size=-1"], ["data.batch_size=-1", "at least 1"]),
     ([M, "optimizer.learning_rate=fast"], ["a number above 0", "'fast', which is a text"]),
     ([M, "optimizer.learning_rate=0"], ["above 0"]),
@@ -176,6 +187,9 @@ WRONG_WORDS = [
     ([M, "recipe._target_=recipes.mnits.Digits"], ["no module recipes.mnits", "recipes.mnist.Digits?"]),
     ([M, "recipe._target_=mnist.Digits"], ["Did you mean recipes.mnist.Digits?"]),
     ([M, "recipe._target_=os.system"], ["recipes.*, modetrain.*, keras.*, tensorflow.*"]),
+    ([M, "recipe._target_=recipes.mnist"], ["is a module", "recipes.mnist.Digits"]),
+    ([M, "model._target_=recipes.models.cnn.small"], ["is a function", "Type recipes.models.cnn."]),
+    ([M, "+recipe._partial_=true"], ["Leave _partial_ out"]),
     ([M, "recipe._target_=3"], ["a value like recipes.mnist.Digits"]),
     ([M, "recipe.smoothing=0.1"], ["type +recipe.smoothing=0.1"]),
     ([M, "+recipe.smoothing=0.1"], ["recipes.mnist.Digits has no argument 'smoothing'"]),
@@ -250,6 +264,13 @@ WRONG_FILES = [
     ({"conf/recipe/mine.yaml": "# @package _global_\nsteps: 3\n"}, WITH, ["names no class", "_target_: recipes."]),
     ({"conf/recipe/mine.yaml": RECIPE}, WITH, ["there is no module recipes.mine"]),
     ({"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": "class Other: pass\n"}, WITH, ["mine.py has no 'Mine'"]),
+    # arguments are known through base classes and imports
+    ({"conf/recipe/mine.yaml": RECIPE + "  extra: 1\n", "recipes/mine.py": MINE}, WITH, ["has no argument 'extra'"]),
+    (
+        {"conf/recipe/mine.yaml": RECIPE + "  extra: 1\n", "recipes/mine.py": "from .mnist import Digits as Mine\n"},
+        WITH,
+        ["recipes.mine.Mine has no argument 'extra'"],
+    ),
     ({"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": "class Mine(\n"}, WITH, ["recipes/mine.py:1", "not Python"]),
     (
         {
@@ -383,6 +404,24 @@ def test_the_users_files_come_before_the_shipped_ones(folder):
     # What a short file leaves out has the dataclass's default.
     assert (settings.optimizer.momentum, settings.mode.precision) == (0.0, "float32")
     assert settings.command.endswith("--config-dir extra")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from recipes.mnist import Digits as Mine",
+        "import somewhere\n\nclass Mine(somewhere.Base): ...",
+        "class Mine:\n    def __init__(self, **anything): ...",
+        "from somewhere import *",
+        "Mine = make_a_class()",
+        "@wrapped\nclass Mine: ...",
+        "try:\n    from fast import Mine\nexcept ImportError:\n    class Mine: ...",
+    ],
+)
+def test_code_that_its_text_does_not_settle_is_not_refused(folder, code):
+    extra = "" if "Digits" in code else "  extra: 1\n"
+    write(folder, {"conf/recipe/mine.yaml": RECIPE + extra, "recipes/mine.py": code})
+    assert config.load(WITH, folder).recipe["_target_"] == "recipes.mine.Mine"
 
 
 def test_a_group_of_the_users_own_is_added_with_plus(folder, capsys):

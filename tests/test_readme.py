@@ -64,7 +64,7 @@ def test_ci_runs_the_readmes_test_command():
 
 def test_the_recipe_of_the_readme_trains_from_a_folder_of_its_own(tmp_path):
     for kind, name in (("python", "recipes/mine.py"), ("yaml", "conf/recipe/mine.yaml")):
-        block = re.search(rf"```{kind}\n# {re.escape(name)}\n(.*?)```", README, re.DOTALL)
+        block = re.search(rf"`{re.escape(name)}`.*?```{kind}\n(.*?)```", README, re.DOTALL)
         assert block
         path = tmp_path / name
         path.parent.mkdir(parents=True)

@@ -144,7 +144,9 @@ def test_metrics_of_parts_are_those_of_the_whole_batch(mode, make_trainer, mlp, 
         seen = recorder()
         make_trainer(mode, model=mlp(dropout=0), steps=3, callbacks=[seen], accumulate=accumulate).train()
         values.append([*seen.values("loss").values(), *seen.values("accuracy").values()])
-        assert all(rows.values[:, rows.names.index("accuracy"), 1].tolist() == [8] * len(rows.values) for rows in seen.rows)
+        assert all(
+            rows.values[:, rows.names.index("accuracy"), 1].tolist() == [8] * len(rows.values) for rows in seen.rows
+        )
     assert values[0] == pytest.approx(values[1], rel=1e-5)
 
 

@@ -7,6 +7,7 @@ import pytest
 from modetrain import checkpoint, resume
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.checkpoint import CheckpointError
+from modetrain.errors import ConfigError
 from modetrain.mode import Mode
 from modetrain.resume import Place
 from modetrain.settings import DataSettings, OptimizerSettings, Settings
@@ -44,6 +45,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(mode, steps, make_trainer, 
     """At any step: amid an epoch, amid a call, amid warm-up; with dropout, slots, averages and a schedule."""
     whole = make_trainer(mode, steps=STEPS, callbacks=[Checkpoint(every=1, keep=99)], **SCHEDULED)
     whole.train()
+    whole.recipe.seek(STEPS)
     wanted = checkpoint.digest(whole.recipe.state())
     for step in steps:
         place = Place(folder=tmp_path, checkpoints=(checkpoint.path_of(tmp_path, step),))
@@ -52,6 +54,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(mode, steps, make_trainer, 
             variable.assign(variable * 0)  # what comes back must come from the checkpoint
         assert resume.restore(place, rest.recipe, settings(), lambda line: None).step == step
         rest.train()
+        rest.recipe.seek(STEPS)
         assert checkpoint.digest(rest.recipe.state()) == wanted, f"resumed at step {step}"
 
 
@@ -150,6 +153,23 @@ def test_another_model_is_no_damage(folder, make_recipe, mlp):
     place = resume.place(settings(run_dir=folder, resume="latest"), print)
     with pytest.raises(CheckpointError, match="step-00000006.npz is of another model or optimizer"):
         resume.restore(place, make_recipe(model=mlp(units=9)), settings(), print)
+
+
+def test_other_examples_are_refused(make_trainer, make_recipe, tmp_path):
+    kept = {"data.source": "bundled", "training examples": 4000}
+    make_trainer("eager", steps=1, callbacks=[Checkpoint(every=1, meta={"facts": kept})]).train()
+    place = Place(folder=tmp_path, checkpoints=(checkpoint.latest(tmp_path),))
+    with pytest.raises(ConfigError, match="had data.source bundled, this one has tfds"):
+        resume.restore(place, make_recipe(), settings(), print, facts={**kept, "data.source": "tfds"})
+    assert resume.restore(place, make_recipe(), settings(), print, facts=kept)
+
+
+def test_going_on_from_an_older_checkpoint_leaves_the_newer_ones_behind(make_trainer, make_recipe, tmp_path):
+    make_trainer("eager", steps=3, callbacks=[Checkpoint(every=1, keep=9)]).train()
+    branch = make_trainer("eager", steps=2, step=1, callbacks=[Checkpoint(every=1, keep=1)])
+    branch.train()
+    assert checkpoint.steps_of(tmp_path) == [2]
+    assert checkpoint.path_of(tmp_path, 3).with_name("step-00000003.npz.left").exists()
 
 
 # --- what changes ----------------------------------------------------------------------------------------------------

@@ -51,9 +51,6 @@ class Log(Callback):
             with self._writer.as_default():
                 self._point(run, run.step)
                 self._speed(run)
-        with self._writer.as_default():
-            tf.summary.scalar("speed/compile_s", run.clock.seconds["compile"], step=run.step)
-            tf.summary.scalar("speed/traces", run.traces, step=run.step)
         self._writer.flush()
 
     def _point(self, run, step: int) -> None:
@@ -71,6 +68,8 @@ class Log(Callback):
 
     def _speed(self, run) -> None:
         clock = run.clock
+        tf.summary.scalar("speed/compile_s", clock.seconds["compile"], step=run.step)
+        tf.summary.scalar("speed/traces", run.traces, step=run.step)
         for name, value in clock.step_ms(self._calls).items():
             tf.summary.scalar(f"speed/step_ms_{name}", value, step=run.step)
         steps = clock.steps - self._booked

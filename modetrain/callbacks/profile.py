@@ -29,6 +29,9 @@ class Profile(Callback):
     def start(self, run):
         if run.step == self._at:
             self._begin(run)
+        elif run.step > self._at:
+            run.say(f"callbacks.profile.at={self._at}: this run goes on from step {run.step}, so no profile is taken")
+            self._at = self._end = -1
 
     def look(self, run):
         if run.step == self._at:

@@ -40,7 +40,7 @@ class ProgressBar(Callback):
         means = Means.of(rows.names, rows.values).means()
         busy = run.clock.seconds["steps"] + run.clock.seconds["data"]
         rate = run.clock.steps * run.data.settings.batch_size / busy if busy else 0.0
-        loss = f"loss {means['loss']:.4f}" if "loss" in means else ""
+        loss = next((f"{name} {value:.4f}" for name, value in means.items() if "loss" in name), "")
         self._progress.update(self._task, completed=run.step, loss=loss, rate=f"{rate:,.0f} examples/s")
 
     def end(self, run):

@@ -1,0 +1,309 @@
+"""Promise 5: a failure names recipe, step, mode, batch shapes and the exact command that steps through it eagerly."""
+
+from __future__ import annotations
+
+import math
+import shlex
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from modetrain.callbacks.checkpoint import Checkpoint
+from recipes.mnist import Digits
+
+COMMAND = "python -m modetrain recipe=mine mode=graph steps=20 mode.steps_per_call=5"
+
+
+def notes(error) -> str:
+    return "\n".join(error.value.__notes__)
+
+
+# --- what the note says ----------------------------------------------------------------------------------------------
+
+
+class Fails(Digits):
+    """Fails at step 7, by what TensorFlow itself raises."""
+
+    def train_step(self, batch):
+        row = tf.where(self.step == 7, 1000, 3)
+        return {**super().train_step(batch), "picked": tf.gather(tf.range(10), row)}
+
+    def eval_step(self, batch):
+        row = tf.where(self.step == 1, 1000, 3)
+        return {**super().eval_step(batch), "picked": tf.gather(tf.range(10), row)}
+
+
+@pytest.mark.parametrize(("mode", "cap"), [("eager", 1), ("eager", 5), ("graph", 1), ("graph", 5), ("graph", 100)])
+def test_a_failing_step_is_named_exactly(mode, cap, make_trainer):
+    trainer = make_trainer(mode, Fails, steps=20, command=COMMAND, mode={"steps_per_call": cap})
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"indices = 1000 is not in \[0, 10\)") as caught:
+        trainer.train()
+    assert (
+        f"modetrain: failed at step 7 of 20: Fails.train_step in mode={mode} (compile={mode}, precision=float32); "
+        "batch {image: uint8 (8, 4, 4, 1), label: int32 (8,), index: int32 (8,)}"
+    ) in notes(caught)
+
+
+def test_it_is_named_exactly_every_time(make_trainer):
+    """What fails and what tells the step run in one graph: their order must not be left to chance."""
+    for _ in range(8):
+        trainer = make_trainer("graph", Fails, steps=20, command=COMMAND)
+        with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+            trainer.train()
+        assert "failed at step 7 of 20" in notes(caught)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_failing_evaluation_is_named_with_its_batch(mode, make_trainer):
+    trainer = make_trainer(mode, Fails, steps=3, command=COMMAND)
+    trainer.train()
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        trainer.evaluate()
+    assert f"modetrain: failed at evaluation batch 1 after step 3 of 3: Fails.eval_step in mode={mode}" in notes(caught)
+
+
+def test_a_failure_while_tracing_is_named_with_the_first_step(make_trainer):
+    class Broken(Digits):
+        def train_step(self, batch):
+            raise ValueError("mine")
+
+    for mode in ("graph", "xla"):
+        with pytest.raises(ValueError, match="mine") as caught:
+            make_trainer(mode, Broken, steps=20, command=COMMAND).train()
+        assert f"modetrain: failed at step 0 of 20: Broken.train_step in mode={mode}" in notes(caught)
+
+
+def test_a_failing_prepare_is_named_too(make_trainer):
+    def prepare(batch, *, seed, training):
+        return {**batch, "picked": tf.gather(tf.range(10), 1000)}
+
+    trainer = make_trainer("graph", steps=20, command=COMMAND, data={"prepare": prepare})
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        trainer.train()
+    assert "modetrain: failed at step 0 of 20: Digits.prepare in mode=graph" in notes(caught)
+    assert "mode.debug_data=true" in caught.value.__notes__[-1]
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+def test_the_note_ends_with_the_command(steps, make_trainer, tmp_path):
+    callbacks = [Checkpoint(every=steps, keep=9)] if steps else []
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        make_trainer("graph", Fails, steps=20, command=COMMAND, callbacks=callbacks).train()
+    words = shlex.split(caught.value.__notes__[-1].splitlines()[-1])
+    assert words[:4] == ["python", "-m", "modetrain", "recipe=mine"]
+    assert {"steps=20", "mode=eager", "--pdb"} < set(words)
+    assert not {"mode=graph", "mode.steps_per_call=5"} & set(words)
+    last = tmp_path / "checkpoints" / "step-00000005.npz"
+    assert (f"resume={last}" in words) is (f"run_dir={tmp_path / 'eager-7'}" in words) is bool(steps)
+
+
+# --- in a real process -----------------------------------------------------------------------------------------------
+
+RECIPE = """
+import tensorflow as tf
+
+from recipes.mnist import Digits
+
+
+class Picks(Digits):
+    def train_step(self, batch):
+        found = super().train_step(batch)
+        row = tf.where(self.step == 7, 1000, 3)
+        return {**found, "picked": tf.gather(tf.range(10), row)}
+"""
+CONFIG = """# @package _global_
+# Fails at step 7.
+defaults:
+  - override /model: mlp
+recipe:
+  _target_: recipes.picks.Picks
+model:
+  hidden: [4]
+"""
+LINE = 'return {**found, "picked": tf.gather(tf.range(10), row)}'
+
+
+@pytest.fixture(scope="module")
+def failed(cli):
+    """A run of 20 steps in graph mode, in one call of up to 100 but for the checkpoint after 5."""
+    cli.write({"recipes/picks.py": RECIPE, "conf/recipe/picks.yaml": CONFIG})
+    words = ("recipe=picks", "data.source=bundled", "steps=20", "optimizer.warmup=15", "callbacks.checkpoint.every=5")
+    return cli.run(*words, "callbacks.checkpoint.best=null", folder="failed")
+
+
+@pytest.fixture(scope="module")
+def stepped(cli, failed):
+    """The command that was printed, run as it was printed, with something typed into its debugger."""
+    printed = failed.err.splitlines()[-1]
+    assert printed.startswith("  python -m modetrain ")
+    return cli.run(*shlex.split(printed)[3:], typed="p 'at', int(self.step), int(row)\np batch['label'].shape\nq\n")
+
+
+def test_a_failed_run_says_where_and_how_to_step_through_it(failed):
+    assert failed.code == 1
+    said = failed.err.splitlines()
+    assert said[-3] == (
+        "modetrain: failed at step 7 of 20: Picks.train_step in mode=graph (compile=graph, precision=float32); "
+        "batch {image: uint8 (64, 28, 28, 1), label: int32 (64,)}"
+    )
+    assert said[-2] == "modetrain: to step through it line by line, in the debugger:"
+    assert "recipes/picks.py" in failed.err, "the user's own file"
+
+
+def test_a_failed_run_is_on_record(failed):
+    found = failed.json
+    assert found["status"] == "failed"
+    assert found["steps"] == 5
+    assert found["error"].startswith("InvalidArgumentError: ")
+    assert "indices = 1000 is not in [0, 10)" in found["error"]
+    assert found["results"]["state_digest"] is None
+    assert [path.name for path in (failed.folder / "checkpoints").iterdir()] == ["step-00000005.npz"]
+
+
+def test_the_printed_command_reaches_the_failing_step_and_stops_at_its_line(stepped):
+    assert "resumed at step 5" in stepped.out
+    assert f"-> {LINE}" in stepped.out
+    assert "('at', 7, 1000)" in stepped.out
+    assert "TensorShape([64])" in stepped.out
+    assert "(compile=eager, precision=float32)" in stepped.err
+
+
+def test_what_is_printed_of_the_traceback_is_the_users(stepped):
+    files = [line for line in stepped.err.splitlines() if line.lstrip().startswith("File ")]
+    assert files
+    assert all("recipes/picks.py" in line for line in files)
+
+
+# --- everyday mistakes -----------------------------------------------------------------------------------------------
+
+
+class MakesVariable(Digits):
+    def train_step(self, batch):
+        scale = tf.Variable(1.0)
+        return {"loss": super().train_step(batch)["loss"] * scale}
+
+
+class MakesLayer(Digits):
+    def train_step(self, batch):
+        return {**super().train_step(batch), "more": keras.layers.Dense(1)(tf.ones([8, 3]))}
+
+
+class AsksForNumpy(Digits):
+    def train_step(self, batch):
+        found = super().train_step(batch)
+        return {"loss": tf.constant(float(found["loss"].numpy().mean()))}
+
+
+class AsksForFloat(Digits):
+    def train_step(self, batch):
+        found = super().train_step(batch)
+        return {"loss": tf.constant(float(tf.reduce_mean(found["loss"])))}
+
+
+class AsksMath(Digits):
+    def train_step(self, batch):
+        return {"loss": math.exp(tf.reduce_mean(super().train_step(batch)["loss"]))}
+
+
+class AsksNumPy(Digits):
+    def train_step(self, batch):
+        return {"loss": np.mean(super().train_step(batch)["loss"])}
+
+
+class ReadsIterator(Digits):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.more = iter(tf.data.Dataset.range(1000))
+
+    def train_step(self, batch):
+        return {**super().train_step(batch), "more": tf.cast(next(self.more), tf.float32)}
+
+
+class DecidesOnTensor(Digits):
+    """In a function that AutoGraph may not convert, as those of most libraries."""
+
+    def train_step(self, batch):
+        return {"loss": halved(super().train_step(batch)["loss"])}
+
+
+@tf.autograph.experimental.do_not_convert
+def halved(loss):
+    return loss / 2 if tf.reduce_mean(loss) > 1 else loss
+
+
+class LoopsOverTensor(Digits):
+    """In a comprehension, which AutoGraph does not convert."""
+
+    def train_step(self, batch):
+        return {"loss": tf.stack([2 * loss for loss in super().train_step(batch)["loss"]])}
+
+
+class CannotCompile(Digits):
+    def train_step(self, batch):
+        words = tf.strings.as_string(batch["label"])
+        return {**super().train_step(batch), "length": tf.strings.length(words)}
+
+
+class KeepsTensor(Digits):
+    def train_step(self, batch):
+        found = super().train_step(batch)
+        self.kept = tf.reduce_mean(found["loss"])
+        return found
+
+    def eval_step(self, batch):
+        return {**super().eval_step(batch), "train_loss": self.kept}
+
+
+SENTENCES = {
+    "variable": "A step made a variable (or a layer, optimizer or metric, which make variables)",
+    "value": "A step asked for the value of a tensor (.numpy(), float(), np.asarray)",
+    "iterator": "A step read from an iterator: no iterator can be inside a compiled program.",
+    "bool": "A step used a tensor where Python needs a plain value (if, for, and, len, int)",
+    "compile": "A step uses an operation that XLA cannot compile",
+    "leak": "A tensor of one trace was kept and used in another",
+}
+MISTAKES = [
+    (MakesVariable, "graph", "variable"),
+    (MakesVariable, "xla", "variable"),
+    (MakesLayer, "graph", "variable"),
+    (AsksForNumpy, "graph", "value"),
+    (AsksForFloat, "graph", "value"),
+    (AsksMath, "graph", "value"),
+    (AsksNumPy, "graph", "value"),
+    (ReadsIterator, "xla", "iterator"),
+    (DecidesOnTensor, "graph", "bool"),
+    (LoopsOverTensor, "graph", "bool"),
+    (CannotCompile, "xla", "compile"),
+    (KeepsTensor, "graph", "leak"),
+]
+
+
+@pytest.mark.parametrize(("cls", "mode", "sentence"), MISTAKES, ids=lambda v: v if isinstance(v, str) else v.__name__)
+def test_an_everyday_mistake_gets_its_one_plain_sentence(cls, mode, sentence, make_trainer):
+    trainer = make_trainer(mode, cls, steps=2, command=COMMAND)
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        trainer.train()
+        trainer.evaluate()
+    said = [name for name, text in SENTENCES.items() if f"modetrain: {text}" in notes(caught)]
+    assert said == [sentence], f"{type(caught.value).__name__}: {caught.value}"
+
+
+@pytest.mark.parametrize(
+    "cls", [MakesVariable, AsksForNumpy, ReadsIterator, DecidesOnTensor, CannotCompile], ids=lambda cls: cls.__name__
+)
+def test_in_eager_mode_none_of_them_is_a_mistake(cls, make_trainer):
+    trainer = make_trainer("eager", cls, steps=2)
+    trainer.train()
+    assert trainer.status == "completed"
+
+
+def test_an_error_of_the_users_own_gets_no_sentence(make_trainer):
+    class Broken(Digits):
+        def train_step(self, batch):
+            raise ValueError("the batch is too small")
+
+    with pytest.raises(ValueError, match="too small") as caught:
+        make_trainer("graph", Broken, command=COMMAND).train()
+    assert not [text for text in SENTENCES.values() if text in notes(caught)]
