@@ -32,7 +32,8 @@ class Clock:
         self._since = now()
         self._calls: list[tuple[float, int]] = []
         self.seconds: dict[str, float] = defaultdict(float)
-        self.seconds["import"] = self._since - self._start
+        if start is not None:
+            self.seconds["import"] = self._since - start
 
     @contextlib.contextmanager
     def book(self, account: str) -> Iterator[None]:

@@ -24,7 +24,7 @@ def notes(error) -> str:
 
 
 class Fails(Digits):
-    """Fails at step 7, by what TensorFlow itself raises."""
+    """Fails in the step after 7 updates, the eighth, by what TensorFlow itself raises."""
 
     def train_step(self, batch):
         row = tf.where(self.step == 7, 1000, 3)
@@ -41,7 +41,7 @@ def test_a_failing_step_is_named_exactly(mode, cap, make_trainer):
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"indices = 1000 is not in \[0, 10\)") as caught:
         trainer.train()
     assert (
-        f"modetrain: failed at step 7 of 20: Fails.train_step in mode={mode} (compile={mode}, precision=float32); "
+        f"modetrain: failed in step 8 of 20: Fails.train_step in mode={mode} (compile={mode}, precision=float32); "
         "batch {image: uint8 (8, 4, 4, 1), label: int32 (8,), index: int32 (8,)}"
     ) in notes(caught)
 
@@ -52,7 +52,7 @@ def test_it_is_named_exactly_every_time(make_trainer):
         trainer = make_trainer("graph", Fails, steps=20, command=COMMAND)
         with pytest.raises(tf.errors.InvalidArgumentError) as caught:
             trainer.train()
-        assert "failed at step 7 of 20" in notes(caught)
+        assert "failed in step 8 of 20" in notes(caught)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
@@ -61,7 +61,7 @@ def test_a_failing_evaluation_is_named_with_its_batch(mode, make_trainer):
     trainer.train()
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         trainer.evaluate()
-    assert f"modetrain: failed at evaluation batch 1 after step 3 of 3: Fails.eval_step in mode={mode}" in notes(caught)
+    assert f"modetrain: failed in evaluation batch 2 after step 3 of 3: Fails.eval_step in mode={mode}" in notes(caught)
 
 
 def test_a_failure_while_tracing_is_named_with_the_first_step(make_trainer):
@@ -72,17 +72,22 @@ def test_a_failure_while_tracing_is_named_with_the_first_step(make_trainer):
     for mode in ("graph", "xla"):
         with pytest.raises(ValueError, match="mine") as caught:
             make_trainer(mode, Broken, steps=20, command=COMMAND).train()
-        assert f"modetrain: failed at step 0 of 20: Broken.train_step in mode={mode}" in notes(caught)
+        assert f"modetrain: failed in step 1 of 20: Broken.train_step in mode={mode}" in notes(caught)
 
 
-def test_a_failing_prepare_is_named_too(make_trainer):
+def test_a_failing_prepare_is_named_too(make_trainer, make_data):
+    bad = int(make_data().batch(3)["index"][0])
+
     def prepare(batch, *, seed, training):
-        return {**batch, "picked": tf.gather(tf.range(10), 1000)}
+        row = tf.where(tf.reduce_any(batch["index"] == bad), 1000, 3)
+        return {**batch, "picked": tf.fill([8], tf.gather(tf.range(10), row))}
 
-    trainer = make_trainer("graph", steps=20, command=COMMAND, data={"prepare": prepare})
+    trainer = make_trainer(
+        "graph", steps=20, command=COMMAND, data={"prepare": prepare}, mode={"steps_per_call": 1}
+    )
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         trainer.train()
-    assert "modetrain: failed at step 0 of 20: Digits.prepare in mode=graph" in notes(caught)
+    assert "modetrain: failed in step 4 of 20: Digits.prepare in mode=graph" in notes(caught)
     assert "mode.debug_data=true" in caught.value.__notes__[-1]
 
 
@@ -114,7 +119,7 @@ class Picks(Digits):
         return {**found, "picked": tf.gather(tf.range(10), row)}
 """
 CONFIG = """# @package _global_
-# Fails at step 7.
+# Fails after 7 updates.
 defaults:
   - override /model: mlp
 recipe:
@@ -145,7 +150,7 @@ def test_a_failed_run_says_where_and_how_to_step_through_it(failed):
     assert failed.code == 1
     said = failed.err.splitlines()
     assert said[-3] == (
-        "modetrain: failed at step 7 of 20: Picks.train_step in mode=graph (compile=graph, precision=float32); "
+        "modetrain: failed in step 8 of 20: Picks.train_step in mode=graph (compile=graph, precision=float32); "
         "batch {image: uint8 (64, 28, 28, 1), label: int32 (64,)}"
     )
     assert said[-2] == "modetrain: to step through it line by line, in the debugger:"

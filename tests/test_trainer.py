@@ -265,7 +265,7 @@ def test_the_first_failure_is_the_one_raised(make_trainer):
 
 
 class Exploding(Digits):
-    """The loss of step 6 is not finite; another metric never is."""
+    """The loss after 6 updates is not finite; another metric never is."""
 
     def train_step(self, batch):
         found = super().train_step(batch)
@@ -282,7 +282,7 @@ def test_a_loss_that_is_not_finite_names_its_step_inside_a_call(mode, bad, make_
     seen = recorder()
     cls = type("Exploding", (Exploding,), {"bad": bad})
     trainer = make_trainer(mode, cls, steps=20, callbacks=[seen], mode={"steps_per_call": 5})
-    with pytest.raises(NonFiniteError, match=rf"loss is {bad} at step 6 of 20 in mode={mode}") as caught:
+    with pytest.raises(NonFiniteError, match=rf"loss is {bad} in step 7 of 20 in mode={mode}") as caught:
         trainer.train()
     assert caught.value.step == 6
     assert seen.calls == [(0, 5)], "nobody is shown what came after"
