@@ -106,7 +106,7 @@ WRONG_WORDS = [
     ([M, "batch_size=8"], ["Did you mean data.batch_size=8?"]),
     ([M, "epochs=3"], ["Did you mean steps=3?"]),
     ([M, "every=3"], ["callbacks.log.every=3", "callbacks.evaluate.every=3"]),
-    ([M, "data.size=3"], ["There is data.name, data.source"]),
+    ([M, "data.quux=3"], ["There is data.name, data.source"]),
     ([M, "callbacks.logg.every=3"], ["Did you mean callbacks.log.every=3?"]),
     ([M, "callbacks.log={evry:3}"], ["'callbacks.log.evry'", "Did you mean callbacks.log.every=3?"]),
     ([M, "+callbacks.mine.every=3"], ["'callbacks.mine.every'", "callbacks.mine._target_"]),
