@@ -100,7 +100,8 @@ class Worker:
 
     def begin(self) -> None:
         """Lets one window run."""
-        self._connection.send(True)
+        with contextlib.suppress(OSError):  # a dead worker shows in `end`
+            self._connection.send(True)
 
     def end(self) -> Window:
         """Waits for the window's end.
@@ -137,18 +138,15 @@ def _measure(
         for worker in workers:
             worker.begin()
         for worker in list(workers):
-            try:
-                worker.end()
-            except EOFError:
-                worker.stop()
-                failed[worker.name] = worker.log
-                workers.remove(worker)
+            _end(worker, workers, failed)
     for number in range(options.rounds):
         _tell(f"round {number + 1} of {options.rounds}")
         turn = number % max(1, len(workers))
         for worker in workers[turn:] + workers[:turn]:
             worker.begin()
-            windows[worker.name].append(worker.end())
+            window = _end(worker, workers, failed)
+            if window is not None:
+                windows[worker.name].append(window)
     for worker in workers:
         worker.stop()
     _tell("")
@@ -168,6 +166,17 @@ def _tell(text: str) -> None:
     """Says on a terminal how far things are."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _end(worker: Worker, workers: list[Worker], failed: dict[str, str]) -> Window | None:
+    """Waits for a worker's window; one that has died moves from `workers` to `failed`, with what it printed."""
+    try:
+        return worker.end()
+    except (EOFError, OSError):
+        worker.stop()
+        workers.remove(worker)
+        failed[worker.name] = worker.log
+        return None
 
 
 def _work(name: str, model: str, steps: int, steps_per_call: int, connection: Connection, log: Path) -> None:

@@ -56,9 +56,9 @@ def make_data(source):
     from modetrain.data import Data
     from modetrain.settings import DataSettings
 
-    def make(*, seed: int = 0, prepare=None, source=source, **settings) -> Data:
+    def make(*, seed: int = 0, prepare=None, debug=False, source=source, **settings) -> Data:
         given = {"name": "tiny", "batch_size": 8, "eval_batch_size": 10, **settings}
-        return Data(source, DataSettings(**given), seed=seed, prepare=prepare)
+        return Data(source, DataSettings(**given), seed=seed, prepare=prepare, debug=debug)
 
     return make
 
@@ -147,6 +147,25 @@ def make_trainer(make_recipe, make_data, tmp_path):
         )
         trainer.said = said
         return trainer
+
+    return make
+
+
+@pytest.fixture
+def settings():
+    """Builds Settings without a command line: `settings(resume="latest", run_dir=folder)`."""
+    from modetrain.mode import Mode
+    from modetrain.settings import DataSettings, OptimizerSettings, Settings
+
+    def make(**given) -> Settings:
+        plain = {
+            **{"recipe_name": "mnist", "model_name": "mlp", "debug_name": None, "recipe": {}, "model": {}},
+            **{"callbacks": {}, "do": "train", "steps": 7, "seed": 0, "run_dir": None, "resume": None, "command": ""},
+            "data": DataSettings(name="tiny", batch_size=8),
+            "optimizer": OptimizerSettings(name="sgd", learning_rate=0.5),
+            "mode": Mode(name="graph", compile="graph"),
+        }
+        return Settings(**{**plain, **given})
 
     return make
 

@@ -121,6 +121,14 @@ def test_a_failed_call_is_no_step(clock, hand):
     assert clock.step_ms() == {}
 
 
+def test_what_went_before_the_clock_was_made_can_count_as_importing(hand):
+    clock = Clock(hand, start=hand() - 4)
+    with clock.book("data"):
+        hand.pass_(2)
+    assert clock.seconds == {"import": 4, "data": 2}
+    assert clock.total == 6
+
+
 def test_the_default_is_a_clock_that_never_goes_back():
     clock = Clock()
     with clock.book("data"):

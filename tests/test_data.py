@@ -120,19 +120,17 @@ def test_two_streams_of_one_data_do_not_disturb_each_other(make_data):
 
 
 def test_automatic_block_lengths_fit_a_budget(make_data):
-    data = make_data()
-    assert data.steps_per_call("auto") == 100, "tiny batches: as many as it takes"
-    assert data.steps_per_call(7) == 7
+    assert make_data().steps_that_fit() == 100, "tiny batches: as many as it takes"
 
     def large(batch, *, seed, training):
         return {**batch, "padding": tf.zeros([8, 2**18])}  # 8 MiB a batch
 
-    assert make_data(prepare=large).steps_per_call("auto") == 7, "64 MiB hold 7 of them and their images"
+    assert make_data(prepare=large).steps_that_fit() == 7, "64 MiB hold 7 of them and their images"
 
     def huge(batch, *, seed, training):
         return {**batch, "padding": tf.zeros([8, 2**22])}
 
-    assert make_data(prepare=huge).steps_per_call("auto") == 1
+    assert make_data(prepare=huge).steps_that_fit() == 1
 
 
 # --- prepare ---------------------------------------------------------------------------------------------------------
@@ -168,6 +166,26 @@ def test_evaluation_batches_are_prepared_with_seeds_of_their_own(make_data):
         seeds.append(tuple(arrays["seed"].numpy()[0]))
     assert len(set(seeds)) == 3
     assert not training & set(seeds)
+
+
+def test_debugged_data_is_prepared_in_python_when_a_step_needs_it(make_data):
+    """The same batches, with values in `prepare`, one at a time and none ahead."""
+    seen = []
+
+    def prepare(batch, *, seed, training):
+        seen.append((tf.executing_eagerly(), numbers(batch) if tf.executing_eagerly() else None))
+        return {**batch, "noise": tf.random.stateless_uniform([len(batch["index"])], seed)}
+
+    data = make_data(prepare=prepare, debug=True)
+    blocks = data.train_blocks(3, 2)
+    assert seen == []
+    block = next(blocks)
+    assert [eagerly for eagerly, _ in seen] == [True, True]
+    assert [examples for _, examples in seen] == [numbers({"index": array}) for array in block.arrays["index"]]
+    plain = make_data(prepare=prepare)
+    for found in (block, next(blocks)):
+        for index in range(2):
+            same({name: array[index] for name, array in found.arrays.items()}, plain.batch(found.first + index))
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------

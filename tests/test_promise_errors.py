@@ -82,9 +82,7 @@ def test_a_failing_prepare_is_named_too(make_trainer, make_data):
         row = tf.where(tf.reduce_any(batch["index"] == bad), 1000, 3)
         return {**batch, "picked": tf.fill([8], tf.gather(tf.range(10), row))}
 
-    trainer = make_trainer(
-        "graph", steps=20, command=COMMAND, data={"prepare": prepare}, mode={"steps_per_call": 1}
-    )
+    trainer = make_trainer("graph", steps=20, command=COMMAND, data={"prepare": prepare}, mode={"steps_per_call": 1})
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         trainer.train()
     assert "modetrain: failed in step 4 of 20: Digits.prepare in mode=graph" in notes(caught)

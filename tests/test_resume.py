@@ -8,30 +8,9 @@ from modetrain import checkpoint, resume
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.checkpoint import CheckpointError
 from modetrain.errors import ConfigError
-from modetrain.mode import Mode
 from modetrain.resume import Place
-from modetrain.settings import DataSettings, OptimizerSettings, Settings
 
 STEPS = 7  # 5 batches are an epoch
-
-
-def settings(**given) -> Settings:
-    empty = {"recipe_name": "mnist", "model_name": "mlp", "recipe": {}, "model": {}, "callbacks": {}, "steps": STEPS}
-    return Settings(
-        **{
-            **empty,
-            "debug_name": None,
-            "do": "train",
-            "seed": 0,
-            "run_dir": None,
-            "resume": None,
-            "command": "",
-            "data": DataSettings(name="tiny"),
-            "optimizer": OptimizerSettings(name="sgd", learning_rate=0.1),
-            "mode": Mode(name="graph", compile="graph"),
-            **given,
-        }
-    )
 
 
 SCHEDULED = {"name": "adamw", "learning_rate": 0.05, "schedule": "cosine", "warmup": 3, "ema": 0.9, "accumulate": 2}
@@ -41,7 +20,7 @@ SCHEDULED = {"name": "adamw", "learning_rate": 0.05, "schedule": "cosine", "warm
 
 
 @pytest.mark.parametrize(("mode", "steps"), [("eager", range(1, STEPS)), ("graph", [1, 4, 5]), ("xla", [3])])
-def test_a_resumed_run_ends_where_the_whole_one_does(mode, steps, make_trainer, tmp_path):
+def test_a_resumed_run_ends_where_the_whole_one_does(mode, steps, make_trainer, tmp_path, settings):
     """At any step: amid an epoch, amid a call, amid warm-up; with dropout, slots, averages and a schedule."""
     whole = make_trainer(mode, steps=STEPS, callbacks=[Checkpoint(every=1, keep=99)], **SCHEDULED)
     whole.train()
@@ -58,7 +37,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(mode, steps, make_trainer, 
         assert checkpoint.digest(rest.recipe.state()) == wanted, f"resumed at step {step}"
 
 
-def test_a_run_can_be_resumed_in_another_mode(make_trainer, tmp_path):
+def test_a_run_can_be_resumed_in_another_mode(make_trainer, tmp_path, settings):
     make_trainer("eager", steps=3, callbacks=[Checkpoint(every=3)]).train()
     rest = make_trainer("graph", steps=5, step=3)
     resume.restore(Place(folder=tmp_path, checkpoints=(checkpoint.latest(tmp_path),)), rest.recipe, settings(), print)
@@ -80,38 +59,35 @@ def folder(tmp_path, make_recipe):
     return tmp_path
 
 
-def found(folder, **given):
-    return [checkpoint.load(path).step for path in resume.place(settings(**given), print).checkpoints]
-
-
-def test_latest_is_the_newest_first(folder):
+def test_latest_is_the_newest_first(folder, settings):
     place = resume.place(settings(run_dir=folder, resume="latest"), print)
     assert place.folder == folder
     assert [checkpoint.load(path).step for path in place.checkpoints] == [6, 4, 2]
 
 
-def test_a_folder_or_a_file_can_be_named(folder, tmp_path):
-    assert found(folder, resume=str(folder)) == [6, 4, 2]
+def test_a_folder_or_a_file_can_be_named(folder, tmp_path, settings):
+    place = resume.place(settings(resume=str(folder)), print)
+    assert [checkpoint.load(path).step for path in place.checkpoints] == [6, 4, 2]
     place = resume.place(settings(resume=str(checkpoint.path_of(folder, 4))), print)
     assert place.folder == folder, "it goes on in the folder of the run"
     assert [checkpoint.load(path).step for path in place.checkpoints] == [4]
 
 
-def test_it_may_go_on_in_another_folder(folder, tmp_path):
+def test_it_may_go_on_in_another_folder(folder, tmp_path, settings):
     place = resume.place(settings(resume=str(folder), run_dir=tmp_path / "other" / "one"), print)
     assert place.folder == tmp_path / "other" / "one"
     assert place.folder.is_dir()
     assert len(place.checkpoints) == 3
 
 
-def test_a_folder_without_a_checkpoint_starts_at_step_0_and_says_so(tmp_path):
+def test_a_folder_without_a_checkpoint_starts_at_step_0_and_says_so(tmp_path, settings):
     said = []
     place = resume.place(settings(run_dir=tmp_path, resume="latest"), said.append)
     assert place.checkpoints == ()
     assert said == [f"resume=latest: {tmp_path} holds no checkpoint yet; this run starts at step 0"]
 
 
-def test_a_new_run_has_a_new_folder(tmp_path, monkeypatch):
+def test_a_new_run_has_a_new_folder(tmp_path, monkeypatch, settings):
     monkeypatch.chdir(tmp_path)
     places = [resume.place(settings(), print) for _ in range(2)]
     assert len({place.folder for place in places}) == 2
@@ -129,7 +105,7 @@ def damage(path):
     path.write_bytes(content[: len(content) // 2])
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_that_is_said(folder, make_recipe):
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_that_is_said(folder, make_recipe, settings):
     damage(checkpoint.path_of(folder, 6))
     said = []
     recipe = make_recipe()
@@ -141,7 +117,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_that_is_said
     assert said[1] == f"resumed at step 4 from {checkpoint.path_of(folder, 4)}"
 
 
-def test_where_every_one_is_damaged_the_run_does_not_start_over_by_itself(folder, make_recipe):
+def test_where_every_one_is_damaged_the_run_does_not_start_over_by_itself(folder, make_recipe, settings):
     for step in (2, 4, 6):
         damage(checkpoint.path_of(folder, step))
     place = resume.place(settings(run_dir=folder, resume="latest"), print)
@@ -149,13 +125,13 @@ def test_where_every_one_is_damaged_the_run_does_not_start_over_by_itself(folder
         resume.restore(place, make_recipe(), settings(), lambda line: None)
 
 
-def test_another_model_is_no_damage(folder, make_recipe, mlp):
+def test_another_model_is_no_damage(folder, make_recipe, mlp, settings):
     place = resume.place(settings(run_dir=folder, resume="latest"), print)
     with pytest.raises(CheckpointError, match="step-00000006.npz is of another model or optimizer"):
         resume.restore(place, make_recipe(model=mlp(units=9)), settings(), print)
 
 
-def test_other_examples_are_refused(make_trainer, make_recipe, tmp_path):
+def test_other_examples_are_refused(make_trainer, make_recipe, tmp_path, settings):
     kept = {"data.source": "bundled", "training examples": 4000}
     make_trainer("eager", steps=1, callbacks=[Checkpoint(every=1, meta={"facts": kept})]).train()
     place = Place(folder=tmp_path, checkpoints=(checkpoint.latest(tmp_path),))
@@ -175,7 +151,7 @@ def test_going_on_from_an_older_checkpoint_leaves_the_newer_ones_behind(make_tra
 # --- what changes ----------------------------------------------------------------------------------------------------
 
 
-def test_what_the_run_does_differently_is_said(folder, make_recipe):
+def test_what_the_run_does_differently_is_said(folder, make_recipe, settings):
     said = []
     place = resume.place(settings(run_dir=folder, resume="latest"), said.append)
     now = settings(resolved={"steps": 9, "optimizer": {"learning_rate": 0.2}, "callbacks": {"log": {"every": 1}}})
