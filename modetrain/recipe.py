@@ -271,30 +271,24 @@ class Recipe:
         found: dict[str, Any] = {}
         known: set[int] = set()
 
-        def collect(prefix: str, thing: Any) -> None:
+        def add(name: str, variable: Any) -> None:
+            if id(variable) not in known:
+                known.add(id(variable))
+                found[name] = variable
+
+        for name, thing in self._parts():
             if isinstance(thing, (keras.Variable, tf.Variable)):
-                if id(thing) not in known:
-                    known.add(id(thing))
-                    found[prefix] = thing
+                add(name, thing)
             elif isinstance(thing, keras.random.SeedGenerator):
-                collect(f"{prefix}/state", thing.state)
-            elif isinstance(thing, Mapping):
-                for key, value in thing.items():
-                    collect(f"{prefix}/{key}", value)
-            elif isinstance(thing, (list, tuple)):
-                for index, value in enumerate(thing):
-                    collect(f"{prefix}/{index}", value)
+                add(f"{name}/state", thing.state)
             elif isinstance(variables := getattr(thing, "variables", None), (list, tuple)):
                 for index, variable in enumerate(variables):
-                    collect(f"{prefix}/{index}/{variable.name}", variable)
-
-        for attribute, value in vars(self).items():
-            collect(attribute, value)
+                    add(f"{name}/{index}/{variable.name}", variable)
         return found
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """The recipe's optimizers by attribute name."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, Optimizer)}
+        """The recipe's optimizers by name: that of the attribute, or `<attribute>/<index or key>` in a list or dict."""
+        return {name: thing for name, thing in self._parts() if isinstance(thing, Optimizer)}
 
     def seek(self, step: int) -> None:
         """Sets every seed generator to where step `step` begins."""
@@ -318,6 +312,22 @@ class Recipe:
                 variable.assign(value)
 
     # --- private ----------------------------------------------------------------------------------------------------
+
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        """Everything that is an attribute, or in a list or dict that is one, by name."""
+
+        def walk(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
+            if isinstance(thing, Mapping):
+                for key, value in thing.items():
+                    yield from walk(f"{name}/{key}", value)
+            elif isinstance(thing, (list, tuple)):
+                for index, value in enumerate(thing):
+                    yield from walk(f"{name}/{index}", value)
+            else:
+                yield name, thing
+
+        for attribute, value in vars(self).items():
+            yield from walk(attribute, value)
 
     def _run_part(self, batch: Batch, step, watch, part, *, last_part: bool) -> tuple[list[str], tf.Tensor]:
         now = _Now(step=step, watch=watch, part=part, last_part=last_part)

@@ -35,7 +35,9 @@ def close(found, wanted):
 def test_minimize_returns_the_loss_before_the_update(mode, make_trainer, mlp, recorder):
     class Simple(Recipe):
         def train_step(self, batch):
-            loss = lambda: (cross_entropy(batch["label"], self.model(batch["image"])), {"three": tf.constant(3.0)})  # noqa: E731
+            def loss():
+                return (cross_entropy(batch["label"], self.model(batch["image"])), {"three": tf.constant(3.0)})
+
             found = self.minimize(loss)
             return {**found, "after": cross_entropy(batch["label"], self.model(batch["image"]))}
 
@@ -57,7 +59,9 @@ def test_minimize_returns_the_loss_before_the_update(mode, make_trainer, mlp, re
 def test_only_the_variables_asked_for_change(make_trainer, mlp):
     class Head(Digits):
         def train_step(self, batch):
-            loss = lambda: cross_entropy(batch["label"], self.model(batch["image"]))  # noqa: E731
+            def loss():
+                return cross_entropy(batch["label"], self.model(batch["image"]))
+
             return self.minimize(loss, variables=self.model.layers[-1].trainable_variables)
 
     trainer = make_trainer("graph", Head, model=mlp(dropout=0), steps=1)
@@ -108,7 +112,9 @@ class Duel(Recipe):
         self.critic_optimizer = optimizer([self.critic])
 
     def train_step(self, batch):
-        distance = lambda: tf.square(self.player.value - self.critic.value)  # noqa: E731
+        def distance():
+            return tf.square(self.player.value - self.critic.value)
+
         for _ in range(3):
             critic = self.minimize(distance, optimizer=self.critic_optimizer)
         player = self.minimize(distance, optimizer=self.player_optimizer)
@@ -327,3 +333,28 @@ def test_weights_are_a_function_of_the_seed(make_recipe):
     weights = [np.concatenate([w.ravel() for w in make_recipe(seed=s).model.get_weights()]) for s in (0, 0, 1)]
     assert np.array_equal(weights[0], weights[1])
     assert not np.array_equal(weights[0], weights[2])
+
+
+def test_optimizers_are_found_wherever_state_is(make_trainer, mlp):
+    """In a list or a dict too: what belongs to a step's optimizers (parts, averages, names) holds for all of them."""
+
+    class Listed(Digits):
+        def __init__(self, *, model, optimizer, info):
+            self.info = info
+            self.model = model(info.image_shape, info.classes)
+            self.by_part = {"all": [optimizer(self.model.trainable_variables)]}
+
+        def train_step(self, batch):
+            def loss():
+                return cross_entropy(batch["label"], self.model(batch["image"]))
+
+            return self.minimize(loss, optimizer=self.by_part["all"][0])
+
+    weights = []
+    for cls in (Digits, Listed):
+        trainer = make_trainer("graph", cls, model=mlp(dropout=0), steps=3, accumulate=2, ema=0.5)
+        trainer.train()
+        with trainer.recipe.averaged():
+            weights.append(trainer.recipe.model.get_weights())
+    close(*weights)
+    assert list(trainer.recipe.optimizers()) == ["by_part/all/0"]
