@@ -235,16 +235,13 @@ def read_scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run of the command line that has ended."""
+    """A run of the command line that has ended; `json` is its run.json as it left it."""
 
     folder: Path
     code: int
     out: str
     err: str
-
-    @property
-    def json(self) -> Mapping[str, Any]:
-        return json.loads((self.folder / "run.json").read_text())
+    json: Mapping[str, Any]
 
     @property
     def digest(self) -> str:
@@ -268,9 +265,7 @@ class CommandLine:
 
     def run(self, *words: str, folder: str | None = None, typed: str = "") -> Run:
         """Runs to the end, with `typed` on its standard input."""
-        process = self._start(words, folder)
-        out, err = process.communicate(typed, timeout=300)
-        return Run(folder=self.cwd / (folder or ""), code=process.returncode, out=out, err=err)
+        return self._end(self._start(words, folder), folder, typed)
 
     def signal_after(self, step: int, signum: int, *words: str, folder: str) -> Run:
         """Sends a signal as soon as there is a checkpoint of `step` or later."""
@@ -279,8 +274,7 @@ class CommandLine:
         while process.poll() is None and not any(path.exists() for path in wanted):
             time.sleep(0.005)
         process.send_signal(signum)
-        out, err = process.communicate(timeout=300)
-        return Run(folder=self.cwd / folder, code=process.returncode, out=out, err=err)
+        return self._end(process, folder)
 
     def _start(self, words: tuple[str, ...], folder: str | None) -> subprocess.Popen:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -294,6 +288,13 @@ class CommandLine:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def _end(self, process: subprocess.Popen, folder: str | None, typed: str = "") -> Run:
+        out, err = process.communicate(typed, timeout=300)
+        path = self.cwd / (folder or "")
+        record = path / "run.json"
+        kept = json.loads(record.read_text()) if record.exists() else {}
+        return Run(folder=path, code=process.returncode, out=out, err=err, json=kept)
 
 
 @pytest.fixture(scope="module")

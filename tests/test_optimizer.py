@@ -233,7 +233,9 @@ def test_variables_an_optimizer_was_not_made_for_are_refused_by_name(mode, make_
             self.optimizer = Optimizer(self.model.trainable_variables[:2], self.optimizer.settings, steps=1)
 
         def train_step(self, batch):
-            loss = lambda: cross_entropy(batch["label"], self.model(batch["image"]))  # noqa: E731
+            def loss():
+                return cross_entropy(batch["label"], self.model(batch["image"]))
+
             return self.minimize(loss, variables=self.model.trainable_variables)
 
     trainer = make_trainer(mode, Stranger, steps=1)
@@ -273,7 +275,9 @@ def test_a_variable_without_a_gradient_is_warned_of_and_left_alone(mode, make_tr
 def test_an_optimizer_used_twice_with_accumulation_is_refused(mode, make_trainer):
     class Twice(Recipe):
         def train_step(self, batch):
-            loss = lambda: cross_entropy(batch["label"], self.model(batch["image"]))  # noqa: E731
+            def loss():
+                return cross_entropy(batch["label"], self.model(batch["image"]))
+
             self.minimize(loss)
             return self.minimize(loss)
 

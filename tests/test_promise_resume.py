@@ -85,6 +85,7 @@ def test_nothing_differs_from_the_run_it_resumes(interrupted):
 
 def test_a_killed_run_leaves_whole_checkpoints_and_a_record_that_it_was_running(interrupted):
     for parts in interrupted.values():
+        assert parts[0].json["status"] == "running"
         for step in checkpoint.steps_of(parts[-1].folder):
             assert checkpoint.load(checkpoint.path_of(parts[-1].folder, step)).step == step
 
@@ -92,10 +93,11 @@ def test_a_killed_run_leaves_whole_checkpoints_and_a_record_that_it_was_running(
 def test_a_terminated_run_ends_with_a_checkpoint_and_says_so(interrupted):
     stopped, after = interrupted["graph"][2:]
     assert stopped.code == 128 + signal.SIGTERM == 143
+    assert (stopped.json["status"], stopped.json["steps"]) == ("stopped", resumed_at(after)), "nothing was lost"
+    assert len(stopped.json["results"]["state_digest"]) == 64
     assert "SIGTERM: stopping after this call" in stopped.out
-    assert "status      stopped at step" in stopped.out
+    assert "resume=latest run_dir=graph" in stopped.out, "how to go on"
     assert "Traceback" not in stopped.err
-    assert f"stopped at step {resumed_at(after)} of 24" in stopped.out, "nothing was lost"
 
 
 def test_the_points_in_tensorboard_go_on_without_a_gap(interrupted, trainings):

@@ -126,7 +126,10 @@ def kept(make_trainer, settings, source, tmp_path):
         trainer = make_trainer(compile, *given, **more)
         keep = record.Record(tmp_path, settings(steps=trainer.steps))
         keep.follow(trainer, source)
-        read = lambda: json.loads((tmp_path / "run.json").read_text())  # noqa: E731
+
+        def read():
+            return json.loads((tmp_path / "run.json").read_text())
+
         keep.write()
         before = read()
         try:
