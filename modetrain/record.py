@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 import yaml
 
 import modetrain
@@ -32,12 +31,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def devices() -> list[str]:
-    """The devices that steps run on."""
-    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-    return [device.name for device in tf.config.list_logical_devices(kind)]
 
 
 class Record:
@@ -141,8 +134,9 @@ def effective_mode(run: Trainer) -> dict[str, Any]:
     return {
         "compile": {None: mode.compile, True: "xla", False: "graph"}[compiled],
         "strategy": mode.strategy,
-        "replicas": 1,
-        "devices": devices()[:1],
+        "replicas": run.replicas.count,
+        "workers": run.replicas.workers,
+        "devices": run.replicas.devices,
         "precision": keras.config.dtype_policy().name,
         "steps_per_call": run.steps_per_call,
         "xla_program": program.unit,

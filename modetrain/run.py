@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
-from modetrain import checkpoint, draws, paths, record, report, resume, sources
+from modetrain import batch_norm, checkpoint, draws, paths, record, report, resume, sources
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.evaluate import Evaluate
@@ -24,11 +24,12 @@ from modetrain.callbacks.profile import Profile
 from modetrain.callbacks.progress import ProgressBar
 from modetrain.clock import Clock
 from modetrain.config import instantiate
-from modetrain.data import Data
+from modetrain.data import Cut, Data
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
 from modetrain.optimizer import Optimizer
 from modetrain.recipe import Info, Recipe
+from modetrain.replicas import Replicas
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
 
@@ -61,12 +62,14 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
     if settings.do == "train" and where.step == settings.steps:
         say(f"nothing to do: that run has made its {settings.steps} steps. Type steps= with more of them to go on")
         return EXIT_DONE
+    with clock.book("setup"):
+        replicas = Replicas.of(settings.mode)
     run_record = record.Record(where.folder, settings)
     run_record.write()
     writer = tf.summary.create_file_writer(str(where.folder))
     try:
         with clock.book("setup"):
-            trainer, source = build(settings, where, clock, console, writer, say)
+            trainer, source = build(settings, where, replicas, clock, console, writer, say)
             run_record.follow(trainer, source)
         run_record.write()
         if settings.do == "evaluate":
@@ -97,6 +100,7 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
 def build(
     settings: Settings,
     where: resume.Place,
+    replicas: Replicas,
     clock: Clock,
     console: Console,
     writer: tf.summary.SummaryWriter,
@@ -109,19 +113,25 @@ def build(
     keras.utils.set_random_seed(settings.seed)
     source = sources.load(settings.data, say=say)
     say(f"data: {source.description}")
-    recipe = build_recipe(settings, source)
+    with replicas.scope():
+        recipe = build_recipe(settings, source)
+    if replicas.count > 1:
+        batch_norm.synchronise(recipe.models(), settings.mode, say, gpus=all("GPU" in d for d in replicas.devices))
     if settings.data.batch_size > len(source.train["label"]):
         say(
             f"data.batch_size={settings.data.batch_size}: there are only {len(source.train['label'])} training examples, "
             "so each batch holds some of them more than once"
         )
     prepare = recipe.prepare if recipe.prepares else None
-    data = Data(source, settings.data, seed=settings.seed, prepare=prepare, debug=settings.mode.debug_data)
+    cut = Cut(parts=recipe.micro_batches, replicas=replicas.count, first=replicas.first, local=replicas.local)
+    debug = settings.mode.debug_data
+    data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=cut, debug=debug)
     facts = {"data.source": source.kind, "training examples": len(source.train["label"])}
     restored = resume.restore(where, recipe, settings, say, facts=facts)
     trainer = Trainer(
         recipe=recipe,
         mode=settings.mode,
+        replicas=replicas,
         data=data,
         steps=settings.steps,
         callbacks=_callbacks(settings, where.folder, facts, restored, writer, console, say),
@@ -135,7 +145,8 @@ def build(
     )
     say(
         f"mode: compile={settings.mode.compile} precision={settings.mode.precision} "
-        f"steps_per_call={trainer.steps_per_call} device={', '.join(record.devices())}"
+        f"steps_per_call={trainer.steps_per_call} strategy={settings.mode.strategy} replicas={replicas.count} "
+        f"on {', '.join(replicas.devices)}"
     )
     return trainer, source
 
