@@ -46,7 +46,7 @@ _EVERYDAY = (
     ),
     (
         r"Detected unsupported operations when trying to compile graph|No registered '[^']+' OpKernel for XLA",
-        "A step uses an operation that XLA cannot compile (named below): replace it, or type mode=graph.",
+        "A step uses an operation that XLA cannot compile (named above): replace it, or type mode=graph.",
     ),
     (
         r"out of scope|is from a different graph|cannot be accessed here, because it was defined in",

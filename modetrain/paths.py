@@ -21,6 +21,7 @@ GROUPS = ("recipe", "model", "data", "optimizer", "mode", "callbacks", "debug", 
 
 RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
+ERROR = "error.txt"  # what a failed run said, complete
 
 
 def shipped() -> Path:

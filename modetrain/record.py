@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import keras
 import yaml
 
 import modetrain
-from modetrain import checkpoint
+from modetrain import checkpoint, paths, reason
 from modetrain.settings import Settings
 from modetrain.sources import Source
 from modetrain.trainer import Trainer
@@ -34,7 +35,7 @@ def versions() -> dict[str, str]:
 
 
 class Record:
-    """Keeps run.json, and config.yaml beside it.
+    """Keeps run.json, with config.yaml and, of a run that failed, error.txt beside it.
 
     Args:
       folder: the run folder.
@@ -47,6 +48,8 @@ class Record:
         self._run: Trainer | None = None
         self._source: Source | None = None
         self._resumed_at = 0
+        self._error = folder / paths.ERROR
+        self._error.unlink(missing_ok=True)  # of the run that is gone on with
         (folder / "config.yaml").write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
 
     def follow(self, run: Trainer, source: Source) -> None:
@@ -75,7 +78,10 @@ class Record:
         if self._run is not None and self._source is not None:
             described |= _of_run(self._run, settings, self._source)
         if error is not None:
-            described |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            message = reason.read(error)
+            said = f"{type(error).__name__}: {error}" if message is None else message.text
+            described |= {"status": "failed", "error": said}
+            self._error.write_text("".join(traceback.format_exception(error)))
         partial = self._path.with_name(f".{self._path.name}.partial")
         partial.write_text(json.dumps(_finite(described), indent=2, default=str, allow_nan=False) + "\n")
         os.replace(partial, self._path)

@@ -7,7 +7,7 @@ import pdb
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -15,11 +15,14 @@ import keras
 import tensorflow as tf
 from rich.table import Table
 
-from modetrain import paths, record
+from modetrain import paths, reason, record
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
 
 _LIBRARIES = tuple(str(Path(file).parent) + os.sep for file in (tf.__file__, keras.__file__, __file__))
+# As Python says it.
+_CAUSE = "The above exception was the direct cause of the following exception:"
+_CONTEXT = "During handling of the above exception, another exception occurred:"
 
 
 def summary(run: Trainer, settings: Settings, folder: str) -> Table:
@@ -55,15 +58,48 @@ def summary(run: Trainer, settings: Settings, folder: str) -> Table:
     return table
 
 
-def failure(error: BaseException) -> None:
-    """Prints an error with the user's frames alone: what libraries do in between is left out."""
+def failure(error: BaseException, folder: Path) -> None:
+    """Prints what went wrong at which of the user's own lines; what libraries add stands in the run folder."""
+    complete = f"modetrain: the complete error: {paths.shown(folder / paths.ERROR, Path.cwd())}"
+    sys.stderr.write("".join(_lines(error, [complete])))
+
+
+def _lines(error: BaseException, notes: Sequence[str] = ()) -> Iterator[str]:
+    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if earlier is not None:
+        yield from _lines(earlier)
+        yield f"\n{_CAUSE if error.__cause__ else _CONTEXT}\n\n"
     shown = traceback.TracebackException.from_exception(error)
-    part: traceback.TracebackException | None = shown
-    while part is not None:
-        kept = [frame for frame in part.stack if _is_users(frame.filename)]
-        part.stack = traceback.StackSummary.from_list(kept)
-        part = part.__cause__ or (None if part.__suppress_context__ else part.__context__)
-    sys.stderr.write("".join(shown.format()))
+    frames = [frame for frame in shown.stack if _is_users(frame.filename)]
+    message = reason.read(error)
+    if message is not None:
+        told = _told(message, shown.stack)
+        known = {_place(frame) for frame in told}
+        frames = [frame for frame in frames if _place(frame) not in known] + told
+    if frames:
+        yield "Traceback (most recent call last):\n"
+        yield from traceback.StackSummary.from_list(frames).format()
+    if message is not None:
+        yield f"{message.text}\n"
+    else:
+        shown.__notes__ = None  # type: ignore[attr-defined]
+        yield from shown.format_exception_only()
+    for note in (*notes, *getattr(error, "__notes__", ())):
+        yield f"{note}\n"
+
+
+def _told(message: reason.Message, caught: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """The user's lines of the first of a message's stacks that has any."""
+    for stack in message.stacks:
+        # Such a stack begins where the program does; a traceback, where the error is caught.
+        start = next((n for n, frame in enumerate(stack) if caught and _place(frame) == _place(caught[0])), 0)
+        if users := [frame for frame in stack[start:] if _is_users(frame.filename)]:
+            return users
+    return []
+
+
+def _place(frame: traceback.FrameSummary) -> tuple[str, str]:
+    return frame.filename, frame.name
 
 
 def post_mortem(error: BaseException) -> None:

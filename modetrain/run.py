@@ -86,7 +86,7 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
             return EXIT_FAILED
         if isinstance(error, ConfigError) or not isinstance(error, Exception):
             raise
-        report.failure(error)
+        report.failure(error, where.folder)
         if debugger:
             report.post_mortem(error)
         return EXIT_FAILED

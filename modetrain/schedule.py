@@ -10,14 +10,14 @@ from modetrain.settings import OptimizerSettings
 
 
 def learning_rate_at(settings: OptimizerSettings, step: tf.Tensor | int, steps: int) -> tf.Tensor:
-    """Learning rate of the update that begins at `step` of `steps`.
+    """Learning rate of the update that begins at `step` of `steps`; or of several, where `step` is a vector of them.
 
     Rises linearly over `settings.warmup` updates (the first update already moves), then is constant, or falls to
     `settings.final_fraction` of the peak along half a cosine (Loshchilov and Hutter, "SGDR", 2017) or a line, which it
     reaches with the last update.
 
     Returns:
-      A float64 scalar.
+      float64, of the shape of `step` (a scalar where the rate is constant).
     """
     peak = tf.constant(settings.learning_rate, tf.float64)
     if settings.schedule == "constant" and not settings.warmup:

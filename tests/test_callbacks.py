@@ -129,6 +129,23 @@ def test_what_there_is_to_see_is_in_tensorboard(make_trainer, writer, scalars, t
     assert found["speed/traces"] == {5: 1}
 
 
+def test_a_point_is_one_event_that_tensorboard_takes_for_scalars(make_trainer, writer, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log, evaluate = Log(every=2, writer=writer, lines=False), Evaluate(every=4, writer=writer)
+    make_trainer("graph", steps=4, callbacks=[log, evaluate], watch_every=2).train()
+    writer.flush()
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    events = [tf.compat.v1.Event.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(file))]
+    families = [sorted({value.tag.split("/")[0] for value in event.summary.value}) for event in events]
+    assert families[1:] == [*2 * [["optimizer", "train"]], ["speed"], ["eval"]], "one call of four steps"
+    read = EventAccumulator(str(tmp_path)).Reload()
+    tags = read.Tags()["tensors"]
+    assert {"train/loss", "optimizer/learning_rate", "speed/traces", "eval/accuracy"} < set(tags)
+    assert {read.SummaryMetadata(tag).plugin_data.plugin_name for tag in tags} == {"scalars"}
+    assert [event.step for event in read.Tensors("train/loss")] == [2, 4]
+
+
 def test_several_optimizers_are_told_apart(make_trainer, writer, scalars, tmp_path):
     class Two(Digits):
         def __init__(self, *, model, optimizer, info):

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from modetrain import report
 from modetrain.failure import NonFiniteError, eager_command, plain_sentence
@@ -93,35 +94,111 @@ def test_an_error_of_another_kind_has_no_sentence(error):
     assert plain_sentence(error) is None
 
 
-# --- the traceback ---------------------------------------------------------------------------------------------------
+# --- what is printed -------------------------------------------------------------------------------------------------
 
 
-def test_only_the_users_own_frames_are_printed(make_trainer, capsys):
+class Gathers(Digits):
+    def train_step(self, batch):
+        return {**super().train_step(batch), "picked": self.pick(tf.where(self.step == 3, 1000, 3))}
+
+    def pick(self, row):
+        return tf.gather(tf.range(10), row)
+
+
+class Multiplies(Digits):
+    """Shapes that do not fit, which a trace sees; in a function that the library calls."""
+
+    def train_step(self, batch):
+        def loss():
+            return tf.reduce_sum(self.model(batch["image"]) @ tf.ones([7, 2]), axis=1)
+
+        return self.minimize(loss)
+
+
+class Reshapes(Digits):
+    """A shape that depends on the step: wrong in the second one, and none at all for XLA."""
+
+    def train_step(self, batch):
+        def loss():
+            return tf.reduce_sum(tf.reshape(self.model(batch["image"]), [8 + tf.cast(self.step, tf.int32), -1]))
+
+        return self.minimize(loss)
+
+
+class CannotCompile(Digits):
+    def train_step(self, batch):
+        return {**super().train_step(batch), "length": tf.strings.length(tf.strings.as_string(batch["label"]))}
+
+
+class NamesWrongly(Digits):
+    def train_step(self, batch):
+        return {"loss": batch["lable"]}
+
+
+SAID = [
+    (Gathers, "graph", "pick", "InvalidArgumentError: indices = 1000 is not in [0, 10)"),
+    (Gathers, "eager", "pick", "InvalidArgumentError: indices = 1000 is not in [0, 10)"),
+    (Multiplies, "graph", "loss", "ValueError: Dimensions must be equal, but are 3 and 7 for MatMul with input shapes"),
+    (Multiplies, "xla", "loss", "ValueError: Dimensions must be equal, but are 3 and 7 for MatMul with input shapes"),
+    (Multiplies, "eager", "loss", "InvalidArgumentError: Matrix size-incompatible: In[0]: [8,3], In[1]: [7,2]"),
+    (Reshapes, "graph", "loss", "InvalidArgumentError: Input to reshape is a tensor with 24 values, but"),
+    (Reshapes, "xla", "loss", "InvalidArgumentError: Input 1 to node"),
+    (CannotCompile, "xla", "train_step", "InvalidArgumentError: Detected unsupported operations"),
+    (NamesWrongly, "graph", "train_step", "KeyError: 'lable'"),
+]
+
+
+def printed(error, folder, capsys) -> list[str]:
+    report.failure(error, folder)
+    return capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(("cls", "mode", "name", "reason"), SAID, ids=lambda v: getattr(v, "__name__", None))
+def test_what_is_printed_is_the_users_lines_the_reason_and_the_notes(
+    cls, mode, name, reason, make_trainer, tmp_path, capsys
+):
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        make_trainer(mode, cls, steps=5, mode={"steps_per_call": 5}).train()
+    said = printed(caught.value, tmp_path, capsys)
+    frames = [line for line in said if line.startswith("  File ")]
+    assert frames[-1].endswith(f", in {name}")
+    assert all(f'"{__file__}"' in frame for frame in frames)
+    assert len(set(frames)) == len(frames)
+    (at,) = (n for n, line in enumerate(said) if line.startswith(reason))
+    assert not any(mark in line for line in said for mark in ("{{", "[[", "[Op:", "__autograph", "defined at"))
+    notes = next(n for n, line in enumerate(said) if line.startswith("modetrain: "))
+    assert notes - at <= 2, "the reason is a line or two"
+    assert said[notes] == f"modetrain: the complete error: {tmp_path / 'error.txt'}"
+    step = {(Gathers, mode): 4, (Reshapes, "graph"): 2}.get((cls, mode), 1)
+    assert any(line.startswith(f"modetrain: failed in step {step} of 5: ") for line in said[notes:])
+
+
+def test_an_error_of_the_users_own_is_printed_whole_with_their_frames_alone(make_trainer, tmp_path, capsys):
+    words = 'mine: [[this]] {{node x}} too\nFile "x", line 3, in y'
+
     class Broken(Digits):
         def train_step(self, batch):
             return self.helper(batch)
 
         def helper(self, batch):
-            raise ValueError("mine")
+            raise ValueError(words)
 
     with pytest.raises(ValueError, match="mine") as caught:
         make_trainer("eager", Broken, steps=1).train()
-    report.failure(caught.value)
-    said = capsys.readouterr().err
-    assert [line.split(", in ")[1] for line in said.splitlines() if line.startswith("  File ")] == [
-        *("test_only_the_users_own_frames_are_printed", "train_step", "helper"),
+    said = printed(caught.value, tmp_path, capsys)
+    assert [line.split(", in ")[1] for line in said if line.startswith("  File ")] == [
+        *("test_an_error_of_the_users_own_is_printed_whole_with_their_frames_alone", "train_step", "helper"),
     ]
-    assert "ValueError: mine" in said
-    assert "modetrain: failed in step 1 of 1: Broken.train_step in mode=eager" in said
+    assert f"ValueError: {words}" in "\n".join(said)
+    assert any("modetrain: failed in step 1 of 1: Broken.train_step in mode=eager" in line for line in said)
 
 
-def test_the_cause_of_an_error_is_printed_too(capsys):
+def test_the_cause_of_an_error_is_printed_too(tmp_path, capsys):
     try:
         try:
             raise KeyError("first")
         except KeyError as error:
             raise ValueError("second") from error
     except ValueError as error:
-        report.failure(error)
-    said = capsys.readouterr().err
+        said = "\n".join(printed(error, tmp_path, capsys))
     assert said.index("KeyError: 'first'") < said.index("direct cause") < said.index("ValueError: second")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import shutil
 
 import keras
 import numpy as np
@@ -159,10 +160,41 @@ def test_a_failed_run_is_on_record(failed):
     found = failed.json
     assert found["status"] == "failed"
     assert found["steps"] == 5
-    assert found["error"].startswith("InvalidArgumentError: ")
-    assert "indices = 1000 is not in [0, 10)" in found["error"]
+    assert found["error"] == "InvalidArgumentError: indices = 1000 is not in [0, 10)"
     assert found["results"]["state_digest"] is None
     assert [path.name for path in (failed.folder / "checkpoints").iterdir()] == ["step-00000005.npz"]
+
+
+def test_the_complete_error_is_in_the_run_folder(failed):
+    assert failed.err.splitlines()[-4] == "modetrain: the complete error: failed/error.txt"
+    kept = (failed.folder / "error.txt").read_text()
+    assert "Traceback (most recent call last):" in kept
+    assert "modetrain/trainer.py" in kept, "the library's frames too"
+    assert kept.rstrip().endswith(failed.err.splitlines()[-1]), "and the notes"
+
+
+def test_the_check_of_numbers_names_the_operation_and_the_line(cli):
+    code = RECIPE.replace("tf.gather(tf.range(10), row)", "tf.math.log(tf.cast(row - 3, tf.float32))")
+    cli.write({"recipes/logs.py": code, "conf/recipe/logs.yaml": CONFIG.replace("picks", "logs")})
+    run = cli.run(
+        "recipe=logs", "data.source=bundled", "steps=20", "optimizer.warmup=15", "debug=nan", folder="numbers"
+    )
+    said = run.err.splitlines()
+    assert said[:4] == [
+        "Traceback (most recent call last):",
+        f'  File "{cli.cwd}/recipes/logs.py", line 11, in train_step',
+        '    return {**found, "picked": tf.math.log(tf.cast(row - 3, tf.float32))}',
+        "InvalidArgumentError: operation Log made -Inf: output 0, float32 of shape ()",
+    ]
+    assert run.json["error"] == said[3]
+
+
+def test_going_on_after_a_failure_takes_its_text_away(cli, failed):
+    shutil.copytree(failed.folder, cli.cwd / "again")
+    words = ("recipe=picks", "data.source=bundled", "steps=6", "resume=latest", "callbacks.checkpoint.best=null")
+    again = cli.run(*words, folder="again")
+    assert again.json["status"] == "completed"
+    assert not (again.folder / "error.txt").exists()
 
 
 def test_the_printed_command_reaches_the_failing_step_and_stops_at_its_line(stepped):

@@ -16,6 +16,13 @@ def rates(steps, **settings):
     return [float(learning_rate_at(chosen, step, steps)) for step in range(steps)]
 
 
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+def test_several_steps_at_once_are_what_they_are_one_by_one(schedule):
+    chosen = OptimizerSettings(name="sgd", learning_rate=2.0, schedule=schedule, warmup=3, final_fraction=0.1)
+    found = learning_rate_at(chosen, tf.range(9, dtype=tf.int64), 9)
+    assert found.numpy() == pytest.approx(rates(9, schedule=schedule, warmup=3, final_fraction=0.1), rel=1e-15)
+
+
 def test_constant_is_constant():
     assert rates(4) == [2.0] * 4
 

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.callbacks import Callback
+from modetrain.callbacks.scalars import write_scalars
 
 
 class Evaluate(Callback):
@@ -23,9 +24,8 @@ class Evaluate(Callback):
     def look(self, run):
         results = run.evaluate()
         run.say(f"step {run.step}: eval " + ", ".join(f"{name} {value:.4f}" for name, value in results.items()))
+        write_scalars(self._writer, {f"eval/{name}": value for name, value in results.items()}, run.step)
         with self._writer.as_default(step=run.step):
-            for name, value in results.items():
-                tf.summary.scalar(f"eval/{name}", value)
             with run.clock.book("eval"), run.recipe.averaged():
                 shown = run.recipe.show()
             for name, images in shown.items():

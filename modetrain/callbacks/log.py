@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 import tensorflow as tf
 
 from modetrain.callbacks import Callback
+from modetrain.callbacks.scalars import write_scalars
 from modetrain.metrics import Means
 
 # What an optimizer shows is not a metric of the recipe's.
@@ -35,48 +39,63 @@ class Log(Callback):
         self._steps_time = 0.0
 
     def call(self, run, rows):
-        step, taken = rows.first, 0
-        with self._writer.as_default():
-            while taken < len(rows.values):
-                count = min(self._window - step % self._window, len(rows.values) - taken)
-                self._means += Means.of(rows.names, rows.values[taken : taken + count])
-                step, taken = step + count, taken + count
-                if step % self._window == 0:
-                    self._point(run, step)
-            if run.step // self._window > rows.first // self._window:
-                self._speed(run)
+        last = rows.first + len(rows.values)
+        ends = range((rows.first // self._window + 1) * self._window, last + 1, self._window)
+        rates = _learning_rates(run, ends)
+        taken = 0
+        for n, end in enumerate(ends):
+            self._take(rows, taken, end - rows.first)
+            self._point(run, end, {tag: rate[n] for tag, rate in rates.items()})
+            taken = end - rows.first
+        self._take(rows, taken, len(rows.values))
+        if ends:
+            self._speed(run)
 
     def end(self, run):
         if self._means.pairs:
-            with self._writer.as_default():
-                self._point(run, run.step)
-                self._speed(run)
+            self._point(run, run.step, {tag: rate[0] for tag, rate in _learning_rates(run, [run.step]).items()})
+            self._speed(run)
         self._writer.flush()
 
-    def _point(self, run, step: int) -> None:
+    def _take(self, rows, start: int, stop: int) -> None:
+        if start < stop:
+            self._means += Means.of(rows.names, rows.values[start:stop])
+
+    def _point(self, run, step: int, rates: Mapping[str, float]) -> None:
         means = self._means.means()
         self._means = Means()
-        for name, value in means.items():
-            family = "optimizer" if name.split("/")[0] in _OF_OPTIMIZER else "train"
-            tf.summary.scalar(f"{family}/{name}", value, step=step)
-        for name, optimizer in run.recipe.optimizers().items():
-            tag = "optimizer/learning_rate" + ("" if name == "optimizer" else f"/{name.removesuffix('_optimizer')}")
-            tf.summary.scalar(tag, float(optimizer.learning_rate(step - 1)), step=step)
+        families = {name: "optimizer" if name.split("/")[0] in _OF_OPTIMIZER else "train" for name in means}
+        values = {f"{families[name]}/{name}": value for name, value in means.items()}
+        write_scalars(self._writer, {**values, **rates}, step)
         if self._lines:
-            shown = [f"{name} {value:.4f}" for name, value in means.items() if name.split("/")[0] not in _OF_OPTIMIZER]
+            shown = [f"{name} {value:.4f}" for name, value in means.items() if families[name] == "train"]
             run.say(f"step {step}/{run.steps}: {', '.join(shown)}")
 
     def _speed(self, run) -> None:
         clock = run.clock
-        tf.summary.scalar("speed/compile_s", clock.seconds["compile"], step=run.step)
-        tf.summary.scalar("speed/traces", run.traces, step=run.step)
-        for name, value in clock.step_ms(self._calls).items():
-            tf.summary.scalar(f"speed/step_ms_{name}", value, step=run.step)
+        values = {"compile_s": clock.seconds["compile"], "traces": run.traces}
+        values |= {f"step_ms_{name}": value for name, value in clock.step_ms(self._calls).items()}
         steps = clock.steps - self._booked
         waited = clock.seconds["data"] - self._data
         busy = clock.seconds["steps"] - self._steps_time + waited
         if steps and busy > 0:
-            tf.summary.scalar("speed/data_wait_ms", 1e3 * waited / steps, step=run.step)
-            tf.summary.scalar("speed/examples_per_s", steps * run.data.settings.batch_size / busy, step=run.step)
+            values["data_wait_ms"] = 1e3 * waited / steps
+            values["examples_per_s"] = steps * run.data.settings.batch_size / busy
+        write_scalars(self._writer, {f"speed/{name}": value for name, value in values.items()}, run.step)
         self._booked, self._calls = clock.steps, clock.calls
         self._data, self._steps_time = clock.seconds["data"], clock.seconds["steps"]
+
+
+def _learning_rates(run, steps: Sequence[int]) -> dict[str, np.ndarray]:
+    """Per optimizer's tag the learning rate of the update that made each of `steps`.
+
+    All steps at once: the formula is TensorFlow's, and a handful of its operations a point would cost more than the rest.
+    """
+    if not steps:
+        return {}
+    found = {}
+    for name, optimizer in run.recipe.optimizers().items():
+        tag = "optimizer/learning_rate" + ("" if name == "optimizer" else f"/{name.removesuffix('_optimizer')}")
+        rates = optimizer.learning_rate(tf.constant(steps, tf.int64) - 1)
+        found[tag] = np.broadcast_to(rates, len(steps))  # a constant one is a scalar
+    return found
