@@ -12,20 +12,23 @@ import keras
 
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
+from modetrain.replicas import Replicas
 
 
-def synchronise(models: Iterable[keras.Model], mode: Mode, say: Callable[[str], None], *, gpus: bool) -> None:
+def synchronise(models: Iterable[keras.Model], mode: Mode, replicas: Replicas, say: Callable[[str], None]) -> None:
     """Has every batch normalisation of the models see the whole global batch, and says so.
 
     Args:
-      models: those of a recipe that runs on several replicas.
+      models: those of the recipe.
       mode: with `sync_batch_norm` off nothing is changed, and the user is warned.
+      replicas: where the recipe runs; on one device nothing is to be done.
       say: prints a line.
-      gpus: whether all replicas are GPUs.
 
     Raises:
       ConfigError: the mode cannot take a mean over replicas where batch normalisation needs it.
     """
+    if replicas.count == 1:
+        return
     found = [
         layer for model in models for layer in _layers(model) if isinstance(layer, keras.layers.BatchNormalization)
     ]
@@ -43,7 +46,7 @@ def synchronise(models: Iterable[keras.Model], mode: Mode, say: Callable[[str], 
             "batch, so this run computes something else than one device, and checkpoints hold the first replica's moving "
             "averages"
         )
-    if len(plain) < len(found) and mode.compile == "xla" and not gpus:
+    if len(plain) < len(found) and mode.compile == "xla" and not replicas.on_gpus:
         raise ConfigError(
             f"mode.compile=xla with {len(found)} layers of batch normalisation ({names}) over several replicas: they take "
             "means over the replicas inside the gradients, where XLA on CPUs cannot. Type mode.compile=graph, or "

@@ -40,9 +40,11 @@ class Record:
     Args:
       folder: the run folder.
       settings: what was asked for.
+      chief: whether this process keeps the record; of several workers one does.
     """
 
-    def __init__(self, folder: Path, settings: Settings):
+    def __init__(self, folder: Path, settings: Settings, *, chief: bool = True):
+        self._chief = chief
         self._path = folder / "run.json"
         self._settings = settings
         self._run: Trainer | None = None
@@ -50,7 +52,8 @@ class Record:
         self._resumed_at = 0
         self._error = folder / paths.ERROR
         self._error.unlink(missing_ok=True)  # of the run that is gone on with
-        (folder / "config.yaml").write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
+        if chief:
+            (folder / "config.yaml").write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
 
     def follow(self, run: Trainer, source: Source) -> None:
         """From now on what is written is what this trainer does."""
@@ -58,6 +61,8 @@ class Record:
 
     def write(self, error: BaseException | None = None) -> None:
         """Replaces run.json at once, so that a reader never sees half of it."""
+        if not self._chief:
+            return
         settings = self._settings
         described: dict[str, Any] = {
             "recipe": settings.recipe_name,
@@ -96,7 +101,7 @@ def _finite(value: Any) -> Any:
 
 def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
     clock = run.clock
-    busy = clock.seconds["steps"] + clock.seconds["data"]
+    spent = clock.read()
     digest = None
     if run.status in ("completed", "stopped"):
         # Where the seed generators stand is a function of the step, whatever evaluation drew from them.
@@ -127,7 +132,8 @@ def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
             "setup_s": clock.seconds["setup"],
             "total_s": clock.total,
         },
-        "examples_per_s": clock.steps * settings.data.batch_size / busy if busy else None,
+        "workers": {**run.workers.spread(), "slowest": run.workers.slowest} if run.workers is not None else None,
+        "examples_per_s": spent.steps * settings.data.batch_size / spent.busy_s if spent.busy_s else None,
         "traces": run.traces,
     }
 

@@ -77,11 +77,20 @@ class Replicas:
 
     @property
     def devices(self) -> list[str]:
-        """Names of the devices of this process that steps run on."""
-        if self.strategy is not None:
-            return [tf.DeviceSpec.from_string(d).to_string() for d in self.strategy.extended.worker_devices]
-        kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-        return [device.name for device in tf.config.list_logical_devices(kind)][:1]
+        """Names of the devices that steps run on, those of all workers."""
+        if self.strategy is None:
+            kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+            return [device.name for device in tf.config.list_logical_devices(kind)][:1]
+        specs = [tf.DeviceSpec.from_string(device) for device in self.strategy.extended.worker_devices]
+        here = [f"/device:{spec.device_type}:{spec.device_index}" for spec in specs]
+        if self.workers == 1:
+            return here
+        return [f"/job:worker/task:{worker}{device}" for worker in range(self.workers) for device in here]
+
+    @property
+    def on_gpus(self) -> bool:
+        """Whether every replica is a GPU."""
+        return all("GPU" in device for device in self.devices)
 
     def scope(self) -> contextlib.AbstractContextManager:
         """Within this, variables are made on every replica."""
@@ -118,7 +127,7 @@ class Replicas:
         return self._summing(tf.constant(array, tf.float64)).numpy()
 
     def of_each_worker(self, values: Sequence[float]) -> np.ndarray:
-        """Every worker's values, float64 [workers, len(values)]; all workers must call this."""
+        """Every worker's values, float64 [workers, len(values)]; all workers must call this, with equally many."""
         mine = np.zeros([self.workers, len(values)])
         mine[self.worker] = values
         return self.sum_over_workers(mine)

@@ -6,16 +6,22 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modetrain import checkpoint, paths
 from modetrain.errors import ConfigError
-from modetrain.recipe import Recipe
 from modetrain.settings import Settings
+
+if TYPE_CHECKING:
+    from modetrain.recipe import Recipe
 
 # What may change without changing what the same steps compute.
 _HARMLESS = (
     "mode.name",
+    "mode.strategy",
+    "mode.replicas",
+    "mode.workers",
+    "mode.devices",
     "mode.steps_per_call",
     "mode.debug_data",
     "callbacks",

@@ -64,9 +64,9 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
         return EXIT_DONE
     with clock.book("setup"):
         replicas = Replicas.of(settings.mode)
-    run_record = record.Record(where.folder, settings)
+    run_record = record.Record(where.folder, settings, chief=replicas.chief)
     run_record.write()
-    writer = tf.summary.create_file_writer(str(where.folder))
+    writer = tf.summary.create_file_writer(str(where.folder)) if replicas.chief else tf.summary.create_noop_writer()
     try:
         with clock.book("setup"):
             trainer, source = build(settings, where, replicas, clock, console, writer, say)
@@ -115,8 +115,7 @@ def build(
     say(f"data: {source.description}")
     with replicas.scope():
         recipe = build_recipe(settings, source)
-    if replicas.count > 1:
-        batch_norm.synchronise(recipe.models(), settings.mode, say, gpus=all("GPU" in d for d in replicas.devices))
+    batch_norm.synchronise(recipe.models(), settings.mode, replicas, say)
     if settings.data.batch_size > len(source.train["label"]):
         say(
             f"data.batch_size={settings.data.batch_size}: there are only {len(source.train['label'])} training examples, "
@@ -128,15 +127,22 @@ def build(
     data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=cut, debug=debug)
     facts = {"data.source": source.kind, "training examples": len(source.train["label"])}
     restored = resume.restore(where, recipe, settings, say, facts=facts)
+    step = restored.step if restored else 0
+    steps = replicas.of_each_worker([step])[:, 0]
+    if any(steps != step):
+        raise ConfigError(
+            f"run_dir={where.folder}: the workers would go on from steps {', '.join(f'{one:.0f}' for one in steps)}: they do "
+            "not see the same checkpoints. Type run_dir= with a folder that is the same on all machines."
+        )
     trainer = Trainer(
         recipe=recipe,
         mode=settings.mode,
         replicas=replicas,
         data=data,
         steps=settings.steps,
-        callbacks=_callbacks(settings, where.folder, facts, restored, writer, console, say),
+        callbacks=_callbacks(settings, where.folder, facts, restored, writer, console, say, replicas.chief),
         folder=where.folder,
-        step=restored.step if restored else 0,
+        step=step,
         watch_every=(settings.callbacks.get("log") or {}).get("every") or 0,
         clock=clock,
         say=say,
@@ -220,10 +226,11 @@ def _callbacks(
     writer: tf.summary.SummaryWriter,
     console: Console,
     say: Callable[[str], None],
+    chief: bool,
 ) -> list[Callback]:
     found: list[Callback] = []
     chosen = dict(settings.callbacks)
-    bar = console.is_terminal and settings.mode.compile != "eager"
+    bar = chief and console.is_terminal and settings.mode.compile != "eager"
     evaluate, log, save, profile = (chosen.pop(name, None) for name in ("evaluate", "log", "checkpoint", "profile"))
     if log and log["every"]:
         found.append(Log(every=log["every"], writer=writer, lines=not bar))

@@ -24,6 +24,7 @@ from modetrain.mode import Mode
 from modetrain.program import Program
 from modetrain.recipe import Recipe
 from modetrain.replicas import Replicas
+from modetrain.stragglers import WorkerTimes
 
 # results["train"] is the mean over so many last steps.
 _RECENT = 100
@@ -66,6 +67,7 @@ class Trainer:
       evaluation: means of the latest evaluation.
       evaluated: step of the latest evaluation, or None.
       status: `running`, `completed`, `stopped` or `failed`.
+      workers: times of several workers, once the run has ended well.
       steps_per_call: the cap in effect.
     """
 
@@ -103,6 +105,7 @@ class Trainer:
         self.evaluation: dict[str, float] = {}
         self.evaluated: int | None = None
         self.status = "running"
+        self.workers: WorkerTimes | None = None
         self.stopped_by: int | None = None
         self._signal: int | None = None
         if mode.steps_per_call != "auto":
@@ -139,6 +142,8 @@ class Trainer:
                 stop = self._plan()
                 self._run_to(stop)
                 self._look()
+            if self.replicas.workers > 1:
+                self.workers = WorkerTimes.gather(self.replicas, self.clock.read())
             self.status = "completed" if self.step >= self.steps else "stopped"
         except BaseException as error:
             self.status = "failed"
