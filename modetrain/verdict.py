@@ -38,7 +38,7 @@ class Limits:
 
     startup: float = 120
     grace: float = 3
-    term: float = 2
+    term: float = 1
     silence: float = 20
     stop: float = 300
     kill: float = 10
