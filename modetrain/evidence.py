@@ -6,22 +6,13 @@ Whoever lost a peer fails as well, 2 to 10 s later, and that is no cause; `modet
 from __future__ import annotations
 
 import dataclasses
-import re
 import signal
 from collections.abc import Collection, Iterator, Mapping
 
-from modetrain.worker import Report
+from modetrain.worker import LOST_PEER, Report
 
 # Being told to stop is no failure.
 STOPS = (signal.SIGINT, signal.SIGTERM)
-
-# Errors of TensorFlow that may tell of a lost peer; user code raises none of these, whatever its messages say.
-_MAYBE_LOST = re.compile(r"(Aborted|Cancelled|DeadlineExceeded|Internal|Unknown|FailedPrecondition)Error")
-_LOST = re.compile(
-    r"UnavailableError|heartbeat|connection reset|socket closed|coordination service|broken pipe"
-    r"|collective\w*[^\n]*(abort|cancel|timed? ?out|timeout)",
-    re.IGNORECASE,
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +40,7 @@ class Exit:
         """Whether what it printed last, without having reported an exception, is an error about its peers."""
         # TensorFlow's C++ side aborts at some of these errors; 2 is a wrong configuration, whatever its words.
         failed = (self.code > 0 and self.code != 2 and self.signal is None) or self.signal == signal.SIGABRT
-        return failed and _LOST.search(self.log_tail) is not None
+        return failed and LOST_PEER.search(self.log_tail) is not None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,13 +70,6 @@ class Cause:
         return f"{named(self.workers)} {self.what}"
 
 
-def lost_a_peer(report: Report) -> bool:
-    """Whether an exception tells of a lost peer and not of this worker's own failure."""
-    if report.type == "UnavailableError":
-        return True
-    return _MAYBE_LOST.fullmatch(report.type) is not None and _LOST.search(report.message) is not None
-
-
 def causes(reports: Mapping[int, Report], exits: Mapping[int, Exit]) -> list[Cause]:
     """All that is a cause by itself, the earliest first."""
     return sorted(_causes(reports, exits), key=lambda cause: (cause.at, cause.workers))
@@ -93,7 +77,7 @@ def causes(reports: Mapping[int, Report], exits: Mapping[int, Exit]) -> list[Cau
 
 def _causes(reports: Mapping[int, Report], exits: Mapping[int, Exit]) -> Iterator[Cause]:
     for worker, report in reports.items():
-        if not lost_a_peer(report):
+        if not report.lost_a_peer:
             what = f"failed: {report.line}"
             yield Cause(kind="error", workers=(worker,), what=what, at=report.at, repeats=True, report=report)
     for worker, exit in exits.items():
@@ -109,7 +93,7 @@ def _causes(reports: Mapping[int, Report], exits: Mapping[int, Exit]) -> Iterato
 
 def consequences(reports: Mapping[int, Report], exits: Mapping[int, Exit]) -> list[tuple[float, int, str]]:
     """When which worker told of a lost peer, and how, the earliest first."""
-    found = [(report.at, worker, report.line) for worker, report in reports.items() if lost_a_peer(report)]
+    found = [(report.at, worker, report.line) for worker, report in reports.items() if report.lost_a_peer]
     found += [
         (exit.at, worker, f"exit code {exit.code}")
         for worker, exit in exits.items()

@@ -5,7 +5,9 @@
     announce_ready(os.environ)                   # joined: all workers have found each other
     try: ...
     except BaseException as error:
-        announce_failure(error, os.environ)      # at once: this process may need 10 s more to exit
+        report = announce_failure(error, os.environ)     # at once: this process may need 10 s more to exit
+        if report is not None and report.lost_a_peer:
+            leave()                              # the launcher names the cause, which this traceback would hide
         raise
 
 Each is a no-op in a process that `modetrain.launch` did not start. MODETRAIN_WORKER and MODETRAIN_RESTART are there for
@@ -19,6 +21,7 @@ import ctypes
 import dataclasses
 import json
 import os
+import re
 import select
 import signal
 import sys
@@ -27,12 +30,22 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 INDEX = "MODETRAIN_WORKER"
 RESTART = "MODETRAIN_RESTART"
 READY_FILE = "MODETRAIN_READY_FILE"
 FAILURE_FILE = "MODETRAIN_FAILURE_FILE"
 LAUNCHER = "MODETRAIN_LAUNCHER"  # pid:descriptor:inode of the launcher and of the pipe whose other end it holds
+
+# What TensorFlow says when a peer is gone.
+LOST_PEER = re.compile(
+    r"UnavailableError|heartbeat|connection reset|socket closed|coordination service|broken pipe"
+    r"|collective\w*[^\n]*(abort|cancel|timed? ?out|timeout)",
+    re.IGNORECASE,
+)
+# Its errors that may say so; user code raises none of these, whatever its messages say.
+_MAYBE_LOST = re.compile(r"(Aborted|Cancelled|DeadlineExceeded|Internal|Unknown|FailedPrecondition)Error")
 
 _PR_SET_PDEATHSIG = 1
 
@@ -56,7 +69,17 @@ class Report:
     @property
     def line(self) -> str:
         """Type and the first line of the message."""
-        return f"{self.type}: {self.message.strip().splitlines()[0]}" if self.message.strip() else self.type
+        text = self.message.strip()
+        if text.startswith("Graph execution error"):  # what failed comes after the places in the graph
+            text = text.rpartition("\n\n")[2].strip()
+        return f"{self.type}: {text.splitlines()[0]}" if text else self.type
+
+    @property
+    def lost_a_peer(self) -> bool:
+        """Whether it tells of a lost peer and not of this worker's own failure."""
+        if self.type == "UnavailableError":
+            return True
+        return _MAYBE_LOST.fullmatch(self.type) is not None and LOST_PEER.search(self.message) is not None
 
 
 def announce_ready(environ: Mapping[str, str]) -> None:
@@ -65,22 +88,35 @@ def announce_ready(environ: Mapping[str, str]) -> None:
         Path(environ[READY_FILE]).touch()
 
 
-def announce_failure(error: BaseException, environ: Mapping[str, str]) -> None:
-    """Tells the launcher what ended this worker. Never raises, because the error matters more."""
+def announce_failure(error: BaseException, environ: Mapping[str, str]) -> Report | None:
+    """Tells the launcher what ended this worker. Never raises, because the error matters more.
+
+    Returns:
+      What was told; None in a process that nobody launched.
+    """
     if FAILURE_FILE not in environ:
-        return
-    report = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "at": time.monotonic(),
-        "type": type(error).__name__,
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
+        return None
+    report = Report(
+        at=time.monotonic(),
+        type=type(error).__name__,
+        message=str(error),
+        traceback="".join(traceback.format_exception(error)),
+    )
+    written = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **dataclasses.asdict(report)}
     path = Path(environ[FAILURE_FILE])
     partial = path.with_name(f"{path.name}.partial")
     with contextlib.suppress(OSError):
-        partial.write_text(json.dumps(report))
+        partial.write_text(json.dumps(written))
         os.replace(partial, path)  # whole or not at all
+    return report
+
+
+def leave(code: int = 1) -> NoReturn:
+    """Ends this process at once. TensorFlow would wait some 10 s for peers that do not come any more."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def read_report(path: Path) -> Report | None:

@@ -178,7 +178,7 @@ def test_ports_are_free_and_each_its_own():
 def test_in_a_process_that_nobody_launched_a_worker_has_nothing_to_tell(tmp_path):
     die_with_parent({})
     announce_ready({})
-    announce_failure(ValueError("x"), {})
+    assert announce_failure(ValueError("x"), {}) is None
     announce_failure(ValueError("x"), {"MODETRAIN_FAILURE_FILE": str(tmp_path / "no" / "folder")})
 
 
@@ -186,10 +186,10 @@ def test_in_a_process_that_nobody_launched_a_worker_has_nothing_to_tell(tmp_path
 
 
 def test_output_is_shown_while_it_comes(bench):
-    process = bench.start("ready(); print('first'); wait(3)")
+    process = bench.start("ready(); print('first'); wait()")
     began = time.monotonic()
     assert process.stdout.readline() == "first\n"
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 20
     process.kill()
     process.wait()
 
@@ -228,9 +228,9 @@ def test_what_cannot_be_shown_does_not_stop_a_run(bench):
 
 def test_what_holds_the_output_open_does_not_hold_up_the_launch(bench):
     began = time.monotonic()
-    outcome = bench.launch("ready(); import subprocess; subprocess.Popen(['sleep', '6']); print('left')")
+    outcome = bench.launch("ready(); import subprocess; subprocess.Popen(['sleep', '15']); print('left')")
     assert (outcome.code, bench.stream.getvalue()) == (0, "left\n")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 12
 
 
 def test_in_a_terminal_worker_0_has_a_terminal_of_the_same_size(bench):
@@ -286,6 +286,24 @@ wait()
     assert "[worker 0] ValueError: the label is 11" in bench.said
 
 
+def test_a_worker_that_lost_a_peer_leaves_at_once_and_hides_nothing(bench):
+    code = """
+ready()
+if me == 1: wait(0.2); fail(ValueError("the label is 11"))
+print("step 3", end="")
+wait(0.5)
+report = worker.announce_failure(UnavailableError("heartbeat"), os.environ)
+import atexit; atexit.register(wait)
+if report.lost_a_peer: worker.leave()
+"""
+    began = time.monotonic()
+    bench.launch(code, limits=Limits(startup=20, grace=10))
+    assert time.monotonic() - began < 8
+    shown = bench.stream.getvalue()
+    assert shown.startswith("step 3\nworker 1 failed first: ValueError: the label is 11\n[worker 1] Traceback")
+    assert "heartbeat" not in shown
+
+
 def test_notes_and_causes_of_an_exception_are_shown(bench):
     code = """
 ready()
@@ -324,7 +342,7 @@ wait()
 """
     began = time.monotonic()
     assert bench.launch(code, workers=3).cause == "worker 2 failed: ValueError: bad"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert "told" in bench.log(0)
     assert bench.said[-2:] == ["worker 0 stopped because of it", "worker 1 stopped because of it"]
 
@@ -332,10 +350,10 @@ wait()
 def test_who_does_not_join_is_named(bench):
     code = "print('I look for my peers')\nif me != 1: ready()\nwait()"
     began = time.monotonic()
-    outcome = bench.launch(code, workers=3, limits=Limits(startup=1.5))
-    assert time.monotonic() - began < 4
-    assert (outcome.code, outcome.cause) == (1, "worker 1 did not join within 1.5 s")
-    assert bench.said[:2] == ["worker 1 did not join within 1.5 s", "[worker 1] I look for my peers"]
+    outcome = bench.launch(code, workers=3, limits=Limits(startup=3))
+    assert time.monotonic() - began < 10
+    assert (outcome.code, outcome.cause) == (1, "worker 1 did not join within 3 s")
+    assert bench.said[:2] == ["worker 1 did not join within 3 s", "[worker 1] I look for my peers"]
     assert f"{bench.folder}/workers/worker-1.log" in bench.said[2]
 
 
@@ -368,8 +386,8 @@ print("done", attempt, sys.argv[2:])
     assert (outcome.code, outcome.cause) == (0, None)
     (restart,) = outcome.restarts
     assert (restart.attempt, restart.workers, restart.cause) == (1, (1,), "worker 1 was killed by SIGKILL")
-    assert 0 <= restart.noticed_s < 0.5
-    assert 0 < restart.restarted_s < 5
+    assert 0 <= restart.noticed_s < 1
+    assert 0 < restart.restarted_s < 20
     assert [(seen.attempt, seen.restarted_s) for seen in told] == [(1, None)]
     assert bench.said == [
         "restart 1 of 3: worker 1 was killed by SIGKILL; 3 instead of 2 workers start again from the last checkpoint"
@@ -417,8 +435,8 @@ print("done")
 
 def test_a_worker_that_does_not_join_gets_another_chance(bench):
     code = "if attempt == 1 or me == 0: ready()\nif attempt == 0: wait()"
-    outcome = bench.launch(code, restarts=1, limits=Limits(startup=1.5))
-    assert (outcome.code, outcome.restarts[0].cause) == (0, "worker 1 did not join within 1.5 s")
+    outcome = bench.launch(code, restarts=1, limits=Limits(startup=3))
+    assert (outcome.code, outcome.restarts[0].cause) == (0, "worker 1 did not join within 3 s")
 
 
 def test_one_worker_told_to_stop_stops_all_and_nothing_is_started_again(bench):

@@ -162,6 +162,23 @@ def test_an_interruption_is_judged_by_the_exit_code():
     assert (story.next(), story.watch.code) == (Action.DONE, 0)
 
 
+GRAPH = """Graph execution error:
+
+Detected at node Log defined at (most recent call last):
+  File "mine.py", line 3, in train_step
+
+2 root error(s) found.
+\t [[{{node Log}}]] [Op:__inference_step_36]"""
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [("", "E"), ("bad\nreally", "E: bad"), (" \n bad", "E: bad"), (GRAPH, "E: 2 root error(s) found.")],
+)
+def test_an_exception_is_told_in_a_line(message, line):
+    assert Report(at=0, type="E", message=message, traceback="").line == line
+
+
 # --- who says nothing ------------------------------------------------------------------------------------------------
 
 
