@@ -124,7 +124,22 @@ def eager_command(command: str, *, checkpoint: Path | None, run_dir: Path, extra
       extra: more overrides.
     """
     # What belongs to the fast run, and a profile, whose steps may lie beyond the failure.
-    fast = ("mode=", "mode.compile=", "mode.steps_per_call=", "mode.strict=", "run_dir=", "resume=")
+    several = (
+        "strategy",
+        "replicas",
+        "workers",
+        "restarts",
+        "restart_workers",
+        "startup_timeout",
+        "devices",
+        "sync_batch_norm",
+    )
+    fast = (
+        "mode=",
+        *(f"mode.{key}=" for key in ("compile", "steps_per_call", "strict", *several)),
+        "run_dir=",
+        "resume=",
+    )
     dropped = (*fast, "callbacks.profile.", "debug=profile", *(f"{word.partition('=')[0]}=" for word in extra))
     words = [word for word in shlex.split(command) if not word.lstrip("+").startswith(dropped) and word != "--pdb"]
     words += ["--pdb", "mode=eager", *extra]

@@ -31,6 +31,9 @@ class Mode:
         CPU is split into so many logical ones, to rehearse a run on GPUs.
       workers: processes of `multiworker` to start on this machine, or `auto`: as many as the cluster that the
         environment describes (TF_CONFIG, Slurm, Kubernetes).
+      restarts: how often workers that were started here are started again after one of them was lost.
+      restart_workers: how many there are then; `auto` is as many as before.
+      startup_timeout: seconds that workers which were started here may take to find each other.
       devices: `auto` (GPUs where there are any), `cpu`, `gpu`, or the numbers of the GPUs to use.
       sync_batch_norm: over several replicas, batch normalisation sees the whole global batch, as on one device.
       steps_per_call: upper bound on the steps of one call of the compiled program, or `auto`: 1 in eager, else as many
@@ -46,6 +49,9 @@ class Mode:
     strategy: str = "one_device"
     replicas: int | str = "auto"
     workers: int | str = "auto"
+    restarts: int = 3
+    restart_workers: int | str = "auto"
+    startup_timeout: float = 120.0
     devices: str | tuple[int, ...] = "auto"
     sync_batch_norm: bool = True
     steps_per_call: int | str = "auto"
@@ -81,6 +87,7 @@ class Mode:
         for field, strategy, what in (
             ("replicas", "mirrored", "runs on several devices"),
             ("workers", "multiworker", "runs in several processes"),
+            ("restart_workers", "multiworker", "runs in several processes"),
         ):
             value = getattr(self, field)
             if value == "auto" or self.strategy == strategy or (value == 1 and self.strategy == "one_device"):

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import math
-import os
 import platform
 import traceback
 from pathlib import Path
@@ -15,7 +12,7 @@ import keras
 import yaml
 
 import modetrain
-from modetrain import checkpoint, paths, reason
+from modetrain import checkpoint, paths, reason, run_json
 from modetrain.settings import Settings
 from modetrain.sources import Source
 from modetrain.trainer import Trainer
@@ -45,14 +42,14 @@ class Record:
 
     def __init__(self, folder: Path, settings: Settings, *, chief: bool = True):
         self._chief = chief
-        self._path = folder / "run.json"
+        self._folder = folder
         self._settings = settings
         self._run: Trainer | None = None
         self._source: Source | None = None
         self._resumed_at = 0
         self._error = folder / paths.ERROR
-        self._error.unlink(missing_ok=True)  # of the run that is gone on with
         if chief:
+            self._error.unlink(missing_ok=True)  # of the run that is gone on with
             (folder / "config.yaml").write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
 
     def follow(self, run: Trainer, source: Source) -> None:
@@ -87,16 +84,7 @@ class Record:
             said = f"{type(error).__name__}: {error}" if message is None else message.text
             described |= {"status": "failed", "error": said}
             self._error.write_text("".join(traceback.format_exception(error)))
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        partial.write_text(json.dumps(_finite(described), indent=2, default=str, allow_nan=False) + "\n")
-        os.replace(partial, self._path)
-
-
-def _finite(value: Any) -> Any:
-    """The value with null for NaN and infinities, which JSON has no words for."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        run_json.write(self._folder, described)
 
 
 def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:

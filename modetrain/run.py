@@ -6,6 +6,7 @@ import bdb
 import contextlib
 import dataclasses
 import functools
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
-from modetrain import batch_norm, checkpoint, draws, paths, record, report, resume, sources
+from modetrain import batch_norm, checkpoint, draws, paths, record, report, resume, sources, worker
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.evaluate import Evaluate
@@ -64,6 +65,7 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
         return EXIT_DONE
     with clock.book("setup"):
         replicas = Replicas.of(settings.mode)
+    worker.announce_ready(os.environ)
     run_record = record.Record(where.folder, settings, chief=replicas.chief)
     run_record.write()
     writer = tf.summary.create_file_writer(str(where.folder)) if replicas.chief else tf.summary.create_noop_writer()
@@ -80,6 +82,9 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
             with _stoppable(trainer, say):
                 trainer.train()
     except BaseException as error:
+        told = worker.announce_failure(error, os.environ)
+        if told is not None and told.lost_a_peer:
+            worker.leave()  # the launcher names the cause, which this would hide
         run_record.write(error)
         if isinstance(error, bdb.BdbQuit):
             say("stopped in the debugger")

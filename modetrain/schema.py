@@ -217,6 +217,19 @@ KEYS: Mapping[str, Key] = {
         common=True,
         also=("num_workers", "nodes", "num_nodes", "nproc"),
     ),
+    "mode.restarts": Key(
+        kind="int",
+        help="how often workers started here start again after one was lost",
+        example=3,
+        at_least=0,
+        also=("max_restarts",),
+    ),
+    "mode.restart_workers": Key(
+        kind="int", help="how many workers there are then", example=1, choices=("auto",), at_least=1, at_most=1024
+    ),
+    "mode.startup_timeout": Key(
+        kind="float", help="seconds that workers may take to find each other", example=120.0, above=0
+    ),
     "mode.devices": Key(
         kind="numbers",
         help="auto, cpu, gpu, or the numbers of the GPUs to use",

@@ -36,6 +36,7 @@ INDEX = "MODETRAIN_WORKER"
 RESTART = "MODETRAIN_RESTART"
 READY_FILE = "MODETRAIN_READY_FILE"
 FAILURE_FILE = "MODETRAIN_FAILURE_FILE"
+COMMAND = "MODETRAIN_COMMAND"  # what the user typed, of which the launcher made this worker's command line
 LAUNCHER = "MODETRAIN_LAUNCHER"  # pid:descriptor:inode of the launcher and of the pipe whose other end it holds
 
 # What TensorFlow says when a peer is gone.
