@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from modetrain.checkpoint import latest
 from modetrain.data import Block
+from modetrain.nonfinite import Finding
 
 if TYPE_CHECKING:
     from modetrain.trainer import Trainer
@@ -57,17 +58,17 @@ _EVERYDAY = (
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss that is NaN or infinite.
+    """A loss or gradient that is NaN or infinite.
 
     Attributes:
-      step: the step whose loss it is (updates completed before it).
+      step: the step it is in (updates completed before it).
     """
 
-    def __init__(self, name: str, step: int, value: float, run: Trainer, block: Block):
-        self.step = step
-        super().__init__(f"{name} is {value} in step {step + 1} of {run.steps} in mode={run.mode.name}.")
+    def __init__(self, found: Finding, run: Trainer, block: Block):
+        self.step = found.step
+        super().__init__(f"{found.what} in step {found.step + 1} of {run.steps} in mode={run.mode.name}.")
         self.add_note(f"modetrain: {_where(run, 'train_step', block)}")
-        for note in _notes(run, step, extra=("check_numerics=true",), purpose="to see which operation made it"):
+        for note in _notes(run, found.step, extra=("check_numerics=true",), purpose="to see which operation made it"):
             self.add_note(note)
 
 

@@ -15,8 +15,8 @@ class Key:
     """What one key takes.
 
     Attributes:
-      kind: `int`, `float`, `bool`, `str`, `name` (a text that can name a folder), `size` (a pair of whole numbers) or
-        `numbers` (a list of whole numbers from 0).
+      kind: `int`, `float`, `bool`, `str`, `name` (a text that can name a folder), `size` (a pair of whole numbers),
+        `numbers` (a list of whole numbers from 0), `texts` (a list of texts) or `duration` (see `seconds`).
       help: what it is, in a few words.
       example: a value to propose where a wrong one was given.
       optional: whether it may be null.
@@ -51,6 +51,8 @@ class Key:
                 "name": "letters, digits and . _ + -",
                 "size": "a pair [height, width] of whole numbers from 1",
                 "numbers": "a list of whole numbers from 0, such as [0,1],",
+                "texts": "a list of texts, such as [a,b],",
+                "duration": "a time such as 30s, 90m, 2h or 1h30m",
             }[self.kind]
             bounds = (
                 ("of at least", self.at_least),
@@ -76,6 +78,10 @@ class Key:
         if self.kind == "size":
             number = Key(kind="int", help="", example=0, at_least=1)
             return isinstance(value, list | tuple) and len(value) == 2 and all(number.accepts(one) for one in value)
+        if self.kind == "texts":
+            return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(t, str) and t for t in value)
+        if self.kind == "duration":
+            return seconds(value) is not None
         if isinstance(value, str):
             return value in self.choices
         if self.kind == "numbers":
@@ -103,6 +109,17 @@ class Key:
         if self.kind == "str" and value is not None and not isinstance(value, str | list | dict) and not self.choices:
             return f"'\"{text(value)}\"'"
         return self.example
+
+
+def seconds(value: Any) -> float | None:
+    """The seconds that `30s`, `90m`, `2h`, `1d12h` or a number of seconds come to; None for anything else, or nothing."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) if value > 0 and math.isfinite(value) else None
+    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    number = r"\d+(?:\.\d+)?"
+    if not isinstance(value, str) or not re.fullmatch(rf"(?:{number}[dhms])+", value):
+        return None
+    return sum(float(count) * units[unit] for count, unit in re.findall(rf"({number})([dhms])", value)) or None
 
 
 def text(value: Any) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,10 @@ _HARMLESS = (
     "notes",
     "run_dir",
     "resume",
+    "init_from",
+    "watchdog",
+    "stop_after",
+    "data.retries",
 )
 
 
@@ -51,8 +54,7 @@ class Place:
     @property
     def step(self) -> int | None:
         """Step of the first candidate, by its name."""
-        match = re.fullmatch(r"step-(\d+)\.npz", self.checkpoints[0].name) if self.checkpoints else None
-        return int(match[1]) if match else None
+        return checkpoint.step_of(self.checkpoints[0]) if self.checkpoints else None
 
 
 def place(settings: Settings, say: Callable[[str], None]) -> Place:
@@ -105,6 +107,7 @@ def restore(
     say: Callable[[str], None],
     *,
     facts: Mapping[str, Any] | None = None,
+    made_of: Mapping[str, Any] | None = None,
 ) -> checkpoint.Checkpoint | None:
     """Restores the newest checkpoint that can be read; says which, and what this run does differently.
 
@@ -114,6 +117,7 @@ def restore(
       settings: of this run.
       say: prints a line.
       facts: what must be as it was: on other examples, step 1,000 is another step.
+      made_of: the fingerprint of this run (see `fingerprint.py`).
 
     Returns:
       The checkpoint, or None where there is none.
@@ -121,6 +125,10 @@ def restore(
     Raises:
       CheckpointError: when none can be read, or it does not fit the recipe.
     """
+    for gone in _gone(where.checkpoints):
+        say(
+            f"WARNING: {gone} is not there, though {checkpoint.INDEX} lists it. Going on from the checkpoint before it."
+        )
     for path in where.checkpoints:
         try:
             found = checkpoint.load(path)
@@ -138,11 +146,26 @@ def restore(
                 )
         checkpoint.restore(found, recipe.state(), path)
         say(f"resumed at step {found.step} from {path}")
-        changes = differences(found.meta.get("config", {}), settings.resolved) if settings.do == "train" else []
-        for line in changes:
+        changes = differences(found.meta.get("config", {}), settings.resolved)
+        before, now = found.meta.get("fingerprint", {}), made_of or {}
+        changes += [
+            f"{name}: {before[name]} -> {now[name]}" for name in now if before.get(name, now[name]) != now[name]
+        ]
+        for line in changes if settings.do == "train" else ():
             say(f"  differs from the run it resumes: {line}")
         return found
     return None
+
+
+def _gone(candidates: Sequence[Path]) -> list[Path]:
+    """Checkpoints newer than every candidate that the index lists: somebody has taken them away."""
+    newest = checkpoint.step_of(candidates[0]) if candidates else None
+    folder = candidates[0].parent if candidates else Path()
+    # One that was asked for by its name is alone, and others beside it do not matter.
+    if newest is None or (len(candidates) == 1 and len(checkpoint.steps_of(folder.parent)) > 1):
+        return []
+    listed = {folder / name: checkpoint.step_of(folder / name) for name in checkpoint.index_of(folder)}
+    return [path for path, step in listed.items() if step is not None and step > newest and not path.exists()]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

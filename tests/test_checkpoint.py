@@ -16,6 +16,7 @@ from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.checkpoint import CheckpointError
 from modetrain.errors import ConfigError
+from recipes.mnist import Digits
 
 
 def some(**more):
@@ -61,7 +62,7 @@ def test_every_variable_comes_back_bit_by_bit(path):
 def test_every_precision_comes_back(path):
     kinds = (tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.int8, tf.uint8, tf.int32, tf.int64, tf.uint64)
     state = {kind.name: tf.Variable(tf.cast([1, 2, 100], kind)) for kind in kinds}
-    checkpoint.save(path, state, step=1, meta={})
+    checkpoint.save(path, state, step=7, meta={})
     other = blank(state)
     checkpoint.restore(checkpoint.load(path), other, path)
     assert contents(other) == contents(state)
@@ -71,7 +72,7 @@ def test_a_whole_recipe_comes_back(path, make_trainer):
     settings = {"name": "adamw", "ema": 0.9, "accumulate": 2, "loss_scaling": True}
     one, other = (make_trainer("graph", steps=3, seed=seed, **settings) for seed in (0, 1))
     one.train()
-    checkpoint.save(path, one.recipe.state(), step=3, meta={})
+    checkpoint.save(path, one.recipe.state(), step=7, meta={})
     assert checkpoint.digest(one.recipe.state()) != checkpoint.digest(other.recipe.state())
     checkpoint.restore(checkpoint.load(path), other.recipe.state(), path)
     assert contents(other.recipe.state()) == contents(one.recipe.state())
@@ -159,8 +160,9 @@ def test_a_failure_while_writing_leaves_the_file_before_and_no_other(path):
         assert [found.name for found in path.parent.iterdir() if not found.name.startswith(".")] == [path.name]
 
 
-def test_a_reader_never_sees_a_part_of_it(path):
+def test_a_reader_never_sees_a_part_of_it(tmp_path):
     """Loaded over and over while it is written over and over."""
+    path = tmp_path / "best.npz"  # the one name that is written to again and again
     states = [{"w": tf.Variable(tf.fill([50_000], float(n)))} for n in range(2)]
     checkpoint.save(path, states[0], step=0, meta={})
     stop = threading.Event()
@@ -190,14 +192,16 @@ def test_a_half_written_file_is_no_checkpoint_and_is_cleared_away(tmp_path, make
     assert checkpoint.steps_of(tmp_path) == []
     assert checkpoint.latest(tmp_path) is None
     make_trainer("eager", steps=1, callbacks=[Checkpoint(every=1)]).train()
-    assert sorted(found.name for found in folder.iterdir()) == ["notes.txt", "step-00000001.npz", "step-9.npz.bak"]
+    assert sorted(found.name for found in folder.iterdir()) == [
+        *("index.json", "notes.txt", "step-00000001.npz", "step-9.npz.bak")
+    ]
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------
 
 
 def test_what_does_not_fit_is_listed_and_nothing_is_assigned(path):
-    checkpoint.save(path, {"a": tf.Variable([1.0]), "b": tf.Variable([1.0, 2.0]), "c": tf.Variable(1)}, step=1, meta={})
+    checkpoint.save(path, {"a": tf.Variable([1.0]), "b": tf.Variable([1.0, 2.0]), "c": tf.Variable(1)}, step=7, meta={})
     run = {
         "a": tf.Variable([0.0]),
         "b": tf.Variable([[0.0, 0.0]]),
@@ -219,7 +223,7 @@ def test_what_does_not_fit_is_listed_and_nothing_is_assigned(path):
 
 
 def test_a_long_list_is_cut(path):
-    checkpoint.save(path, {}, step=1, meta={})
+    checkpoint.save(path, {}, step=7, meta={})
     with pytest.raises(CheckpointError, match="and 15 more"):
         checkpoint.restore(checkpoint.load(path), {f"v{n}": tf.Variable(0.0) for n in range(25)}, path)
 
@@ -241,7 +245,7 @@ class Scores(Callback):
 
 
 def kept(folder):
-    return [os.path.basename(file) for file in sorted((folder / "checkpoints").glob("*"))]
+    return [os.path.basename(file) for file in sorted((folder / "checkpoints").glob("*.npz"))]
 
 
 @pytest.mark.parametrize(("keep", "steps"), [(1, [10]), (2, [8, 10]), (9, [2, 4, 6, 8, 10])])
@@ -280,9 +284,10 @@ def test_the_best_is_kept_too(tmp_path, make_trainer, scores, name, best):
 
 def test_only_a_better_one_than_before_a_resume_becomes_the_best(tmp_path, make_trainer):
     make_trainer("graph", steps=4, callbacks=[Scores([0.5, 0.8]), Checkpoint(every=2, best="accuracy")]).train()
-    best = checkpoint.load(tmp_path / "checkpoints" / "best.npz").meta["best_value"]
-    resumed = Checkpoint(every=2, best="accuracy", best_value=best)
-    make_trainer("graph", steps=8, step=4, callbacks=[Scores([0.0, 0.0, 0.7, 0.75]), resumed]).train()
+    resumed = Checkpoint(every=2, best="accuracy")
+    rest = make_trainer("graph", steps=8, step=4, callbacks=[Scores([0.0, 0.0, 0.7, 0.75]), resumed])
+    rest.resume(checkpoint.load(checkpoint.path_of(tmp_path, 4)))
+    rest.train()
     assert checkpoint.load(tmp_path / "checkpoints" / "best.npz").step == 4
 
 
@@ -301,21 +306,28 @@ def test_a_metric_that_is_not_there_is_named_with_those_that_are(make_trainer):
     assert "callbacks.checkpoint.best=null" in message
 
 
-@pytest.mark.parametrize("status", ["failed", "stopped"])
-def test_a_run_that_fails_saves_nothing_and_one_that_is_stopped_does(tmp_path, make_trainer, status):
+@pytest.mark.parametrize(("ends", "steps"), [("stop", [3]), ("callback", [3]), ("step", [])])
+def test_a_run_that_ends_early_is_saved_where_its_variables_are_whole(tmp_path, make_trainer, ends, steps):
     class End(Callback):
         def call(self, run, rows):
-            if status == "failed":
-                raise ZeroDivisionError
-            run.stop()
+            if run.step == 3:
+                if ends == "callback":
+                    raise ZeroDivisionError
+                run.stop()
 
-    trainer = make_trainer("eager", steps=9, callbacks=[End(), Checkpoint(every=None)])
-    if status == "failed":
+    class Fails(Digits):
+        def train_step(self, batch):
+            if ends == "step" and self.step == 2:
+                raise ZeroDivisionError
+            return super().train_step(batch)
+
+    trainer = make_trainer("eager", Fails, steps=9, callbacks=[End(), Checkpoint(every=None)])
+    if ends == "stop":
+        trainer.train()
+    else:
         with pytest.raises(ZeroDivisionError):
             trainer.train()
-    else:
-        trainer.train()
-    assert checkpoint.steps_of(tmp_path) == ([] if status == "failed" else [1])
+    assert checkpoint.steps_of(tmp_path) == steps
 
 
 def test_saving_is_booked_to_its_own_account(make_trainer):
