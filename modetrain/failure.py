@@ -50,6 +50,11 @@ _EVERYDAY = (
         "A step uses an operation that XLA cannot compile (named above): replace it, or type mode=graph.",
     ),
     (
+        r"ResourceExhaustedError|MemoryError|OOM when allocating|[Oo]ut of memory|bad_alloc|failed to allocate memory",
+        "The step needs more memory than there is. Type optimizer.accumulate=2 (the same update from half the memory at a "
+        "time), a smaller data.batch_size=, or mode.steps_per_call=1.",
+    ),
+    (
         r"out of scope|is from a different graph|cannot be accessed here, because it was defined in",
         "A tensor of one trace was kept and used in another (an attribute, a list or a global that a step wrote): "
         "return it from the step instead.",

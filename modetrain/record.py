@@ -86,8 +86,14 @@ class Record:
             message = reason.read(error)
             said = f"{type(error).__name__}: {error}" if message is None else message.text
             described |= {"status": "failed", "error": said}
-            self._error.write_text("".join(traceback.format_exception(error)))
-        run_json.write(self._folder, described)
+        try:
+            if error is not None:
+                self._error.write_text("".join(traceback.format_exception(error)))
+            run_json.write(self._folder, described)
+        except OSError as trouble:  # a full disk: the error itself, and what is saved, matter more
+            if error is None:
+                raise
+            error.add_note(f"modetrain: {self._folder} could not be written to: {trouble.strerror}")
 
 
 def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:

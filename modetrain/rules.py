@@ -15,6 +15,7 @@ from typing import Any
 from modetrain.compose import Composition
 from modetrain.errors import ConfigError
 from modetrain.key import text
+from modetrain.lock import held
 from modetrain.paths import CHECKPOINTS, checkpoints, holds_run, shown
 from modetrain.settings import DataSettings, OptimizerSettings, Settings
 
@@ -209,6 +210,9 @@ def run_dir(settings: Settings) -> str | None:
         return f"run_dir={named}: {file} is a file, no run folder can be made there. Type run_dir= with another path."
     if not os.access(there, os.W_OK | os.X_OK):
         return f"run_dir={named}: {_path(there)} is not writable for you. Type run_dir= with a path that is."
+    # Of several workers one has the lock already while the others begin.
+    if settings.do == "train" and settings.mode.strategy != "multiworker" and (problem := held(target)):
+        return problem
     if settings.resume is None and holds_run(target):
         return (
             f"run_dir={named}: it already holds a run, which would be overwritten. Type resume=latest to continue it, "
@@ -226,6 +230,33 @@ def run_dir(settings: Settings) -> str | None:
 def _owner(path: Path) -> Path:
     """The run folder of what `resume=` names: itself, or that of a checkpoint."""
     return path.parent.parent if path.suffix == ".npz" else path
+
+
+def rollback(settings: Settings) -> str | None:
+    if settings.nonfinite.policy != "rollback" or settings.callbacks.get("checkpoint") is not None:
+        return None
+    return (
+        "nonfinite.policy=rollback without callbacks.checkpoint: there would be nothing to go back to. Type "
+        "nonfinite.policy=skip, or leave callbacks.checkpoint as it is."
+    )
+
+
+def init_from(settings: Settings) -> str | None:
+    first = settings.init_from
+    if first.path is None:
+        given = "include" if first.include is not None else "exclude" if first.exclude is not None else None
+        return given and (
+            f"init_from.{given}= without init_from.path=: there is nothing to take values from. Type init_from.path= with a run "
+            "folder or a checkpoint."
+        )
+    path, named = Path(first.path), _path(first.path)
+    if not path.exists():
+        return f"init_from.path={named}: there is no such file or folder. Type init_from.path= with a run folder."
+    if path.is_file() and path.suffix != ".npz":
+        return f"init_from.path={named}: a checkpoint is a file step-NUMBER.npz. Type init_from.path= with one."
+    if path.is_dir() and not checkpoints(path):
+        return f"init_from.path={named}: there is no checkpoint in {named}/{CHECKPOINTS}. Type the folder of a run that has one."
+    return None
 
 
 def resume(settings: Settings) -> str | None:
@@ -289,6 +320,8 @@ RULES: tuple[Rule, ...] = (
     data_dir,
     profile,
     run_dir,
+    rollback,
+    init_from,
     resume,
     evaluate,
 )

@@ -73,13 +73,25 @@ def _owned(folder: Path, replicas: Replicas, say: Callable[[str], None]) -> Iter
     if not replicas.chief:
         yield
         return
-    lock = Lock.take(folder)
+    with _writable(folder):
+        lock = Lock.take(folder)
     if lock.stale is not None:
         say(f"the run folder was left by {lock.stale}, which did not end it: going on from there")
     try:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir={paths.shown(folder, Path.cwd())}: {error.strerror}: nothing can be written there. Type run_dir= with a "
+            "folder that has room and that you may write to."
+        ) from error
 
 
 def _run(
@@ -93,8 +105,9 @@ def _run(
     debugger: bool,
 ) -> int:
     folder = paths.shown(where.folder, Path.cwd())
-    run_record = record.Record(where.folder, settings, chief=replicas.chief)
-    run_record.write()
+    with _writable(where.folder):
+        run_record = record.Record(where.folder, settings, chief=replicas.chief)
+        run_record.write()
     points = Events(where.folder if replicas.chief else None, say=say)
     try:
         with clock.book("setup"):
@@ -124,7 +137,11 @@ def _run(
         return EXIT_NOT_FINITE if isinstance(error, (NonFiniteError, NotFiniteError)) else EXIT_FAILED
     finally:
         points.close()
-    run_record.write()
+    try:
+        run_record.write()
+    except OSError as error:
+        say(f"WARNING: {folder}/run.json could not be written: {error.strerror}")
+        return EXIT_FAILED
     console.print(report.summary(trainer, settings, folder))
     return 128 + trainer.stopped_by if trainer.status == "stopped" and trainer.stopped_by else EXIT_DONE
 
