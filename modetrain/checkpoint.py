@@ -72,6 +72,12 @@ def steps_of(folder: Path) -> list[int]:
     return sorted(step for path in (folder / FOLDER).glob("step-*.npz") if (step := step_of(path)) is not None)
 
 
+def steps_known(folder: Path) -> list[int]:
+    """Steps that a run folder has a checkpoint of, and those that it should have by its index, ascending."""
+    listed = (step_of(Path(name)) for name in index_of(folder / FOLDER))
+    return sorted({*steps_of(folder), *(step for step in listed if step is not None)})
+
+
 def latest(folder: Path, at_most: int | None = None) -> Path | None:
     """The newest checkpoint of a run folder, of a step up to `at_most`; None where there is none."""
     steps = [step for step in steps_of(folder) if at_most is None or step <= at_most]
@@ -130,7 +136,8 @@ def load(path: Path) -> Checkpoint:
             arrays = {name: _read(archive, name, *kind) for name, kind in header["arrays"].items()}
             kept = archive[_SHA].tobytes().hex()
     except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint {path}.") from None
+        listed = f" any more, though {INDEX} lists it" if path.name in index_of(path.parent) else ""
+        raise CheckpointError(f"there is no checkpoint {path}{listed}.") from None
     except Exception as error:  # what damage does to zipfile and NumPy has no common type
         raise CheckpointError(f"{path} is damaged or no checkpoint of modetrain: {error}") from error
     sha = _sha(raw, arrays)

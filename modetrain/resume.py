@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +53,8 @@ class Place:
 
     @property
     def step(self) -> int | None:
-        """Step of the first candidate, by its name."""
-        return checkpoint.step_of(self.checkpoints[0]) if self.checkpoints else None
+        """Step of the first candidate that is there, by its name."""
+        return next((checkpoint.step_of(path) for path in self.checkpoints if path.exists()), None)
 
 
 def place(settings: Settings, say: Callable[[str], None]) -> Place:
@@ -84,7 +84,8 @@ def _place(settings: Settings, say: Callable[[str], None]) -> Place:
     if owner.suffix == ".npz":
         found, owner = (owner,), owner.parent.parent
     else:
-        found = tuple(checkpoint.path_of(owner, step) for step in reversed(checkpoint.steps_of(owner)))
+        # One that the index lists and somebody has taken away is missed, and the one before is used.
+        found = tuple(checkpoint.path_of(owner, step) for step in reversed(checkpoint.steps_known(owner)))
     folder = settings.run_dir or owner
     here = Place(folder=folder, checkpoints=found)
     if settings.do == "train" and here.step is not None and here.step > settings.steps:
@@ -125,10 +126,6 @@ def restore(
     Raises:
       CheckpointError: when none can be read, or it does not fit the recipe.
     """
-    for gone in _gone(where.checkpoints):
-        say(
-            f"WARNING: {gone} is not there, though {checkpoint.INDEX} lists it. Going on from the checkpoint before it."
-        )
     for path in where.checkpoints:
         try:
             found = checkpoint.load(path)
@@ -155,17 +152,6 @@ def restore(
             say(f"  differs from the run it resumes: {line}")
         return found
     return None
-
-
-def _gone(candidates: Sequence[Path]) -> list[Path]:
-    """Checkpoints newer than every candidate that the index lists: somebody has taken them away."""
-    newest = checkpoint.step_of(candidates[0]) if candidates else None
-    folder = candidates[0].parent if candidates else Path()
-    # One that was asked for by its name is alone, and others beside it do not matter.
-    if newest is None or (len(candidates) == 1 and len(checkpoint.steps_of(folder.parent)) > 1):
-        return []
-    listed = {folder / name: checkpoint.step_of(folder / name) for name in checkpoint.index_of(folder)}
-    return [path for path, step in listed.items() if step is not None and step > newest and not path.exists()]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -150,6 +150,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--longest", type=float, default=1.5, help="seconds of training after which a run is dead")
+    parser.add_argument("--most", type=int, default=40, help="kills of one run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--arms", default=",".join(ARMS))
     parser.add_argument("--folder", type=Path)
@@ -172,7 +173,7 @@ def main() -> int:
             assert run(words, root / name, root / f"{name}.log") == 0, (root / f"{name}.log").read_text()
             wholes[arm] = End.of(root / name)
         folder = root / f"{name}-{rounds}"
-        killed, late = crash(words, folder, options.kills - total, draw, options.longest)
+        killed, late = crash(words, folder, min(options.kills - total, options.most), draw, options.longest)
         end, whole = End.of(folder), wholes[arm]
         same = [
             field.name for field in dataclasses.fields(End) if getattr(end, field.name) == getattr(whole, field.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 
 import keras
 import numpy as np
@@ -355,3 +356,110 @@ def test_a_digest_is_of_names_dtypes_shapes_and_bytes():
     assert len(set(digests)) == 6
     assert all(len(digest) == 64 for digest in digests)
     assert checkpoint.digest(dict(reversed(base.items()))) == digests[0]
+
+
+# --- proven to be what was written -----------------------------------------------------------------------------------
+
+
+def test_another_steps_content_under_this_name_is_found_out(tmp_path):
+    for step in (2, 4):
+        checkpoint.save(checkpoint.path_of(tmp_path, step), some(), step=step, meta={})
+    os.replace(checkpoint.path_of(tmp_path, 2), checkpoint.path_of(tmp_path, 4))
+    with pytest.raises(CheckpointError, match=r"step-00000004.npz is another file under this name: it holds step 2"):
+        checkpoint.load(checkpoint.path_of(tmp_path, 4))
+
+
+def test_another_runs_file_of_the_same_step_is_found_out(tmp_path, make_trainer):
+    for name, seed in (("a", 0), ("b", 1)):
+        make_trainer("eager", steps=2, seed=seed, folder=tmp_path / name, callbacks=[Checkpoint(every=1)]).train()
+    os.replace(checkpoint.path_of(tmp_path / "b", 2), checkpoint.path_of(tmp_path / "a", 2))
+    with pytest.raises(CheckpointError, match=r"is another file under this name: SHA-256 .* in index.json"):
+        checkpoint.load(checkpoint.path_of(tmp_path / "a", 2))
+
+
+def test_content_that_was_changed_with_its_checksums_is_found_out(path):
+    """Somebody has opened the archive, changed a weight, and written it again: CRC and shapes are right."""
+    checkpoint.save(path, {"w": tf.Variable([1.0, 2.0])}, step=7, meta={})
+    with np.load(path) as archive:
+        changed = {**archive, "w": np.array([1.0, 3.0], np.float32)}
+    np.savez(path, **changed)
+    with pytest.raises(CheckpointError, match=r"is damaged: SHA-256 \w+... instead of the \w+..."):
+        checkpoint.load(path)
+
+
+def test_an_index_that_is_lost_or_damaged_costs_nothing(tmp_path, make_trainer):
+    make_trainer("eager", steps=2, callbacks=[Checkpoint(every=1)]).train()
+    index = tmp_path / "checkpoints" / checkpoint.INDEX
+    assert set(checkpoint.index_of(index.parent)) == {"step-00000001.npz", "step-00000002.npz"}
+    for content in (b"", b"[1]", b"\xff", b'{"step-00000002.npz": 3}'):
+        index.write_bytes(content)
+        assert checkpoint.load(checkpoint.path_of(tmp_path, 2)).step == 2
+    index.unlink()
+    assert checkpoint.load(checkpoint.path_of(tmp_path, 2)).step == 2
+
+
+def test_a_crash_between_a_file_and_its_index_makes_neither_wrong(tmp_path, make_trainer):
+    """The index as it was before the last file was written, and before `best` was replaced."""
+    trainer = make_trainer("eager", steps=4, callbacks=[Scores([0.5, 0.8]), Checkpoint(every=2, best="accuracy")])
+    trainer.train()
+    folder = tmp_path / "checkpoints"
+    index = checkpoint.index_of(folder)
+    checkpoint.leave_out(folder, index, ["step-00000004.npz", "best.npz"])
+    for name in ("step-00000002.npz", "step-00000004.npz", "best.npz"):
+        checkpoint.load(folder / name)
+
+
+# --- while the run goes on -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_copy_is_not_changed_by_later_steps(mode, make_trainer):
+    kept = []
+
+    class Copies(Callback):
+        def look(self, run):
+            state = run.recipe.state()
+            kept.append((checkpoint.copied(state), checkpoint.digest(state)))
+
+    trainer = make_trainer(mode, steps=6, callbacks=[Copies(every=1)], name="adam", ema=0.9)
+    trainer.train()
+    digests = [digest for _, digest in kept]
+    assert len(set(digests)) == 6
+    again = [checkpoint.digest({name: tf.constant(v) for name, v in copy.items()}) for copy, _ in kept]
+    assert again == digests
+
+
+def test_steps_do_not_wait_for_the_disk(make_trainer, tmp_path):
+    """A disk that takes a second: the run goes on, and what is booked to checkpoints is the copy alone."""
+
+    class SlowDisk(Checkpoint):
+        def _write(self, *args, **given):
+            time.sleep(1.0)
+            super()._write(*args, **given)
+
+    steps = []
+
+    class Notes(Callback):
+        def call(self, run, rows):
+            steps.append((run.step, keep.saver.jobs))
+
+    keep = SlowDisk(every=2)
+    trainer = make_trainer("eager", steps=5, callbacks=[Notes(), keep])
+    booked = []
+
+    class Books(Callback):
+        def look(self, run):
+            booked.append(run.clock.seconds["checkpoint"])
+
+    trainer.callbacks.append(Books(every=3))
+    trainer.train()
+    assert (3, 0) in steps, "the first one is still being written"
+    assert booked[0] < 0.5
+    assert keep.saver.seconds > 2.9
+    assert checkpoint.steps_of(tmp_path) == [2, 4, 5]
+    assert trainer.clock.seconds["checkpoint"] > 0.5, "the end waits for the last one"
+
+
+def test_those_of_each_multiple_are_kept_for_good(tmp_path, make_trainer):
+    make_trainer("eager", steps=11, callbacks=[Checkpoint(every=1, keep=2, keep_every=4)]).train()
+    assert checkpoint.steps_of(tmp_path) == [4, 8, 10, 11]

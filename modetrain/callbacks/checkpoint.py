@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -193,7 +194,9 @@ class Checkpoint(Callback):
             for one in gone:
                 one.unlink(missing_ok=True)
         except OSError as error:
-            whole = checkpoint.steps_of(run_folder)
+            whole: list[int] = []
+            with contextlib.suppress(OSError):  # it may be that not even that can be read
+                whole = checkpoint.steps_of(run_folder)
             newest = f"The newest whole one is of step {whole[-1]}" if whole else "There is none before it"
             raise checkpoint.NotSavedError(
                 f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. {newest}. "
