@@ -132,6 +132,7 @@ def eager_command(command: str, *, checkpoint: Path | None, run_dir: Path, extra
         "restart_workers",
         "startup_timeout",
         "devices",
+        "tpu",
         "sync_batch_norm",
     )
     fast = (

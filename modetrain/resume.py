@@ -25,6 +25,7 @@ _HARMLESS = (
     "mode.restart_workers",
     "mode.startup_timeout",
     "mode.devices",
+    "mode.tpu",
     "mode.steps_per_call",
     "mode.debug_data",
     "callbacks",

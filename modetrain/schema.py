@@ -237,6 +237,12 @@ KEYS: Mapping[str, Key] = {
         choices=DEVICES,
         also=("device", "accelerator"),
     ),
+    "mode.tpu": Key(
+        kind="str",
+        help="name or address of the TPU of mode=tpu, or local; null is TPU_NAME",
+        example="local",
+        optional=True,
+    ),
     "mode.sync_batch_norm": Key(
         kind="bool", help="batch normalisation sees the whole batch, over all replicas", example=False
     ),
