@@ -553,7 +553,11 @@ def test_no_worker_is_left_where_the_launcher_fails(bench):
 
     bench.say = say
     with pytest.raises(BrokenPipeError, match="SIGTERM: all workers save and stop"):
-        bench.launch(f"{PID}\nready(); me or kill(signal.SIGTERM, os.getppid()); wait()")
+        bench.launch(f"""{PID}
+while me == 0 and not os.path.exists(f"{{os.path.dirname(sys.argv[0])}}/pid-1"): wait(0.05)
+if me == 0: kill(signal.SIGTERM, os.getppid())
+wait()
+""")
     assert gone(bench.pid(0), bench.pid(1), within=0)
 
 
