@@ -253,8 +253,7 @@ class Watch:
 
     def _settle(self, now: float) -> None:
         """The last word: what was written meanwhile may be earlier than what was seen first."""
-        if self.cause is None or self.cause.kind not in ("stalled", "missing"):
-            self._know(self._direct() or self.cause or self._silent(now, ()), now)
+        self._know(self._direct() or self.cause or self._silent(now, ()), now)
 
     def _kill(self, now: float) -> Action:
         self._killed_at = now
