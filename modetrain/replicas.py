@@ -115,10 +115,13 @@ class Replicas:
             return array
         if self._summing is None:
 
+            def sum_over_replicas(one):  # the identity is on the replica's device, which the sum goes to
+                return tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(one))
+
             def summing(value):
                 # Once for each worker, however many replicas it has.
                 values = [value, *[tf.zeros_like(value)] * (self.local - 1)]
-                return self.run(lambda one: tf.distribute.get_replica_context().all_reduce("SUM", one), values)[0]
+                return self.run(sum_over_replicas, values)[0]
 
             self._summing = tf.function(summing, autograph=False)
         return self._summing(tf.constant(array, tf.float64)).numpy()

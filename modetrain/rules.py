@@ -114,6 +114,27 @@ def numerics(settings: Settings) -> str | None:
     )
 
 
+def shares(settings: Settings) -> str | None:
+    """As far as the number of replicas is known here; GPUs are counted later."""
+    mode, parts = settings.mode, settings.optimizer.accumulate
+    key = {"mirrored": "replicas", "multiworker": "workers"}.get(mode.strategy)
+    if key is None:
+        return None
+    counts = {f"mode.{key}": getattr(mode, key)}
+    if mode.strategy == "multiworker":
+        counts["mode.restart_workers"] = mode.restart_workers
+    for name, count in counts.items():
+        whole = parts * count if isinstance(count, int) else 1
+        if settings.data.batch_size % whole:
+            cut = f" and optimizer.accumulate={parts}" if parts > 1 else ""
+            nearest = max(1, round(settings.data.batch_size / whole)) * whole
+            return (
+                f"data.batch_size={settings.data.batch_size} with {name}={count}{cut}: every replica gets an equal share of "
+                f"a batch, and {whole} does not divide {settings.data.batch_size}. Type data.batch_size={nearest}."
+            )
+    return None
+
+
 # --- optimizer -------------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +303,7 @@ RULES: tuple[Rule, ...] = (
     mode,
     numerics,
     accumulate,
+    shares,
     warmup,
     nesterov,
     bundled,

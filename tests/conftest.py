@@ -21,6 +21,18 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="also what takes many minutes: every combination, many kills")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--long"):
+        for item in items:
+            if "long" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes long: pytest --long"))
+
+
 ROOT = Path(__file__).parent.parent
 MODES = ("eager", "graph", "xla")
 
