@@ -72,6 +72,8 @@ def check(settings: DataSettings) -> None:
             f"data.path={settings.path} with data.source={settings.source}: a path is only read with "
             f"data.source=folder. Type data=folder {typed('path', settings.path)}."
         )
+    from modetrain.sources import names, splits
+
     if settings.source == "folder":
         from modetrain.sources import folder
 
@@ -83,9 +85,8 @@ def check(settings: DataSettings) -> None:
                 f"Type data.name={BUNDLED}, or data.source=auto for TFDS {settings.name}."
             )
     else:
-        from modetrain.sources import names
-
         names.check(settings)
+    splits.check(settings)
 
 
 def load(settings: DataSettings, *, say: Callable[[str], None]) -> Source:

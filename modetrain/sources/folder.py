@@ -13,7 +13,7 @@ import numpy as np
 
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
-from modetrain.sources import Source, arrays, shown, typed
+from modetrain.sources import Source, arrays, shown, splits, typed
 
 _LAYOUTS = (
     "{0}.npz, or {0}/image.npy and {0}/label.npy, or {0}*.tfrecord* (and the same for every other split), "
@@ -31,12 +31,12 @@ def check(settings: DataSettings) -> None:
         if _layout(folder, name) is None:
             held = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
             listing = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "")
-            splits = [split for split in _splits(folder) if split != name]
+            others = [split for split in _splits(folder) if split != name]
             prepared = next(
                 (found for depth in ("*", "*/*", "*/*/*") for found in folder.glob(f"{depth}/dataset_info.json")), None
             )
-            if splits:
-                raise arrays.unknown_split(key, getattr(settings, key), name, splits, f"{shown(folder)}")
+            if others:
+                raise splits.unknown(key, getattr(settings, key), name, others, shown(folder))
             advice = (
                 f"Type {typed('path', str(prepared.parent))}." if prepared else "Type data.path=DIR for such a folder."
             )
@@ -88,7 +88,7 @@ def _path(settings: DataSettings) -> Path:
 
 def _wanted(settings: DataSettings) -> list[tuple[str, str]]:
     """(key, split) pairs that the settings ask for."""
-    return [(key, name) for key in ("train_split", "eval_split") for name in arrays.split_names(getattr(settings, key))]
+    return [(key, name) for key in ("train_split", "eval_split") for name in splits.named(getattr(settings, key))]
 
 
 def _layout(folder: Path, name: str) -> str | None:

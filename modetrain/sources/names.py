@@ -12,7 +12,7 @@ from modetrain.errors import ConfigError, did_you_mean
 from modetrain.settings import DataSettings
 from modetrain.sources import BUNDLED, shown
 
-_NAME = re.compile(r"(?P<base>[A-Za-z_]\w*)(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")
+_NAME = re.compile(r"(?P<base>[A-Za-z_]\w*)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
 
 def data_dir(settings: DataSettings) -> str:
@@ -39,6 +39,17 @@ def check(settings: DataSettings) -> None:
             known |= registered()
         if base not in known:
             raise unknown(settings, known)
+
+
+def infos(settings: DataSettings) -> list[Path]:
+    """TFDS's descriptions (`dataset_info.json`) of whatever is prepared of a data set: any configuration and version,
+    unless the name has one."""
+    match = _NAME.fullmatch(settings.name)
+    if not match:
+        return []
+    folder = Path(data_dir(settings)) / match["base"] / (match["config"] or "")
+    found = [*folder.glob("*/dataset_info.json"), *folder.glob("*/*/dataset_info.json")]
+    return [file for file in found if match["version"] in (None, file.parent.name)]
 
 
 def unknown(settings: DataSettings, known: set[str]) -> ConfigError:
