@@ -41,7 +41,7 @@ def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
     composition = compose(parsed, folders, cwd)
     _raise(values.problems(composition))
     paths.install_recipes(cwd)
-    _raise(_code_problems(composition, SourceText(cwd)))
+    _raise(_own_problems(composition, SourceText(cwd)))
     notes = _notes(composition, arguments, folders, cwd)
     settings = _settings(composition, _command(arguments, config_dirs), notes, cwd)
     _raise(rules.problems(settings, composition))
@@ -62,19 +62,22 @@ def _raise(problems: Iterable[str]) -> None:
         raise ConfigError("\n".join(found))
 
 
-def _code_problems(composition: Composition, code: SourceText) -> Iterator[str]:
+def _own_problems(composition: Composition, code: SourceText) -> Iterator[str]:
+    """What is wrong in the sections that belong to the user, and with the code that they name."""
     config = composition.config
-    for section in schema.FREE:
-        node = config.get(section)
-        if section == "recipe" and (not node or "_target_" not in node):
-            yield (
-                f"recipe={composition.choices['recipe']}: its file names no class. Write recipe: with a line "
-                "_target_: recipes.<file>.<Class> below it, or type +recipe._target_=recipes.<file>.<Class>."
-            )
+    if not config.get("recipe") or "_target_" not in config["recipe"]:
+        yield (
+            f"recipe={composition.choices['recipe']}: its file names no class. Write recipe: with a line "
+            "_target_: recipes.<file>.<Class> below it, or type +recipe._target_=recipes.<file>.<Class>."
+        )
+    own = {section: config.get(section) for section in schema.FREE}
+    callbacks = config.get("callbacks") or {}
+    own |= {f"callbacks.{name}": node for name, node in callbacks.items() if name not in schema.CALLBACKS}
+    declared: set[str] = set()
+    for section, node in own.items():
         yield from targets.check(section, node, code, given=composition.given)
-    for name, node in (config.get("callbacks") or {}).items():
-        if name not in schema.CALLBACKS:
-            yield from targets.check(f"callbacks.{name}", node, code, given=composition.given)
+        declared |= targets.declared(section, node, code)
+    yield from values.free_problems(composition, declared)
 
 
 def _command(arguments: Sequence[str], config_dirs: Sequence[str]) -> str:

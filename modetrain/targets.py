@@ -15,7 +15,8 @@ from typing import Any
 
 from modetrain.errors import ConfigError, closest
 from modetrain.paths import shown
-from modetrain.signatures import ANYTHING, Signature, SourceText, of_function
+from modetrain.schema import MISSING
+from modetrain.signatures import ANYTHING, Signature, SourceText
 
 FOREIGN = ("keras", "tensorflow")  # never opened: only looked up
 HYDRA_KEYS = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
@@ -35,15 +36,35 @@ def check(section: str, node: Any, sources: SourceText, *, given: Callable[[str,
       sources: where code is looked up.
       given: `given(key, value)` says how a key was given.
     """
+    for inner, call in _calls(section, node):
+        yield from _check_call(inner, call, sources, given)
+
+
+def declared(section: str, node: Any, sources: SourceText) -> set[str]:
+    """The keys in a section of which the code that takes them says what they are."""
+    found: set[str] = set()
+    for inner, call in _calls(section, node):
+        try:
+            keys = find(call["_target_"], sources).keys
+        except LookupError:  # reported by `check`
+            continue
+        found.update(f"{inner}.{name}" for name in call if name in keys)
+    return found
+
+
+def _calls(section: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every mapping with a `_target_`, inner ones first, with its dotted key."""
     if isinstance(node, list):
         for index, value in enumerate(node):
-            yield from check(f"{section}.{index}", value, sources, given=given)
-    if not isinstance(node, Mapping):
-        return
-    for key, value in node.items():
-        yield from check(f"{section}.{key}", value, sources, given=given)
-    if "_target_" not in node:
-        return
+            yield from _calls(f"{section}.{index}", value)
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _calls(f"{section}.{key}", value)
+        if "_target_" in node:
+            yield section, node
+
+
+def _check_call(section: str, node: Mapping[str, Any], sources: SourceText, given) -> Iterator[str]:
     target = node["_target_"]
     where = given(f"{section}._target_", target)
     try:
@@ -56,14 +77,18 @@ def check(section: str, node: Any, sources: SourceText, *, given: Callable[[str,
     if gives and node.get("_partial_"):
         yield f"{given(f'{section}._partial_', True)}: the run calls {target} with what it needs. Leave _partial_ out."
     for name in arguments:
+        value = node[name]
+        seen = given(f"{section}.{name}", value)
+        takes = signature.keys.get(name)
         if name in gives:
-            yield f"{given(f'{section}.{name}', node[name])}: the run itself gives {target} its {name}. Leave it out."
+            yield f"{seen}: the run itself gives {target} its {name}. Leave it out."
         elif not signature.open and name not in signature.names:
             near = closest(name, [n for n in signature.names if n not in gives])
-            takes = ", ".join(n for n in signature.names if n not in gives) or "nothing from the config"
+            names = ", ".join(n for n in signature.names if n not in gives) or "nothing from the config"
             fix = f"Did you mean {section}.{near}?" if near else f"Leave {section}.{name} out."
-            seen = given(f"{section}.{name}", node[name])
-            yield f"{seen}: {target} has no argument {name!r}, it takes {takes}. {fix}"
+            yield f"{seen}: {target} has no argument {name!r}, it takes {names}. {fix}"
+        elif takes is not None and value != MISSING and not isinstance(value, Mapping) and not takes.accepts(value):
+            yield f"{seen}: {takes.wrong(f'{section}.{name}', value)}"
     if section in RUN_GIVES and "_args_" not in node and "_partial_" not in node:
         for name in signature.required:
             if name not in arguments and name not in gives:
@@ -123,7 +148,7 @@ def _within(module: str, names: Sequence[str], file: Path, sources: SourceText) 
         return ANYTHING
     if len(names) == 2:
         inner = [s for s in getattr(found[1], "body", ()) if isinstance(s, ast.FunctionDef) and s.name == names[1]]
-        return of_function(inner[0], bound=True) if inner else ANYTHING
+        return sources.of_function(module, inner[0], bound=True) if inner else ANYTHING
     return sources.signature(*found)
 
 

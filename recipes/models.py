@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import keras
 from keras import layers
 
+from modetrain import Bounds, Length
+
 
 def cnn(
-    image_shape: tuple[int, int, int], classes: int, *, filters: Sequence[int] = (32, 64), dropout: float = 0.25
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    filters: Annotated[Sequence[int], Bounds(at_least=1), Length(at_least=1)] = (32, 64),
+    dropout: Annotated[float, Bounds(at_least=0, below=1)] = 0.25,
 ) -> keras.Model:
     """Convolutions with batch normalisation and max-pooling, a stage per entry of `filters`, then one dense layer."""
     x = inputs = keras.Input(image_shape)
@@ -25,9 +32,13 @@ def cnn(
 
 
 def mlp(
-    image_shape: tuple[int, int, int], classes: int, *, hidden: Sequence[int] = (128,), dropout: float = 0.0
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    hidden: Annotated[Sequence[int], Bounds(at_least=1)] = (128,),
+    dropout: Annotated[float, Bounds(at_least=0, below=1)] = 0.0,
 ) -> keras.Model:
-    """Dense layers."""
+    """Dense layers; a linear model where `hidden` is empty."""
     inputs = keras.Input(image_shape)
     x = layers.Flatten()(inputs)
     for units in hidden:
@@ -38,7 +49,11 @@ def mlp(
 
 
 def gan(
-    image_shape: tuple[int, int, int], classes: int, *, latent: int = 64, width: int = 32
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    latent: Annotated[int, Bounds(at_least=1)] = 64,
+    width: Annotated[int, Bounds(at_least=1)] = 32,
 ) -> tuple[keras.Model, keras.Model]:
     """A small DCGAN (Radford et al., 2016): (generator: noise [n, latent] -> images in [0, 1], discriminator: images -> logit [n]).
 

@@ -196,9 +196,23 @@ WRONG_WORDS = [
     ([M, "+recipe.model=x"], ["the run itself gives", "Leave it out"]),
     ([M, "model.filter=[8]"], ["Did you mean model.filters=[8]?"]),
     ([M, "+model.fliters=[8]"], ["recipes.models.cnn has no argument 'fliters'", "Did you mean model.filters?"]),
-    ([M, "model.filters=8"], ["a value like [32,64]"]),
-    ([M, "model.filters=[a]"], ["a value like [32,64]"]),
-    ([M, "model.dropout=high"], ["a value like 0.25", "'high'"]),
+    # what its annotations say that code takes
+    ([M, "model.filters=8"], ["a list of 1 or more, each a whole number of at least 1, not 8", "model.filters=[8]"]),
+    ([M, "model.filters=[a]"], ["not [a]. Type for example model.filters=[32,64]"]),
+    ([M, "model.filters=[]"], ["a list of 1 or more"]),
+    ([M, "model.dropout=high"], ["a number of at least 0 and below 1, not 'high', which is a text", "dropout=0.25"]),
+    ([M, "model.dropout=1.5"], ["a number of at least 0 and below 1, not 1.5", "model.dropout=0.25"]),
+    ([M, "model.dropout=null"], ["not null"]),
+    ([M, "recipe.shift=-1"], ["recipe.shift=-1", "a whole number of at least 0, not -1", "recipe.shift=0"]),
+    ([M, "recipe.shift=1.5"], ["a whole number", "recipe.shift=1."]),
+    ([M, "model=mlp", "model.hidden=[0]"], ["a list, each a whole number of at least 1, not [0]", "hidden=[128]"]),
+    ([M, "model=mlp", "model.hidden=abc"], ["a list", "'abc', which is a text"]),
+    (["recipe=gan", "recipe.samples=0"], ["at least 1, not 0", "recipe.samples=16"]),
+    (["recipe=gan", "recipe.discriminator_speed=-1"], ["above 0, not -1", "recipe.discriminator_speed=1.0"]),
+    (["recipe=gan", "model.latent=0"], ["at least 1, not 0"]),
+    # splits that are known without TensorFlow
+    ([M, "data.train_split=validation"], ["no split 'validation'; it has test, train", "data.train_split=train"]),
+    ([M, "data.source=bundled", "data.eval_split=tset"], ["Did you mean 'test'? Type data.eval_split=test"]),
 ]
 
 
@@ -306,6 +320,21 @@ WRONG_FILES = [
         },
         [*WITH, "recipe.rate=high"],
         ["recipe.rate=high", "a value like 0.5"],
+    ),
+    (
+        {
+            "conf/recipe/mine.yaml": RECIPE + "  rate: 0.5\n",
+            "recipes/mine.py": (
+                "class Mine:\n    def __init__(self, rate: int | None, *, model, optimizer, info): ...\n"
+            ),
+        },
+        WITH,
+        ["recipe.rate=0.5 (from conf/recipe/mine.yaml): recipe.rate takes a whole number or null, not 0.5"],
+    ),
+    (
+        {"callback.py": "class Mine:\n    def __init__(self, *, every: int = 10): ...\n"},
+        [M, "+callbacks.mine._target_=callback.Mine", "+callbacks.mine.every=often"],
+        ["+callbacks.mine.every=often", "a whole number, not 'often'", "callbacks.mine.every=10"],
     ),
     # run folders
     ({"out": ""}, [M, "run_dir=out"], ["out is a file"]),
@@ -570,6 +599,8 @@ def python(folder: Path, *words: str) -> subprocess.CompletedProcess:
         [M, "steps=x"],
         [M, "debug=overfit", "recipe._target_=recipes.mnist.X"],
         [M, "mode=xla", "mode.strict=true"],
+        [M, "model.dropout=1.5"],
+        [M, "data.train_split=validation"],
         ["-m", M, "mode=eager,grpah"],
     ],
 )
