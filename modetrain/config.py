@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from modetrain import overrides, paths, rules, schema, sources, targets, values
+from modetrain import overrides, paths, rules, run_folder, schema, sources, targets, values
 from modetrain.compose import Composition, compose
 from modetrain.errors import ConfigError
 from modetrain.key import text
@@ -96,7 +96,7 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
     run_dir = _absolute(config["run_dir"], cwd) if config["run_dir"] is not None else None
     resume = config["resume"]
     if resume == "latest" and run_dir is None:
-        run_dir = paths.latest_run(cwd / paths.RUNS, recipe_name, mode.name)
+        run_dir = run_folder.latest(cwd / run_folder.RUNS, recipe_name, mode.name)
     elif resume is not None and resume != "latest":
         resume = str(_absolute(resume, cwd))
     callbacks = {name: callback for name, callback in (config.get("callbacks") or {}).items() if callback is not None}

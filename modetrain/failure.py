@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from modetrain.checkpoint import latest
+from modetrain import run_folder
 
 if TYPE_CHECKING:
     from modetrain.trainer import Trainer
@@ -144,7 +144,7 @@ def _notes(
         return []
     command = eager_command(
         run.command,
-        checkpoint=latest(run.folder, at_most=step),
+        checkpoint=run_folder.newest(run.folder, at_most=step),
         run_dir=run.folder / f"eager-{step}",
         extra=extra,
     )

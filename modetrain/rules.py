@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modetrain import run_folder
 from modetrain.compose import Composition
 from modetrain.errors import ConfigError
 from modetrain.key import text
-from modetrain.paths import CHECKPOINTS, checkpoints, holds_run, shown
+from modetrain.paths import shown
 from modetrain.settings import DataSettings, OptimizerSettings, Settings
 
 
@@ -209,23 +210,18 @@ def run_dir(settings: Settings) -> str | None:
         return f"run_dir={named}: {file} is a file, no run folder can be made there. Type run_dir= with another path."
     if not os.access(there, os.W_OK | os.X_OK):
         return f"run_dir={named}: {_path(there)} is not writable for you. Type run_dir= with a path that is."
-    if settings.resume is None and holds_run(target):
+    if settings.resume is None and run_folder.holds_run(target):
         return (
             f"run_dir={named}: it already holds a run, which would be overwritten. Type resume=latest to continue it, "
             f"or run_dir={named}-2 for a new one."
         )
     other = Path(settings.resume) if settings.resume not in (None, "latest") else None
-    if other is not None and holds_run(target) and target != _owner(other):
+    if other is not None and run_folder.holds_run(target) and target != run_folder.owner(other):
         return (
             f"run_dir={named} resume={_path(other)}: {named} already holds another run, which would be "
             f"overwritten. Type run_dir={named} resume=latest to continue that one, or run_dir={named}-2 for a new one."
         )
     return None
-
-
-def _owner(path: Path) -> Path:
-    """The run folder of what `resume=` names: itself, or that of a checkpoint."""
-    return path.parent.parent if path.suffix == ".npz" else path
 
 
 def resume(settings: Settings) -> str | None:
@@ -250,11 +246,11 @@ def resume(settings: Settings) -> str | None:
         return f"resume={given}: there is no such file or folder. Type resume=latest, or the path of a run folder."
     if path.is_file() and path.suffix != ".npz":
         return f"resume={given}: a checkpoint is a file step-NUMBER.npz. Type resume= with one, or with a run folder."
-    if path.is_dir() and path.name == CHECKPOINTS and not checkpoints(path):
+    if path.is_dir() and path.name == run_folder.CHECKPOINTS and not run_folder.steps(path):
         return f"resume={given}: name the run folder or one checkpoint in it. Type resume={_path(path.parent)}."
-    if path.is_dir() and not checkpoints(path):
+    if path.is_dir() and not run_folder.steps(path):
         return (
-            f"resume={given}: there is no checkpoint in {given}/{CHECKPOINTS}. Type resume= with the folder of a run "
+            f"resume={given}: there is no checkpoint in {given}/{run_folder.CHECKPOINTS}. Type resume= with the folder of a run "
             "that has one, or leave resume out."
         )
     return None
@@ -264,7 +260,7 @@ def evaluate(settings: Settings) -> str | None:
     if settings.do != "evaluate":
         return None
     folder = settings.run_dir if settings.resume == "latest" else None
-    if folder is not None and folder.is_dir() and not checkpoints(folder):
+    if folder is not None and folder.is_dir() and not run_folder.steps(folder):
         return (
             f"do=evaluate resume=latest: {_path(folder)} has no checkpoint yet. Type run_dir= with the folder "
             "of a run that has one."

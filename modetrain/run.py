@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
-from modetrain import checkpoint, draws, paths, record, report, resume, sources
+from modetrain import checkpoint, draws, paths, record, report, resume, run_folder, sources
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.evaluate import Evaluate
@@ -220,7 +220,7 @@ def _callbacks(
         found.append(Evaluate(every=evaluate["every"], writer=writer))
     if save is not None:
         meta = {"config": dict(settings.resolved), "facts": dict(facts)}
-        kept = restored is not None and (folder / checkpoint.FOLDER / "best.npz").exists()
+        kept = restored is not None and run_folder.best(folder).exists()
         found.append(
             Checkpoint(
                 every=save["every"],

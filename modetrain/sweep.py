@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modetrain import config, overrides, paths
+from modetrain import config, overrides, paths, run_folder
 from modetrain.errors import ConfigError
 from modetrain.settings import Settings
 
@@ -143,7 +143,7 @@ def _folder(job: Job, cwd: Path) -> Path:
     """The job's run folder: the one it continues, the one it was given, or a new one."""
     if job.settings.run_dir is not None:
         return job.settings.run_dir
-    return paths.new_run_dir(cwd / paths.RUNS, job.settings.recipe_name, job.settings.mode.name)
+    return run_folder.new(cwd / run_folder.RUNS, job.settings.recipe_name, job.settings.mode.name)
 
 
 def _check_folders(jobs: Sequence[Job]) -> None:
@@ -230,7 +230,7 @@ def _print_table(results: Sequence[tuple[Job, Path, int]], cwd: Path) -> None:
 
 def _read(folder: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        found = json.loads((folder / run_folder.RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
