@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from modetrain import overrides, paths, rules, run_folder, schema, sources, targets, values
+from modetrain import overrides, paths, rules, run_folder, schema, targets, values
 from modetrain.compose import Composition, compose
 from modetrain.errors import ConfigError
 from modetrain.key import text
@@ -45,7 +45,6 @@ def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
     notes = _notes(composition, arguments, folders, cwd)
     settings = _settings(composition, _command(arguments, config_dirs), notes, cwd)
     _raise(rules.problems(settings, composition))
-    sources.check(settings.data)
     return settings
 
 

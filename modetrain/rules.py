@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modetrain import run_folder
+from modetrain import run_folder, sources
 from modetrain.compose import Composition
 from modetrain.errors import ConfigError
 from modetrain.key import text
@@ -46,7 +46,6 @@ COUNTS_ONLY_WITH = (
         values=("cosine", "linear"),
         override="optimizer.schedule",
     ),
-    Only(key="data.path", other="data.source", values=("folder",), override="data.source"),
     Only(key="data.dir", other="data.source", values=("auto", "tfds"), override="data.source"),
 )
 _NEUTRAL = {
@@ -93,15 +92,20 @@ def _path(path: Path | str) -> str:
     return shown(Path(path), Path.cwd())
 
 
+def _refusal(check: Callable[[], None]) -> str | None:
+    """What a part of the library itself refuses, whoever uses it."""
+    try:
+        check()
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
 # --- mode ------------------------------------------------------------------------------------------------------------
 
 
 def mode(settings: Settings) -> str | None:
-    try:
-        settings.mode.check()
-    except ConfigError as error:
-        return str(error)
-    return None
+    return _refusal(settings.mode.check)
 
 
 def numerics(settings: Settings) -> str | None:
@@ -151,32 +155,8 @@ def nesterov(settings: Settings) -> str | None:
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
-def bundled(settings: Settings) -> str | None:
-    if settings.data.source != "bundled" or settings.data.name == "mnist":
-        return None
-    return (
-        f"data.source=bundled with data.name={settings.data.name}: the bundled sample is of mnist. Type "
-        "data.name=mnist, or data.source=tfds."
-    )
-
-
-def folder(settings: Settings) -> str | None:
-    data = settings.data
-    if data.source != "folder":
-        return None
-    if data.path is None:
-        return "data.source=folder with data.path=null: no folder to read. Type data.path=FOLDER, or data.source=auto."
-    if not Path(data.path).is_dir():
-        seen = "is a file" if Path(data.path).exists() else "does not exist"
-        return f"data.path={_path(data.path)}: that folder {seen}: nothing to read. Type data.path=FOLDER of your data."
-    return None
-
-
-def data_dir(settings: Settings) -> str | None:
-    given = settings.data.dir
-    if given is None or not Path(given).exists() or Path(given).is_dir():
-        return None
-    return f"data.dir={_path(given)}: TFDS keeps data in a folder, and that is a file. Type data.dir=FOLDER."
+def data(settings: Settings) -> str | None:
+    return _refusal(lambda: sources.check(settings.data))
 
 
 # --- callbacks -------------------------------------------------------------------------------------------------------
@@ -280,9 +260,7 @@ RULES: tuple[Rule, ...] = (
     accumulate,
     warmup,
     nesterov,
-    bundled,
-    folder,
-    data_dir,
+    data,
     profile,
     run_dir,
     resume,

@@ -171,7 +171,7 @@ WRONG_WORDS = [
     ([M, "optimizer.schedule=constant", "optimizer.final_fraction=0.1"], ["only cosine and linear use it"]),
     ([M, "data.source=bundled", "data.name=fashion_mnist"], ["sample is of mnist", "data.source=tfds"]),
     ([M, "data.source=folder"], ["no folder to read", "data.path=FOLDER"]),
-    ([M, "data.path=."], ["only folder uses it", "data.source=folder"]),
+    ([M, "data.path=."], ["data.path=. with data.source=auto: only folder uses it", "Type data=folder data.path=."]),
     ([M, "data.source=bundled", "data.dir=."], ["only auto and tfds use it"]),
     ([M, "data=folder"], ["data.path=FOLDER"]),
     ([M, "data=folder", "data.path=nowhere"], ["data.path=nowhere", "does not exist"]),

@@ -120,7 +120,7 @@ WRONG = {
     """'data.train_split="train[:90%]"'""": {"train_split": "train[:90%"},
     "data.image_size=[32,32]": {"image_size": (0, 28)},
     "data=folder data.path=/data": {"path": "/data"},
-    "data.path is not set": {"source": "folder"},
+    "no folder to read": {"source": "folder"},
     "does not exist": {"source": "folder", "path": "/no/such/folder"},
     "is a file": {"source": "folder", "path": __file__},
     "has no split 'valid'; it has test, train. Type data.eval_split=test.": {"eval_split": "valid"},

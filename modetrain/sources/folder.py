@@ -38,10 +38,12 @@ def check(settings: DataSettings) -> None:
             if others:
                 raise splits.unknown(key, getattr(settings, key), name, others, shown(folder))
             advice = (
-                f"Type {typed('path', str(prepared.parent))}." if prepared else "Type data.path=DIR for such a folder."
+                f"Type {typed('path', shown(prepared.parent))}."
+                if prepared
+                else "Type data.path=FOLDER for such a folder."
             )
             raise ConfigError(
-                f"data.path={settings.path}: {shown(folder)} holds {listing or 'nothing'}. "
+                f"data.path={shown(folder)}: it holds {listing or 'nothing'}. "
                 f"Expected for data.{key}={getattr(settings, key)} is {_LAYOUTS.format(name)}. {advice}"
             )
 
@@ -72,17 +74,13 @@ def load(settings: DataSettings) -> Source:
 def _path(settings: DataSettings) -> Path:
     if not settings.path:
         raise ConfigError(
-            "data.source=folder: data.path is not set, so there is no folder to read. Type data=folder data.path=DIR."
+            "data.source=folder with data.path=null: no folder to read. Type data.path=FOLDER, or data.source=auto."
         )
     folder = Path(os.path.expanduser(settings.path))
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        advice = (
-            f"Type {typed('path', str(folder.parent))}."
-            if folder.is_file()
-            else "Type data.path=DIR for one that does."
-        )
-        raise ConfigError(f"data.path={settings.path}: {shown(folder)} {what}, and a folder is needed. {advice}")
+        seen = "is a file" if folder.exists() else "does not exist"
+        advice = typed("path", shown(folder.parent)) if folder.is_file() else "data.path=FOLDER of your data"
+        raise ConfigError(f"data.path={shown(folder)}: that folder {seen}: nothing to read. Type {advice}.")
     return folder.resolve()
 
 

@@ -22,7 +22,11 @@ def data_dir(settings: DataSettings) -> str:
 
 
 def check(settings: DataSettings) -> None:
-    """Raises ConfigError for a name that is neither TFDS's nor prepared in the data folder."""
+    """Raises ConfigError for a name that is neither TFDS's nor prepared in the data folder, and for no such folder."""
+    if settings.dir is not None and Path(settings.dir).is_file():
+        raise ConfigError(
+            f"data.dir={shown(settings.dir)}: TFDS keeps data in a folder, and that is a file. Type data.dir=FOLDER."
+        )
     match = _NAME.fullmatch(settings.name)
     if not match:
         raise ConfigError(
