@@ -48,7 +48,7 @@ def place(settings: Settings, say: Callable[[str], None]) -> Place:
     """Makes the run folder, or finds that of the run to go on with.
 
     Raises:
-      ConfigError: the folder cannot be made, or the run to go on with is further than `steps`.
+      ConfigError: the folder cannot be made.
     """
     try:
         return _place(settings, say)
@@ -73,12 +73,6 @@ def _place(settings: Settings, say: Callable[[str], None]) -> Place:
     else:
         found = tuple(run_folder.checkpoint(owner, step) for step in reversed(run_folder.steps(owner)))
     folder = settings.run_dir or owner
-    here = Place(folder=folder, checkpoints=found)
-    if settings.do == "train" and here.step is not None and here.step > settings.steps:
-        raise ConfigError(
-            f"steps={settings.steps} with resume={settings.resume}: that run has made {here.step} steps already. Type "
-            f"steps= with more than {here.step}, or resume= with an earlier checkpoint."
-        )
     if settings.do == "evaluate" and folder == owner:  # the record of the training stays as it is
         folder = run_folder.new(owner, "evaluate", settings.mode.name)
     folder.mkdir(parents=True, exist_ok=True)

@@ -236,6 +236,21 @@ def resume(settings: Settings) -> str | None:
     return None
 
 
+def further(settings: Settings) -> str | None:
+    if settings.do != "train" or settings.resume is None:
+        return None
+    given = settings.run_dir if settings.resume == "latest" else Path(settings.resume)
+    file = given if given is None or given.suffix == ".npz" else run_folder.newest(given)
+    made = run_folder.step_of(file) if file is not None else None
+    if made is None or made <= settings.steps:
+        return None
+    resume = settings.resume if settings.resume == "latest" else _path(settings.resume)
+    return (
+        f"steps={settings.steps} with resume={resume}: that run has made {made} steps already. Type steps= with more than "
+        f"{made}, or resume= with an earlier checkpoint."
+    )
+
+
 def evaluate(settings: Settings) -> str | None:
     if settings.do != "evaluate":
         return None
@@ -264,5 +279,6 @@ RULES: tuple[Rule, ...] = (
     profile,
     run_dir,
     resume,
+    further,
     evaluate,
 )

@@ -349,6 +349,16 @@ WRONG_FILES = [
     ({"out/run.json": "{}"}, [M, "resume=out"], ["no checkpoint in out/checkpoints"]),
     ({"out/checkpoints/step-00000005.npz": ""}, [M, "resume=out/checkpoints"], ["Type resume=out"]),
     ({"notes.txt": ""}, [M, "resume=notes.txt"], ["step-NUMBER.npz"]),
+    (
+        {"out/checkpoints/step-00000050.npz": "", "out/checkpoints/step-00000100.npz": ""},
+        [M, "steps=60", "resume=latest", "run_dir=out"],
+        ["steps=60 with resume=latest: that run has made 100 steps already", "more than 100"],
+    ),
+    (
+        {"out/checkpoints/step-00000050.npz": "", "out/checkpoints/step-00000100.npz": ""},
+        [M, "steps=49", "run_dir=new", "resume=out/checkpoints/step-00000050.npz"],
+        ["with resume=out/checkpoints/step-00000050.npz: that run has made 50 steps already"],
+    ),
     ({"out/run.json": "{}"}, [M, "do=evaluate", "resume=latest", "run_dir=out"], ["no checkpoint yet"]),
     ({"file": ""}, [M, "data=folder", "data.path=file"], ["is a file"]),
     ({"file": ""}, [M, "data.dir=file"], ["is a file"]),
@@ -546,6 +556,8 @@ def test_resume_takes_a_run_folder_or_a_checkpoint(folder):
     assert config.load([M, "do=evaluate", f"resume={file}"], folder).resume == str(folder / file)
     assert config.load([M, "run_dir=out", f"resume={file}"], folder).run_dir == folder / "out"
     assert config.load([M, "run_dir=new", "resume=out"], folder).run_dir == folder / "new"
+    assert config.load([M, "steps=5", "resume=out"], folder).steps == 5, "there is nothing to do, which is no mistake"
+    assert config.load([M, "steps=4", "resume=out", "do=evaluate"], folder).steps == 4
 
 
 # --- building --------------------------------------------------------------------------------------------------------
