@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,16 +181,21 @@ def profile(settings: Settings) -> str | None:
 
 
 def run_dir(settings: Settings) -> str | None:
-    target = settings.run_dir
-    if target is None:
+    if settings.run_dir is None and settings.resume is not None:
         return None
+    target = settings.run_dir or Path.cwd() / run_folder.RUNS
     named = _path(target)
     there = next(path for path in (target, *target.parents) if path.exists())
     if not there.is_dir():
         file = _path(there)
         return f"run_dir={named}: {file} is a file, no run folder can be made there. Type run_dir= with another path."
-    if not os.access(there, os.W_OK | os.X_OK):
-        return f"run_dir={named}: {_path(there)} is not writable for you. Type run_dir= with a path that is."
+    try:  # tried for real: of a file system that is read-only or no place for files, rights tell nothing
+        os.rmdir(tempfile.mkdtemp(prefix=".modetrain-", dir=there))
+    except OSError as error:
+        return (
+            f"run_dir={named}: nothing can be made in {_path(there)} ({error.strerror}). Type run_dir= with a folder you "
+            "may write to."
+        )
     if settings.resume is None and run_folder.holds_run(target):
         return (
             f"run_dir={named}: it already holds a run, which would be overwritten. Type resume=latest to continue it, "

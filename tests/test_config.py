@@ -181,6 +181,7 @@ WRONG_WORDS = [
     ([M, "do=evaluate"], ["no weights", "resume=latest"]),
     ([M, "resume=latest"], ["no run in runs/mnist/graph"]),
     ([M, "resume=latest", "run_dir=nowhere"], ["no such folder"]),
+    ([M, "run_dir=/proc/run"], ["run_dir=/proc/run: nothing can be made in /proc", "Type run_dir= with a folder"]),
     ([M, "resume=nowhere"], ["resume=nowhere", "no such file or folder"]),
     # code that is named
     ([M, "recipe._target_=recipes.mnist.Digit"], ["has no 'Digit'", "Did you mean recipes.mnist.Digits?"]),
@@ -339,6 +340,7 @@ WRONG_FILES = [
     # run folders
     ({"out": ""}, [M, "run_dir=out"], ["out is a file"]),
     ({"out": ""}, [M, "run_dir=out/deeper"], ["out is a file"]),
+    ({"runs": ""}, [M], ["run_dir=runs: runs is a file"]),
     ({"out/run.json": "{}"}, [M, "run_dir=out"], ["already holds a run", "resume=latest", "run_dir=out-2"]),
     ({"out/checkpoints/step-00000005.npz": ""}, [M, "run_dir=out"], ["already holds a run"]),
     (
@@ -382,7 +384,13 @@ def test_a_file_that_is_not_text_is_named(folder, capsys):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_run_folder_that_cannot_be_made_is_refused(folder, capsys):
     (folder / "locked").mkdir(mode=0o555)
-    assert "not writable" in refused(capsys, [M, "run_dir=locked/run"])
+    assert "nothing can be made in locked" in refused(capsys, [M, "run_dir=locked/run"])
+
+
+def test_nothing_is_left_of_the_attempt_to_write(folder):
+    config.load([M], folder)
+    config.load([M, "run_dir=new/run"], folder)
+    assert list(folder.iterdir()) == []
 
 
 # --- what is right ---------------------------------------------------------------------------------------------------
