@@ -9,6 +9,7 @@ Everything is checked before TensorFlow is imported, in this order: the words ty
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
     composition = compose(parsed, folders, cwd)
     _raise(values.problems(composition))
     paths.install_recipes(cwd)
-    _raise(_own_problems(composition, SourceText(cwd)))
+    _raise(_own_problems(composition, SourceText(cwd), folders))
     notes = _notes(composition, arguments, folders, cwd)
     settings = _settings(composition, _command(arguments, config_dirs), notes, cwd)
     _raise(rules.problems(settings, composition))
@@ -61,7 +62,7 @@ def _raise(problems: Iterable[str]) -> None:
         raise ConfigError("\n".join(found))
 
 
-def _own_problems(composition: Composition, code: SourceText) -> Iterator[str]:
+def _own_problems(composition: Composition, code: SourceText, folders: Sequence[Path]) -> Iterator[str]:
     """What is wrong in the sections that belong to the user, and with the code that they name."""
     config = composition.config
     if not config.get("recipe") or "_target_" not in config["recipe"]:
@@ -77,6 +78,17 @@ def _own_problems(composition: Composition, code: SourceText) -> Iterator[str]:
         yield from targets.check(section, node, code, given=composition.given)
         declared |= targets.declared(section, node, code)
     yield from values.free_problems(composition, declared)
+    if own["recipe"]:
+        choice = f"model={text(composition.choices.get('model'))}"
+        yield from targets.check_model(own["recipe"], own["model"], choice, _models(folders), code)
+
+
+def _models(folders: Sequence[Path]) -> dict[str, str]:
+    """Per model that can be chosen the target its file names."""
+    # Read as text: a file that was not chosen need not even be YAML.
+    texts = {n: file.read_text("utf-8", errors="replace") for n, file in paths.options("model", folders).items()}
+    found = {name: re.search(r"^_target_:\s*([\w.]+)", text, re.MULTILINE) for name, text in texts.items()}
+    return {name: match[1] for name, match in found.items() if match}
 
 
 def _command(arguments: Sequence[str], config_dirs: Sequence[str]) -> str:

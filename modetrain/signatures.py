@@ -36,12 +36,16 @@ class Signature:
       names: its arguments by name.
       required: those without a default.
       keys: what an argument takes, where its annotation says so.
+      annotations: the text of each argument's annotation.
+      returns: the text of the annotation of what is returned.
       open: whether it takes any other argument too.
     """
 
     names: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     keys: Mapping[str, Key] = dataclasses.field(default_factory=dict)
+    annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    returns: str = ""
     open: bool = False
 
 
@@ -195,6 +199,8 @@ class SourceText:
             names=tuple(argument.arg for argument, _ in taken),
             required=tuple(argument.arg for argument, default in taken if default is None),
             keys={name: key for name, key in keys.items() if key is not None},
+            annotations={a.arg: ast.unparse(a.annotation) for a, _ in taken if a.annotation is not None},
+            returns=ast.unparse(function.returns) if function.returns is not None else "",
             open=arguments.kwarg is not None,
         )
 

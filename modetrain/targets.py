@@ -9,6 +9,7 @@ import ast
 import functools
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ RUN_GIVES: Mapping[str, tuple[str, ...]] = {
     "recipe": ("model", "optimizer", "info"),
     "model": ("image_shape", "classes"),
 }
+
+_TUPLE = ("tuple[", "Tuple[")  # how the annotation of several models begins
 
 
 def check(section: str, node: Any, sources: SourceText, *, given: Callable[[str, Any], str]) -> Iterator[str]:
@@ -44,10 +47,7 @@ def declared(section: str, node: Any, sources: SourceText) -> set[str]:
     """The keys in a section of which the code that takes them says what they are."""
     found: set[str] = set()
     for inner, call in _calls(section, node):
-        try:
-            keys = find(call["_target_"], sources).keys
-        except LookupError:  # reported by `check`
-            continue
+        keys = _signature(call, sources).keys
         found.update(f"{inner}.{name}" for name in call if name in keys)
     return found
 
@@ -93,6 +93,46 @@ def _check_call(section: str, node: Mapping[str, Any], sources: SourceText, give
         for name in signature.required:
             if name not in arguments and name not in gives:
                 yield f"{section}.{name} is missing: {target} needs it. Type +{section}.{name}=VALUE."
+
+
+def check_model(
+    recipe: Mapping[str, Any], model: Any, choice: str, options: Mapping[str, str], sources: SourceText
+) -> Iterator[str]:
+    """Yields what is wrong with the model that was chosen for a recipe: it needs one, or one of another kind.
+
+    A recipe says so with `model: Callable[..., keras.Model]`, or a tuple of several; without that all is right.
+
+    Args:
+      recipe, model: the two sections of the configuration.
+      choice: the choice of a model as it was given, `model=cnn`.
+      options: per option of the group the target it names.
+      sources: where code is looked up.
+    """
+    wanted = _signature(recipe, sources).annotations.get("model", "")
+    called = re.fullmatch(r"(?:[\w.]+\.)?Callable\[\.\.\., (.*)\]", wanted)
+    if called is None:
+        return
+    several = called[1].startswith(_TUPLE)
+
+    def fits(target: Any) -> bool:
+        made = _signature({"_target_": target}, sources).returns
+        return "Any" in (made or "Any", called[1]) or made.startswith(_TUPLE) == several
+
+    proposals = " or ".join(f"model={name}" for name, target in options.items() if fits(target)) or "model=NAME"
+    name, target = recipe["_target_"], model.get("_target_") if isinstance(model, Mapping) else None
+    if target is None:
+        yield f"{choice}: {name} builds a model, and none is chosen. Type {proposals}."
+    elif not fits(target):
+        trains, makes = ("several models", "one") if several else ("one model", "several")
+        yield f"{choice}: {name} trains {trains}, and {target} makes {makes}. Type {proposals}."
+
+
+def _signature(node: Any, sources: SourceText) -> Signature:
+    """What the target of a section takes; anything where there is none, which others report."""
+    try:
+        return find(node.get("_target_"), sources) if isinstance(node, Mapping) else ANYTHING
+    except LookupError:
+        return ANYTHING
 
 
 def find(target: Any, sources: SourceText) -> Signature:
@@ -165,6 +205,10 @@ def instantiate(node: Mapping[str, Any], **kwargs: Any) -> Any:
     from hydra.utils import instantiate as hydra_instantiate
 
     target = node.get("_target_")
+    if target is None:
+        raise ConfigError(
+            "there is nothing to build: no _target_ is given. If it is the model, type model= with one that --help lists."
+        )
     for problem in check("", node, SourceText(Path.cwd()), given=lambda key, value: f"{key.lstrip('.')}={value}"):
         raise ConfigError(problem)
     _import(target)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
+import keras
 import tensorflow as tf
 
 from modetrain import Bounds, ConfigError, Recipe
@@ -20,7 +22,7 @@ class Gan(Recipe):
     def __init__(
         self,
         *,
-        model,
+        model: Callable[..., tuple[keras.Model, keras.Model]],
         optimizer,
         info,
         discriminator_speed: Annotated[float, Bounds(above=0)] = 1.0,

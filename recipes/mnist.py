@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
+import keras
 import tensorflow as tf
 
 from modetrain import Bounds, Recipe
@@ -16,7 +18,14 @@ class Digits(Recipe):
       shift: training images are moved by up to so many pixels, each its own way; 0 leaves them as they are.
     """
 
-    def __init__(self, *, model, optimizer, info, shift: Annotated[int, Bounds(at_least=0)] = 0):
+    def __init__(
+        self,
+        *,
+        model: Callable[..., keras.Model],
+        optimizer,
+        info,
+        shift: Annotated[int, Bounds(at_least=0)] = 0,
+    ):
         super().__init__(model=model, optimizer=optimizer, info=info)
         self.shift = shift
 

@@ -211,6 +211,11 @@ WRONG_WORDS = [
     (["recipe=gan", "recipe.samples=0"], ["at least 1, not 0", "recipe.samples=16"]),
     (["recipe=gan", "recipe.discriminator_speed=-1"], ["above 0, not -1", "recipe.discriminator_speed=1.0"]),
     (["recipe=gan", "model.latent=0"], ["at least 1, not 0"]),
+    # models that a recipe cannot train
+    ([M, "model=null"], ["model=null: recipes.mnist.Digits builds a model", "Type model=cnn or model=mlp."]),
+    ([M, "~model"], ["model=null: recipes.mnist.Digits builds a model"]),
+    ([M, "model=gan"], ["trains one model, and recipes.models.gan makes several. Type model=cnn or model=mlp."]),
+    (["recipe=gan", "model=cnn"], ["trains several models, and recipes.models.cnn makes one. Type model=gan."]),
     # splits that are known without TensorFlow
     ([M, "data.train_split=validation"], ["no split 'validation'; it has test, train", "data.train_split=train"]),
     ([M, "data.source=bundled", "data.eval_split=tset"], ["Did you mean 'test'? Type data.eval_split=test"]),
@@ -227,6 +232,7 @@ def test_a_wrong_command_line_is_refused(folder, capsys, words, expected):
 # --- files -----------------------------------------------------------------------------------------------------------
 
 RECIPE = "# @package _global_\nrecipe:\n  _target_: recipes.mine.Mine\n"
+ALONE = "class Mine:\n    def __init__(self, *, model, optimizer, info): ...\n"
 MINE = "from modetrain import Recipe\n\nclass Mine(Recipe):\n    pass\n"
 WITH = ["recipe=mine", "model=mlp"]
 
@@ -315,6 +321,11 @@ WRONG_FILES = [
         ["callback.Mine has no argument 'evry'", "callbacks.mine.every"],
     ),
     (
+        {"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": MINE},
+        ["recipe=mine"],
+        ["model=null: recipes.mine.Mine builds a model", "Type model=cnn or model="],
+    ),
+    (
         {
             "conf/recipe/mine.yaml": RECIPE + "  rate: 0.5\n",
             "recipes/mine.py": ("class Mine:\n    def __init__(self, rate, *, model, optimizer, info): ...\n"),
@@ -399,7 +410,8 @@ def test_nothing_is_left_of_the_attempt_to_write(folder):
 def test_every_shipped_option_composes(folder):
     for group in ("model", "optimizer", "mode", "debug"):
         for file in sorted((shipped() / "conf" / group).glob("*.yaml")):
-            settings = config.load([M, f"{group}={file.stem}"], folder)
+            recipe = "recipe=gan" if (group, file.stem) == ("model", "gan") else M
+            settings = config.load([recipe, f"{group}={file.stem}"], folder)
             assert dict(settings.resolved["mode"]).keys() == vars(settings.mode).keys()
     for file in sorted((shipped() / "conf" / "recipe").glob("*.yaml")):
         assert config.load([f"recipe={file.stem}"], folder).recipe_name == file.stem
@@ -431,7 +443,9 @@ def test_a_callback_can_be_switched_off_and_be_ones_own(folder):
 
 
 def test_null_and_tilde_leave_a_group_out(folder):
-    assert config.load([M, "model=null"], folder).model == config.load([M, "~model"], folder).model == {}
+    write(folder, {"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": ALONE})
+    for word in ("model=null", "~model"):
+        assert config.load(["recipe=mine", word], folder).model == {}
     assert config.load([M, "debug=null"], folder).debug_name is None
 
 
@@ -595,6 +609,11 @@ def test_instantiate_shows_the_cause(folder):
         config.instantiate({"_target_": "broken.Broken"})
     with pytest.raises(KeyError, match="the cause"):
         config.instantiate({"_target_": "broken.Broken", "inner": {"_target_": "broken.Broken"}})
+
+
+def test_instantiate_refuses_nothing_at_all(folder):
+    with pytest.raises(ConfigError, match="no _target_ is given"):
+        config.instantiate({})
 
 
 def test_instantiate_refuses_foreign_targets(folder):
