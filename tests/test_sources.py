@@ -123,6 +123,7 @@ WRONG = {
     "no folder to read": {"source": "folder"},
     "does not exist": {"source": "folder", "path": "/no/such/folder"},
     "is a file": {"source": "folder", "path": __file__},
+    "Type data.download=true to have it": {"source": "tfds", "download": False, "dir": "/no/such/folder"},
     "has no split 'valid'; it has test, train. Type data.eval_split=test.": {"eval_split": "valid"},
 }
 

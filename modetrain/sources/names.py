@@ -34,15 +34,19 @@ def check(settings: DataSettings) -> None:
             "written as data.name=mnist, data.name=emnist/letters or data.name=mnist:3.0.1."
         )
     base = match["base"]
-    if (Path(data_dir(settings)) / base).is_dir():
-        return
-    known = shipped()
-    if known and base not in known:
+    if not (Path(data_dir(settings)) / base).is_dir():
+        known = shipped()
         # Code that was imported by now may have registered data sets of its own with TFDS.
-        if "tensorflow_datasets" in sys.modules:
+        if known and base not in known and "tensorflow_datasets" in sys.modules:
             known |= registered()
-        if base not in known:
+        if known and base not in known:
             raise unknown(settings, known)
+    can_be_had = settings.download or (settings.source == "auto" and settings.name == BUNDLED)
+    if not can_be_had and not infos(settings):
+        raise ConfigError(
+            f"data.name={settings.name} data.download=false: it is not prepared in {shown(data_dir(settings))}. Type "
+            "data.download=true to have it downloaded, or data.dir=FOLDER in which TFDS has prepared it."
+        )
 
 
 def infos(settings: DataSettings) -> list[Path]:
