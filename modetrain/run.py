@@ -127,7 +127,7 @@ def build(
         callbacks=_callbacks(settings, where.folder, facts, restored, writer, console, say),
         folder=where.folder,
         step=restored.step if restored else 0,
-        watch_every=(settings.callbacks.get("log") or {}).get("every") or 0,
+        watch_every=min((settings.callbacks.get("log") or {}).get("every") or 0, settings.steps),
         clock=clock,
         say=say,
         command=settings.command,
