@@ -7,6 +7,7 @@ Checks everything, and only then imports TensorFlow. Exit codes: 0 done, 1 the r
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 import tempfile
@@ -14,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modetrain import command_line, paths
+from modetrain import command_line, paths, worker
 from modetrain.errors import ConfigError
 
 _STARTED = time.perf_counter()
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
       argv: the words after the program's name; those of this process by default.
     """
+    worker.die_with_parent(os.environ)
     try:
         return _main(sys.argv[1:] if argv is None else list(argv), Path.cwd())
     except ConfigError as error:
@@ -63,6 +65,12 @@ def _main(words: Sequence[str], cwd: Path) -> int:
     if line.show_config:
         print(config.to_yaml(settings), end="")
         return 0
+    if settings.mode.strategy == "multiworker":
+        from modetrain import multiworker
+
+        code = multiworker.start(settings, line, cwd)
+        if code is not None:
+            return code
     # TensorFlow reads these once, when it is imported.
     for name, value in settings.mode.environment().items():
         if settings.mode.exact:  # else what the user has set themselves stands
@@ -73,6 +81,7 @@ def _main(words: Sequence[str], cwd: Path) -> int:
         import tensorflow  # noqa: F401
     from modetrain.run import run
 
+    settings = dataclasses.replace(settings, command=os.environ.get(worker.COMMAND, settings.command))
     return run(settings, debugger=line.pdb, started=_STARTED)
 
 

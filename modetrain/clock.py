@@ -7,11 +7,38 @@ clock.seconds["eval"]
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What was booked up to a moment, or with `later - earlier` between two.
+
+    Attributes:
+      steps, calls: how many.
+      steps_s, data_s: seconds in steps, and waiting for data.
+      cpu_s: processor time in steps, of all threads of this process.
+    """
+
+    steps: int = 0
+    calls: int = 0
+    steps_s: float = 0.0
+    data_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def __sub__(self, earlier: Reading) -> Reading:
+        names = [field.name for field in dataclasses.fields(self)]
+        return Reading(**{name: getattr(self, name) - getattr(earlier, name) for name in names})
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that examples took."""
+        return self.steps_s + self.data_s
 
 
 class Clock:
@@ -31,6 +58,8 @@ class Clock:
         self._open: list[str] = []
         self._since = now()
         self._calls: list[tuple[float, int]] = []
+        self._steps = 0
+        self._cpu = 0.0
         self.seconds: dict[str, float] = defaultdict(float)
         if start is not None:
             self.seconds["import"] = self._since - start
@@ -49,20 +78,27 @@ class Clock:
     @contextlib.contextmanager
     def book_steps(self, count: int) -> Iterator[None]:
         """Books one call of `count` steps, which ends at a true synchronisation point."""
-        before = self.seconds["steps"]
+        before, cpu = self.seconds["steps"], time.process_time()
         with self.book("steps"):
             yield
         self._calls.append((self.seconds["steps"] - before, count))
+        self._steps += count
+        self._cpu += time.process_time() - cpu
+
+    def read(self) -> Reading:
+        """What has been booked so far."""
+        return Reading(
+            steps=self._steps,
+            calls=len(self._calls),
+            steps_s=self.seconds["steps"],
+            data_s=self.seconds["data"],
+            cpu_s=self._cpu,
+        )
 
     @property
     def total(self) -> float:
         """Seconds since the clock was made."""
         return self._now() - self._start
-
-    @property
-    def steps(self) -> int:
-        """Steps booked so far."""
-        return sum(count for _, count in self._calls)
 
     def step_ms(self, since: int = 0) -> dict[str, float]:
         """p50, p90 and max of the milliseconds a step took, from call number `since` on.
@@ -78,11 +114,6 @@ class Clock:
             "p90": float(np.percentile(times, 90)),
             "max": float(times.max()),
         }
-
-    @property
-    def calls(self) -> int:
-        """Calls booked so far."""
-        return len(self._calls)
 
     def _settle(self) -> None:
         now = self._now()

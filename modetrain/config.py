@@ -102,7 +102,8 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
     data["image_size"] = tuple(data["image_size"]) if data["image_size"] is not None else None
     for key in ("dir", "path"):
         data[key] = str(_absolute(data[key], cwd)) if data[key] is not None else None
-    mode = Mode(**config["mode"])
+    devices = config["mode"]["devices"]
+    mode = Mode(**{**config["mode"], "devices": tuple(devices) if isinstance(devices, list) else devices})
     recipe_name = str(choices["recipe"])
     run_dir = _absolute(config["run_dir"], cwd) if config["run_dir"] is not None else None
     resume = config["resume"]

@@ -4,6 +4,9 @@
     data.train_blocks(first, K)   endless blocks of K batches each, for steps first, first + K, ...
     data.eval_blocks(K)           every evaluation example exactly once; the last batch may be short
 
+Over several replicas a training batch is cut, so that all of them together see what one device would. In evaluation each
+replica takes whole batches in turn, so that a value of a whole batch too is what one device would return.
+
 The order is a permutation per epoch, computed and not stored, so that seeking costs nothing and a resumed run needs no
 saved iterator. Epochs follow each other without gaps: every example is seen once before any is seen again.
 """
@@ -33,18 +36,60 @@ Prepare = Callable[..., dict[str, tf.Tensor]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Block:
-    """Batches of successive steps, stacked.
+class Cut:
+    """How a training batch is cut: into micro-batches, and each of those over the replicas.
 
     Attributes:
-      first: step of the first batch.
-      length: number of batches.
-      arrays: per feature a tensor [length, examples, ...].
+      parts: micro-batches.
+      replicas: in all processes.
+      first, local: which of them are in this process.
+    """
+
+    parts: int = 1
+    replicas: int = 1
+    first: int = 0
+    local: int = 1
+
+    def of(self, batch: tf.Tensor, axis: int = 0) -> tf.Tensor:
+        """What this process needs of a batch, whose examples lie along `axis`.
+
+        That axis becomes three: [..., parts, local, examples of one replica, ...].
+        """
+        share = batch.shape[axis] // (self.parts * self.replicas)
+        before, after = batch.shape[:axis], batch.shape[axis + 1 :]
+        cut = tf.reshape(batch, [*before, self.parts, self.replicas, share, *after])
+        if self.local == self.replicas:
+            return cut
+        here = tf.range(self.first, self.first + self.local)
+        return tf.gather(cut, here, axis=axis + 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block:
+    """Batches of successive steps, stacked, as the replicas of this process need them.
+
+    Attributes:
+      first: step of the first batch; in evaluation its index.
+      length: number of steps.
+      arrays: per feature a tensor [length, parts, replicas, examples, ...].
+      numbers: int64 [length, replicas]: step, or index of the evaluation batch, of each.
+      counted: bool [length, replicas]: whether it is a batch of its own, and not there to fill up.
     """
 
     first: int
     length: int
     arrays: Mapping[str, tf.Tensor]
+    numbers: tf.Tensor
+    counted: np.ndarray
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches of a step."""
+        return next(iter(self.arrays.values())).shape[1]
+
+    def described(self) -> str:
+        """Dtype and shape of what a step gets, per feature."""
+        return ", ".join(f"{name}: {value.dtype.name} {tuple(value.shape[3:])}" for name, value in self.arrays.items())
 
 
 class Data:
@@ -55,23 +100,37 @@ class Data:
       settings: see `DataSettings`.
       seed: the run's seed.
       prepare: `Recipe.prepare`.
+      cut: how a training batch is cut.
       debug: prepare training batches in this thread, one at a time and only when they are needed, so that a breakpoint
         in `prepare` stops on the values of the batch that the next step gets.
 
     Attributes:
       source: as given.
       settings: as given.
+      cut: as given.
+
+    Raises:
+      ConfigError: a batch cannot be cut into equal shares, or there are too few examples for `overfit`.
     """
 
     def __init__(
-        self, source: Source, settings: DataSettings, *, seed: int, prepare: Prepare | None = None, debug: bool = False
+        self,
+        source: Source,
+        settings: DataSettings,
+        *,
+        seed: int,
+        prepare: Prepare | None = None,
+        cut: Cut | None = None,
+        debug: bool = False,
     ):
         self.source = source
         self.settings = settings
+        self.cut = cut or Cut()
         self._seed = seed
         self._prepare = prepare
         self._debug = debug
         self._train_size = _size(source.train)
+        self._check_cut()
         if self._overfit_examples > self._train_size:
             most = self._train_size // settings.batch_size
             raise ConfigError(
@@ -98,37 +157,29 @@ class Data:
         """What `mode.steps_per_call=auto` comes to: as many training batches as fit 64 MiB, at most 100."""
         batch = self.batch(0)
         size = sum(int(np.prod(t.shape.as_list())) * t.dtype.size for t in batch.values())
+        size = size * self.cut.local // self.cut.replicas
         return int(np.clip(_BLOCK_BYTES // max(size, 1), 1, _MOST_STEPS))
 
     def train_blocks(self, first: int, length: int) -> Iterator[Block]:
         """Endless training blocks of `length` batches; the first batch belongs to step `first`."""
-        most = np.iinfo(np.int64).max - length
-        if self._debug:
-            while True:
-                batches = [self.batch(first + index) for index in range(length)]
-                arrays = {name: tf.stack([batch[name] for batch in batches]) for name in batches[0]}
-                yield Block(first=first, length=length, arrays=arrays)
-                first += length
-        if self._prepare is None:
-            # Without a `prepare` of the recipe's own a whole block is one gather, however many batches it holds.
-            blocks = tf.data.Dataset.range(first, most, length).map(
-                lambda start: self._gather(self._train, self._train_indices(start + tf.range(length, dtype=tf.int64))),
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
+        for arrays in self._train_arrays(first, length):
+            steps = np.repeat(np.arange(first, first + length)[:, np.newaxis], self.cut.local, axis=1)
+            yield Block(
+                first=first,
+                length=length,
+                arrays=arrays,
+                numbers=tf.constant(steps, tf.int64),
+                counted=np.ones(steps.shape, bool),
             )
-        else:
-            blocks = tf.data.Dataset.range(first, most).map(
-                self._train_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-            )
-            blocks = blocks.batch(length, drop_remainder=True)
-        for index, arrays in enumerate(blocks.prefetch(2)):
-            yield Block(first=first + index * length, length=length, arrays=arrays)
+            first += length
 
     def eval_blocks(self, length: int) -> Iterator[Block]:
-        """Blocks of `length` evaluation batches: all of one shape, but for the last batch where it is short."""
+        """Blocks of up to `length` evaluation batches a replica: all of one shape, but for the last batch where it is short."""
         size, batch_size = self.eval_examples, self.settings.eval_batch_size
         full, rest = divmod(size, batch_size)
-        length = max(1, min(length, full))
+        count, first, local = self.cut.replicas, self.cut.first, self.cut.local
+        rounds = -(-full // count)  # in a round every replica evaluates a batch
+        length = max(1, min(length, rounds))
 
         def prepared(index, examples):
             positions = index * batch_size + tf.range(examples, dtype=tf.int64)
@@ -136,21 +187,75 @@ class Data:
             batch = self._gather(self._eval, rows)
             return self._prepared(batch, index, training=False)
 
+        def of_round(number):
+            # A block is filled up beyond the last full batch, with examples that are not counted.
+            batches = [prepared(tf.minimum(number * count + first + i, full - 1), batch_size) for i in range(local)]
+            return {name: tf.stack([batch[name] for batch in batches])[tf.newaxis] for name in batches[0]}
+
         if full:
-            batches = tf.data.Dataset.range(-(-full // length) * length).map(
-                # A block is filled up beyond the last full batch, with examples that the loop's bounds keep out.
-                lambda index: prepared(tf.minimum(index, full - 1), batch_size),
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
+            arrays_of_blocks = (
+                tf.data.Dataset.range(-(-rounds // length) * length)
+                .map(of_round, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+                .batch(length, drop_remainder=True)
+                .prefetch(2)
             )
-            for index, arrays in enumerate(batches.batch(length, drop_remainder=True).prefetch(2)):
-                first = index * length
-                yield Block(first=first, length=min(length, full - first), arrays=arrays)
-        if rest:
+            for number, arrays in enumerate(arrays_of_blocks):
+                here = (
+                    np.arange(number * length, (number + 1) * length)[:, np.newaxis] * count + np.arange(local) + first
+                )
+                yield Block(
+                    first=int(here[0, 0]),
+                    length=min(length, rounds - number * length),
+                    arrays=arrays,
+                    numbers=tf.constant(here, tf.int64),
+                    counted=here < full,
+                )
+        if rest:  # every replica evaluates it, and the first one's result is counted
             arrays = prepared(tf.constant(full, tf.int64), rest)
-            yield Block(first=full, length=1, arrays={name: value[tf.newaxis] for name, value in arrays.items()})
+            yield Block(
+                first=full,
+                length=1,
+                arrays={name: tf.stack([value] * local)[tf.newaxis, tf.newaxis] for name, value in arrays.items()},
+                numbers=tf.fill([1, local], tf.constant(full, tf.int64)),
+                counted=(np.arange(local) + first == 0)[np.newaxis],
+            )
 
     # --- private ----------------------------------------------------------------------------------------------------
+
+    def _check_cut(self) -> None:
+        size, parts, replicas = self.settings.batch_size, self.cut.parts, self.cut.replicas
+        if size % (parts * replicas):
+            cuts = f"{replicas} replicas" + (f" and optimizer.accumulate={parts}" if parts > 1 else "")
+            nearest = max(1, round(size / (parts * replicas))) * parts * replicas
+            raise ConfigError(
+                f"data.batch_size={size} over {cuts}: every replica gets an equal share of the batch, and "
+                f"{parts * replicas} does not divide {size}. Type data.batch_size={nearest}."
+            )
+
+    def _train_arrays(self, first: int, length: int) -> Iterator[dict[str, tf.Tensor]]:
+        """The arrays of successive blocks."""
+        most = np.iinfo(np.int64).max - length
+        if self._debug:
+            while True:
+                batches = [self._train_cut(tf.constant(first + index, tf.int64)) for index in range(length)]
+                yield {name: tf.stack([batch[name] for batch in batches]) for name in batches[0]}
+                first += length
+        if self._prepare is None:
+            # Without a `prepare` of the recipe's own a whole block is one gather, however many batches it holds, and
+            # of no more than this process needs.
+            def gather(start):
+                rows = self._train_indices(start + tf.range(length, dtype=tf.int64))
+                return self._gather(self._train, self.cut.of(rows, axis=1))
+
+            blocks = tf.data.Dataset.range(first, most, length).map(
+                gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            )
+        else:
+            blocks = tf.data.Dataset.range(first, most).map(
+                self._train_cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            )
+            blocks = blocks.batch(length, drop_remainder=True)
+        yield from blocks.prefetch(2)
 
     @property
     def _overfit_examples(self) -> int:
@@ -179,6 +284,9 @@ class Data:
         # One of the batches that are overfitted to is the same at each return, augmentation included.
         draw = step % self.settings.overfit if self.settings.overfit else step
         return self._prepared(self._gather(self._train, self._train_indices(step)), draw, training=True)
+
+    def _train_cut(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {name: self.cut.of(value) for name, value in self._train_batch(step).items()}
 
     def _prepared(self, batch: dict[str, tf.Tensor], index: tf.Tensor, *, training: bool) -> dict[str, tf.Tensor]:
         if self._prepare is None:

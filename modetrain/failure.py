@@ -6,13 +6,12 @@ import bdb
 import contextlib
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tensorflow as tf
-
 from modetrain import run_folder
+from modetrain.data import Block
 
 if TYPE_CHECKING:
     from modetrain.trainer import Trainer
@@ -64,22 +63,22 @@ class NonFiniteError(ArithmeticError):
       step: the step whose loss it is (updates completed before it).
     """
 
-    def __init__(self, name: str, step: int, value: float, run: Trainer, batch: Mapping[str, tf.Tensor]):
+    def __init__(self, name: str, step: int, value: float, run: Trainer, block: Block):
         self.step = step
         super().__init__(f"{name} is {value} in step {step + 1} of {run.steps} in mode={run.mode.name}.")
-        self.add_note(f"modetrain: {_where(run, 'train_step', batch)}")
+        self.add_note(f"modetrain: {_where(run, 'train_step', block)}")
         for note in _notes(run, step, extra=("check_numerics=true",), purpose="to see which operation made it"):
             self.add_note(note)
 
 
 @contextlib.contextmanager
-def explain(run: Trainer, method: str, batch: Mapping[str, tf.Tensor], step: Callable[[], int]) -> Iterator[None]:
+def explain(run: Trainer, method: str, block: Block | None, step: Callable[[], int]) -> Iterator[None]:
     """Adds a note to whatever is raised inside: recipe, step, mode, batch, and how to step through it.
 
     Args:
       run: the run.
       method: the recipe's method that is called inside (`train_step`, `eval_step`, `prepare`).
-      batch: a block of batches: per feature a tensor [steps, examples, ...]; empty where there is none yet.
+      block: the batches; None where there are none yet.
       step: tells which step (in evaluation, which batch) was under way.
     """
     try:
@@ -93,18 +92,19 @@ def explain(run: Trainer, method: str, batch: Mapping[str, tf.Tensor], step: Cal
         where = (
             f"evaluation batch {failed + 1} after step {run.step}" if method == "eval_step" else f"step {failed + 1}"
         )
-        error.add_note(f"modetrain: failed in {where} of {run.steps}: {_where(run, method, batch)}")
+        error.add_note(f"modetrain: failed in {where} of {run.steps}: {_where(run, method, block)}")
         extra = ("mode.debug_data=true",) if method == "prepare" else ()
         for note in _notes(run, run.step if method == "eval_step" else failed, extra=extra):
             error.add_note(note)
         raise
 
 
-def _where(run: Trainer, method: str, batch: Mapping[str, tf.Tensor]) -> str:
-    shapes = ", ".join(f"{name}: {tensor.dtype.name} {tuple(tensor.shape[1:])}" for name, tensor in batch.items())
+def _where(run: Trainer, method: str, block: Block | None) -> str:
+    several = f", {run.replicas.count} replicas" if run.replicas.count > 1 else ""
     return (
         f"{type(run.recipe).__name__}.{method} in mode={run.mode.name} "
-        f"(compile={run.mode.compile}, precision={run.mode.precision})" + (f"; batch {{{shapes}}}" if shapes else "")
+        f"(compile={run.mode.compile}, precision={run.mode.precision}{several})"
+        + (f"; batch {{{block.described()}}}" if block is not None else "")
     )
 
 
@@ -124,7 +124,23 @@ def eager_command(command: str, *, checkpoint: Path | None, run_dir: Path, extra
       extra: more overrides.
     """
     # What belongs to the fast run, and a profile, whose steps may lie beyond the failure.
-    fast = ("mode=", "mode.compile=", "mode.steps_per_call=", "mode.strict=", "run_dir=", "resume=")
+    several = (
+        "strategy",
+        "replicas",
+        "workers",
+        "restarts",
+        "restart_workers",
+        "startup_timeout",
+        "devices",
+        "tpu",
+        "sync_batch_norm",
+    )
+    fast = (
+        "mode=",
+        *(f"mode.{key}=" for key in ("compile", "steps_per_call", "strict", *several)),
+        "run_dir=",
+        "resume=",
+    )
     dropped = (*fast, "callbacks.profile.", "debug=profile", *(f"{word.partition('=')[0]}=" for word in extra))
     words = [word for word in shlex.split(command) if not word.lstrip("+").startswith(dropped) and word != "--pdb"]
     words += ["--pdb", "mode=eager", *extra]

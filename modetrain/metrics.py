@@ -75,6 +75,10 @@ class Means:
             merged[name] = (old_total + total, old_count + count)
         return Means(pairs=merged)
 
+    def array(self) -> np.ndarray:
+        """The pairs as float64 [names, 2], for `Means.of` to read."""
+        return np.array(list(self.pairs.values()), np.float64).reshape(-1, 2)
+
     def means(self) -> dict[str, float]:
         """Per name the mean; a name that nothing was counted for is left out."""
         return {name: total / count for name, (total, count) in self.pairs.items() if count}

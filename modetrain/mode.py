@@ -12,7 +12,8 @@ import dataclasses
 from modetrain.errors import ConfigError, did_you_mean
 
 COMPILE = ("eager", "graph", "xla")
-STRATEGIES = ("one_device",)
+STRATEGIES = ("one_device", "mirrored", "multiworker", "tpu")
+DEVICES = ("auto", "cpu", "gpu")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 
 
@@ -21,10 +22,21 @@ class Mode:
     """How steps are run.
 
     Attributes:
-      name: the preset this came from (`eager`, `graph`, `xla`).
+      name: the preset this came from (`eager`, `graph`, `xla`, `mirrored`, `multiworker`, `tpu`).
       compile: `eager` runs the user's Python line by line, `graph` traces it into a `tf.function`, `xla` has XLA
         compile it.
-      strategy: where a step runs; `one_device`.
+      strategy: where a step runs: `one_device`; `mirrored`, on several devices of this machine at once; `multiworker`,
+        on those of several processes or machines; `tpu`, on the cores of a TPU.
+      replicas: devices of `mirrored`, or `auto`: every GPU there is, or one CPU where there is none. Without a GPU the
+        CPU is split into so many logical ones, to rehearse a run on GPUs.
+      workers: processes of `multiworker` to start on this machine, or `auto`: as many as the cluster that the
+        environment describes (TF_CONFIG, Slurm, Kubernetes).
+      restarts: how often workers that were started here are started again after one of them was lost.
+      restart_workers: how many there are then; `auto` is as many as before.
+      startup_timeout: seconds that workers which were started here may take to find each other.
+      devices: `auto` (GPUs where there are any), `cpu`, `gpu`, or the numbers of the GPUs to use.
+      tpu: name, address or `local` for `tpu`; None reads TPU_NAME.
+      sync_batch_norm: over several replicas, batch normalisation sees the whole global batch, as on one device.
       steps_per_call: upper bound on the steps of one call of the compiled program, or `auto`: 1 in eager, else as many
         as fit a fixed memory budget for the batches of one call (see `program.py`).
       precision: `float32`, `mixed_bfloat16`, `mixed_float16` (with dynamic loss scaling) or `float64`.
@@ -36,6 +48,14 @@ class Mode:
     name: str
     compile: str
     strategy: str = "one_device"
+    replicas: int | str = "auto"
+    workers: int | str = "auto"
+    restarts: int = 3
+    restart_workers: int | str = "auto"
+    startup_timeout: float = 120.0
+    devices: str | tuple[int, ...] = "auto"
+    tpu: str | None = None
+    sync_batch_norm: bool = True
     steps_per_call: int | str = "auto"
     precision: str = "float32"
     deterministic: bool = False
@@ -51,6 +71,7 @@ class Mode:
                     f"mode.{field}={value}: it is one of {', '.join(choices)}.{did_you_mean(str(value), choices)} "
                     f"Type for example mode.{field}={choices[0]}."
                 )
+        self._check_strategy()
         cap = self.steps_per_call
         if cap != "auto" and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
             raise ConfigError(
@@ -62,6 +83,64 @@ class Mode:
             raise ConfigError(
                 f"mode.strict=true with {key}=xla: XLA fuses and reorders arithmetic, so it cannot be bitwise equal to "
                 f"eager. Type {key}=graph mode.strict=true, or leave mode.strict out."
+            )
+
+    def _check_strategy(self) -> None:
+        for field, strategy, what in (
+            ("replicas", "mirrored", "runs on several devices"),
+            ("workers", "multiworker", "runs in several processes"),
+            ("restart_workers", "multiworker", "runs in several processes"),
+        ):
+            value = getattr(self, field)
+            if value == "auto" or self.strategy == strategy or (value == 1 and self.strategy == "one_device"):
+                continue
+            note = " (there a replica is a GPU of a worker, or its CPU)" if self.strategy == "multiworker" else ""
+            raise ConfigError(
+                f"mode.{field}={value} with mode.strategy={self.strategy}: only mode.strategy={strategy} {what}{note}. Type "
+                f"mode={strategy} mode.{field}={value}, or leave mode.{field} out."
+            )
+        if isinstance(self.devices, tuple):
+            if not self.devices or len(set(self.devices)) < len(self.devices) or min(self.devices) < 0:
+                raise ConfigError(
+                    f"mode.devices={list(self.devices)}: a list of GPUs names each once, from 0. Type mode.devices=[0,1], or "
+                    "mode.devices=auto."
+                )
+            if self.strategy == "one_device" and len(self.devices) > 1:
+                raise ConfigError(
+                    f"mode.devices={list(self.devices)} with mode.strategy={self.strategy}: one device runs a step. Type "
+                    f"mode=mirrored, or mode.devices=[{self.devices[0]}]."
+                )
+            if self.strategy == "mirrored" and self.replicas not in ("auto", len(self.devices)):
+                raise ConfigError(
+                    f"mode.replicas={self.replicas} with mode.devices={list(self.devices)}: a replica is a device. Type "
+                    f"mode.replicas={len(self.devices)}, or leave one of the two out."
+                )
+        if self.tpu is not None and self.strategy != "tpu":
+            raise ConfigError(
+                f"mode.tpu={self.tpu} with mode.strategy={self.strategy}: only mode=tpu uses it. Type mode=tpu mode.tpu={self.tpu}."
+            )
+        if self.strategy == "tpu":
+            self._check_tpu()
+        if not self.sync_batch_norm and self.strategy == "one_device":
+            raise ConfigError(
+                f"mode.sync_batch_norm=false with mode.strategy={self.strategy}: on one device there is nothing to synchronise. "
+                "Leave it out."
+            )
+
+    def _check_tpu(self) -> None:
+        if self.compile != "xla":
+            raise ConfigError(
+                f"mode.compile={self.compile} with mode.strategy=tpu: a TPU runs compiled programs only. Type "
+                f"mode={self.compile} to run on the CPU, or leave mode.compile out."
+            )
+        if self.precision in ("float64", "mixed_float16"):
+            raise ConfigError(
+                f"mode.precision={self.precision} with mode.strategy=tpu: a TPU computes in float32 and bfloat16. Type "
+                "mode.precision=float32 or mode.precision=mixed_bfloat16."
+            )
+        if self.devices != "auto":
+            raise ConfigError(
+                f"mode.devices={self.devices} with mode.strategy=tpu: it uses all cores. Leave mode.devices out."
             )
 
     def environment(self) -> dict[str, str]:

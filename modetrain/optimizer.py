@@ -1,9 +1,12 @@
 """An optimizer is an update rule and everything the library does around it, in one fixed order.
 
-    gradients of the mean over the batch -> unscale -> accumulate -> clip by global norm -> finite? -> apply -> average
+    gradients of the mean over the batch -> unscale -> accumulate -> mean over replicas -> clip by global norm -> finite?
+    -> apply -> average
 
 None of it is left to Keras's optimizers, whose clipping, accumulation, averaging and loss scaling are silently wrong or
-broken with more than one replica. Whatever the settings do not ask for is not compiled at all.
+broken with more than one replica. Whatever the settings do not ask for is not compiled at all. Once the mean over the
+replicas is taken all of them hold the same numbers, so each decides and updates its own copy of the variables alike,
+without meeting again: variables are written by their handles, past what `tf.distribute` would do around it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from modetrain.replicas import mean_over_replicas
 from modetrain.schedule import learning_rate_at
 from modetrain.settings import OptimizerSettings
 from modetrain.update_rules import slot_like, update_rule
@@ -101,7 +105,8 @@ class Optimizer:
         """Updates `variables`; with accumulation the last micro-batch's gradients join the earlier ones' first.
 
         Args:
-          gradients: of the mean loss over the (micro-)batch, unscaled, one a variable; None where there is none.
+          gradients: of the mean loss over the (micro-)batch that this replica has, unscaled, one a variable; None where
+            there is none.
           variables: a subset of `trainable`, in the same order as `gradients`.
           step: int64 scalar, updates completed before this one.
           watch: bool scalar: somebody looks after this step, so that the gradient norm is worth computing.
@@ -119,6 +124,7 @@ class Optimizer:
         if self.accumulators:
             self._accumulate(indexed)
             finals = [tf.identity(self.accumulators[i].value) for i in indices]
+        finals = mean_over_replicas(finals)
         seen = {}
 
         if self.settings.clip_norm is not None:

@@ -1,7 +1,7 @@
 """A program is a step wrapped for a mode: a call runs any number of steps over a block of batches.
 
-    program = Program(step, mode)
-    rows = program(block, first, lo, hi)      # float [hi - lo, metrics, 2]; runs steps lo .. hi-1 of the block
+    program = Program(step, mode, replicas=replicas)
+    rows = program(block, lo, hi)      # float [hi - lo, replicas, metrics, 2]; runs steps lo .. hi-1 of the block
 
 A block stacks the batches of up to K successive steps. `lo` and `hi` are data, so one compiled program serves every
 number of steps: no callback needs to divide K, and nothing is traced again when somebody asks to look in between.
@@ -11,27 +11,32 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from modetrain import draws
+from modetrain.call import Call
+from modetrain.data import Block
 from modetrain.mode import Mode
-from modetrain.tracing import autograph_on
+from modetrain.replicas import Replicas
+from modetrain.tracing import autograph_on, gradients_compiled
 
-Block = Mapping[str, tf.Tensor]
-Step = Callable[[dict[str, tf.Tensor], tf.Tensor, tf.Tensor], tuple[list[str], tf.Tensor]]
+Batch = dict[str, tf.Tensor]
+
+
+Step = Callable[[Batch, Call], tuple[list[str], tf.Tensor]]
 
 
 class Program:
     """Runs a step the way a mode says.
 
     Args:
-      step: `step(batch, number, watch) -> (names, row)`; `number` is an int64 scalar, `watch` a bool scalar (see
-        `__call__`), `row` a float [metrics, 2] tensor.
+      step: `step(batch, call) -> (names, row)`; `row` is a float [metrics, 2] tensor.
       mode: how to run it.
+      replicas: where to run it.
       state: tells the variables that the step may write, by name.
       portable: under XLA, draw the same random numbers as eager and graph mode.
 
@@ -40,9 +45,18 @@ class Program:
       traces: how often the step was traced; 0 in eager mode.
     """
 
-    def __init__(self, step: Step, mode: Mode, *, state: Callable[[], Mapping[str, Any]] = dict, portable: bool = True):
+    def __init__(
+        self,
+        step: Step,
+        mode: Mode,
+        *,
+        replicas: Replicas | None = None,
+        state: Callable[[], Mapping[str, Any]] = dict,
+        portable: bool = True,
+    ):
         self._step = tf.autograph.experimental.do_not_convert(step)
         self._mode = mode
+        self._replicas = replicas or Replicas()
         self._state = state
         self._portable = portable
         self._built: dict[tuple, _Built] = {}
@@ -55,48 +69,48 @@ class Program:
         """Whether blocks of this shape need nothing more to be built."""
         return self._mode.compile == "eager" or _shapes(block) in self._built
 
-    def prepare(self, block: Block, first: int) -> None:
+    def prepare(self, block: Block) -> None:
         """Traces and compiles for blocks of this shape; no state changes. Nothing happens in eager mode."""
         if self.has(block):
             return
-        built = self._build(dict(block))
+        built = self._build(block)
         self._built[_shapes(block)] = built
-        if built.unit == "step":  # a call of no steps would not compile it: run one and take it back
+        if built.unit in (None, "call"):
+            self(block, 0, 0)
+        else:  # a call of no steps would not compile it: run one and take it back
             # What a step only writes (an optimizer's slots, say) is not among the variables it was seen to read.
-            kept = [(v, tf.identity(v)) for v in [*self._state().values(), *built.step.variables]]
-            self(block, first, 0, 1)
+            written = [*self._state().values(), *(v for step in built.steps for v in step.variables)]
+            kept = [(v, tf.identity(v)) for v in written]
+            self(block, 0, 1)
             for variable, value in kept:
                 variable.assign(value)
-        else:
-            self(block, first, 0, 0)
 
-    def __call__(self, block: Block, first: int, lo: int, hi: int, watch_every: int = 0) -> np.ndarray:
-        """Runs the steps of batches lo .. hi-1 of `block`, whose batch 0 belongs to step `first`; waits for the end.
+    def __call__(self, block: Block, lo: int, hi: int, watch_every: int = 0) -> np.ndarray:
+        """Runs the steps of batches lo .. hi-1 of `block`; waits for the end.
 
         Args:
-          block: per feature a tensor [K, examples, ...].
-          first, lo, hi: which steps.
+          block: see `data.Block`.
+          lo, hi: which steps.
           watch_every: a step is watched when it completes a multiple of this number of updates; 0 for never.
 
         Returns:
-          float [hi - lo, metrics, 2]: per step and metric (total, count).
+          float [hi - lo, replicas of this process, metrics, 2]: (total, count) over each replica's examples.
         """
         if self._mode.compile == "eager":
-            return self._run_eagerly(block, first, lo, hi, watch_every)
-        if not self.has(block):
-            self.prepare(block, first)
-        bounds = tf.constant([first, lo, hi, watch_every or 2**62], tf.int64)
-        return self._built[_shapes(block)].loop(dict(block), bounds).numpy()[: hi - lo]
+            return self._run_eagerly(block, lo, hi, watch_every)
+        self.prepare(block)
+        bounds = tf.constant([lo, hi, watch_every or 2**62], tf.int64)
+        return self._built[_shapes(block)].loop(dict(block.arrays), block.numbers, bounds).numpy()[: hi - lo]
 
     @property
     def compiled(self) -> bool | None:
         """Whether XLA compiles what is called, read from the traced functions themselves; None before a trace."""
-        found = [b.compiled.function_def.attr["_XlaMustCompile"].b for b in self._built.values()]
+        found = [built.compiled for built in self._built.values()]
         return all(found) if found else None
 
     @property
     def unit(self) -> str | None:
-        """What XLA compiles as one program, `call` or `step`; None in other modes and before a trace."""
+        """What XLA compiles as one program: `call`, `step` or `gradients`; None in other modes and before a trace."""
         return next((built.unit for built in self._built.values()), None)
 
     @property
@@ -106,59 +120,106 @@ class Program:
 
     # --- private ----------------------------------------------------------------------------------------------------
 
-    def _run_eagerly(self, block: Block, first: int, lo: int, hi: int, watch_every: int) -> np.ndarray:
+    def _on_replicas(self, batches: Sequence[Batch], numbers: tf.Tensor, watch, part, last_part: bool) -> tf.Tensor:
+        """Runs the step on each replica of this process; returns their rows, [replicas, metrics, 2]."""
+
+        def run_step(given: tuple[Batch, tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            batch, number, watch, part = given
+            self.names, row = self._step(batch, Call(number=number, watch=watch, part=part, last_part=last_part))
+            return row
+
+        given = [(batch, numbers[index], watch, part) for index, batch in enumerate(batches)]
+        return tf.stack(self._replicas.run(run_step, given))
+
+    def _run_eagerly(self, block: Block, lo: int, hi: int, watch_every: int) -> np.ndarray:
         rows = []
         for i in range(lo, hi):
-            self._reached.assign(first + i)
-            batch = {key: value[i] for key, value in block.items()}
-            watch = watch_every > 0 and (first + i + 1) % watch_every == 0
-            self.names, row = self._step(batch, tf.constant(first + i, tf.int64), tf.constant(watch))
-            rows.append(row.numpy())
+            numbers = block.numbers[i]
+            self._reached.assign(numbers[0])
+            watch = tf.constant(watch_every > 0 and (int(numbers[0]) + 1) % watch_every == 0)
+            with draws.by_replica() if self._replicas.count > 1 else contextlib.nullcontext():
+                parts = [
+                    self._on_replicas(
+                        _batches(block.arrays, i, part), numbers, watch, tf.constant(part), part == block.parts - 1
+                    )
+                    for part in range(block.parts)
+                ]
+            rows.append(_merged(parts[:-1], parts[-1]).numpy())
         return np.stack(rows)
 
-    def _build(self, block: dict[str, tf.Tensor]) -> _Built:
-        step = self._trace(block)
-        row = step.structured_outputs
-        length = next(iter(block.values())).shape[0]
+    def _build(self, block: Block) -> _Built:
         xla = self._mode.compile == "xla"
-        unit = None if not xla else "step" if _slow_in_a_loop(step) else "call"
-        run_step = step
+        parts = block.parts
+        steps = [self._trace(block, last_part) for last_part in ([True] if parts == 1 else [False, True])]
+        unit = None
+        if xla:
+            several = self._replicas.count > 1
+            unit = "gradients" if several else "step" if any(map(_slow_in_a_loop, steps)) else "call"
+        *early, last = steps
         if unit == "step":
-            run_step = tf.function(lambda *args: step(*args), jit_compile=True, autograph=False).get_concrete_function(
-                *step.structured_input_signature[0]
-            )
+            *early, last = [_compiled(step) for step in steps]
 
-        def loop(block, bounds):
-            first, lo, hi, watch_every = tf.unstack(bounds)
+        def one_step(arrays, numbers, watch, i):
+            def run_part(step, part):
+                return step(_batches(arrays, i, part), numbers[i], watch, part)
+
+            sums = []
+            if early:  # traced once, whatever the number of micro-batches
+                _, total = tf.while_loop(
+                    lambda part, _: part < parts - 1,
+                    lambda part, total: (part + 1, total + run_part(early[0], part)),
+                    (tf.constant(1), run_part(early[0], tf.constant(0))),
+                    parallel_iterations=1,
+                )
+                sums = [total]
+            return _merged(sums, run_part(last, tf.constant(parts - 1)))
+
+        shape, dtype = steps[-1].structured_outputs.shape, steps[-1].structured_outputs.dtype
+
+        def loop(arrays, numbers, bounds):
+            lo, hi, watch_every = tf.unstack(bounds)
 
             def body(i, rows):
-                number = first + i
+                number = numbers[i, 0]
                 if not xla:  # an XLA program fails as it is compiled, not in one of its steps
                     self._reached.assign(number)
                 watch = tf.equal((number + 1) % watch_every, 0)
-                result = run_step({key: value[i] for key, value in block.items()}, number, watch)
-                return i + 1, rows.write(tf.cast(i - lo, tf.int32), result)
+                return i + 1, rows.write(tf.cast(i - lo, tf.int32), one_step(arrays, numbers, watch, i))
 
-            rows = tf.TensorArray(row.dtype, size=length, element_shape=row.shape)
+            rows = tf.TensorArray(dtype, size=block.length, element_shape=shape)
             _, rows = tf.while_loop(lambda i, _: i < hi, body, (lo, rows), parallel_iterations=1)
             return rows.stack()
 
-        looping = tf.function(loop, jit_compile=unit == "call", autograph=False)
-        loop_of_block = looping.get_concrete_function(block, tf.TensorSpec([4], tf.int64))
-        return _Built(loop=loop_of_block, step=step, compiled=run_step if unit == "step" else loop_of_block, unit=unit)
+        looping = tf.function(loop, jit_compile=unit == "call", autograph=False).get_concrete_function(
+            dict(block.arrays), tf.TensorSpec(block.numbers.shape, tf.int64), tf.TensorSpec([3], tf.int64)
+        )
+        by_xla = {"call": [looping], "step": [*early, last], "gradients": steps, None: [looping]}[unit]
+        seen = _holds_xla if unit == "gradients" else _is_xla
+        return _Built(loop=looping, steps=tuple(steps), compiled=all(map(seen, by_xla)), unit=unit)
 
-    def _trace(self, block: dict[str, tf.Tensor]) -> tf.types.experimental.ConcreteFunction:
+    def _trace(self, block: Block, last_part: bool) -> tf.types.experimental.ConcreteFunction:
         @tf.function(autograph=True)
-        def step(batch, number, watch):
+        def step(batches, numbers, watch, part):
             with autograph_on(tf.__internal__.autograph.control_status_ctx()):
-                self.names, row = self._step(batch, number, watch)
-            return row
+                return self._on_replicas(batches, numbers, watch, part, last_part)
 
         self.traces += 1
-        portable = draws.portable() if self._mode.compile == "xla" and self._portable else contextlib.nullcontext()
-        with portable:
-            batch = {key: tf.TensorSpec(value.shape[1:], value.dtype, name=key) for key, value in block.items()}
-            return step.get_concrete_function(batch, tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.bool))
+        xla = self._mode.compile == "xla"
+        with contextlib.ExitStack() as while_tracing:
+            if xla and self._portable:
+                while_tracing.enter_context(draws.portable())
+            if self._replicas.count > 1:
+                while_tracing.enter_context(draws.by_replica())
+                if xla:
+                    while_tracing.enter_context(gradients_compiled())
+            batch = {k: tf.TensorSpec(v.shape[3:], v.dtype, name=k) for k, v in block.arrays.items()}
+            count = self._replicas.local
+            return step.get_concrete_function(
+                [batch] * count,
+                tf.TensorSpec([count], tf.int64),
+                tf.TensorSpec([], tf.bool),
+                tf.TensorSpec([], tf.int32),
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,15 +228,45 @@ class _Built:
 
     Attributes:
       loop: what is called.
-      step: the traced step.
-      compiled: what XLA compiles, where it compiles anything.
-      unit: `call` or `step`: see `Program.unit`.
+      steps: the traced step; with micro-batches one for the early ones and one for the last.
+      compiled: whether XLA compiles what `unit` says.
+      unit: see `Program.unit`.
     """
 
     loop: tf.types.experimental.ConcreteFunction
-    step: tf.types.experimental.ConcreteFunction
-    compiled: tf.types.experimental.ConcreteFunction
+    steps: tuple[tf.types.experimental.ConcreteFunction, ...]
+    compiled: bool
     unit: str | None
+
+
+def _batches(arrays: Mapping[str, tf.Tensor], i, part) -> list[Batch]:
+    """One micro-batch of one step for each replica of this process."""
+    count = next(iter(arrays.values())).shape[2]
+    i, part = tf.cast(i, tf.int32), tf.cast(part, tf.int32)
+    return [{name: value[i, part, index] for name, value in arrays.items()} for index in range(count)]
+
+
+def _merged(early: Sequence[tf.Tensor], last: tf.Tensor) -> tf.Tensor:
+    """Adds the micro-batches' rows [replicas, metrics, 2]; what the optimizer shows is in the last one alone."""
+    if not early:
+        return last
+    total = tf.add_n(list(early)) if len(early) > 1 else early[0]
+    metrics = total.shape[1]
+    return tf.concat([total + last[:, :metrics], last[:, metrics:]], axis=1)
+
+
+def _compiled(step: tf.types.experimental.ConcreteFunction) -> tf.types.experimental.ConcreteFunction:
+    wrapped = tf.function(lambda *args: step(*args), jit_compile=True, autograph=False)
+    return wrapped.get_concrete_function(*step.structured_input_signature[0])
+
+
+def _is_xla(function: tf.types.experimental.ConcreteFunction) -> bool:
+    return function.function_def.attr["_XlaMustCompile"].b
+
+
+def _holds_xla(function: tf.types.experimental.ConcreteFunction) -> bool:
+    """Whether some function that is called within is compiled by XLA."""
+    return any(inner.attr["_XlaMustCompile"].b for inner in function.graph.as_graph_def().library.function)
 
 
 def _slow_in_a_loop(step: tf.types.experimental.ConcreteFunction) -> bool:
@@ -191,4 +282,4 @@ def _slow_in_a_loop(step: tf.types.experimental.ConcreteFunction) -> bool:
 
 
 def _shapes(block: Block) -> tuple:
-    return tuple((name, value.dtype, value.shape) for name, value in block.items())
+    return tuple((name, value.dtype, value.shape) for name, value in block.arrays.items())

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,10 +25,11 @@ import keras
 import tensorflow as tf
 
 from modetrain import metrics
-from modetrain.draws import Draws, named_seed
+from modetrain.call import Call
+from modetrain.draws import Draws, named_seed, of_replica
 from modetrain.errors import ConfigError
 from modetrain.optimizer import Optimizer
-from modetrain.tracing import convert
+from modetrain.tracing import compiled, convert
 
 Batch = dict[str, tf.Tensor]
 Values = Mapping[str, tf.Tensor]
@@ -57,14 +59,20 @@ class Info:
 
 @dataclasses.dataclass(kw_only=True)
 class _Now:
-    """Where the step under way stands; tensors here live no longer than the step (or its trace)."""
+    """The step under way; tensors here live no longer than the step (or its trace)."""
 
-    step: tf.Tensor | int
-    watch: tf.Tensor
-    part: tf.Tensor | int
-    last_part: bool
+    call: Call
     seen: dict[str, tuple[tf.Tensor, tf.Tensor]] = dataclasses.field(default_factory=dict)
     used: list[int] = dataclasses.field(default_factory=list)
+
+
+class _UnderWay(threading.local):
+    """The step that a thread runs: over several replicas each has a thread of its own, which take turns."""
+
+    now: _Now | None = None
+
+
+_under_way = _UnderWay()
 
 
 class Recipe:
@@ -113,7 +121,8 @@ class Recipe:
           training: whether this is a training batch.
 
         Returns:
-          The batch that the step gets. uint8 images are scaled to float32 in [0, 1] as a step begins.
+          The batch that the step gets. uint8 images are scaled to [0, 1] as a step begins: float32, or float64 with
+          mode.precision=float64.
         """
         return batch
 
@@ -152,19 +161,23 @@ class Recipe:
         optimizer = optimizer or self.optimizer
         variables = list(optimizer.trainable if variables is None else variables)
         watched = [v.value for v in variables]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(watched)
-            returned = convert(loss_fn)()
-            loss, values = returned if isinstance(returned, tuple) else (returned, {})
-            loss = tf.convert_to_tensor(loss)
-            wide = tf.float64 if loss.dtype == tf.float64 else tf.float32
-            objective = tf.reduce_mean(tf.cast(loss, wide))
-            for variable in variables:
-                if variable.regularizer is not None:
-                    objective += tf.cast(variable.regularizer(variable), wide)
-            objective = optimizer.scale(objective)
-        gradients = optimizer.unscale(tape.gradient(objective, watched))
-        self.apply(gradients, variables, optimizer)
+
+        def compute():
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(watched)
+                returned = convert(loss_fn)()
+                loss, values = returned if isinstance(returned, tuple) else (returned, {})
+                loss = tf.convert_to_tensor(loss)
+                wide = tf.float64 if loss.dtype == tf.float64 else tf.float32
+                objective = tf.reduce_mean(tf.cast(loss, wide))
+                for variable in variables:
+                    if variable.regularizer is not None:
+                        objective += tf.cast(variable.regularizer(variable), wide)
+                objective = optimizer.scale(objective)
+            return loss, dict(values), tape.gradient(objective, watched)
+
+        loss, values, gradients = compiled(compute)()
+        self.apply(optimizer.unscale(gradients), variables, optimizer)
         return {"loss": loss, **values}
 
     @tf.autograph.experimental.do_not_convert
@@ -182,7 +195,7 @@ class Recipe:
         """
         optimizer = optimizer or self.optimizer
         variables = list(optimizer.trainable if variables is None else variables)
-        now = self._require_now()
+        now = _require_now()
         if optimizer.accumulators:
             if id(optimizer) in now.used:
                 raise ValueError(
@@ -191,10 +204,10 @@ class Recipe:
                     "optimizer, or type optimizer.accumulate=1."
                 )
             now.used.append(id(optimizer))
-            if not now.last_part:
+            if not now.call.last_part:
                 optimizer.accumulate(gradients, variables)
                 return
-        seen = optimizer.apply(gradients, variables, step=now.step, watch=now.watch)
+        seen = optimizer.apply(gradients, variables, step=now.call.number, watch=now.call.watch)
         suffix = "" if optimizer is getattr(self, "optimizer", None) else f"/{self._name_of(optimizer)}"
         for name, pair in seen.items():
             now.seen[name + suffix] = pair
@@ -202,69 +215,56 @@ class Recipe:
     @property
     def step(self) -> tf.Tensor | int:
         """Updates completed before the step under way (int64 scalar); in evaluation the index of the batch."""
-        return self._require_now().step
+        return _require_now().call.number
 
     @tf.autograph.experimental.do_not_convert
     def seed(self, name: str) -> tf.Tensor:
         """An int32 [2] seed for `tf.random.stateless_*`, a function of (seed, step, name)."""
-        now = self._require_now()
-        return named_seed(self.info.seed, name, now.step, now.part)
+        call = _require_now().call
+        return named_seed(self.info.seed, name, call.number, call.part)
 
     # --- what the library calls -------------------------------------------------------------------------------------
 
-    _now: _Now | None = None
-
-    def run_train_step(self, batch: Batch, step: tf.Tensor, watch: tf.Tensor) -> tuple[list[str], tf.Tensor]:
-        """One update: seeds the draws, runs `train_step` on the batch, or on each micro-batch of it in turn.
+    def run_train_step(self, batch: Batch, call: Call) -> tuple[list[str], tf.Tensor]:
+        """Runs `train_step` on a batch, or on one micro-batch of it; with the last one the update is made.
 
         Returns:
-          The metrics' names and their [metrics, 2] row (see `metrics.row`).
+          The metrics' names and their [metrics, 2] row (see `metrics.row`), last those that the optimizers show.
         """
-        self._draws().seek(step)
+        self._draws().seek(call.number, call.part)
         batch = scaled(batch)
+        with of_replica(_examples(batch)):
+            values, now = self._run(self.train_step, batch, call)
+        row = metrics.row(values, _examples(batch))
+        clash = sorted(set(now.seen) & set(values))
+        if clash:
+            raise ValueError(f"a step may not return {', '.join(clash)}: the library reports that itself.")
+        if now.seen:
+            pairs = tf.stack([tf.stack([tf.cast(x, row.dtype) for x in pair]) for pair in now.seen.values()])
+            row = tf.concat([row, pairs], axis=0)
+        return [*values, *now.seen], row
+
+    def run_eval_step(self, batch: Batch, call: Call) -> tuple[list[str], tf.Tensor]:
+        """Evaluates batch number `call.number`; returns the metrics' names and their row."""
+        self._draws().seek(call.number)
+        batch = scaled(batch)
+        values, _ = self._run(self.eval_step, batch, call)
+        return list(values), metrics.row(values, _examples(batch))
+
+    @property
+    def micro_batches(self) -> int:
+        """How many micro-batches a step cuts its batch into.
+
+        Raises:
+          ValueError: the optimizers disagree.
+        """
         wanted = {optimizer.settings.accumulate for optimizer in self.optimizers().values()} or {1}
         if len(wanted) > 1:
             raise ValueError(
                 f"the optimizers of {type(self).__name__} have accumulate={sorted(wanted)}: a step cuts its batch one "
                 "way. Make them all with the same accumulate."
             )
-        (parts,) = wanted
-        if parts == 1:
-            return self._run_part(batch, step, watch, 0, last_part=True)
-
-        size = _examples(batch) // parts
-        cuts = {name: tf.reshape(value, [parts, size, *value.shape[1:]]) for name, value in batch.items()}
-        names: list[str] = []
-
-        def run_part(part, last_part):
-            cut = {name: value[part] for name, value in cuts.items()}
-            found, row = self._run_part(cut, step, watch, part, last_part=last_part)
-            names[:] = found
-            return row
-
-        if tf.executing_eagerly():
-            early = [run_part(part, last_part=False) for part in range(parts - 1)]
-            row = run_part(parts - 1, last_part=True)
-            return names, _merged(early, row)
-        # Traced twice whatever the number of micro-batches: once to accumulate, once to apply.
-        first = run_part(0, last_part=False)
-        _, sums = tf.while_loop(
-            lambda part, _: part < parts - 1,
-            lambda part, sums: (part + 1, sums + run_part(part, last_part=False)),
-            (tf.constant(1), first),
-            parallel_iterations=1,
-        )
-        row = run_part(parts - 1, last_part=True)
-        return names, _merged([sums], row)
-
-    def run_eval_step(self, batch: Batch, index: tf.Tensor, watch: tf.Tensor) -> tuple[list[str], tf.Tensor]:
-        """Evaluates batch number `index`; returns the metrics' names and their row."""
-        del watch
-        self._draws().seek(index)
-        batch = scaled(batch)
-        with self._at(_Now(step=index, watch=tf.constant(False), part=0, last_part=True)):
-            values = convert(self.eval_step)(batch)
-        return list(values), metrics.row(values, _examples(batch))
+        return wanted.pop()
 
     def state(self) -> dict[str, Any]:
         """Every variable of the recipe by name: `<attribute>/<index>/<name>`. The order is that of the attributes."""
@@ -289,6 +289,10 @@ class Recipe:
     def optimizers(self) -> dict[str, Optimizer]:
         """The recipe's optimizers by name: that of the attribute, or `<attribute>/<index or key>` in a list or dict."""
         return {name: thing for name, thing in self._parts() if isinstance(thing, Optimizer)}
+
+    def models(self) -> list[keras.Model]:
+        """The recipe's Keras models."""
+        return [thing for _, thing in self._parts() if isinstance(thing, keras.Model)]
 
     def seek(self, step: int) -> None:
         """Sets every seed generator to where step `step` begins."""
@@ -329,29 +333,11 @@ class Recipe:
         for attribute, value in vars(self).items():
             yield from walk(attribute, value)
 
-    def _run_part(self, batch: Batch, step, watch, part, *, last_part: bool) -> tuple[list[str], tf.Tensor]:
-        now = _Now(step=step, watch=watch, part=part, last_part=last_part)
-        with self._at(now):
-            values = convert(self.train_step)(batch)
-        row = metrics.row(values, _examples(batch))
-        clash = sorted(set(now.seen) & set(values))
-        if clash:
-            raise ValueError(f"a step may not return {', '.join(clash)}: the library reports that itself.")
-        if now.seen:
-            pairs = tf.stack([tf.stack([tf.cast(x, row.dtype) for x in pair]) for pair in now.seen.values()])
-            row = tf.concat([row, pairs], axis=0)
-        return [*values, *now.seen], row
-
-    @contextlib.contextmanager
-    def _at(self, now: _Now) -> Iterator[None]:
-        self._now = now
-        yield
-        self._now = None  # left as it is where the step failed: the debugger may ask for self.step
-
-    def _require_now(self) -> _Now:
-        if self._now is None:
-            raise RuntimeError("minimize, apply, step and seed belong inside train_step or eval_step.")
-        return self._now
+    def _run(self, step: Callable[[Batch], Values], batch: Batch, call: Call) -> tuple[Values, _Now]:
+        now = _under_way.now = _Now(call=call)
+        values = convert(step)(batch)
+        _under_way.now = None  # left as it is where the step failed: the debugger may ask for self.step
+        return values, now
 
     def _name_of(self, optimizer: Optimizer) -> str:
         name = next((n for n, o in self.optimizers().items() if o is optimizer), "optimizer")
@@ -366,21 +352,21 @@ class Recipe:
     _seeded: Draws | None = None
 
 
+def _require_now() -> _Now:
+    if _under_way.now is None:
+        raise RuntimeError("minimize, apply, step and seed belong inside train_step or eval_step.")
+    return _under_way.now
+
+
 def scaled(batch: Batch) -> Batch:
-    """The batch with a uint8 `image` as float32 in [0, 1]; everything else stays as it is."""
+    """The batch with a uint8 `image` as `keras.config.floatx()` in [0, 1]; everything else stays as it is."""
     image = batch.get("image")
     if image is None or image.dtype != tf.uint8:
         return batch
-    return {**batch, "image": tf.cast(image, tf.float32) / 255.0}
+    return {**batch, "image": tf.cast(image, keras.config.floatx()) / 255.0}
 
 
 def _examples(batch: Batch) -> int:
     size = next(iter(batch.values())).shape[0]
     assert size is not None  # blocks have static shapes
     return size
-
-
-def _merged(early: Sequence[tf.Tensor], last: tf.Tensor) -> tf.Tensor:
-    """Adds the micro-batches' rows; what the optimizer shows is in the last one alone."""
-    total = tf.add_n([*early]) if len(early) > 1 else early[0]
-    return tf.concat([total + last[: total.shape[0]], last[total.shape[0] :]], axis=0)

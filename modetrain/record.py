@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
-import math
-import os
 import platform
 import traceback
 from pathlib import Path
 from typing import Any
 
 import keras
-import tensorflow as tf
 import yaml
 
 import modetrain
-from modetrain import checkpoint, reason, run_folder
+from modetrain import checkpoint, reason, run_folder, run_json
 from modetrain.settings import Settings
 from modetrain.sources import Source
 from modetrain.trainer import Trainer
@@ -35,29 +31,26 @@ def versions() -> dict[str, str]:
     return found
 
 
-def devices() -> list[str]:
-    """The devices that steps run on."""
-    kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-    return [device.name for device in tf.config.list_logical_devices(kind)]
-
-
 class Record:
     """Keeps run.json, with config.yaml and, of a run that failed, error.txt beside it.
 
     Args:
       folder: the run folder.
       settings: what was asked for.
+      chief: whether this process keeps the record; of several workers one does.
     """
 
-    def __init__(self, folder: Path, settings: Settings):
-        self._path = folder / run_folder.RECORD
+    def __init__(self, folder: Path, settings: Settings, *, chief: bool = True):
+        self._chief = chief
+        self._folder = folder
         self._settings = settings
         self._run: Trainer | None = None
         self._source: Source | None = None
         self._resumed_at = 0
         self._error = folder / run_folder.ERROR
-        self._error.unlink(missing_ok=True)  # of the run that is gone on with
-        (folder / run_folder.CONFIG).write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
+        if chief:
+            self._error.unlink(missing_ok=True)  # of the run that is gone on with
+            (folder / run_folder.CONFIG).write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
 
     def follow(self, run: Trainer, source: Source) -> None:
         """From now on what is written is what this trainer does."""
@@ -65,6 +58,8 @@ class Record:
 
     def write(self, error: BaseException | None = None) -> None:
         """Replaces run.json at once, so that a reader never sees half of it."""
+        if not self._chief:
+            return
         settings = self._settings
         described: dict[str, Any] = {
             "recipe": settings.recipe_name,
@@ -89,21 +84,12 @@ class Record:
             said = f"{type(error).__name__}: {error}" if message is None else message.text
             described |= {"status": "failed", "error": said}
             self._error.write_text("".join(traceback.format_exception(error)))
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        partial.write_text(json.dumps(_finite(described), indent=2, default=str, allow_nan=False) + "\n")
-        os.replace(partial, self._path)
-
-
-def _finite(value: Any) -> Any:
-    """The value with null for NaN and infinities, which JSON has no words for."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        run_json.write(self._folder, described)
 
 
 def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
     clock = run.clock
-    busy = clock.seconds["steps"] + clock.seconds["data"]
+    spent = clock.read()
     digest = None
     if run.status in ("completed", "stopped"):
         # Where the seed generators stand is a function of the step, whatever evaluation drew from them.
@@ -134,7 +120,8 @@ def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
             "setup_s": clock.seconds["setup"],
             "total_s": clock.total,
         },
-        "examples_per_s": clock.steps * settings.data.batch_size / busy if busy else None,
+        "workers": {**run.workers.spread(), "slowest": run.workers.slowest} if run.workers is not None else None,
+        "examples_per_s": spent.steps * settings.data.batch_size / spent.busy_s if spent.busy_s else None,
         "traces": run.traces,
     }
 
@@ -147,8 +134,9 @@ def effective_mode(run: Trainer) -> dict[str, Any]:
     return {
         "compile": {None: mode.compile, True: "xla", False: "graph"}[compiled],
         "strategy": mode.strategy,
-        "replicas": 1,
-        "devices": devices()[:1],
+        "replicas": run.replicas.count,
+        "workers": run.replicas.workers,
+        "devices": run.replicas.devices,
         "precision": keras.config.dtype_policy().name,
         "steps_per_call": run.steps_per_call,
         "xla_program": program.unit,

@@ -42,10 +42,14 @@ def summary(run: Trainer, settings: Settings, folder: str) -> Table:
     spent = "  ".join(f"{name} {seconds:.1f}" for name, seconds in accounts.items())
     table.add_row("seconds", f"{spent}  total {clock.total:.1f}")
     if step_ms := clock.step_ms():
-        busy = clock.seconds["steps"] + clock.seconds["data"]
-        speed = clock.steps * settings.data.batch_size / busy
+        read = clock.read()
+        speed = read.steps * settings.data.batch_size / read.busy_s
         shown = "  ".join(f"{name} {value:.2f}" for name, value in step_ms.items())
         table.add_row("ms a step", f"{shown}  ({speed:,.0f} examples/s, {run.traces} traces)")
+    if run.workers is not None:
+        spread = run.workers.spread()["step_ms"]
+        shown = "  ".join(f"{name} {value:.2f}" for name, value in spread.items())
+        table.add_row("workers", f"ms a step {shown}  (the most to do has worker {run.workers.slowest})")
     effective = record.effective_mode(run)
     shown = "  ".join(f"{key} {effective[key]}" for key in ("compile", "precision", "steps_per_call"))
     table.add_row("mode", f"{shown}  on {', '.join(effective['devices'])}")

@@ -5,16 +5,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modetrain import checkpoint, run_folder
 from modetrain.errors import ConfigError
-from modetrain.recipe import Recipe
 from modetrain.settings import Settings
+
+if TYPE_CHECKING:
+    from modetrain.recipe import Recipe
 
 # What may change without changing what the same steps compute.
 _HARMLESS = (
     "mode.name",
+    "mode.strategy",
+    "mode.replicas",
+    "mode.workers",
+    "mode.restarts",
+    "mode.restart_workers",
+    "mode.startup_timeout",
+    "mode.devices",
+    "mode.tpu",
     "mode.steps_per_call",
     "mode.debug_data",
     "callbacks",

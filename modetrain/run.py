@@ -6,6 +6,7 @@ import bdb
 import contextlib
 import dataclasses
 import functools
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
-from modetrain import checkpoint, draws, paths, record, report, resume, run_folder, sources
+from modetrain import batch_norm, checkpoint, draws, paths, record, report, resume, run_folder, sources, worker
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.evaluate import Evaluate
@@ -24,11 +25,12 @@ from modetrain.callbacks.profile import Profile
 from modetrain.callbacks.progress import ProgressBar
 from modetrain.clock import Clock
 from modetrain.config import instantiate
-from modetrain.data import Data
+from modetrain.data import Cut, Data
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
 from modetrain.optimizer import Optimizer
 from modetrain.recipe import Info, Recipe
+from modetrain.replicas import Replicas
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
 
@@ -61,12 +63,15 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
     if settings.do == "train" and where.step == settings.steps:
         say(f"nothing to do: that run has made its {settings.steps} steps. Type steps= with more of them to go on")
         return EXIT_DONE
-    run_record = record.Record(where.folder, settings)
+    with clock.book("setup"):
+        replicas = Replicas.of(settings.mode)
+    worker.announce_ready(os.environ)
+    run_record = record.Record(where.folder, settings, chief=replicas.chief)
     run_record.write()
-    writer = tf.summary.create_file_writer(str(where.folder))
+    writer = tf.summary.create_file_writer(str(where.folder)) if replicas.chief else tf.summary.create_noop_writer()
     try:
         with clock.book("setup"):
-            trainer, source = build(settings, where, clock, console, writer, say)
+            trainer, source = build(settings, where, replicas, clock, console, writer, say)
             run_record.follow(trainer, source)
         run_record.write()
         if settings.do == "evaluate":
@@ -77,6 +82,9 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
             with _stoppable(trainer, say):
                 trainer.train()
     except BaseException as error:
+        told = worker.announce_failure(error, os.environ)
+        if told is not None and told.lost_a_peer:
+            worker.leave()  # the launcher names the cause, which this would hide
         run_record.write(error)
         if isinstance(error, bdb.BdbQuit):
             say("stopped in the debugger")
@@ -97,6 +105,7 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
 def build(
     settings: Settings,
     where: resume.Place,
+    replicas: Replicas,
     clock: Clock,
     console: Console,
     writer: tf.summary.SummaryWriter,
@@ -109,24 +118,36 @@ def build(
     keras.utils.set_random_seed(settings.seed)
     source = sources.load(settings.data, say=say)
     say(f"data: {source.description}")
-    recipe = build_recipe(settings, source)
+    with replicas.scope():
+        recipe = build_recipe(settings, source)
+    batch_norm.synchronise(recipe.models(), settings.mode, replicas, say)
     if settings.data.batch_size > len(source.train["label"]):
         say(
             f"data.batch_size={settings.data.batch_size}: there are only {len(source.train['label'])} training examples, "
             "so each batch holds some of them more than once"
         )
     prepare = recipe.prepare if recipe.prepares else None
-    data = Data(source, settings.data, seed=settings.seed, prepare=prepare, debug=settings.mode.debug_data)
+    cut = Cut(parts=recipe.micro_batches, replicas=replicas.count, first=replicas.first, local=replicas.local)
+    debug = settings.mode.debug_data
+    data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=cut, debug=debug)
     facts = {"data.source": source.kind, "training examples": len(source.train["label"])}
     restored = resume.restore(where, recipe, settings, say, facts=facts)
+    step = restored.step if restored else 0
+    steps = replicas.of_each_worker([step])[:, 0]
+    if any(steps != step):
+        raise ConfigError(
+            f"run_dir={where.folder}: the workers would go on from steps {', '.join(f'{one:.0f}' for one in steps)}: they do "
+            "not see the same checkpoints. Type run_dir= with a folder that is the same on all machines."
+        )
     trainer = Trainer(
         recipe=recipe,
         mode=settings.mode,
+        replicas=replicas,
         data=data,
         steps=settings.steps,
-        callbacks=_callbacks(settings, where.folder, facts, restored, writer, console, say),
+        callbacks=_callbacks(settings, where.folder, facts, restored, writer, console, say, replicas.chief),
         folder=where.folder,
-        step=restored.step if restored else 0,
+        step=step,
         watch_every=min((settings.callbacks.get("log") or {}).get("every") or 0, settings.steps),
         clock=clock,
         say=say,
@@ -135,7 +156,8 @@ def build(
     )
     say(
         f"mode: compile={settings.mode.compile} precision={settings.mode.precision} "
-        f"steps_per_call={trainer.steps_per_call} device={', '.join(record.devices())}"
+        f"steps_per_call={trainer.steps_per_call} strategy={settings.mode.strategy} replicas={replicas.count} "
+        f"on {', '.join(replicas.devices)}"
     )
     return trainer, source
 
@@ -209,10 +231,11 @@ def _callbacks(
     writer: tf.summary.SummaryWriter,
     console: Console,
     say: Callable[[str], None],
+    chief: bool,
 ) -> list[Callback]:
     found: list[Callback] = []
     chosen = dict(settings.callbacks)
-    bar = console.is_terminal and settings.mode.compile != "eager"
+    bar = chief and console.is_terminal and settings.mode.compile != "eager"
     evaluate, log, save, profile = (chosen.pop(name, None) for name in ("evaluate", "log", "checkpoint", "profile"))
     if log and log["every"]:
         found.append(Log(every=log["every"], writer=writer, lines=not bar))

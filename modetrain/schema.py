@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from modetrain.key import Key
-from modetrain.mode import COMPILE, PRECISIONS, STRATEGIES, Mode
+from modetrain.mode import COMPILE, DEVICES, PRECISIONS, STRATEGIES, Mode
 from modetrain.settings import DataSettings, OptimizerSettings
 from modetrain.sources import SOURCES
 
@@ -198,6 +198,55 @@ KEYS: Mapping[str, Key] = {
         also=("jit_compile", "jit", "run_eagerly"),
     ),
     "mode.strategy": Key(kind="str", help="where a step runs", example="one_device", choices=STRATEGIES),
+    "mode.replicas": Key(
+        kind="int",
+        help="devices of mode=mirrored; without a GPU so many logical CPUs",
+        example=2,
+        choices=("auto",),
+        at_least=1,
+        at_most=1024,
+        common=True,
+        also=("num_replicas", "gpus", "num_gpus", "num_devices"),
+    ),
+    "mode.workers": Key(
+        kind="int",
+        help="processes of mode=multiworker to start here; auto is as the cluster says",
+        example=2,
+        choices=("auto",),
+        at_least=1,
+        at_most=1024,
+        common=True,
+        also=("num_workers", "nodes", "num_nodes", "nproc"),
+    ),
+    "mode.restarts": Key(
+        kind="int",
+        help="how often workers started here start again after one was lost",
+        example=3,
+        at_least=0,
+        also=("max_restarts",),
+    ),
+    "mode.restart_workers": Key(
+        kind="int", help="how many workers there are then", example=1, choices=("auto",), at_least=1, at_most=1024
+    ),
+    "mode.startup_timeout": Key(
+        kind="float", help="seconds that workers may take to find each other", example=120.0, above=0
+    ),
+    "mode.devices": Key(
+        kind="numbers",
+        help="auto, cpu, gpu, or the numbers of the GPUs to use",
+        example="[0,1]",
+        choices=DEVICES,
+        also=("device", "accelerator"),
+    ),
+    "mode.tpu": Key(
+        kind="str",
+        help="name or address of the TPU of mode=tpu, or local; null is TPU_NAME",
+        example="local",
+        optional=True,
+    ),
+    "mode.sync_batch_norm": Key(
+        kind="bool", help="batch normalisation sees the whole batch, over all replicas", example=False
+    ),
     "mode.steps_per_call": Key(
         kind="int",
         help="most steps in one call of the compiled program",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import re
 import shlex
@@ -20,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modetrain import config, overrides, paths, run_folder
+from modetrain import config, overrides, paths, run_folder, run_json
 from modetrain.errors import ConfigError
 from modetrain.settings import Settings
 
@@ -206,7 +205,7 @@ def _print_table(results: Sequence[tuple[Job, Path, int]], cwd: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    runs = [_read(folder) for _, folder, _ in results]
+    runs = [run_json.read(folder) for _, folder, _ in results]
     metrics = list(dict.fromkeys(name for run in runs for name in _numbers(_get(run, "results.eval"))))
     table = Table(title="the sweep", title_justify="left")
     table.add_column("job", overflow="fold")
@@ -226,14 +225,6 @@ def _print_table(results: Sequence[tuple[Job, Path, int]], cwd: Path) -> None:
     console.print(table, markup=False)
     together = Path(os.path.commonpath([folder for _, folder, _ in results]))
     console.print(f"tensorboard --logdir {shlex.quote(paths.shown(together, cwd))}", markup=False, highlight=False)
-
-
-def _read(folder: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads((folder / run_folder.RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _get(run: Any, key: str) -> Any:

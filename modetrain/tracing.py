@@ -1,4 +1,4 @@
-"""AutoGraph for the user's functions and not for the library's.
+"""What is done to the user's functions while a step is traced: AutoGraph for theirs and not for the library's, and XLA.
 
 A traced step enters library code (`minimize`) and comes back to user code (the loss function). The library's own code
 must not be converted, yet a Python `if` on a tensor must work in both user functions. So the context in which AutoGraph
@@ -31,3 +31,24 @@ def convert(function: Callable) -> Callable:
     if tf.executing_eagerly() or not _contexts:
         return function
     return tf.__internal__.autograph.tf_convert(function, _contexts[-1])
+
+
+_compiling: list[bool] = []
+
+
+@contextlib.contextmanager
+def gradients_compiled() -> Iterator[None]:
+    """Within this, `compiled` has XLA compile what computes gradients.
+
+    Over several replicas that is all that XLA can compile on CPUs: the replicas meet outside of it.
+    """
+    _compiling.append(True)
+    try:
+        yield
+    finally:
+        _compiling.pop()
+
+
+def compiled(function: Callable[[], Any]) -> Callable[[], Any]:
+    """The function as an XLA program of its own within `gradients_compiled`, elsewhere itself."""
+    return tf.function(function, jit_compile=True, autograph=False) if _compiling else function

@@ -23,6 +23,8 @@ from modetrain.metrics import Means
 from modetrain.mode import Mode
 from modetrain.program import Program
 from modetrain.recipe import Recipe
+from modetrain.replicas import Replicas
+from modetrain.stragglers import WorkerTimes
 
 # results["train"] is the mean over so many last steps.
 _RECENT = 100
@@ -35,7 +37,7 @@ class Rows:
     Attributes:
       first: steps completed before the call.
       names: the metrics.
-      values: float [steps, metrics, 2] of (total, count).
+      values: float64 [steps, metrics, 2] of (total, count) over all replicas.
     """
 
     first: int
@@ -49,6 +51,7 @@ class Trainer:
     Args:
       recipe: what a step does.
       mode: how steps are run.
+      replicas: where steps are run; one device by default.
       data: batches by step.
       steps: updates to have made at the end.
       callbacks: look at the run; called in this order.
@@ -64,6 +67,7 @@ class Trainer:
       evaluation: means of the latest evaluation.
       evaluated: step of the latest evaluation, or None.
       status: `running`, `completed`, `stopped` or `failed`.
+      workers: times of several workers, once the run has ended well.
       steps_per_call: the cap in effect.
     """
 
@@ -72,6 +76,7 @@ class Trainer:
         *,
         recipe: Recipe,
         mode: Mode,
+        replicas: Replicas | None = None,
         data: Data,
         steps: int,
         callbacks: Sequence[Callback] = (),
@@ -83,8 +88,10 @@ class Trainer:
         command: str = "",
         portable_draws: bool = True,
     ):
+        assert data.cut.parts == recipe.micro_batches, "data is cut for another number of micro-batches"
         self.recipe = recipe
         self.mode = mode
+        self.replicas = replicas or Replicas()
         self.data = data
         self.steps = steps
         self.callbacks = list(callbacks)
@@ -98,15 +105,19 @@ class Trainer:
         self.evaluation: dict[str, float] = {}
         self.evaluated: int | None = None
         self.status = "running"
+        self.workers: WorkerTimes | None = None
         self.stopped_by: int | None = None
+        self._signal: int | None = None
         if mode.steps_per_call != "auto":
             self.steps_per_call = int(mode.steps_per_call)
         elif mode.compile == "eager":
             self.steps_per_call = 1
         else:  # a short run prepares no more batches than it has steps
             self.steps_per_call = max(1, min(data.steps_that_fit(), steps - step))
-        self.train_program = Program(recipe.run_train_step, mode, state=recipe.state, portable=portable_draws)
-        self.eval_program = Program(recipe.run_eval_step, mode, state=recipe.state, portable=portable_draws)
+        self.train_program, self.eval_program = (
+            Program(step, mode, replicas=self.replicas, state=recipe.state, portable=portable_draws)
+            for step in (recipe.run_train_step, recipe.run_eval_step)
+        )
         self._blocks: Iterator[Block] | None = None
         self._block: Block | None = None
         self._wanted: list[int | None] = []
@@ -131,6 +142,8 @@ class Trainer:
                 stop = self._plan()
                 self._run_to(stop)
                 self._look()
+            if self.replicas.workers > 1:
+                self.workers = WorkerTimes.gather(self.replicas, self.clock.read())
             self.status = "completed" if self.step >= self.steps else "stopped"
         except BaseException as error:
             self.status = "failed"
@@ -138,21 +151,24 @@ class Trainer:
         self._end(started, failure)
 
     def stop(self, signum: int = signal.SIGINT) -> None:
-        """Asks the run to end after the call under way."""
-        self.stopped_by = signum
+        """Asks the run to end after the call under way, on all workers."""
+        self._signal = signum
+        if self.replicas.workers == 1:  # other workers have to be told first: see `_on_all_workers`
+            self.stopped_by = signum
 
     def evaluate(self) -> dict[str, float]:
         """Means over every evaluation example, with the averaged weights where an optimizer keeps them."""
         means = Means()
         with self.clock.book("eval"), self.recipe.averaged():
             for block in self.data.eval_blocks(self.steps_per_call):
-                with explain(self, "eval_step", block.arrays, self._reached(self.eval_program, block.first)):
-                    if not self.eval_program.has(block.arrays):
+                with explain(self, "eval_step", block, self._reached(self.eval_program, block.first)):
+                    if not self.eval_program.has(block):
                         with self.clock.book("compile"):
-                            self.eval_program.prepare(block.arrays, block.first)
-                    rows = self.eval_program(block.arrays, block.first, 0, block.length)
-                means += Means.of(self.eval_program.names, rows)
-        self.evaluation = means.means()
+                            self.eval_program.prepare(block)
+                    rows = self.eval_program(block, 0, block.length)
+                means += Means.of(self.eval_program.names, rows[block.counted[: block.length]])
+            everywhere = self.replicas.sum_over_workers(means.array())
+        self.evaluation = Means.of(self.eval_program.names, everywhere).means()
         self.evaluated = self.step
         return self.evaluation
 
@@ -182,16 +198,18 @@ class Trainer:
             block = self._current_block()
             lo = self.step - block.first
             hi = min(block.length, stop - block.first)
-            with explain(self, "train_step", block.arrays, self._reached(self.train_program, self.step)):
-                if not self.train_program.has(block.arrays):
+            with explain(self, "train_step", block, self._reached(self.train_program, self.step)):
+                if not self.train_program.has(block):
                     with self.clock.book("compile"):
-                        self.train_program.prepare(block.arrays, block.first)
+                        self.train_program.prepare(block)
                 # The marker is what makes the profiler see steps; it costs nothing while no profile is taken.
                 with self.clock.book_steps(hi - lo), tf.profiler.experimental.Trace("train", step_num=self.step, _r=1):
-                    values = self.train_program(block.arrays, block.first, lo, hi, self.watch_every)
+                    values, stopped = self._on_all_workers(self.train_program(block, lo, hi, self.watch_every))
             rows = Rows(first=self.step, names=tuple(self.train_program.names), values=values)
             self._check_finite(rows, block)
             self.step += hi - lo
+            if stopped:
+                self.stopped_by = self._signal or signal.SIGTERM
             self._recent.append(rows)
             while sum(len(one.values) for one in self._recent) - len(self._recent[0].values) >= _RECENT:
                 self._recent.popleft()
@@ -221,11 +239,20 @@ class Trainer:
 
     def _current_block(self) -> Block:
         if self._block is None or self.step >= self._block.first + self._block.length:
-            with self.clock.book("data"), explain(self, "prepare", {}, lambda: self.step):
+            with self.clock.book("data"), explain(self, "prepare", None, lambda: self.step):
                 if self._blocks is None:
                     self._blocks = self.data.train_blocks(self.step, self.steps_per_call)
                 self._block = next(self._blocks)
         return self._block
+
+    def _on_all_workers(self, rows: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Sums rows [steps, replicas, metrics, 2] over all replicas; tells whether any worker was asked to stop.
+
+        Workers must end at one step, so that a signal to one of them counts only once all of them know.
+        """
+        here = rows.sum(axis=1, dtype=np.float64)
+        everywhere = self.replicas.sum_over_workers(np.append(here, self._signal is not None))
+        return everywhere[:-1].reshape(here.shape), bool(everywhere[-1])
 
     def _check_finite(self, rows: Rows, block: Block) -> None:
         finite = np.isfinite(rows.values[:, :, 0])
@@ -233,7 +260,7 @@ class Trainer:
             # Other metrics may well be infinite or undefined; a loss may not.
             if "loss" in name and not finite[:, index].all():
                 step = rows.first + int(np.argmin(finite[:, index]))
-                raise NonFiniteError(name, step, float(rows.values[step - rows.first, index, 0]), self, block.arrays)
+                raise NonFiniteError(name, step, float(rows.values[step - rows.first, index, 0]), self, block)
 
     def _reached(self, program: Program, first: int) -> Callable[[], int]:
         """Tells the step under way in `program`; an XLA program fails as a whole."""

@@ -83,7 +83,7 @@ class Gan(Recipe):
 
     def noise(self, count: int, seed: tf.Tensor) -> tf.Tensor:
         """Standard normal noise [count, latent]."""
-        return tf.random.stateless_normal([count, self.latent], seed)
+        return tf.random.stateless_normal([count, self.latent], seed, dtype=keras.config.floatx())
 
 
 def bce(target: float, logits: tf.Tensor) -> tf.Tensor:

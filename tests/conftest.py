@@ -56,9 +56,9 @@ def make_data(source):
     from modetrain.data import Data
     from modetrain.settings import DataSettings
 
-    def make(*, seed: int = 0, prepare=None, debug=False, source=source, **settings) -> Data:
+    def make(*, seed: int = 0, prepare=None, cut=None, debug=False, source=source, **settings) -> Data:
         given = {"name": "tiny", "batch_size": 8, "eval_batch_size": 10, **settings}
-        return Data(source, DataSettings(**given), seed=seed, prepare=prepare, debug=debug)
+        return Data(source, DataSettings(**given), seed=seed, prepare=prepare, cut=cut, debug=debug)
 
     return make
 
@@ -125,6 +125,7 @@ def make_trainer(make_recipe, make_data, tmp_path):
 
     What is no argument of its own goes to `make_recipe`. What is said stays in `trainer.said`.
     """
+    from modetrain.data import Cut
     from modetrain.mode import Mode
     from modetrain.trainer import Trainer
 
@@ -140,7 +141,7 @@ def make_trainer(make_recipe, make_data, tmp_path):
         trainer = Trainer(
             recipe=recipe,
             mode=Mode(**{"name": compile, "compile": compile, **(mode or {})}),
-            data=make_data(seed=seed, **(data or {})),
+            data=make_data(seed=seed, **{"cut": Cut(parts=recipe.micro_batches), **(data or {})}),
             steps=steps,
             say=said.append,
             **{"folder": tmp_path, **trainer_arguments},

@@ -28,7 +28,7 @@ def streamed(data, first, length, count):
     for block in itertools.islice(data.train_blocks(first, length), -(-count // length)):
         assert block.first == first + len(found)
         assert block.length == length
-        found += [{name: array[n] for name, array in block.arrays.items()} for n in range(length)]
+        found += [{name: array[n, 0, 0] for name, array in block.arrays.items()} for n in range(length)]
     return found[:count]
 
 
@@ -181,11 +181,11 @@ def test_debugged_data_is_prepared_in_python_when_a_step_needs_it(make_data):
     assert seen == []
     block = next(blocks)
     assert [eagerly for eagerly, _ in seen] == [True, True]
-    assert [examples for _, examples in seen] == [numbers({"index": array}) for array in block.arrays["index"]]
+    assert [examples for _, examples in seen] == [numbers({"index": array[0, 0]}) for array in block.arrays["index"]]
     plain = make_data(prepare=prepare)
     for found in (block, next(blocks)):
         for index in range(2):
-            same({name: array[index] for name, array in found.arrays.items()}, plain.batch(found.first + index))
+            same({name: array[index, 0, 0] for name, array in found.arrays.items()}, plain.batch(found.first + index))
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def evaluated(data, length):
     found = []
     for block in data.eval_blocks(length):
         assert block.first == len(found)
-        batches = [{name: array[n] for name, array in block.arrays.items()} for n in range(block.length)]
+        batches = [{name: array[n, 0, 0] for name, array in block.arrays.items()} for n in range(block.length)]
         found += enumerate(batches, block.first)
     return found
 
@@ -217,7 +217,7 @@ def test_blocks_of_evaluation_have_two_shapes_at_most(make_data):
     # 5 full batches in blocks of 2: the third block is filled up, and its bounds keep the filling out
     blocks = list(make_data(eval_batch_size=4).eval_blocks(2))
     assert [(block.first, block.length) for block in blocks] == [(0, 2), (2, 2), (4, 1), (5, 1)]
-    assert [tuple(block.arrays["index"].shape) for block in blocks] == [(2, 4), (2, 4), (2, 4), (1, 3)]
+    assert [tuple(block.arrays["index"].shape) for block in blocks] == [(2, 1, 1, 4)] * 3 + [(1, 1, 1, 3)]
 
 
 @pytest.mark.parametrize(("batches", "seen"), [(1, 10), (2, 20), (3, 23), (9, 23)])

@@ -48,6 +48,8 @@ class Checkpoint(Callback):
         return min((one for one in wanted if one is not None), default=None)
 
     def start(self, run):
+        if not run.replicas.chief:
+            return
         folder = run.folder / run_folder.CHECKPOINTS
         # What a killed run left half-written is of no use to anybody.
         for partial in folder.glob(".*.partial"):
@@ -67,6 +69,8 @@ class Checkpoint(Callback):
             self._keep_what_is_due(run, due=True)
 
     def _keep_what_is_due(self, run, *, due: bool) -> None:
+        if not run.replicas.chief:
+            return
         with run.clock.book("checkpoint"):
             evaluated = self._best is not None and run.evaluated == run.step
             unknown = evaluated and self._best not in run.results["eval"]

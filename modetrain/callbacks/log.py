@@ -9,7 +9,9 @@ import tensorflow as tf
 
 from modetrain.callbacks import Callback
 from modetrain.callbacks.scalars import write_scalars
+from modetrain.clock import Reading
 from modetrain.metrics import Means
+from modetrain.stragglers import WorkerTimes
 
 # What an optimizer shows is not a metric of the recipe's.
 _OF_OPTIMIZER = ("grad_norm", "loss_scale", "skipped")
@@ -33,10 +35,7 @@ class Log(Callback):
         self._writer = writer
         self._lines = lines
         self._means = Means()
-        self._booked = 0
-        self._calls = 0
-        self._data = 0.0
-        self._steps_time = 0.0
+        self._read = Reading()
 
     def call(self, run, rows):
         last = rows.first + len(rows.values)
@@ -72,18 +71,20 @@ class Log(Callback):
             run.say(f"step {step}/{run.steps}: {', '.join(shown)}")
 
     def _speed(self, run) -> None:
-        clock = run.clock
-        values = {"compile_s": clock.seconds["compile"], "traces": run.traces}
-        values |= {f"step_ms_{name}": value for name, value in clock.step_ms(self._calls).items()}
-        steps = clock.steps - self._booked
-        waited = clock.seconds["data"] - self._data
-        busy = clock.seconds["steps"] - self._steps_time + waited
-        if steps and busy > 0:
-            values["data_wait_ms"] = 1e3 * waited / steps
-            values["examples_per_s"] = steps * run.data.settings.batch_size / busy
-        write_scalars(self._writer, {f"speed/{name}": value for name, value in values.items()}, run.step)
-        self._booked, self._calls = clock.steps, clock.calls
-        self._data, self._steps_time = clock.seconds["data"], clock.seconds["steps"]
+        clock, now = run.clock, run.clock.read()
+        spent = now - self._read
+        values = {"speed/compile_s": clock.seconds["compile"], "speed/traces": run.traces}
+        values |= {f"speed/step_ms_{name}": value for name, value in clock.step_ms(self._read.calls).items()}
+        if spent.steps and spent.busy_s > 0:
+            values["speed/data_wait_ms"] = 1e3 * spent.data_s / spent.steps
+            values["speed/examples_per_s"] = spent.steps * run.data.settings.batch_size / spent.busy_s
+        if run.replicas.workers > 1:
+            workers = WorkerTimes.gather(run.replicas, spent)
+            spreads = workers.spread()
+            values |= {f"workers/{kind}_{name}": v for kind, spread in spreads.items() for name, v in spread.items()}
+            values["workers/slowest"] = workers.slowest
+        write_scalars(self._writer, values, run.step)
+        self._read = now
 
 
 def _learning_rates(run, steps: Sequence[int]) -> dict[str, np.ndarray]:

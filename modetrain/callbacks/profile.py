@@ -43,6 +43,8 @@ class Profile(Callback):
         self._finish(run)
 
     def _begin(self, run):
+        if not run.replicas.chief:
+            return
         run.say(f"step {run.step}: profiling {self._end - self._at} steps, one a call")
         tf.profiler.experimental.start(str(run.folder))
         self._running = True

@@ -38,8 +38,8 @@ class ProgressBar(Callback):
 
     def call(self, run, rows):
         means = Means.of(rows.names, rows.values).means()
-        busy = run.clock.seconds["steps"] + run.clock.seconds["data"]
-        rate = run.clock.steps * run.data.settings.batch_size / busy if busy else 0.0
+        spent = run.clock.read()
+        rate = spent.steps * run.data.settings.batch_size / spent.busy_s if spent.busy_s else 0.0
         loss = next((f"{name} {value:.4f}" for name, value in means.items() if "loss" in name), "")
         self._progress.update(self._task, completed=run.step, loss=loss, rate=f"{rate:,.0f} examples/s")
 

@@ -1,0 +1,58 @@
+"""Batch normalisation over several replicas: by itself each would normalise by its own share of the batch.
+
+Then N replicas are not one device, and each keeps moving averages of its own, of which a checkpoint holds the first
+replica's. Keras's layer can take its means over all replicas; that is switched on here, or warned about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import keras
+
+from modetrain.errors import ConfigError
+from modetrain.mode import Mode
+from modetrain.replicas import Replicas
+
+
+def synchronise(models: Iterable[keras.Model], mode: Mode, replicas: Replicas, say: Callable[[str], None]) -> None:
+    """Has every batch normalisation of the models see the whole global batch, and says so.
+
+    Args:
+      models: those of the recipe.
+      mode: with `sync_batch_norm` off nothing is changed, and the user is warned.
+      replicas: where the recipe runs; on one device nothing is to be done.
+      say: prints a line.
+
+    Raises:
+      ConfigError: the mode cannot take a mean over replicas where batch normalisation needs it.
+    """
+    if replicas.count == 1:
+        return
+    found = [
+        layer for model in models for layer in _layers(model) if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    if not found:
+        return
+    names = ", ".join(layer.name for layer in found[:3]) + (", ..." if len(found) > 3 else "")
+    if mode.sync_batch_norm:
+        for layer in found:
+            layer.synchronized = True
+        say(f"batch normalisation over all replicas, as on one device: {len(found)} layers ({names})")
+    plain = [layer for layer in found if not layer.synchronized]
+    if plain:
+        say(
+            f"WARNING: mode.sync_batch_norm=false: {len(plain)} layers ({names}) normalise by each replica's share of the "
+            "batch, so this run computes something else than one device, and checkpoints hold the first replica's moving "
+            "averages"
+        )
+    if len(plain) < len(found) and mode.compile == "xla" and not replicas.on_gpus:
+        raise ConfigError(
+            f"mode.compile=xla with {len(found)} layers of batch normalisation ({names}) over several replicas: they take "
+            "means over the replicas inside the gradients, where XLA on CPUs cannot. Type mode.compile=graph, or "
+            "mode.sync_batch_norm=false, which has each replica normalise by its own share of the batch."
+        )
+
+
+def _layers(model: keras.Model) -> Iterable[keras.Layer]:
+    return model._flatten_layers(include_self=False, recursive=True)

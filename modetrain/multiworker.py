@@ -1,0 +1,106 @@
+"""`mode=multiworker` on the command line: which worker this process is, or the start of all of them on this machine.
+
+    code = multiworker.start(settings, line, cwd)    # None: this process is a worker, TF_CONFIG is set, go on
+
+Imports no TensorFlow: a launcher needs none, and a worker's must not be there before TF_CONFIG.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from modetrain import overrides, paths, resume, run_folder, run_json, worker
+from modetrain.cluster import from_environment
+from modetrain.command_line import CommandLine
+from modetrain.errors import ConfigError
+from modetrain.launch import Restart, launch
+from modetrain.settings import Settings
+from modetrain.verdict import Limits
+
+_LAUNCHERS = ("run_dir", "resume", "mode.workers")
+
+
+def start(settings: Settings, line: CommandLine, cwd: Path) -> int | None:
+    """Makes this process the worker it is, or starts all workers here and waits for their end.
+
+    Args:
+      settings: of the run, checked.
+      line: what was typed.
+      cwd: the folder to run in.
+
+    Returns:
+      The exit code of all workers, or None in a worker.
+
+    Raises:
+      ConfigError: there is no cluster and no number of workers, or the two contradict each other.
+    """
+    cluster = from_environment(os.environ)
+    wanted = settings.mode.workers
+    if cluster is None:
+        if wanted == "auto":
+            raise ConfigError(
+                "mode=multiworker: neither TF_CONFIG nor Slurm nor Kubernetes tells of other workers. Type mode.workers=2 "
+                "for two processes on this machine; docs/clusters.md says how to run on several."
+            )
+        return _launch(settings, int(wanted), line, cwd)
+    count = len(cluster.workers)
+    if wanted not in ("auto", count):
+        raise ConfigError(
+            f"mode.workers={wanted}: {cluster.origin} tells of {count} workers. Type mode.workers={count}, or leave it out."
+        )
+    if settings.run_dir is None and count > 1:
+        raise ConfigError(
+            "mode=multiworker without run_dir=: each worker would choose a folder of its own. Type run_dir= with a folder "
+            "that all machines see."
+        )
+    os.environ["TF_CONFIG"] = cluster.tf_config()
+    return None
+
+
+def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> int:
+    if line.pdb:
+        raise ConfigError(
+            "--pdb with mode=multiworker: workers have no terminal to stop at. Type mode=mirrored or mode=eager."
+        )
+    began = time.time()
+    where = resume.place(settings, print)
+    kept = [word for word in line.overrides if word.partition("=")[0].lstrip("+") not in _LAUNCHERS]
+    flags = [word for folder in line.config_dirs for word in ("--config-dir", folder)]
+    begin = settings.resume
+    if begin == "latest" and settings.run_dir != where.folder:
+        begin = str(settings.run_dir)
+
+    def command(workers: int, resume_from: str | None) -> list[str]:
+        own = {"run_dir": str(where.folder), "mode.workers": str(workers), "resume": resume_from}
+        written = [overrides.write(key, value) for key, value in own.items() if value is not None]
+        return [sys.executable, "-m", "modetrain", *kept, *written, *flags]
+
+    def on_restart(restart: Restart) -> tuple[Sequence[str], int]:
+        after = settings.mode.restart_workers
+        count = workers if after == "auto" else int(after)
+        newest = run_folder.newest(where.folder)
+        # A checkpoint that was there before may be of a branch that this run leaves.
+        made_one = newest is not None and newest.stat().st_mtime > began
+        return command(count, "latest" if made_one or begin is None else begin), count
+
+    print(f"modetrain: {workers} workers on this machine -> {paths.shown(where.folder, cwd)}", flush=True)
+    outcome = launch(
+        command(workers, begin),
+        workers=workers,
+        folder=where.folder,
+        say=lambda line: print(f"modetrain: {line}", flush=True),
+        restarts=settings.mode.restarts,
+        limits=Limits(startup=settings.mode.startup_timeout),
+        environ={**os.environ, worker.COMMAND: settings.command},
+        on_restart=on_restart,
+    )
+    changes: dict[str, object] = {"restarts": [dataclasses.asdict(restart) for restart in outcome.restarts]}
+    if outcome.cause is not None:
+        changes |= {"status": "failed", "error": outcome.cause}
+    run_json.amend(where.folder, changes)
+    return outcome.code
