@@ -127,7 +127,7 @@ def build(
             "so each batch holds some of them more than once"
         )
     prepare = recipe.prepare if recipe.prepares else None
-    cut = Cut(parts=recipe.micro_batches, replicas=replicas.count, first=replicas.first, local=replicas.local)
+    cut = Cut.over(replicas, recipe.micro_batches)
     debug = settings.mode.debug_data
     data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=cut, debug=debug)
     facts = {"data.source": source.kind, "training examples": len(source.train["label"])}
