@@ -121,9 +121,9 @@ def _split(folder: Path, name: str, settings: DataSettings) -> dict[str, np.ndar
         given = {key: _npy(file) for key, file in paths.items()}
         files = {key: str(file) for key, file in paths.items()}
     else:
-        paths = _record_files(folder, name)
-        given = _records(paths, settings)
-        files = dict.fromkeys(given, str(paths[0]))
+        shards = _record_files(folder, name)
+        given = dict(_records(shards, settings))
+        files = dict.fromkeys(given, str(shards[0]))
     for key in _REQUIRED:
         if key not in given:
             place = folder / (f"{name}.npz" if layout == "npz" else f"{name}/")
