@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modetrain.callbacks import Callback as Callback
     from modetrain.errors import ConfigError as ConfigError
+    from modetrain.key import Bounds as Bounds
+    from modetrain.key import Length as Length
     from modetrain.mode import Mode as Mode
     from modetrain.recipe import Recipe as Recipe
     from modetrain.settings import Settings as Settings
@@ -20,13 +22,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "Bounds": "modetrain.key",
     "Callback": "modetrain.callbacks",
     "ConfigError": "modetrain.errors",
+    "Length": "modetrain.key",
     "Mode": "modetrain.mode",
     "Recipe": "modetrain.recipe",
     "Settings": "modetrain.settings",
 }
-__all__ = ["Callback", "ConfigError", "Mode", "Recipe", "Settings", "__version__"]
+__all__ = ["Bounds", "Callback", "ConfigError", "Length", "Mode", "Recipe", "Settings", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

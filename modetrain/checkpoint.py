@@ -1,7 +1,6 @@
-"""Checkpoints: one file a step, whole or not there at all.
+"""A checkpoint: a file that holds every variable by name, the step, and what the run was made from.
 
-    <run>/checkpoints/step-00000500.npz     every variable by name, the step, and what the run was made from
-    <run>/checkpoints/best.npz              a second name of the best one
+It is whole or not there at all. Where the checkpoints of a run lie, `run_folder.py` knows.
 
 An .npz is an uncompressed zip archive of arrays, checked by CRC as it is read; NumPy opens it anywhere.
 """
@@ -12,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ import numpy as np
 
 from modetrain.errors import ConfigError
 
-FOLDER = "checkpoints"
 _META = "__modetrain__"
 
 
@@ -42,23 +39,6 @@ class Checkpoint:
     step: int
     arrays: Mapping[str, np.ndarray]
     meta: Mapping[str, Any]
-
-
-def path_of(folder: Path, step: int) -> Path:
-    """The checkpoint file of a step in a run folder."""
-    return folder / FOLDER / f"step-{step:08d}.npz"
-
-
-def steps_of(folder: Path) -> list[int]:
-    """Steps that a run folder has a checkpoint of, ascending."""
-    names = (re.fullmatch(r"step-(\d+)\.npz", path.name) for path in (folder / FOLDER).glob("step-*.npz"))
-    return sorted(int(match[1]) for match in names if match)
-
-
-def latest(folder: Path, at_most: int | None = None) -> Path | None:
-    """The newest checkpoint of a run folder, of a step up to `at_most`; None where there is none."""
-    steps = [step for step in steps_of(folder) if at_most is None or step <= at_most]
-    return path_of(folder, steps[-1]) if steps else None
 
 
 def save(path: Path, state: Mapping[str, Any], *, step: int, meta: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modetrain.checkpoint import latest
+from modetrain import run_folder
 from modetrain.data import Block
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _notes(
         return []
     command = eager_command(
         run.command,
-        checkpoint=latest(run.folder, at_most=step),
+        checkpoint=run_folder.newest(run.folder, at_most=step),
         run_dir=run.folder / f"eager-{step}",
         extra=extra,
     )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modetrain import checkpoint, paths
+from modetrain import checkpoint, run_folder
 from modetrain.errors import ConfigError
 from modetrain.settings import Settings
 
@@ -52,28 +51,27 @@ class Place:
     @property
     def step(self) -> int | None:
         """Step of the first candidate, by its name."""
-        match = re.fullmatch(r"step-(\d+)\.npz", self.checkpoints[0].name) if self.checkpoints else None
-        return int(match[1]) if match else None
+        return run_folder.step_of(self.checkpoints[0]) if self.checkpoints else None
 
 
 def place(settings: Settings, say: Callable[[str], None]) -> Place:
     """Makes the run folder, or finds that of the run to go on with.
 
     Raises:
-      ConfigError: the folder cannot be made, or the run to go on with is further than `steps`.
+      ConfigError: the folder cannot be made.
     """
     try:
         return _place(settings, say)
     except OSError as error:
         raise ConfigError(
-            f"run_dir={settings.run_dir or paths.RUNS}: the run folder cannot be made ({error.strerror}). Type run_dir= "
+            f"run_dir={settings.run_dir or run_folder.RUNS}: the run folder cannot be made ({error.strerror}). Type run_dir= "
             "with a folder you may write to."
         ) from error
 
 
 def _place(settings: Settings, say: Callable[[str], None]) -> Place:
     if settings.resume is None:
-        folder = settings.run_dir or paths.new_run_dir(paths.RUNS, settings.recipe_name, settings.mode.name)
+        folder = settings.run_dir or run_folder.new(run_folder.RUNS, settings.recipe_name, settings.mode.name)
         folder.mkdir(parents=True, exist_ok=True)
         return Place(folder=folder)
     # `latest` without a run folder was resolved to one when the configuration was checked.
@@ -83,16 +81,10 @@ def _place(settings: Settings, say: Callable[[str], None]) -> Place:
     if owner.suffix == ".npz":
         found, owner = (owner,), owner.parent.parent
     else:
-        found = tuple(checkpoint.path_of(owner, step) for step in reversed(checkpoint.steps_of(owner)))
+        found = tuple(run_folder.checkpoint(owner, step) for step in reversed(run_folder.steps(owner)))
     folder = settings.run_dir or owner
-    here = Place(folder=folder, checkpoints=found)
-    if settings.do == "train" and here.step is not None and here.step > settings.steps:
-        raise ConfigError(
-            f"steps={settings.steps} with resume={settings.resume}: that run has made {here.step} steps already. Type "
-            f"steps= with more than {here.step}, or resume= with an earlier checkpoint."
-        )
     if settings.do == "evaluate" and folder == owner:  # the record of the training stays as it is
-        folder = paths.new_run_dir(owner, "evaluate", settings.mode.name)
+        folder = run_folder.new(owner, "evaluate", settings.mode.name)
     folder.mkdir(parents=True, exist_ok=True)
     if not found:
         say(f"resume={settings.resume}: {owner} holds no checkpoint yet; this run starts at step 0")

@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
-from modetrain import batch_norm, checkpoint, draws, paths, record, report, resume, sources, worker
+from modetrain import batch_norm, checkpoint, draws, paths, record, report, resume, run_folder, sources, worker
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.evaluate import Evaluate
@@ -148,7 +148,7 @@ def build(
         callbacks=_callbacks(settings, where.folder, facts, restored, writer, console, say, replicas.chief),
         folder=where.folder,
         step=step,
-        watch_every=(settings.callbacks.get("log") or {}).get("every") or 0,
+        watch_every=min((settings.callbacks.get("log") or {}).get("every") or 0, settings.steps),
         clock=clock,
         say=say,
         command=settings.command,
@@ -243,7 +243,7 @@ def _callbacks(
         found.append(Evaluate(every=evaluate["every"], writer=writer))
     if save is not None:
         meta = {"config": dict(settings.resolved), "facts": dict(facts)}
-        kept = restored is not None and (folder / checkpoint.FOLDER / "best.npz").exists()
+        kept = restored is not None and run_folder.best(folder).exists()
         found.append(
             Checkpoint(
                 every=save["every"],

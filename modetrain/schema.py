@@ -13,6 +13,7 @@ from typing import Any
 from modetrain.key import Key
 from modetrain.mode import COMPILE, DEVICES, PRECISIONS, STRATEGIES, Mode
 from modetrain.settings import DataSettings, OptimizerSettings
+from modetrain.sources import SOURCES
 
 MISSING = "???"  # how a YAML file says that a value has to be given
 
@@ -75,7 +76,7 @@ KEYS: Mapping[str, Key] = {
         kind="str",
         help="where data comes from; auto is TFDS, else the bundled sample",
         example="auto",
-        choices=("auto", "tfds", "bundled", "folder"),
+        choices=SOURCES,
         common=True,
     ),
     "data.dir": Key(

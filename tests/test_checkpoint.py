@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain import checkpoint
+from modetrain import checkpoint, run_folder
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.checkpoint import CheckpointError
@@ -40,7 +40,7 @@ def contents(state):
 
 @pytest.fixture
 def path(tmp_path):
-    return checkpoint.path_of(tmp_path, 7)
+    return run_folder.checkpoint(tmp_path, 7)
 
 
 # --- there and back --------------------------------------------------------------------------------------------------
@@ -187,8 +187,8 @@ def test_a_half_written_file_is_no_checkpoint_and_is_cleared_away(tmp_path, make
     folder.mkdir()
     for name in (".step-00000009.npz.partial", "step-9.npz.bak", "notes.txt"):
         (folder / name).write_bytes(b"PK")
-    assert checkpoint.steps_of(tmp_path) == []
-    assert checkpoint.latest(tmp_path) is None
+    assert run_folder.steps(tmp_path) == []
+    assert run_folder.newest(tmp_path) is None
     make_trainer("eager", steps=1, callbacks=[Checkpoint(every=1)]).train()
     assert sorted(found.name for found in folder.iterdir()) == ["notes.txt", "step-00000001.npz", "step-9.npz.bak"]
 
@@ -247,16 +247,16 @@ def kept(folder):
 @pytest.mark.parametrize(("keep", "steps"), [(1, [10]), (2, [8, 10]), (9, [2, 4, 6, 8, 10])])
 def test_the_last_so_many_are_kept(tmp_path, make_trainer, keep, steps):
     make_trainer("graph", steps=10, callbacks=[Checkpoint(every=2, keep=keep)]).train()
-    assert checkpoint.steps_of(tmp_path) == steps
-    assert checkpoint.latest(tmp_path) == checkpoint.path_of(tmp_path, 10)
-    assert checkpoint.latest(tmp_path, at_most=9) == (checkpoint.path_of(tmp_path, 8) if 8 in steps else None)
+    assert run_folder.steps(tmp_path) == steps
+    assert run_folder.newest(tmp_path) == run_folder.checkpoint(tmp_path, 10)
+    assert run_folder.newest(tmp_path, at_most=9) == (run_folder.checkpoint(tmp_path, 8) if 8 in steps else None)
 
 
 def test_the_last_step_is_kept_whatever_the_interval(tmp_path, make_trainer):
     make_trainer("graph", steps=7, callbacks=[Checkpoint(every=3)]).train()
-    assert checkpoint.steps_of(tmp_path) == [3, 6, 7]
+    assert run_folder.steps(tmp_path) == [3, 6, 7]
     make_trainer("graph", steps=2, folder=tmp_path / "b", callbacks=[Checkpoint(every=None)]).train()
-    assert checkpoint.steps_of(tmp_path / "b") == [2]
+    assert run_folder.steps(tmp_path / "b") == [2]
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_a_run_that_fails_saves_nothing_and_one_that_is_stopped_does(tmp_path, m
             trainer.train()
     else:
         trainer.train()
-    assert checkpoint.steps_of(tmp_path) == ([] if status == "failed" else [1])
+    assert run_folder.steps(tmp_path) == ([] if status == "failed" else [1])
 
 
 def test_saving_is_booked_to_its_own_account(make_trainer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modetrain import checkpoint, resume
+from modetrain import checkpoint, resume, run_folder
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.checkpoint import CheckpointError
 from modetrain.errors import ConfigError
@@ -27,7 +27,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(mode, steps, make_trainer, 
     whole.recipe.seek(STEPS)
     wanted = checkpoint.digest(whole.recipe.state())
     for step in steps:
-        place = Place(folder=tmp_path, checkpoints=(checkpoint.path_of(tmp_path, step),))
+        place = Place(folder=tmp_path, checkpoints=(run_folder.checkpoint(tmp_path, step),))
         rest = make_trainer(mode, steps=STEPS, seed=0, step=step, **SCHEDULED)
         for variable in rest.recipe.model.trainable_variables:
             variable.assign(variable * 0)  # what comes back must come from the checkpoint
@@ -40,7 +40,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(mode, steps, make_trainer, 
 def test_a_run_can_be_resumed_in_another_mode(make_trainer, tmp_path, settings):
     make_trainer("eager", steps=3, callbacks=[Checkpoint(every=3)]).train()
     rest = make_trainer("graph", steps=5, step=3)
-    resume.restore(Place(folder=tmp_path, checkpoints=(checkpoint.latest(tmp_path),)), rest.recipe, settings(), print)
+    resume.restore(Place(folder=tmp_path, checkpoints=(run_folder.newest(tmp_path),)), rest.recipe, settings(), print)
     rest.train()
     assert int(rest.recipe.optimizer.updates.numpy()) == 5
 
@@ -55,7 +55,7 @@ def folder(tmp_path, make_recipe):
     for step in (2, 4, 6):
         recipe.optimizer.updates.assign(step)
         meta = {"config": {"steps": 7, "optimizer": {"learning_rate": 0.1}}}
-        checkpoint.save(checkpoint.path_of(tmp_path, step), recipe.state(), step=step, meta=meta)
+        checkpoint.save(run_folder.checkpoint(tmp_path, step), recipe.state(), step=step, meta=meta)
     return tmp_path
 
 
@@ -68,7 +68,7 @@ def test_latest_is_the_newest_first(folder, settings):
 def test_a_folder_or_a_file_can_be_named(folder, tmp_path, settings):
     place = resume.place(settings(resume=str(folder)), print)
     assert [checkpoint.load(path).step for path in place.checkpoints] == [6, 4, 2]
-    place = resume.place(settings(resume=str(checkpoint.path_of(folder, 4))), print)
+    place = resume.place(settings(resume=str(run_folder.checkpoint(folder, 4))), print)
     assert place.folder == folder, "it goes on in the folder of the run"
     assert [checkpoint.load(path).step for path in place.checkpoints] == [4]
 
@@ -106,20 +106,20 @@ def damage(path):
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_that_is_said(folder, make_recipe, settings):
-    damage(checkpoint.path_of(folder, 6))
+    damage(run_folder.checkpoint(folder, 6))
     said = []
     recipe = make_recipe()
     place = resume.place(settings(run_dir=folder, resume="latest"), said.append)
     assert resume.restore(place, recipe, settings(), said.append).step == 4
     assert int(recipe.optimizer.updates.numpy()) == 4
-    assert said[0].startswith(f"WARNING: {checkpoint.path_of(folder, 6)} is damaged")
+    assert said[0].startswith(f"WARNING: {run_folder.checkpoint(folder, 6)} is damaged")
     assert said[0].endswith("Going on from the checkpoint before it.")
-    assert said[1] == f"resumed at step 4 from {checkpoint.path_of(folder, 4)}"
+    assert said[1] == f"resumed at step 4 from {run_folder.checkpoint(folder, 4)}"
 
 
 def test_where_every_one_is_damaged_the_run_does_not_start_over_by_itself(folder, make_recipe, settings):
     for step in (2, 4, 6):
-        damage(checkpoint.path_of(folder, step))
+        damage(run_folder.checkpoint(folder, step))
     place = resume.place(settings(run_dir=folder, resume="latest"), print)
     with pytest.raises(CheckpointError, match="is damaged"):
         resume.restore(place, make_recipe(), settings(), lambda line: None)
@@ -134,7 +134,7 @@ def test_another_model_is_no_damage(folder, make_recipe, mlp, settings):
 def test_other_examples_are_refused(make_trainer, make_recipe, tmp_path, settings):
     kept = {"data.source": "bundled", "training examples": 4000}
     make_trainer("eager", steps=1, callbacks=[Checkpoint(every=1, meta={"facts": kept})]).train()
-    place = Place(folder=tmp_path, checkpoints=(checkpoint.latest(tmp_path),))
+    place = Place(folder=tmp_path, checkpoints=(run_folder.newest(tmp_path),))
     with pytest.raises(ConfigError, match="had data.source bundled, this one has tfds"):
         resume.restore(place, make_recipe(), settings(), print, facts={**kept, "data.source": "tfds"})
     assert resume.restore(place, make_recipe(), settings(), print, facts=kept)
@@ -144,8 +144,8 @@ def test_going_on_from_an_older_checkpoint_leaves_the_newer_ones_behind(make_tra
     make_trainer("eager", steps=3, callbacks=[Checkpoint(every=1, keep=9)]).train()
     branch = make_trainer("eager", steps=2, step=1, callbacks=[Checkpoint(every=1, keep=1)])
     branch.train()
-    assert checkpoint.steps_of(tmp_path) == [2]
-    assert checkpoint.path_of(tmp_path, 3).with_name("step-00000003.npz.left").exists()
+    assert run_folder.steps(tmp_path) == [2]
+    assert run_folder.checkpoint(tmp_path, 3).with_name("step-00000003.npz.left").exists()
 
 
 # --- what changes ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import modetrain
-from modetrain import paths, sweep
+from modetrain import run_folder, sweep
 from modetrain.__main__ import main
 from modetrain.errors import ConfigError
 
@@ -119,10 +119,10 @@ def test_resume_latest_continues_each_modes_newest_run(folder):
 
 
 def test_two_runs_started_in_one_second_get_two_folders(tmp_path):
-    made = [paths.new_run_dir(tmp_path, "mnist", "graph") for _ in range(5)]
+    made = [run_folder.new(tmp_path, "mnist", "graph") for _ in range(5)]
     assert len(set(made)) == 5
     assert all(folder.is_dir() for folder in made)
-    assert paths.latest_run(tmp_path, "mnist", "graph") == made[-1]
+    assert run_folder.latest(tmp_path, "mnist", "graph") == made[-1]
 
 
 def test_cfg_job_prints_every_job(folder, capsys):

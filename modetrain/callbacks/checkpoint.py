@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from modetrain import checkpoint
+from modetrain import checkpoint, run_folder
 from modetrain.callbacks import Callback
 from modetrain.errors import did_you_mean
 
@@ -50,14 +50,14 @@ class Checkpoint(Callback):
     def start(self, run):
         if not run.replicas.chief:
             return
-        folder = run.folder / checkpoint.FOLDER
+        folder = run.folder / run_folder.CHECKPOINTS
         # What a killed run left half-written is of no use to anybody.
         for partial in folder.glob(".*.partial"):
             partial.unlink()
         # Going on from an older checkpoint starts another branch: `latest` must not find the one left behind.
-        for step in checkpoint.steps_of(run.folder):
+        for step in run_folder.steps(run.folder):
             if step > run.step:
-                left = checkpoint.path_of(run.folder, step)
+                left = run_folder.checkpoint(run.folder, step)
                 run.say(f"{left.name} is of a branch that this run leaves: kept as {left.name}.left")
                 left.rename(left.with_name(f"{left.name}.left"))
 
@@ -88,19 +88,19 @@ class Checkpoint(Callback):
                 self._save_best(run)
 
     def _save(self, run) -> None:
-        self._write(run, checkpoint.path_of(run.folder, run.step))
+        self._write(run, run_folder.checkpoint(run.folder, run.step))
         self._saved = run.step
-        for step in checkpoint.steps_of(run.folder)[: -self._keep]:
-            checkpoint.path_of(run.folder, step).unlink()
+        for step in run_folder.steps(run.folder)[: -self._keep]:
+            run_folder.checkpoint(run.folder, step).unlink()
 
     def _save_best(self, run) -> None:
-        folder = run.folder / checkpoint.FOLDER
+        best = run_folder.best(run.folder)
         if self._saved == run.step:
-            link = folder / ".best.npz.partial"
-            os.link(checkpoint.path_of(run.folder, run.step), link)
-            os.replace(link, folder / "best.npz")
+            link = best.with_name(f".{best.name}.partial")
+            os.link(run_folder.checkpoint(run.folder, run.step), link)
+            os.replace(link, best)
         else:
-            self._write(run, folder / "best.npz")
+            self._write(run, best)
         self._best_value = run.results["eval"][self._best]
 
     def _write(self, run, path) -> None:
