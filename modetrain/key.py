@@ -33,12 +33,12 @@ class Key:
     """What one key takes.
 
     Attributes:
-      kind: `int`, `float`, `bool`, `str`, `name` (a text that can name a folder), `size` (a pair of whole numbers),
-        `numbers` (a list of whole numbers from 0) or `list`.
+      kind: `int`, `float`, `bool`, `str`, `name` (a text that can name a folder), `size` (a pair of whole numbers) or
+        `list`.
       help: what it is, in a few words.
       example: a value to propose where a wrong one was given.
       optional: whether it may be null.
-      choices: the only values, for a `str`; or the words that `int` and `numbers` may be instead.
+      choices: the only values, for a `str`; or the words that an `int` or a `list` may be instead.
       at_least, above, at_most, below: bounds of a number.
       each: what the values of a `list` are; None for anything.
       shortest: least length of a `list`.
@@ -69,6 +69,7 @@ class Key:
         elif self.kind == "list":
             text = "a list" + (f" of {self.shortest} or more" if self.shortest else "")
             text += f", each {self.each.takes()}" if self.each is not None else ""
+            text += f", or one of {', '.join(self.choices)}" if self.choices else ""
         else:
             text = {
                 "int": "a whole number",
@@ -77,7 +78,6 @@ class Key:
                 "str": "a text",
                 "name": "letters, digits and . _ + -",
                 "size": "a pair [height, width] of whole numbers from 1",
-                "numbers": "a list of whole numbers from 0, such as [0,1],",
             }[self.kind]
             bounds = (
                 ("of at least", self.at_least),
@@ -104,16 +104,13 @@ class Key:
         if self.kind == "size":
             number = Key(kind="int", help="", example=0, at_least=1)
             return isinstance(value, list | tuple) and len(value) == 2 and all(number.accepts(one) for one in value)
-        if self.kind == "list":
+        if self.kind == "list" and not (self.choices and isinstance(value, str)):
             each = self.each
             long_enough = isinstance(value, list | tuple) and len(value) >= self.shortest
             # What is itself built from the config (a mapping with its `_target_`) can be anything.
             return long_enough and (each is None or all(isinstance(v, Mapping) or each.accepts(v) for v in value))
         if isinstance(value, str):
             return value in self.choices
-        if self.kind == "numbers":
-            number = Key(kind="int", help="", example=0, at_least=0)
-            return isinstance(value, list | tuple) and len(value) > 0 and all(number.accepts(one) for one in value)
         types = int if self.kind == "int" else (int, float)
         if not isinstance(value, types) or isinstance(value, bool) or not (math.isfinite(value) or self.lenient):
             return False

@@ -232,10 +232,12 @@ KEYS: Mapping[str, Key] = {
         kind="float", help="seconds that workers may take to find each other", example=120.0, above=0
     ),
     "mode.devices": Key(
-        kind="numbers",
+        kind="list",
         help="auto, cpu, gpu, or the numbers of the GPUs to use",
-        example="[0,1]",
+        example=[0, 1],
         choices=DEVICES,
+        each=Key(kind="int", help="", example=0, at_least=0),
+        shortest=1,
         also=("device", "accelerator"),
     ),
     "mode.tpu": Key(

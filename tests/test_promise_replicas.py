@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import Run
 
-from modetrain import checkpoint
+from modetrain import checkpoint, run_folder
 
 STEPS = 50
 COMMON = (
@@ -86,7 +86,7 @@ def runs(cli, request) -> Mapping[tuple[str, str], Run]:
 
 
 def state(run, step=STEPS):
-    return checkpoint.load(checkpoint.path_of(run.folder, step)).arrays
+    return checkpoint.load(run_folder.checkpoint(run.folder, step)).arrays
 
 
 def assert_same_state(one, other, tolerance=1e-12):
@@ -143,7 +143,7 @@ def test_a_run_goes_on_with_another_number_of_replicas(cli, runs):
     """From the middle of a run on two replicas of one process: on one device, and in two workers."""
     begun = runs["mnist", "mirrored 2"]
     words = (*RECIPES["mnist"], *COMMON)
-    start = f"resume={checkpoint.path_of(begun.folder, 20)}"
+    start = f"resume={run_folder.checkpoint(begun.folder, 20)}"
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         started = [
             pool.submit(cli.run, *words, *WHERE[where], start, folder=f"on_{where}".replace(" ", "_"))

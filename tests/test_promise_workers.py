@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from modetrain import checkpoint, run_json
+from modetrain import run_folder, run_json
 
 WORDS = (
     "recipe=mnist",
@@ -68,7 +68,7 @@ class Launched:
 
     def wait_for_checkpoint(self, step: int) -> None:
         deadline = time.monotonic() + 120
-        while (checkpoint.steps_of(self.folder) or [0])[-1] < step:
+        while (run_folder.steps(self.folder) or [0])[-1] < step:
             assert self.process.poll() is None, self.process.stdout.read()
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -112,7 +112,7 @@ def test_sigterm_to_one_worker_stops_all_with_a_checkpoint(tmp_path, uninterrupt
     assert run.code == 143, out
     assert (run.json["status"], run.json["restarts"]) == ("stopped", [])
     assert "SIGTERM reached a worker: all workers have stopped" in out
-    assert checkpoint.steps_of(run.folder)[-1] == run.json["steps"]
+    assert run_folder.steps(run.folder)[-1] == run.json["steps"]
     assert run.workers() == {}
     again = Launched(tmp_path, "stopped", "resume=latest")
     again.end()
