@@ -204,6 +204,14 @@ def test_a_frozen_worker_is_left_alone_while_nobody_misses_it():
     assert Story().at(10).next(frozen={1}) is Action.WAIT
 
 
+def test_a_worker_that_is_frozen_while_all_wait_for_it_to_join_is_not_waited_for_until_the_end():
+    story = Story(joined=False)
+    assert story.at(19).next(frozen={1}) is Action.WAIT, "a slow start may look so for a moment"
+    assert story.watch.in_trouble
+    assert story.at(20).next(frozen={1}) is Action.KILL
+    assert story.sentence == "worker 1 stopped answering before all had joined"
+
+
 def test_workers_that_lost_each_other_are_started_again():
     story = Story().at(10).lost(1).at(11).lost(0).exited(0, 1).exited(1, 1)
     assert story.next() is Action.DONE
