@@ -15,8 +15,8 @@ class Key:
     """What one key takes.
 
     Attributes:
-      kind: `int`, `float`, `bool`, `str`, `name` (a text that can name a folder), `size` (a pair of whole numbers) or
-        `numbers` (a list of whole numbers from 0).
+      kind: `int`, `float`, `bool`, `str`, `name` (a text that can name a folder), `names` (a list of such), `size` (a pair
+        of whole numbers) or `numbers` (a list of whole numbers from 0).
       help: what it is, in a few words.
       example: a value to propose where a wrong one was given.
       optional: whether it may be null.
@@ -49,6 +49,7 @@ class Key:
                 "bool": "true or false",
                 "str": "a text",
                 "name": "letters, digits and . _ + -",
+                "names": "a list of names, such as [eager,xla]",
                 "size": "a pair [height, width] of whole numbers from 1",
                 "numbers": "a list of whole numbers from 0, such as [0,1],",
             }[self.kind]
@@ -73,6 +74,9 @@ class Key:
             return isinstance(value, str) and value != "" and (not self.choices or value in self.choices)
         if self.kind == "name":
             return isinstance(value, str) and re.fullmatch(r"[\w+-][\w.+-]*", value) is not None
+        if self.kind == "names":
+            name = Key(kind="name", help="", example="")
+            return isinstance(value, list | tuple) and len(value) > 0 and all(name.accepts(one) for one in value)
         if self.kind == "size":
             number = Key(kind="int", help="", example=0, at_least=1)
             return isinstance(value, list | tuple) and len(value) == 2 and all(number.accepts(one) for one in value)
