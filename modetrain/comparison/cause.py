@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modetrain.comparison.findings import Finding
+from modetrain.comparison.findings import KINDS, Finding
 from modetrain.comparison.judge import Verdict
 from modetrain.comparison.place import Place
 from modetrain.comparison.seen import Impure, StepError
@@ -49,7 +49,7 @@ def different(mode: str, verdicts: Sequence[Verdict], first_step: int, found: Ex
     shown = next(one for kind in _ORDER if kind in kinds for one in [_largest(here, kind)])
     nonfinite = next((one for one in here if one.nonfinite), None)
     shown = nonfinite or shown
-    kind = (found.kind if found else None) or ("nonfinite" if nonfinite else "different")
+    kind: str = (found.kind if found else None) or ("nonfinite" if nonfinite else "different")
     steps = len({one.step for one in verdicts})
     said = [_numbers(shown, first_step)]
     if len(here) > 1:
@@ -75,31 +75,36 @@ def different(mode: str, verdicts: Sequence[Verdict], first_step: int, found: Ex
     )
 
 
-def impure(reference: str, found: Sequence[Impure], first_step: int, why: Explanation | None) -> Finding:
-    """The finding that the reference gives other numbers when a step is repeated."""
+def impure(
+    reference: str, others: Sequence[str], found: Sequence[Impure], first_step: int, why: Explanation | None
+) -> list[Finding]:
+    """The finding that the reference gives other numbers when a step is repeated, for every mode compared with it."""
     first = found[0]
-    said = [
-        f"the step is no function of (state, batch): repeated from the same state on the same batch, step "
-        f"{first_step + first.step + 1} gives other values of {_listed(first.tensors)}; so there is nothing to compare "
-        "other modes with."
-    ]
+    step = first_step + first.step + 1
     kind = (why.kind if why else None) or "impure"
     if kind == "random":
-        said = [
-            f"different random numbers: repeated from the same state on the same batch, step {first_step + first.step + 1} "
-            f"draws other numbers, which change {_listed(first.tensors)}; no other mode can draw the same."
-        ]
-    finding = Finding(
-        mode=reference,
-        kind=kind,
-        message="",
-        step=first_step + first.step + 1,
-        tensor=first.tensors[0],
-        tensors=first.tensors,
-        steps=len(found),
-        blame="python" if kind == "impure" else None,
-    )
-    return _with(why, finding, said)
+        what = f"different random numbers: repeated from one state on one batch, step {step} of {reference} draws others, which"
+        said = f"{what} change {_listed(first.tensors)}; no other mode can draw the same."
+    else:
+        what = f"the step is no function of (state, batch): repeated from one state on one batch, step {step} of {reference}"
+        said = f"{what} gives other values of {_listed(first.tensors)}; no other mode can do the same."
+    findings = []
+    for mode in others:
+        finding = Finding(
+            mode=mode,
+            kind=kind,
+            message="",
+            step=step,
+            tensor=first.tensors[0],
+            tensors=first.tensors,
+            steps=len(found),
+            blame="python" if kind == "impure" else None,
+        )
+        finding = _with(why, finding, [said])
+        if findings:
+            finding = dataclasses.replace(finding, message=f"as {others[0]}: {KINDS[kind]}.")
+        findings.append(finding)
+    return findings
 
 
 def raises(mode: str, reference: str, step: int, wanted: StepError | None, found: StepError | None) -> Finding:

@@ -7,6 +7,7 @@ then an arm's own. What it is to do is on the shelf in FOLDER, and there it leav
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import os
 import sys
 from collections.abc import Mapping
@@ -26,25 +27,29 @@ class Job:
     """What a process is to do.
 
     Attributes:
-      task: `lead`, `follow`, `floors`, `explain` or `float64`.
+      task: `lead`, `follow`, `floors` or `explain`.
       arm: name of the arm.
       reference: name of the reference.
       words: overrides of the arm's run.
       config_dirs: as on the command line.
+      reference_compile: its `mode.compile`.
       steps, draws: as configured.
       numbers: the steps that a task is about, where not all.
       checkpoints: what to begin from, the best first; none is the start.
+      environ: environment variables to set.
     """
 
     task: str
     arm: str
     reference: str
+    reference_compile: str
     words: tuple[str, ...]
     config_dirs: tuple[str, ...] = ()
     steps: int
     draws: int
     numbers: tuple[int, ...] = ()
     checkpoints: tuple[Path, ...] = ()
+    environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -55,9 +60,11 @@ class Job:
 def main(folder: str, name: str) -> int:
     """Does the job of that name; returns the exit code."""
     worker.die_with_parent(os.environ)
+    faulthandler.enable()  # whatever signal ends this process, the lines it was at are printed
     shelf = Shelf(Path(folder))
     job: Job = shelf.get(f"{name}/job")
     settings = config.load(job.words, Path.cwd(), job.config_dirs)
+    os.environ.update(job.environ)
     settings.mode.set_environment()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     chief, arm = build(job, settings, shelf)
@@ -108,6 +115,13 @@ def _do(job: Job, arm: Arm, shelf: Shelf) -> Any:
     if job.task == "floors":
         layout = arm.layout()
         return lockstep.floors(arm, shelf, job.reference, job.numbers, layout, draws=job.draws, first_draw=1000)
+    if job.task == "explain":
+        from modetrain.comparison import explain
+
+        (number,) = job.numbers
+        if job.arm == job.reference:
+            return explain.impurity(arm, shelf, job.reference, number)
+        return explain.difference(arm, shelf, job.reference, number, job.reference_compile)
     if job.task == "lead":
         report = work.lead(arm, shelf, job.arm, draws=job.draws, say=say)
     else:

@@ -6,8 +6,10 @@ Imports no TensorFlow: that is for the processes of the modes.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +22,7 @@ from rich.console import Console
 
 from modetrain import config, paths, resume
 from modetrain.command_line import CommandLine
+from modetrain.comparison import place
 from modetrain.comparison.cause import Explanation
 from modetrain.comparison.child import Job
 from modetrain.comparison.conduct import Death, conduct
@@ -34,6 +37,13 @@ from modetrain.verdict import Limits
 AGREE, DISAGREE = 0, 1
 JSON = "compare.json"
 SCHEMA = 1
+
+# What each variant of an arm changes.
+_CHANGED = {"float64": ("mode.precision=float64",), "strict": ("mode.compile=graph", "mode.strict=true"), "onednn": ()}
+_CHANGES = {"float64": ("mode.precision",), "strict": ("mode.compile", "mode.strict"), "onednn": ()}
+_ENVIRON = {"onednn": {"TF_ENABLE_ONEDNN_OPTS": "0"}}
+_TENSORFLOWS = re.compile(r"[IWEF]\d{4} |WARNING: All log messages")
+_FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 
 
 def run(settings: Settings, line: CommandLine, cwd: Path) -> int:
@@ -146,6 +156,7 @@ class Processes:
         self._config_dirs = tuple(config_dirs)
         self._where = where
         self._cwd = cwd
+        self._reference_compile = config.load(words[settings.compare.modes[0]], cwd, config_dirs).mode.compile
 
     def lead(self, mode: str) -> ArmReport | Death:
         return self._run(self._job("lead", mode))
@@ -156,8 +167,20 @@ class Processes:
     def floors(self, numbers: Sequence[int], draws: int) -> dict[int, dict[str, float]] | Death:
         return self._run(self._job("floors", self._settings.compare.modes[0], numbers=numbers, draws=draws))
 
+    def variant(self, mode: str, change: str, numbers: Sequence[int]) -> ArmReport | Death | None:
+        if change == "float64" and self._settings.mode.precision == "float64":
+            return None
+        job = self._job("follow", mode, numbers=numbers)
+        words = [word for word in job.words if _key(word) not in _CHANGES[change]]
+        return self._run(
+            dataclasses.replace(
+                job, arm=f"{mode}@{change}", words=(*words, *_CHANGED[change]), environ=_ENVIRON.get(change, {})
+            )
+        )
+
     def explain(self, mode: str, number: int) -> Explanation | None:
-        return None
+        found = self._run(self._job("explain", mode, numbers=[number]))
+        return None if isinstance(found, Death) else found
 
     def _job(self, task: str, mode: str, *, numbers: Sequence[int] = (), draws: int | None = None) -> Job:
         compare = self._settings.compare
@@ -165,6 +188,7 @@ class Processes:
             task=task,
             arm=mode,
             reference=compare.modes[0],
+            reference_compile=self._reference_compile,
             words=self._words[mode],
             config_dirs=self._config_dirs,
             steps=compare.steps,
@@ -191,9 +215,13 @@ class Processes:
             return self.shelf.get(f"{job.name}/result")
         phase = self.shelf.get(f"{job.name}/phase") if self.shelf.has(f"{job.name}/phase") else "setup"
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        text = log.read_text(errors="replace") if log.exists() else ""
-        last = [line.strip() for line in text.splitlines() if line.strip()]
-        return Death(how=how, phase=phase, tail=last[-1] if last else "")
+        said = log.read_text(errors="replace") if log.exists() else ""
+        # Lines of TensorFlow's own log say what hardware there is.
+        last = [line.strip() for line in said.splitlines() if line.strip() and not _TENSORFLOWS.match(line)]
+        # The innermost line comes first in such a report, and so does the thread that was running.
+        frames = [(file, int(number), name) for file, number, name in _FRAME.findall(said)]
+        where = place.innermost(reversed(frames)) if code < 0 else None
+        return Death(how=how, phase=phase, tail=last[-1] if last else "", place=where)
 
     def _launch(self, command: Sequence[str], workers: int, folder: Path, settings: Settings) -> int:
         with open(folder / "output.log", "w") as output:

@@ -11,9 +11,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from modetrain.comparison import cause, judge, tolerance
 from modetrain.comparison.findings import ArmResult, Comparison, Finding
 from modetrain.comparison.judge import Verdict
+from modetrain.comparison.place import Place
 from modetrain.comparison.seen import ArmReport, Impure, Seen, Speed
 from modetrain.comparison.shelf import Shelf, before
 
@@ -31,11 +34,13 @@ class Death:
       how: `SIGSEGV`, or `exit code 3`.
       phase: what it was doing.
       tail: what it printed last.
+      place: the user's line that it was in.
     """
 
     how: str
     phase: str
     tail: str = ""
+    place: Place | None = None
 
 
 class Runner(Protocol):
@@ -53,6 +58,13 @@ class Runner(Protocol):
 
     def floors(self, numbers: Sequence[int], draws: int) -> dict[int, dict[str, float]] | Death:
         """The noise of some steps by more draws."""
+        ...
+
+    def variant(self, mode: str, change: str, numbers: Sequence[int]) -> ArmReport | Death | None:
+        """Some steps of a mode with something changed (`float64`, `strict`, `onednn`), on the shelf as `<mode>@<change>`.
+
+        None where that cannot be had.
+        """
         ...
 
     def explain(self, mode: str, number: int) -> cause.Explanation | None:
@@ -94,7 +106,8 @@ def conduct(
     notes = [f"{reference}: {note}" for note in lead.notes]
     if impure:
         say(f"{reference}: the same step gave other numbers; looking for the cause")
-        findings.append(cause.impure(reference, impure, first_step, runner.explain(reference, impure[0].step)))
+        why = runner.explain(reference, impure[0].step)
+        findings.extend(cause.impure(reference, others, impure, first_step, why))
     arms = {reference: course.reference_result()}
     raised = course.raised()
     if raised is not None:
@@ -151,9 +164,58 @@ class _Course:
         if different:
             say(f"{mode}: looking for the first operation that differs")
             step = min(one.step for one in different)
-            findings.append(cause.different(mode, different, self.first_step, self.runner.explain(mode, step)))
+            why = self._blamed(mode, report, [one for one in different if one.step == step], say)
+            findings.append(cause.different(mode, different, self.first_step, why))
         result = self._result(mode, report, verdicts, comparable=comparable, failed=errors is not None)
         return _Arm(result=result, findings=tuple(findings), notes=notes)
+
+    def _blamed(
+        self, mode: str, report: ArmReport, here: Sequence[Verdict], say: Callable[[str], None]
+    ) -> cause.Explanation:
+        """The explanation of a step that differs, with what makes the difference found out by leaving things out."""
+        why = self.runner.explain(mode, here[0].step) or cause.Explanation()
+        if why.kind == "random" or why.blame == "tracing":
+            return why
+        if report.effective.get("replicas", 1) != self.lead.effective.get("replicas", 1):
+            return dataclasses.replace(why, blame="replicas")
+        say(f"{mode}: trying the same step without graph optimizations, and in float64")
+        said, blame, number = list(why.said), why.blame, here[0].step
+        wide = {one.tensor: one.relative for one in self._pairs(mode, "float64", [number])}
+        strict = self._agrees_without(mode, "strict", here)
+        if strict is False:
+            blame = "tracing"
+            said.append(
+                "Without graph optimizations it differs as well: the traced step is another one than the eager one."
+            )
+        elif strict and report.effective.get("compile") == "xla":
+            blame = "xla"
+            said.append("As a graph without optimizations the step agrees: XLA makes the difference.")
+        elif strict:
+            blame = "onednn" if self._agrees_without(mode, "onednn", here) else "grappler"
+            name = {"onednn": "oneDNN's kernels", "grappler": "TensorFlow's graph optimizer (grappler)"}[blame]
+            said.append(f"{name} makes the difference: without it the step agrees (mode.strict=true).")
+        if wide:
+            gone = all(wide.get(one.tensor, np.inf) <= 1e-4 * one.relative for one in here)
+            said.append(
+                "In float64 the modes agree: it is a cancellation, which one of them computes more exactly."
+                if gone
+                else "In float64 they differ as well: it is no rounding."
+            )
+        return dataclasses.replace(why, said=tuple(said), blame=blame)
+
+    def _agrees_without(self, mode: str, change: str, here: Sequence[Verdict]) -> bool | None:
+        """Whether a step agrees once something is left out, in all that differs with it; None where that cannot be had."""
+        shelf, number = self.runner.shelf, here[0].step
+        report = self.runner.variant(mode, change, [number])
+        if not isinstance(report, ArmReport) or report.error is not None:
+            return None
+        wanted, got = shelf.get(f"{self.reference}/{number}"), shelf.get(f"{mode}@{change}/{number}")
+        if got.error is not None:
+            return None
+        start, floors = before(shelf, self.reference, number), shelf.get(f"{self.reference}/floors")[number]
+        again = judge.step(number, start, wanted, got, self.lead.layout, floors, self.lead.compute_dtype)
+        names = {one.tensor for one in here}
+        return all(one.verdict != tolerance.DIFFERENT for one in again if one.tensor in names)
 
     def _not_built(self, mode: str, report: ArmReport, notes: tuple[str, ...]) -> _Arm:
         raised = self.raised()
@@ -188,8 +250,8 @@ class _Course:
         floors: dict[int, dict[str, float]] = shelf.get(f"{self.reference}/floors")
         confirmed: set[int] = shelf.get("confirmed") if shelf.has("confirmed") else set()
         while True:
-            verdicts = self._verdicts(mode, floors)
-            differing = sorted({one.step for one in verdicts if one.verdict == tolerance.DIFFERENT})
+            verdicts = self._without_rounding(mode, self._verdicts(mode, floors), say)
+            differing = _differing(verdicts)
             if not differing or differing[0] in confirmed:
                 return verdicts
             wanted = [number for number in differing if number not in confirmed][:_STEPS_TO_CONFIRM]
@@ -202,6 +264,41 @@ class _Course:
             shelf.put("confirmed", confirmed)
             shelf.put(f"{self.reference}/floors", floors)
 
+    def _without_rounding(self, mode: str, verdicts: list[Verdict], say: Callable[[str], None]) -> list[Verdict]:
+        """The verdicts, of which those that float64 makes disappear are called rounding."""
+        numbers = [number for number in _differing(verdicts) if _may_be_rounding(verdicts, number)]
+        if not numbers:
+            return verdicts
+        if not self.runner.shelf.has(f"{mode}@float64/{numbers[0]}"):
+            say(f"{mode}: differs a little; trying the same steps in float64")
+        relative: dict[tuple[int, str], float] = {}
+        for one in self._pairs(mode, "float64", numbers):
+            relative[one.step, one.tensor] = one.relative
+
+        def seen_again(one: Verdict) -> Verdict:
+            wide = relative.get((one.step, one.tensor), np.inf)
+            if one.verdict == tolerance.DIFFERENT and tolerance.is_rounding(one.relative, one.floors, wide):
+                return dataclasses.replace(one, verdict=tolerance.ROUNDING)
+            return one
+
+        return [seen_again(one) for one in verdicts]
+
+    def _pairs(self, mode: str, change: str, numbers: Sequence[int]) -> list[Verdict]:
+        """Verdicts on a mode next to the reference, both with something changed; empty where that cannot be had."""
+        shelf, found = self.runner.shelf, []
+        for name in (self.reference, mode):
+            kept = f"{name}@{change}"
+            missing = [number for number in numbers if not shelf.has(f"{kept}/{number}")]
+            report = self.runner.variant(name, change, missing) if missing else None
+            if missing and (not isinstance(report, ArmReport) or report.error is not None):
+                return []
+        for number in numbers:
+            wanted, got = (shelf.get(f"{name}@{change}/{number}") for name in (self.reference, mode))
+            if wanted.error is None and got.error is None:
+                start = before(shelf, self.reference, number)
+                found += judge.step(number, start, wanted, got, self.lead.layout, {}, "float64")
+        return found
+
     def _result(
         self, mode: str, report: ArmReport, verdicts: Sequence[Verdict], *, comparable: bool, failed: bool
     ) -> ArmResult:
@@ -213,7 +310,7 @@ class _Course:
             if one.kind not in worst or one.floors > worst[one.kind].floors:
                 worst[one.kind] = one
             by_step[one.step] = max(by_step[one.step], one.floors)
-        order = (tolerance.DIFFERENT, tolerance.WITHIN, tolerance.BITWISE)
+        order = (tolerance.DIFFERENT, tolerance.ROUNDING, tolerance.WITHIN, tolerance.BITWISE)
         seen = {one.verdict for one in verdicts}
         verdict = next((name for name in order if name in seen), tolerance.BITWISE)
         if failed:
@@ -242,6 +339,15 @@ class _Course:
         return found
 
 
+def _differing(verdicts: Sequence[Verdict]) -> list[int]:
+    return sorted({one.step for one in verdicts if one.verdict == tolerance.DIFFERENT})
+
+
+def _may_be_rounding(verdicts: Sequence[Verdict], number: int) -> bool:
+    here = [one for one in verdicts if one.step == number and one.verdict == tolerance.DIFFERENT]
+    return all(one.floors <= tolerance.ROUNDING_LIMIT for one in here)
+
+
 def break_even(speed: Speed | None, reference: Speed | None) -> float | None:
     """Steps after which an arm with its compiling has taken less time than the reference; None where it never will."""
     if speed is None or reference is None or speed.step_ms is None or reference.step_ms is None:
@@ -255,9 +361,11 @@ def break_even(speed: Speed | None, reference: Speed | None) -> float | None:
 def crashed(mode: str, death: Death) -> Finding:
     """The finding that a process died."""
     message = f"the process died ({death.how}) during: {death.phase}."
-    if death.tail:
+    if death.place:
+        message += f" It was at {death.place}."
+    elif death.tail:
         message += f" It said last: {death.tail}"
-    return Finding(mode=mode, kind="crash", message=message, blame="xla" if mode == "xla" else None)
+    return Finding(mode=mode, kind="crash", message=message, place=death.place)
 
 
 def _at(error) -> str:

@@ -9,11 +9,13 @@ import sys
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
 
 import modetrain
 from modetrain import paths
 
 _PACKAGE = str(Path(modetrain.__file__).parent) + os.sep
+_RECIPE = _PACKAGE + "recipe.py"
 _LIBRARIES = tuple(
     dict.fromkeys(
         str(Path(folder)) + os.sep for folder in (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
@@ -47,10 +49,16 @@ def is_users(file: str) -> bool:
     return not file.startswith((_PACKAGE, *_LIBRARIES, "<")) and "__autograph_generated_file" not in file
 
 
+def _of_step(frames: list[tuple[str, int, str]]) -> list[tuple[str, int, str]]:
+    """The frames within the step under way: who called the library is not to be named."""
+    starts = [n for n, (file, _, function) in enumerate(frames) if file == _RECIPE and function == "run_train_step"]
+    return frames[starts[-1] + 1 :] if starts else frames
+
+
 def innermost(frames: Iterable[tuple[str, int, str]]) -> Place | None:
     """The last of the user's own frames (file, line, function), outermost first; None where there is none."""
     found = None
-    for file, line, function in frames:
+    for file, line, function in _of_step(list(frames)):
         if is_users(file):
             found = (file, line, function)
     return None if found is None else at(*found)
@@ -63,9 +71,12 @@ def at(file: str, line: int, function: str = "") -> Place:
 
 def of_caller() -> Place | None:
     """The innermost of the user's lines that are running now."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if is_users(frame.f_code.co_filename):
-            return at(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
-        frame = frame.f_back  # type: ignore[assignment]
+        file, function = frame.f_code.co_filename, frame.f_code.co_name
+        if file == _RECIPE and function == "run_train_step":
+            return None
+        if is_users(file):
+            return at(file, frame.f_lineno, function)
+        frame = frame.f_back
     return None

@@ -13,11 +13,17 @@ import dataclasses
 
 import numpy as np
 
-BITWISE, WITHIN, DIFFERENT = "bitwise", "within noise", "DIFFERENT"
+BITWISE, WITHIN, ROUNDING, DIFFERENT = "bitwise", "within noise", "rounding", "DIFFERENT"
 # Clean steps were measured at up to 3 floors, an input scaled by 1.00001 from 36 on.
 LIMIT = 10.0
 # Units in the last place of what is stored that two modes may differ by, whatever the draws show.
 FREE_ULPS = 2.0
+# A sum of n numbers one after the other is off by some sqrt(n) / 3 units, and XLA on a CPU adds so where other
+# kernels add in a tree; no draw shows that. Up to so many floors a difference that vanishes in float64 is such rounding; beyond,
+# it is a cancellation that one mode suffers and the other does not.
+ROUNDING_LIMIT = 1000.0
+# What is left in float64 of a difference that rounding made in float32, at most; 2e-9 is to be expected.
+_VANISHED = 1e-4
 _EPSILONS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-23, "float64": 2.0**-52}
 
 
@@ -95,6 +101,11 @@ def verdict(found: Gap, floor: float) -> str:
     if found.absolute == 0.0:
         return BITWISE
     return WITHIN if found.excess <= LIMIT * floor else DIFFERENT
+
+
+def is_rounding(relative: float, floors: float, relative_in_float64: float) -> bool:
+    """Whether a difference is rounding: it vanishes in float64, and is no larger than long sums can make it."""
+    return floors <= ROUNDING_LIMIT and relative_in_float64 <= max(_VANISHED * relative, 1e-12)
 
 
 def spacing(array: np.ndarray) -> np.ndarray:

@@ -85,7 +85,7 @@ def follow(
     """
     start = shelf.get(INITIAL)
     layout = arm.layout()
-    notes = ()
+    notes: tuple[str, ...] = ()
     own = arm.read()
     strange = [layout[key].label for key, value in own.items() if tolerance.gap(value, start[key]).absolute > 0]
     if strange and numbers is None:
