@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modetrain.callbacks import Callback as Callback
+    from modetrain.comparison.findings import Comparison as Comparison
+    from modetrain.comparison.library import compare as compare
     from modetrain.errors import ConfigError as ConfigError
     from modetrain.mode import Mode as Mode
     from modetrain.recipe import Recipe as Recipe
@@ -21,12 +23,14 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Callback": "modetrain.callbacks",
+    "Comparison": "modetrain.comparison.findings",
     "ConfigError": "modetrain.errors",
     "Mode": "modetrain.mode",
     "Recipe": "modetrain.recipe",
     "Settings": "modetrain.settings",
+    "compare": "modetrain.comparison.library",
 }
-__all__ = ["Callback", "ConfigError", "Mode", "Recipe", "Settings", "__version__"]
+__all__ = ["Callback", "Comparison", "ConfigError", "Mode", "Recipe", "Settings", "__version__", "compare"]
 
 
 def __getattr__(name: str) -> Any:

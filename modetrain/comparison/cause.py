@@ -27,6 +27,7 @@ class Explanation:
       said: sentences on it.
       blame: see `Finding.blame`.
       advice: what to do about it.
+      rounding: no operation differs by more than what adding in another order does.
     """
 
     kind: str | None = None
@@ -35,6 +36,7 @@ class Explanation:
     said: tuple[str, ...] = ()
     blame: str | None = None
     advice: str | None = None
+    rounding: bool = False
 
 
 # Nearer to the cause first: a wrong update follows from a wrong gradient, a wrong gradient mostly from a wrong loss.
@@ -46,7 +48,7 @@ def different(mode: str, verdicts: Sequence[Verdict], first_step: int, found: Ex
     step = min(one.step for one in verdicts)
     here = sorted((one for one in verdicts if one.step == step), key=lambda one: _ORDER.index(one.kind))
     kinds = {one.kind for one in here}
-    shown = next(one for kind in _ORDER if kind in kinds for one in [_largest(here, kind)])
+    shown = _largest(here, next(name for name in _ORDER if name in kinds))
     nonfinite = next((one for one in here if one.nonfinite), None)
     shown = nonfinite or shown
     kind: str = (found.kind if found else None) or ("nonfinite" if nonfinite else "different")
@@ -88,7 +90,7 @@ def impure(
     else:
         what = f"the step is no function of (state, batch): repeated from one state on one batch, step {step} of {reference}"
         said = f"{what} gives other values of {_listed(first.tensors)}; no other mode can do the same."
-    findings = []
+    findings: list[Finding] = []
     for mode in others:
         finding = Finding(
             mode=mode,
@@ -116,7 +118,7 @@ def raises(mode: str, reference: str, step: int, wanted: StepError | None, found
         advice = "Check it in the step with data of its own, or clip it: a compiled step does not check."
     else:
         message = f"step {step}: {mode} raises {error}; {reference} does not."
-        advice = error.advice
+        advice = error.advice or ""
     message += f" {error.place}" if error.place else ""
     return Finding(mode=mode, kind="error", message=message, step=step, place=error.place, advice=advice)
 

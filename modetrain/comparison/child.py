@@ -113,7 +113,7 @@ def _do(job: Job, arm: Arm, shelf: Shelf) -> Any:
         shelf.put(f"{job.name}/phase", phase)
 
     if job.task == "floors":
-        layout = arm.layout()
+        layout = shelf.get(f"{job.reference}/report").layout
         return lockstep.floors(arm, shelf, job.reference, job.numbers, layout, draws=job.draws, first_draw=1000)
     if job.task == "explain":
         from modetrain.comparison import explain
@@ -126,9 +126,9 @@ def _do(job: Job, arm: Arm, shelf: Shelf) -> Any:
         report = work.lead(arm, shelf, job.arm, draws=job.draws, say=say)
     else:
         report = work.follow(arm, shelf, job.arm, job.reference, numbers=job.numbers or None, say=say)
-    if report.speed is not None:
+    if report.time is not None:
         report = dataclasses.replace(
-            report, speed=dataclasses.replace(report.speed, peak_memory_mb=speed.peak_memory_mb())
+            report, time=dataclasses.replace(report.time, peak_memory_mb=speed.peak_memory_mb())
         )
     shelf.put(f"{job.arm}/report", report)
     return report

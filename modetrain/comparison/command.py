@@ -6,13 +6,10 @@ Imports no TensorFlow: that is for the processes of the modes.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
-import re
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,28 +19,17 @@ from rich.console import Console
 
 from modetrain import config, paths, resume
 from modetrain.command_line import CommandLine
-from modetrain.comparison import place
-from modetrain.comparison.cause import Explanation
-from modetrain.comparison.child import Job
-from modetrain.comparison.conduct import Death, conduct
+from modetrain.comparison import page, table
+from modetrain.comparison.conduct import conduct
 from modetrain.comparison.findings import Comparison
-from modetrain.comparison.seen import ArmReport
+from modetrain.comparison.processes import Processes
 from modetrain.comparison.shelf import Shelf
 from modetrain.errors import ConfigError, did_you_mean
-from modetrain.launch import launch
 from modetrain.settings import Settings
-from modetrain.verdict import Limits
 
 AGREE, DISAGREE = 0, 1
 JSON = "compare.json"
 SCHEMA = 1
-
-# What each variant of an arm changes.
-_CHANGED = {"float64": ("mode.precision=float64",), "strict": ("mode.compile=graph", "mode.strict=true"), "onednn": ()}
-_CHANGES = {"float64": ("mode.precision",), "strict": ("mode.compile", "mode.strict"), "onednn": ()}
-_ENVIRON = {"onednn": {"TF_ENABLE_ONEDNN_OPTS": "0"}}
-_TENSORFLOWS = re.compile(r"[IWEF]\d{4} |WARNING: All log messages")
-_FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
 
 
 def run(settings: Settings, line: CommandLine, cwd: Path) -> int:
@@ -80,7 +66,8 @@ def run(settings: Settings, line: CommandLine, cwd: Path) -> int:
     versions = runner.shelf.get("versions") if runner.shelf.has("versions") else {}
     write(comparison, settings, where.folder, versions)
     shutil.rmtree(working, ignore_errors=True)
-    say(str(comparison))
+    console.print(table.of(comparison))
+    say(f"compare.json and compare.html: {shown}")
     return AGREE if comparison.agrees else DISAGREE
 
 
@@ -116,7 +103,7 @@ def arm_words(settings: Settings, line: CommandLine, cwd: Path) -> dict[str, tup
 
 
 def write(comparison: Comparison, settings: Settings, folder: Path, versions: Mapping[str, str]) -> None:
-    """Writes compare.json."""
+    """Writes compare.json and compare.html."""
     described = {
         "schema": SCHEMA,
         "recipe": settings.recipe_name,
@@ -127,123 +114,8 @@ def write(comparison: Comparison, settings: Settings, folder: Path, versions: Ma
         "versions": dict(versions),
     }
     (folder / JSON).write_text(json.dumps(described, indent=2, allow_nan=False) + "\n")
-
-
-class Processes:
-    """Runs each arm in a process of its own.
-
-    Args:
-      settings: of `do=compare`.
-      words: overrides of each mode's run.
-      config_dirs: as typed.
-      where: the run folder, and what to begin from.
-      shelf: in files.
-      cwd: the folder to run in.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        words: dict[str, tuple[str, ...]],
-        config_dirs: Sequence[str],
-        where: resume.Place,
-        shelf: Shelf,
-        cwd: Path,
-    ):
-        self.shelf = shelf
-        self._settings = settings
-        self._words = words
-        self._config_dirs = tuple(config_dirs)
-        self._where = where
-        self._cwd = cwd
-        self._reference_compile = config.load(words[settings.compare.modes[0]], cwd, config_dirs).mode.compile
-
-    def lead(self, mode: str) -> ArmReport | Death:
-        return self._run(self._job("lead", mode))
-
-    def follow(self, mode: str) -> ArmReport | Death:
-        return self._run(self._job("follow", mode))
-
-    def floors(self, numbers: Sequence[int], draws: int) -> dict[int, dict[str, float]] | Death:
-        return self._run(self._job("floors", self._settings.compare.modes[0], numbers=numbers, draws=draws))
-
-    def variant(self, mode: str, change: str, numbers: Sequence[int]) -> ArmReport | Death | None:
-        if change == "float64" and self._settings.mode.precision == "float64":
-            return None
-        job = self._job("follow", mode, numbers=numbers)
-        words = [word for word in job.words if _key(word) not in _CHANGES[change]]
-        return self._run(
-            dataclasses.replace(
-                job, arm=f"{mode}@{change}", words=(*words, *_CHANGED[change]), environ=_ENVIRON.get(change, {})
-            )
-        )
-
-    def explain(self, mode: str, number: int) -> Explanation | None:
-        found = self._run(self._job("explain", mode, numbers=[number]))
-        return None if isinstance(found, Death) else found
-
-    def _job(self, task: str, mode: str, *, numbers: Sequence[int] = (), draws: int | None = None) -> Job:
-        compare = self._settings.compare
-        return Job(
-            task=task,
-            arm=mode,
-            reference=compare.modes[0],
-            reference_compile=self._reference_compile,
-            words=self._words[mode],
-            config_dirs=self._config_dirs,
-            steps=compare.steps,
-            draws=draws or compare.draws,
-            numbers=tuple(numbers),
-            checkpoints=self._where.checkpoints,
-        )
-
-    def _run(self, job: Job):
-        self.shelf.put(f"{job.name}/job", job)
-        folder = self.shelf.folder
-        assert folder is not None
-        command = [sys.executable, "-m", "modetrain.comparison.child", str(folder), job.name]
-        log = folder / job.name / "output.log"
-        settings = config.load(job.words, self._cwd, job.config_dirs)
-        if settings.mode.strategy == "multiworker":
-            code = self._launch(command, int(settings.mode.workers), folder / job.name, settings)
-        else:
-            with open(log, "wb") as output:
-                process = subprocess.Popen(command, cwd=self._cwd, stdout=output, stderr=subprocess.STDOUT)
-                with _ended(process):
-                    code = process.wait()
-        if code == 0 and self.shelf.has(f"{job.name}/result"):
-            return self.shelf.get(f"{job.name}/result")
-        phase = self.shelf.get(f"{job.name}/phase") if self.shelf.has(f"{job.name}/phase") else "setup"
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        said = log.read_text(errors="replace") if log.exists() else ""
-        # Lines of TensorFlow's own log say what hardware there is.
-        last = [line.strip() for line in said.splitlines() if line.strip() and not _TENSORFLOWS.match(line)]
-        # The innermost line comes first in such a report, and so does the thread that was running.
-        frames = [(file, int(number), name) for file, number, name in _FRAME.findall(said)]
-        where = place.innermost(reversed(frames)) if code < 0 else None
-        return Death(how=how, phase=phase, tail=last[-1] if last else "", place=where)
-
-    def _launch(self, command: Sequence[str], workers: int, folder: Path, settings: Settings) -> int:
-        with open(folder / "output.log", "w") as output:
-            return launch(
-                command,
-                workers=workers,
-                folder=folder,
-                say=lambda line: print(line, file=output, flush=True),
-                limits=Limits(startup=settings.mode.startup_timeout),
-                stream=output,
-            ).code
-
-
-@contextlib.contextmanager
-def _ended(process: subprocess.Popen) -> Iterator[None]:
-    """Within this the process lives; whatever ends the block ends it."""
-    try:
-        yield
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+    shown = page.of(comparison, title=f"recipe={settings.recipe_name}", command=settings.command, facts=versions)
+    (folder / page.NAME).write_text(shown)
 
 
 @contextlib.contextmanager

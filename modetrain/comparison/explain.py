@@ -79,7 +79,8 @@ def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_co
     if found is None and arm.mode.compile == "graph":
         found, alone = _alone(arm, number, state, first, floors, size), True
     if found is None:
-        return Explanation(said=("No single operation differs by more than noise when all are looked at.",))
+        said = "No operation differs by more than rounding of its sums; what follows from that differs."
+        return Explanation(said=(said,), rounding=True)
     return _said(found, arm.mode.compile, reference_compile, alone=alone)
 
 
@@ -125,6 +126,6 @@ def _alone(arm: Arm, number: int, state, first: probe.Log, floors: list[float], 
             continue
         gap = tolerance.gap(wanted, value)
         floor = max(floors[i], size * gap.scale)
-        if gap.absolute > tolerance.LIMIT * floor * (1.0 + entry.most_terms**0.5):
+        if gap.absolute > floor * bisect.allowed(first[i]):
             return Origin(entry=entry, gap=gap, floors=gap.absolute / floor if floor else np.inf)
     return None

@@ -15,7 +15,7 @@ from typing import Any
 from modetrain.comparison import tolerance
 from modetrain.comparison.judge import Verdict
 from modetrain.comparison.place import Place
-from modetrain.comparison.seen import Speed
+from modetrain.comparison.seen import Times
 
 # What a finding can be.
 KINDS = {
@@ -86,7 +86,7 @@ class ArmResult:
       losses: per loss its value in each step, each from the reference's state.
       drift: per loss its values when the mode is left alone.
       distance: how far its weights are from the reference's then, relative to how far those have moved.
-      speed: times and memory; None where they could not be measured.
+      time: times and memory; None where they could not be measured.
       break_even_steps: steps after which compiling has paid off against the reference; 0 where there is nothing to pay,
         None where it never does.
     """
@@ -100,7 +100,7 @@ class ArmResult:
     losses: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     drift: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     distance: Sequence[float] = ()
-    speed: Speed | None = None
+    time: Times | None = None
     break_even_steps: float | None = None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
@@ -32,6 +33,9 @@ _SILENT = (
     *("Placeholder", "Const", "NoOp", "Identity", "_EagerConst", "VarHandleOp", "Assert", "Print", "StringFormat"),
     # The key of a generator is arranged in one way for XLA and in another for kernels; what is drawn with it is compared.
     *("StatelessRandomGetKeyCounter", "StatelessRandomGetKeyCounterAlg", "StatelessRandomGetAlg"),
+)
+_ADDS_UP = re.compile(
+    r"MatMul|Conv|Sum|Mean|Softmax|BatchNorm|Einsum|Pool|L2Loss|AddN|SegmentSum|Scatter|BiasAddGrad|Norm|Cum|Apply"
 )
 _GRADIENT_FILE = "backprop.py"
 
@@ -105,6 +109,7 @@ def _eagerly(run: Callable[[], None]) -> Log:
     made: list[tuple[str, Any, Place | None, bool, tuple]] = []
 
     def note(op_type, inputs, attrs, outputs, op_name=None, graph=None):
+        op_type = op_type.decode() if isinstance(op_type, bytes) else op_type
         if graph is None and op_type not in _SILENT:
             where, gradient = _where()
             made.extend((op_type, output, where, gradient, tuple(inputs or ())) for output in outputs)
@@ -225,7 +230,7 @@ def _log(made: Sequence[tuple], positions: Mapping[int, int], ids: Mapping[str, 
                 place=where,
                 gradient=gradient,
                 inputs=before,
-                most_terms=_terms([_size(one) for one in inputs], _size(tensor)),
+                most_terms=_terms(op, [_size(one) for one in inputs], _size(tensor)),
             )
         )
     return log
@@ -270,7 +275,10 @@ def _size(tensor) -> int:
     return (tensor.shape.num_elements() or 1) if tensor.shape.rank is not None and tensor.dtype != tf.resource else 1
 
 
-def _terms(inputs: Sequence[int], output: int) -> float:
-    """How many products or numbers a sum in the output has, by the sizes alone: k for [m, k] x [k, n]."""
+def _terms(op: str, inputs: Sequence[int], output: int) -> float:
+    """How many numbers each number of the output may be a sum of, by the sizes alone: k for [m, k] x [k, n]."""
+    if not _ADDS_UP.search(op):
+        return 1.0
     first, second, *_ = sorted([*inputs, 1, 1], reverse=True)
-    return max(1.0, (first * second / max(output, 1)) ** 0.5 if second > 1 else first / max(output, 1))
+    largest = first / max(output, 1)
+    return max(1.0, largest, (first * second / max(output, 1)) ** 0.5)

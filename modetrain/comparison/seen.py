@@ -134,7 +134,7 @@ class Impure:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Speed:
+class Times:
     """How fast an arm is.
 
     Attributes:
@@ -169,7 +169,7 @@ class ArmReport:
       layout: what each entry of the state is.
       compute_dtype: the dtype that most of the step computes in.
       error: what building or compiling raised.
-      speed: None where it could not be measured.
+      time: None where it could not be measured.
       drift: per loss its values in a run left alone from the first state on; of the reference itself, of a run that
         starts with its weights moved by a rounding error.
       distance: how far the weights of that run are from the reference's after each step, relative to how far those have
@@ -182,7 +182,7 @@ class ArmReport:
     layout: Mapping[str, Entry] = dataclasses.field(default_factory=dict)
     compute_dtype: str = "float32"
     error: StepError | None = None
-    speed: Speed | None = None
+    time: Times | None = None
     drift: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     distance: Sequence[float] = ()
     notes: tuple[str, ...] = ()

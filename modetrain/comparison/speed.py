@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.comparison.arm import Arm
-from modetrain.comparison.seen import Speed, State
+from modetrain.comparison.seen import State, Times
 from modetrain.replicas import Replicas
 
 _SECONDS = 1.0  # to measure for, at least
@@ -21,7 +21,7 @@ _FLOATS = (256, 16_384, 262_144, 2_097_152)
 _REPEATS = 10
 
 
-def measure(arm: Arm, start: State, compile_s: float) -> Speed:
+def measure(arm: Arm, start: State, compile_s: float) -> Times:
     """Times steps from `start` on; the arm's state is another one afterwards.
 
     Args:
@@ -47,7 +47,7 @@ def measure(arm: Arm, start: State, compile_s: float) -> Speed:
         spent, calls = spent + took, calls + 1
     p50, p90 = (float(np.percentile(per_step, q)) for q in (50, 90))
     examples = next(iter(arm.batches.values())).shape[1]
-    return Speed(
+    return Times(
         compile_s=compile_s,
         first_step_ms=first_ms,
         step_ms={"p50": p50, "p90": p90},
@@ -91,6 +91,7 @@ def _time_of(replicas: Replicas, count: int) -> float:
     assert strategy is not None
 
     def on_replica(value):
+        value = tf.identity(value)  # on this replica's device
         for _ in range(_REPEATS):  # one after the other: each needs the one before
             value = tf.distribute.get_replica_context().all_reduce("MEAN", value)
         return tf.reduce_sum(value)

@@ -18,9 +18,9 @@ BITWISE, WITHIN, ROUNDING, DIFFERENT = "bitwise", "within noise", "rounding", "D
 LIMIT = 10.0
 # Units in the last place of what is stored that two modes may differ by, whatever the draws show.
 FREE_ULPS = 2.0
-# A sum of n numbers one after the other is off by some sqrt(n) / 3 units, and XLA on a CPU adds so where other
-# kernels add in a tree; no draw shows that. Up to so many floors a difference that vanishes in float64 is such rounding; beyond,
-# it is a cancellation that one mode suffers and the other does not.
+# XLA on a CPU adds long sums one number after the other where other kernels add in a tree, and loses more digits so than
+# draws of noise show. Up to so many floors a difference that vanishes in float64 is called such rounding; beyond, only if
+# the operation that it comes from is a sum. Else it is a cancellation that one mode suffers and the other does not.
 ROUNDING_LIMIT = 1000.0
 # What is left in float64 of a difference that rounding made in float32, at most; 2e-9 is to be expected.
 _VANISHED = 1e-4
@@ -103,9 +103,14 @@ def verdict(found: Gap, floor: float) -> str:
     return WITHIN if found.excess <= LIMIT * floor else DIFFERENT
 
 
+def vanishes(relative: float, relative_in_float64: float) -> bool:
+    """Whether a difference is one of rounding: in float64 next to nothing is left of it."""
+    return relative_in_float64 <= max(_VANISHED * relative, 1e-12)
+
+
 def is_rounding(relative: float, floors: float, relative_in_float64: float) -> bool:
-    """Whether a difference is rounding: it vanishes in float64, and is no larger than long sums can make it."""
-    return floors <= ROUNDING_LIMIT and relative_in_float64 <= max(_VANISHED * relative, 1e-12)
+    """Whether a difference is one of rounding, and no larger than long sums can make it."""
+    return floors <= ROUNDING_LIMIT and vanishes(relative, relative_in_float64)
 
 
 def spacing(array: np.ndarray) -> np.ndarray:

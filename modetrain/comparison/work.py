@@ -25,7 +25,7 @@ def silent(line: str) -> None:
     """Says nothing."""
 
 
-def lead(arm: Arm, shelf: Shelf, name: str, *, draws: int, say: Say = silent) -> ArmReport:
+def lead(arm: Arm, shelf: Shelf, name: str, *, draws: int, timed: bool = True, say: Say = silent) -> ArmReport:
     """The reference's part: its steps, its speed, whether it repeats, its noise, and the drift that noise alone makes.
 
     Args:
@@ -33,6 +33,7 @@ def lead(arm: Arm, shelf: Shelf, name: str, *, draws: int, say: Say = silent) ->
       shelf: where steps go, as `<name>/<number>`.
       name: of the arm.
       draws: repetitions of each step that measure its noise.
+      timed: whether to measure its speed.
       say: told what is being done.
     """
     start = arm.read()
@@ -48,7 +49,7 @@ def lead(arm: Arm, shelf: Shelf, name: str, *, draws: int, say: Say = silent) ->
     steps = lockstep.lead(arm, shelf, name)
     whole = steps - (shelf.get(f"{name}/{steps - 1}").error is not None)
     say("speed")
-    measured = speed.measure(arm, start, took) if whole == arm.steps else None
+    measured = speed.measure(arm, start, took) if timed and whole == arm.steps else None
     say("repeat")
     impure = lockstep.repeat(arm, shelf, name, steps, layout)
     shelf.put(f"{name}/impure", impure)
@@ -64,14 +65,21 @@ def lead(arm: Arm, shelf: Shelf, name: str, *, draws: int, say: Say = silent) ->
         effective=described_mode(arm),
         layout=layout,
         compute_dtype=arm.compute_dtype(),
-        speed=measured,
+        time=measured,
         drift=drift,
         distance=distance,
     )
 
 
 def follow(
-    arm: Arm, shelf: Shelf, name: str, reference: str, *, numbers: Sequence[int] | None = None, say: Say = silent
+    arm: Arm,
+    shelf: Shelf,
+    name: str,
+    reference: str,
+    *,
+    numbers: Sequence[int] | None = None,
+    timed: bool = True,
+    say: Say = silent,
 ) -> ArmReport:
     """Another mode's part: the same steps from the reference's states, its speed, and how it drifts when left alone.
 
@@ -81,6 +89,7 @@ def follow(
       name: of the arm.
       reference: name of the reference.
       numbers: which steps, for these alone and nothing else; None is everything.
+      timed: whether to measure its speed.
       say: told what is being done.
     """
     start = shelf.get(INITIAL)
@@ -106,7 +115,7 @@ def follow(
     whole = steps - (shelf.get(f"{reference}/{steps - 1}").error is not None)
     failed = any(shelf.get(f"{name}/{number}").error is not None for number in numbers)
     say("speed")
-    measured = speed.measure(arm, start, took) if not failed else None
+    measured = speed.measure(arm, start, took) if timed and not failed else None
     say("drift")
     drift, distance = _drift(arm, shelf, reference, start, whole, layout)
     return ArmReport(
@@ -114,7 +123,7 @@ def follow(
         effective=described_mode(arm),
         layout=layout,
         compute_dtype=arm.compute_dtype(),
-        speed=measured,
+        time=measured,
         drift=drift,
         distance=distance,
         notes=notes,
