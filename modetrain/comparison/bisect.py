@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 
 # Operations that draw random numbers.
 _RANDOM = re.compile(r"Random|Multinomial|TruncatedNormal|SampleDistortedBoundingBox|CandidateSampler")
-# An operation is an origin if it is this much further apart than all that it was computed from.
-_JUMP = 3.0
+# Rounding flips these where a number is next to a threshold, or two numbers are next to each other.
+_FLIPS = re.compile(
+    r"Relu\w*Grad|MaxPool|Greater|Less|Equal|ArgM|Round|Floor|Ceil|Rint|Sign|Cast|TopK|Sort|Select|Unique"
+)
+# An operation is an origin if what it was computed from agrees, or is so much nearer: errors are not spread evenly, and of
+# large tensors a part is looked at.
+_JUMP = 100.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,7 @@ def pairs(first: Log, second: Log) -> list[tuple[int, int]]:
     return [(block.a + i, block.b + i) for block in matcher.get_matching_blocks() for i in range(block.size)]
 
 
-def floors_of(log: Log, noisy: Sequence[Log]) -> list[float]:
+def floors_of(log: Log, noisy: Iterable[Log]) -> list[float]:
     """How far rounding noise moves each entry of a log: the largest difference in logs of moved steps."""
     found = [0.0] * len(log)
     for other in noisy:
@@ -93,7 +98,9 @@ def origin(first: Log, second: Log, floors: Sequence[float], *, epsilon: float, 
         apart[j] = (ratio, gap)
         limit = 0.0 if exact else allowed(one)
         before = max((apart[k][0] for k in _aligned_inputs(second, j, apart)), default=0.0)
-        if ratio > limit and (ratio > _JUMP * before or (np.isinf(ratio) and not np.isinf(before))):
+        sudden = before <= (0.0 if exact else tolerance.LIMIT) or ratio > _JUMP * before
+        flipped = before > 0 and _FLIPS.search(one.op) is not None and gap.nonfinite is None
+        if ratio > limit and sudden and not flipped and not np.isinf(before):
             stranger = _stranger(second, j, partner)
             if stranger is not None:
                 return Origin(entry=stranger, only_in="second", gap=gap, floors=ratio)

@@ -113,6 +113,9 @@ class _Course:
             findings.append(errors)
         if judged.different:
             findings.append(cause.different(mode, judged.different, self.first_step, judged.why))
+        rounded = [one for one in judged.verdicts if one.verdict == tolerance.ROUNDING]
+        if rounded and not judged.different:
+            notes += (_rounded(mode, max(rounded, key=lambda one: one.relative), self.first_step),)
         seen = {one.verdict for one in judged.verdicts} | ({tolerance.DIFFERENT} if errors else set())
         verdict = next((name for name in _WORST_FIRST if name in seen), tolerance.BITWISE)
         return _Arm(
@@ -187,6 +190,13 @@ def crashed(mode: str, death: Death) -> Finding:
     elif death.tail:
         message += f" It said last: {death.tail}"
     return Finding(mode=mode, kind="crash", message=message, place=death.place)
+
+
+def _rounded(mode: str, one: Verdict, first_step: int) -> str:
+    return (
+        f"{mode}: rounds otherwise, by up to {one.floors:,.0f} times what noise does ({one.tensor} in step "
+        f"{first_step + one.step + 1}, relative {one.relative:.0e}): it adds in another order, and in float64 it agrees"
+    )
 
 
 def _at(error: StepError) -> str:

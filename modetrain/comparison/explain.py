@@ -8,6 +8,7 @@ Runs the step again with every intermediate result written down, in both modes i
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -66,13 +67,15 @@ def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_co
         return None
     state = before(shelf, reference, number)
     first = probe.log_of(arm, reference_compile, number, state)
-    noisy = []
     size = tolerance.epsilon(arm.compute_dtype())
-    for draw in range(_NOISY_LOGS):
-        rng = np.random.default_rng([number, draw])
-        moved = {key: tolerance.moved(array, size, rng) for key, array in state.items()}
-        noisy.append(probe.log_of(arm, reference_compile, number, moved))
-    floors = bisect.floors_of(first, noisy)
+
+    def noisy() -> Iterator[probe.Log]:  # one at a time: a log holds every intermediate result
+        for draw in range(_NOISY_LOGS):
+            rng = np.random.default_rng([number, draw])
+            moved = {key: tolerance.moved(array, size, rng) for key, array in state.items()}
+            yield probe.log_of(arm, reference_compile, number, moved)
+
+    floors = bisect.floors_of(first, noisy())
     second = probe.log_of(arm, arm.mode.compile, number, state)
     found = bisect.origin(first, second, floors, epsilon=size)
     alone = False

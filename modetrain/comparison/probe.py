@@ -27,8 +27,8 @@ from modetrain.comparison.place import Place
 from modetrain.comparison.seen import State
 from modetrain.tracing import autograph_on
 
-# Larger tensors are looked at in so many places, evenly spread.
-_MOST_ELEMENTS = 65_536
+# Larger tensors are looked at in so many places, evenly spread. What a flipped ReLU changes stands in few.
+_MOST_ELEMENTS = 2**22
 _SILENT = (
     *("Placeholder", "Const", "NoOp", "Identity", "_EagerConst", "VarHandleOp", "Assert", "Print", "StringFormat"),
     # The key of a generator is arranged in one way for XLA and in another for kernels; what is drawn with it is compared.
@@ -159,7 +159,7 @@ class Graph:
         inputs = self._function.inputs[: len(self._given)]
         value = WrappedFunction(self._function.graph, VariableHolder()).prune(list(inputs), tensor)(*self._given)
         flat = np.asarray(value.numpy()).reshape(-1)
-        return _float(flat[:: _stride(flat.size)])
+        return flat[:: _stride(flat.size)]
 
 
 def _tensors(graph: tf.Graph) -> list[tf.Tensor]:
@@ -225,7 +225,7 @@ def _log(made: Sequence[tuple], positions: Mapping[int, int], ids: Mapping[str, 
         log.append(
             Entry(
                 op=op,
-                value=None if value is None else _float(value),
+                value=value,
                 shape=tuple(tensor.shape.as_list() if tensor.shape.rank is not None else ()),
                 place=where,
                 gradient=gradient,
@@ -265,10 +265,6 @@ def _sample_of(tensor: tf.Tensor) -> tf.Tensor:
     size = tensor.shape.num_elements()
     flat = tf.reshape(tensor, [-1])
     return flat if size is None or size <= _MOST_ELEMENTS else flat[:: _stride(size)]
-
-
-def _float(value: np.ndarray) -> np.ndarray:
-    return np.asarray(value).astype(np.float64)
 
 
 def _size(tensor) -> int:
