@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modetrain.callbacks import Callback as Callback
+    from modetrain.comparison.findings import Comparison as Comparison
+    from modetrain.comparison.library import compare as compare
     from modetrain.errors import ConfigError as ConfigError
     from modetrain.key import Bounds as Bounds
     from modetrain.key import Length as Length
@@ -24,13 +26,18 @@ __version__ = "0.1.0"
 _MODULES = {
     "Bounds": "modetrain.key",
     "Callback": "modetrain.callbacks",
+    "Comparison": "modetrain.comparison.findings",
     "ConfigError": "modetrain.errors",
     "Length": "modetrain.key",
     "Mode": "modetrain.mode",
     "Recipe": "modetrain.recipe",
     "Settings": "modetrain.settings",
+    "compare": "modetrain.comparison.library",
 }
-__all__ = ["Bounds", "Callback", "ConfigError", "Length", "Mode", "Recipe", "Settings", "__version__"]
+__all__ = [
+    *("Bounds", "Callback", "Comparison", "ConfigError", "Length", "Mode", "Recipe", "Settings"),
+    *("__version__", "compare"),
+]
 
 
 def __getattr__(name: str) -> Any:

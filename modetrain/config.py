@@ -19,7 +19,7 @@ from modetrain.compose import Composition, compose
 from modetrain.errors import ConfigError
 from modetrain.key import text
 from modetrain.mode import Mode
-from modetrain.settings import DataSettings, OptimizerSettings, Settings
+from modetrain.settings import CompareSettings, DataSettings, OptimizerSettings, Settings
 from modetrain.signatures import SourceText
 from modetrain.targets import instantiate
 
@@ -112,6 +112,7 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
     elif resume is not None and resume != "latest":
         resume = str(_absolute(resume, cwd))
     callbacks = {name: callback for name, callback in (config.get("callbacks") or {}).items() if callback is not None}
+    compare = {**config["compare"], "modes": tuple(config["compare"]["modes"])}
     return Settings(
         recipe_name=recipe_name,
         model_name=str(choices.get("model") or ""),
@@ -129,6 +130,7 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         resume=resume,
         command=command,
         check_numerics=config["check_numerics"],
+        compare=CompareSettings(**compare),
         notes=notes,
         resolved=config,
     )

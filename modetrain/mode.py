@@ -8,6 +8,7 @@ Nothing here imports TensorFlow, so that a combination that cannot run is refuse
 from __future__ import annotations
 
 import dataclasses
+import os
 
 from modetrain.errors import ConfigError, did_you_mean
 
@@ -149,6 +150,13 @@ class Mode:
         # convolutions; whether TensorFlow's default has it on depends on the processor. The bitwise claim of `strict`
         # needs it off on both sides.
         return {"TF_ENABLE_ONEDNN_OPTS": "0" if self.exact else "1"}
+
+    def set_environment(self) -> None:
+        """Sets them for this process. TensorFlow reads them once, when it is imported."""
+        for name, value in self.environment().items():
+            if self.exact:  # else what the user has set themselves stands
+                os.environ[name] = value
+            os.environ.setdefault(name, value)
 
     @property
     def exact(self) -> bool:

@@ -28,6 +28,7 @@ _HARMLESS = (
     "mode.steps_per_call",
     "mode.debug_data",
     "callbacks",
+    "compare",
     "do",
     "debug",
     "notes",
@@ -71,7 +72,8 @@ def place(settings: Settings, say: Callable[[str], None]) -> Place:
 
 def _place(settings: Settings, say: Callable[[str], None]) -> Place:
     if settings.resume is None:
-        folder = settings.run_dir or run_folder.new(run_folder.RUNS, settings.recipe_name, settings.mode.name)
+        what = settings.mode.name if settings.do != "compare" else "compare"
+        folder = settings.run_dir or run_folder.new(run_folder.RUNS, settings.recipe_name, what)
         folder.mkdir(parents=True, exist_ok=True)
         return Place(folder=folder)
     # `latest` without a run folder was resolved to one when the configuration was checked.
@@ -83,8 +85,8 @@ def _place(settings: Settings, say: Callable[[str], None]) -> Place:
     else:
         found = tuple(run_folder.checkpoint(owner, step) for step in reversed(run_folder.steps(owner)))
     folder = settings.run_dir or owner
-    if settings.do == "evaluate" and folder == owner:  # the record of the training stays as it is
-        folder = run_folder.new(owner, "evaluate", settings.mode.name)
+    if settings.do != "train" and folder == owner:  # the record of the training stays as it is
+        folder = run_folder.new(owner, settings.do, settings.mode.name)
     folder.mkdir(parents=True, exist_ok=True)
     if not found:
         say(f"resume={settings.resume}: {owner} holds no checkpoint yet; this run starts at step 0")

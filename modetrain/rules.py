@@ -18,7 +18,7 @@ from modetrain.compose import Composition
 from modetrain.errors import ConfigError
 from modetrain.key import text
 from modetrain.paths import shown
-from modetrain.settings import DataSettings, OptimizerSettings, Settings
+from modetrain.settings import CompareSettings, DataSettings, OptimizerSettings, Settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ def _optimizer(key: str, *names: str) -> Only:
     return Only(key=f"optimizer.{key}", other="optimizer.name", values=names, override="optimizer")
 
 
+_COMPARE = tuple(field.name for field in dataclasses.fields(CompareSettings))
 COUNTS_ONLY_WITH = (
     _optimizer("momentum", "sgd"),
     _optimizer("nesterov", "sgd"),
@@ -47,11 +48,12 @@ COUNTS_ONLY_WITH = (
         values=("cosine", "linear"),
         override="optimizer.schedule",
     ),
+    *(Only(key=f"compare.{key}", other="do", values=("compare",), override="do") for key in _COMPARE),
     Only(key="data.dir", other="data.source", values=("auto", "tfds"), override="data.source"),
 )
 _NEUTRAL = {
     f"{section}.{field.name}": field.default
-    for section, cls in (("data", DataSettings), ("optimizer", OptimizerSettings))
+    for section, cls in (("compare", CompareSettings), ("data", DataSettings), ("optimizer", OptimizerSettings))
     for field in dataclasses.fields(cls)
 }
 
@@ -295,6 +297,43 @@ def evaluate(settings: Settings) -> str | None:
     )
 
 
+def compare(settings: Settings) -> str | None:
+    if settings.do != "compare":
+        return None
+    modes, count = settings.compare.modes, settings.compare.replicas
+    if len(modes) == 1:
+        first = "graph" if modes[0] == "eager" else "eager"
+        return (
+            f"compare.modes={text(modes)}: there is nothing to compare one mode with. Type "
+            f"compare.modes={text([*sorted({first, modes[0]})])}."
+        )
+    twice = next((mode for mode in modes if modes.count(mode) > 1), None)
+    if twice is not None:
+        return (
+            f"compare.modes={text(modes)}: {twice} is in it twice; every mode runs once. Type "
+            f"compare.modes={text(list(dict.fromkeys(modes)))}."
+        )
+    if settings.check_numerics:
+        return (
+            "check_numerics=true with do=compare: NaNs and infinities are compared as they come, and the check does not "
+            "compile under XLA. Type check_numerics=false."
+        )
+    if settings.mode.name not in ("graph", *modes):
+        return (
+            f"mode={settings.mode.name} with do=compare: the modes are those of compare.modes={text(modes)}, so it would be "
+            f"ignored. Type compare.modes={text(['eager', settings.mode.name])}."
+        )
+    several = [mode for mode in modes if mode in ("mirrored", "multiworker")]
+    shares = count * settings.optimizer.accumulate
+    if several and settings.data.batch_size % shares:
+        nearest = max(1, round(settings.data.batch_size / shares)) * shares
+        return (
+            f"compare.replicas={count} with data.batch_size={settings.data.batch_size}: every replica of {several[0]} gets an "
+            f"equal share of the batch, and {shares} does not divide it. Type data.batch_size={nearest}."
+        )
+    return None
+
+
 Rule = Callable[[Settings], str | None]
 RULES: tuple[Rule, ...] = (
     mode,
@@ -309,4 +348,5 @@ RULES: tuple[Rule, ...] = (
     resume,
     further,
     evaluate,
+    compare,
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 from modetrain.key import Key
 from modetrain.mode import COMPILE, DEVICES, PRECISIONS, STRATEGIES, Mode
-from modetrain.settings import DataSettings, OptimizerSettings
+from modetrain.settings import CompareSettings, DataSettings, OptimizerSettings
 from modetrain.sources import SOURCES
 
 MISSING = "???"  # how a YAML file says that a value has to be given
@@ -64,7 +64,33 @@ KEYS: Mapping[str, Key] = {
         example=True,
         also=("check_nan", "detect_nan", "nan"),
     ),
-    "do.name": Key(kind="str", help="what is done with the run", example="train", choices=("train", "evaluate")),
+    "do.name": Key(
+        kind="str", help="what is done with the run", example="train", choices=("train", "evaluate", "compare")
+    ),
+    "compare.modes": Key(
+        kind="list",
+        help="of do=compare: the modes, the first is what the others are compared with",
+        example=["eager", "graph", "xla"],
+        each=Key(kind="name", help="", example="graph"),
+        shortest=1,
+        common=True,
+        also=("modes",),
+    ),
+    "compare.steps": Key(kind="int", help="of do=compare: how many steps", example=10, at_least=1, at_most=100_000),
+    "compare.draws": Key(
+        kind="int",
+        help="of do=compare: how often each step is repeated to measure its rounding noise",
+        example=3,
+        at_least=1,
+        at_most=1000,
+    ),
+    "compare.replicas": Key(
+        kind="int",
+        help="of do=compare: replicas of mirrored, workers of multiworker",
+        example=2,
+        at_least=2,
+        at_most=1024,
+    ),
     "data.name": Key(
         kind="str",
         help="TFDS data set (mnist, fashion_mnist, ...)",
@@ -290,7 +316,12 @@ KEYS: Mapping[str, Key] = {
 }
 
 # Defaults for what a user's own short file of a group leaves out: those of the dataclass it becomes.
-DATACLASSES: Mapping[str, type] = {"data": DataSettings, "optimizer": OptimizerSettings, "mode": Mode}
+DATACLASSES: Mapping[str, type] = {
+    "compare": CompareSettings,
+    "data": DataSettings,
+    "optimizer": OptimizerSettings,
+    "mode": Mode,
+}
 FREE = ("recipe", "model")  # sections whose keys are the arguments of their `_target_`
 SECTIONS = tuple(dict.fromkeys([*(key.split(".")[0] for key in KEYS), *FREE, "debug"]))
 CALLBACKS = tuple(dict.fromkeys(key.split(".")[1] for key in KEYS if key.startswith("callbacks.")))
@@ -301,7 +332,8 @@ def defaults() -> dict[str, Any]:
     found: dict[str, Any] = {"run_dir": None, "resume": None, "check_numerics": False, "callbacks": {}}
     for section, cls in DATACLASSES.items():
         fields = dataclasses.fields(cls)
-        found[section] = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+        given = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+        found[section] = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
     return found
 
 
