@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modetrain.callbacks import Callback as Callback
+    from modetrain.comparison.findings import Comparison as Comparison
+    from modetrain.comparison.library import compare as compare
     from modetrain.errors import ConfigError as ConfigError
+    from modetrain.key import Bounds as Bounds
+    from modetrain.key import Length as Length
     from modetrain.mode import Mode as Mode
     from modetrain.recipe import Recipe as Recipe
     from modetrain.settings import Settings as Settings
@@ -20,13 +24,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
+    "Bounds": "modetrain.key",
     "Callback": "modetrain.callbacks",
+    "Comparison": "modetrain.comparison.findings",
     "ConfigError": "modetrain.errors",
+    "Length": "modetrain.key",
     "Mode": "modetrain.mode",
     "Recipe": "modetrain.recipe",
     "Settings": "modetrain.settings",
+    "compare": "modetrain.comparison.library",
 }
-__all__ = ["Callback", "ConfigError", "Mode", "Recipe", "Settings", "__version__"]
+__all__ = [
+    *("Bounds", "Callback", "Comparison", "ConfigError", "Length", "Mode", "Recipe", "Settings"),
+    *("__version__", "compare"),
+]
 
 
 def __getattr__(name: str) -> Any:

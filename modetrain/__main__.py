@@ -65,17 +65,17 @@ def _main(words: Sequence[str], cwd: Path) -> int:
     if line.show_config:
         print(config.to_yaml(settings), end="")
         return 0
+    if settings.do == "compare":
+        from modetrain.comparison import command
+
+        return command.run(settings, line, cwd)
     if settings.mode.strategy == "multiworker":
         from modetrain import multiworker
 
         code = multiworker.start(settings, line, cwd)
         if code is not None:
             return code
-    # TensorFlow reads these once, when it is imported.
-    for name, value in settings.mode.environment().items():
-        if settings.mode.exact:  # else what the user has set themselves stands
-            os.environ[name] = value
-        os.environ.setdefault(name, value)
+    settings.mode.set_environment()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _quiet_stderr():
         import tensorflow  # noqa: F401

@@ -170,7 +170,7 @@ class Attempt:
                 self._read_marks(worker, watch)
         for worker, process in enumerate(self._processes):
             if worker not in self._exited and process.poll() is not None:
-                self._read_marks(worker, watch)
+                self._read_marks(worker, watch)  # it may have left some since
                 self._exited.add(worker)
                 watch.exited(worker, process.returncode, time.monotonic(), self.tail(worker))
 

@@ -1,8 +1,8 @@
-"""Checkpoints: one file a step, whole or not there at all, and proven to be what was written when it is read.
+"""A checkpoint: a file that holds every variable by name, the step, and what the run was made from.
 
-    <run>/checkpoints/step-00000500.npz     every variable by name, the step, and what the run was made from
-    <run>/checkpoints/best.npz              a second name of the best one
-    <run>/checkpoints/index.json            SHA-256 of each, so that one that is gone or exchanged is missed
+It is whole or not there at all, and proven to be what was written when it is read: by a SHA-256 over all of it inside, and
+by that of each file in `checkpoints/index.json`, so that one that is gone or exchanged is missed. Where the checkpoints of
+a run lie, `run_folder.py` knows.
 
 An .npz is an uncompressed zip archive of arrays; NumPy opens it anywhere. The SHA-256 in it is over all names, dtypes,
 shapes and bytes, and over what else is kept.
@@ -14,16 +14,15 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from modetrain import run_folder
 from modetrain.errors import ConfigError
 
-FOLDER = "checkpoints"
 INDEX = "index.json"
 _META = "__modetrain__"
 _SHA = "__sha256__"
@@ -56,32 +55,10 @@ class Checkpoint:
     meta: Mapping[str, Any]
 
 
-def path_of(folder: Path, step: int) -> Path:
-    """The checkpoint file of a step in a run folder."""
-    return folder / FOLDER / f"step-{step:08d}.npz"
-
-
-def step_of(path: Path) -> int | None:
-    """The step that a file's name tells; None for any other name."""
-    match = re.fullmatch(r"step-(\d+)\.npz", path.name)
-    return int(match[1]) if match else None
-
-
-def steps_of(folder: Path) -> list[int]:
-    """Steps that a run folder has a checkpoint of, ascending."""
-    return sorted(step for path in (folder / FOLDER).glob("step-*.npz") if (step := step_of(path)) is not None)
-
-
 def steps_known(folder: Path) -> list[int]:
     """Steps that a run folder has a checkpoint of, and those that it should have by its index, ascending."""
-    listed = (step_of(Path(name)) for name in index_of(folder / FOLDER))
-    return sorted({*steps_of(folder), *(step for step in listed if step is not None)})
-
-
-def latest(folder: Path, at_most: int | None = None) -> Path | None:
-    """The newest checkpoint of a run folder, of a step up to `at_most`; None where there is none."""
-    steps = [step for step in steps_of(folder) if at_most is None or step <= at_most]
-    return path_of(folder, steps[-1]) if steps else None
+    listed = (run_folder.step_of(Path(name)) for name in index_of(folder / run_folder.CHECKPOINTS))
+    return sorted({*run_folder.steps(folder), *(step for step in listed if step is not None)})
 
 
 def copied(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -145,7 +122,7 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} is damaged: SHA-256 {sha[:12]}... instead of the {kept[:12]}... it was written with."
         )
-    if step_of(path) not in (None, header["step"]):
+    if run_folder.step_of(path) not in (None, header["step"]):
         raise CheckpointError(f"{path} is another file under this name: it holds step {header['step']}.")
     listed = index_of(path.parent).get(path.name, sha)
     if listed != sha:

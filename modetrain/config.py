@@ -9,16 +9,18 @@ Everything is checked before TensorFlow is imported, in this order: the words ty
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from modetrain import overrides, paths, rules, schema, sources, targets, values
+from modetrain import overrides, paths, rules, run_folder, schema, targets, values
 from modetrain.compose import Composition, compose
 from modetrain.errors import ConfigError
 from modetrain.key import seconds, text
 from modetrain.mode import Mode
 from modetrain.settings import (
+    CompareSettings,
     DataSettings,
     InitFromSettings,
     NonfiniteSettings,
@@ -48,11 +50,10 @@ def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
     composition = compose(parsed, folders, cwd)
     _raise(values.problems(composition))
     paths.install_recipes(cwd)
-    _raise(_code_problems(composition, SourceText(cwd)))
+    _raise(_own_problems(composition, SourceText(cwd), folders))
     notes = _notes(composition, arguments, folders, cwd)
     settings = _settings(composition, _command(arguments, config_dirs), notes, cwd)
     _raise(rules.problems(settings, composition))
-    sources.check(settings.data)
     return settings
 
 
@@ -69,19 +70,33 @@ def _raise(problems: Iterable[str]) -> None:
         raise ConfigError("\n".join(found))
 
 
-def _code_problems(composition: Composition, code: SourceText) -> Iterator[str]:
+def _own_problems(composition: Composition, code: SourceText, folders: Sequence[Path]) -> Iterator[str]:
+    """What is wrong in the sections that belong to the user, and with the code that they name."""
     config = composition.config
-    for section in schema.FREE:
-        node = config.get(section)
-        if section == "recipe" and (not node or "_target_" not in node):
-            yield (
-                f"recipe={composition.choices['recipe']}: its file names no class. Write recipe: with a line "
-                "_target_: recipes.<file>.<Class> below it, or type +recipe._target_=recipes.<file>.<Class>."
-            )
+    if not config.get("recipe") or "_target_" not in config["recipe"]:
+        yield (
+            f"recipe={composition.choices['recipe']}: its file names no class. Write recipe: with a line "
+            "_target_: recipes.<file>.<Class> below it, or type +recipe._target_=recipes.<file>.<Class>."
+        )
+    own = {section: config.get(section) for section in schema.FREE}
+    callbacks = config.get("callbacks") or {}
+    own |= {f"callbacks.{name}": node for name, node in callbacks.items() if name not in schema.CALLBACKS}
+    declared: set[str] = set()
+    for section, node in own.items():
         yield from targets.check(section, node, code, given=composition.given)
-    for name, node in (config.get("callbacks") or {}).items():
-        if name not in schema.CALLBACKS:
-            yield from targets.check(f"callbacks.{name}", node, code, given=composition.given)
+        declared |= targets.declared(section, node, code)
+    yield from values.free_problems(composition, declared)
+    if own["recipe"]:
+        choice = f"model={text(composition.choices.get('model'))}"
+        yield from targets.check_model(own["recipe"], own["model"], choice, _models(folders), code)
+
+
+def _models(folders: Sequence[Path]) -> dict[str, str]:
+    """Per model that can be chosen the target its file names."""
+    # Read as text: a file that was not chosen need not even be YAML.
+    texts = {n: file.read_text("utf-8", errors="replace") for n, file in paths.options("model", folders).items()}
+    found = {name: re.search(r"^_target_:\s*([\w.]+)", text, re.MULTILINE) for name, text in texts.items()}
+    return {name: match[1] for name, match in found.items() if match}
 
 
 def _command(arguments: Sequence[str], config_dirs: Sequence[str]) -> str:
@@ -101,7 +116,7 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
     run_dir = _absolute(config["run_dir"], cwd) if config["run_dir"] is not None else None
     resume = config["resume"]
     if resume == "latest" and run_dir is None:
-        run_dir = paths.latest_run(cwd / paths.RUNS, recipe_name, mode.name)
+        run_dir = run_folder.latest(cwd / run_folder.RUNS, recipe_name, mode.name)
     elif resume is not None and resume != "latest":
         resume = str(_absolute(resume, cwd))
     first = config["init_from"]
@@ -111,6 +126,7 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         exclude=tuple(first["exclude"]) if first["exclude"] is not None else None,
     )
     callbacks = {name: callback for name, callback in (config.get("callbacks") or {}).items() if callback is not None}
+    compare = {**config["compare"], "modes": tuple(config["compare"]["modes"])}
     return Settings(
         recipe_name=recipe_name,
         model_name=str(choices.get("model") or ""),
@@ -132,6 +148,7 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         init_from=init_from,
         watchdog=WatchdogSettings(**config["watchdog"]),
         stop_after=seconds(config["stop_after"]),
+        compare=CompareSettings(**compare),
         notes=notes,
         resolved=config,
     )

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from modetrain.draws import named_seed
 from modetrain.errors import ConfigError
+from modetrain.replicas import Replicas
 from modetrain.settings import DataSettings
 from modetrain.sources import Source
 
@@ -49,6 +50,11 @@ class Cut:
     replicas: int = 1
     first: int = 0
     local: int = 1
+
+    @classmethod
+    def over(cls, replicas: Replicas, parts: int = 1) -> Cut:
+        """Over these replicas, what this process needs of it."""
+        return cls(parts=parts, replicas=replicas.count, first=replicas.first, local=replicas.local)
 
     def of(self, batch: tf.Tensor, axis: int = 0) -> tf.Tensor:
         """What this process needs of a batch, whose examples lie along `axis`.

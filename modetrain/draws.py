@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import gen_stateless_random_ops_v2 as stateless_ops
 
@@ -159,7 +158,7 @@ class _Share(threading.local):
     """What part of a batch a thread's replica has: rows `replica * examples` and following, `examples` of them."""
 
     examples: int = 0
-    replica: int = 0
+    replica: int | tf.Tensor = 0
     replicas: int = 1
 
 
@@ -215,8 +214,7 @@ def _rows_of(sampler: Callable[..., tf.Tensor], *, by_count: bool) -> Callable[.
             return tf.reshape(_continued(sampler, int(static.prod()), **given), static)
         whole = static.copy()
         whole[axis] *= _share.replicas
-        begin = np.zeros_like(static)
-        begin[axis] = _share.replica * static[axis]
+        begin = [_share.replica * int(size) if a == axis else 0 for a, size in enumerate(static)]
         return tf.slice(sampler(tf.constant(whole), **given), begin, static)
 
     return draw
@@ -231,6 +229,10 @@ def _axis_of_examples(shape: list[int]) -> int | None:
 def _continued(sampler: Callable[..., tf.Tensor], size: int, *, counter: tf.Tensor, **given: Any) -> tf.Tensor:
     """The `size` numbers from number `replica * size` on of an endless draw."""
     dtype = tf.as_dtype(given["minval"].dtype if "minval" in given else given["dtype"])
-    count, skipped = divmod(_share.replica * size, _GROUP_OF_WIDE if dtype.size == _WIDE else _GROUP)
-    moved = counter + tf.constant([count, 0], tf.uint64)
-    return sampler(tf.constant([skipped + size], tf.int32), counter=moved, **given)[skipped:]
+    group = _GROUP_OF_WIDE if dtype.size == _WIDE else _GROUP
+    first = tf.cast(_share.replica, tf.uint64) * size
+    moved = counter + tf.stack([first // group, tf.constant(0, tf.uint64)])
+    if size % group == 0:
+        return sampler(tf.constant([size], tf.int32), counter=moved, **given)
+    drawn = sampler(tf.constant([size + group], tf.int32), counter=moved, **given)
+    return tf.slice(drawn, [tf.cast(first % group, tf.int32)], [size])

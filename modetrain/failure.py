@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modetrain.checkpoint import latest
+from modetrain import run_folder
 from modetrain.data import Block
 from modetrain.nonfinite import Finding
 
@@ -138,6 +138,7 @@ def eager_command(command: str, *, checkpoint: Path | None, run_dir: Path, extra
         "restart_workers",
         "startup_timeout",
         "devices",
+        "tpu",
         "sync_batch_norm",
     )
     fast = (
@@ -165,7 +166,7 @@ def _notes(
         return []
     command = eager_command(
         run.command,
-        checkpoint=latest(run.folder, at_most=step),
+        checkpoint=run_folder.newest(run.folder, at_most=step),
         run_dir=run.folder / f"eager-{step}",
         extra=extra,
     )

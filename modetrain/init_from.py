@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from modetrain import checkpoint
+from modetrain import checkpoint, run_folder
 from modetrain.errors import ConfigError, did_you_mean
 from modetrain.recipe import Recipe
 from modetrain.settings import InitFromSettings
@@ -67,7 +67,7 @@ def start(recipe: Recipe, settings: InitFromSettings, say: Callable[[str], None]
 def _file(path: Path) -> Path:
     if path.suffix == ".npz":
         return path
-    newest = checkpoint.latest(path)
+    newest = run_folder.newest(path)
     if newest is None:
         raise ConfigError(
             f"init_from.path={path}: there is no checkpoint in it. Type init_from.path= with a run folder that has one, or "

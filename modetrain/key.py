@@ -5,9 +5,27 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from modetrain.errors import closest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Bounds of a number that a recipe or a model takes, or of each in a list: `Annotated[float, Bounds(above=0)]`."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Length:
+    """How long a list must be that a recipe or a model takes: `Annotated[Sequence[int], Length(at_least=1)]`."""
+
+    at_least: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,12 +34,15 @@ class Key:
 
     Attributes:
       kind: `int`, `float`, `bool`, `str`, `name` (a text that can name a folder), `size` (a pair of whole numbers),
-        `numbers` (a list of whole numbers from 0), `texts` (a list of texts) or `duration` (see `seconds`).
+        `list`, or `duration` (see `seconds`).
       help: what it is, in a few words.
       example: a value to propose where a wrong one was given.
       optional: whether it may be null.
-      choices: the only values, for a `str`; or the words that `int` and `numbers` may be instead.
+      choices: the only values, for a `str`; or the words that an `int` or a `list` may be instead.
       at_least, above, at_most, below: bounds of a number.
+      each: what the values of a `list` are; None for anything.
+      shortest: least length of a `list`.
+      lenient: an infinity is a number and an empty text a text too: in the user's own code they may mean something.
       common: whether `--help` lists it.
       also: other names that people try.
     """
@@ -35,6 +56,9 @@ class Key:
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
+    each: Key | None = None
+    shortest: int = 0
+    lenient: bool = False
     common: bool = False
     also: tuple[str, ...] = ()
 
@@ -42,6 +66,10 @@ class Key:
         """In words, what values are good; a bound that only the largest numbers meet is named if `value` is one."""
         if self.kind == "str" and self.choices:
             text = "one of " + ", ".join(self.choices)
+        elif self.kind == "list":
+            text = "a list" + (f" of {self.shortest} or more" if self.shortest else "")
+            text += f", each {self.each.takes()}" if self.each is not None else ""
+            text += f", or one of {', '.join(self.choices)}" if self.choices else ""
         else:
             text = {
                 "int": "a whole number",
@@ -50,8 +78,6 @@ class Key:
                 "str": "a text",
                 "name": "letters, digits and . _ + -",
                 "size": "a pair [height, width] of whole numbers from 1",
-                "numbers": "a list of whole numbers from 0, such as [0,1],",
-                "texts": "a list of texts, such as [a,b],",
                 "duration": "a time such as 30s, 90m, 2h or 1h30m",
             }[self.kind]
             bounds = (
@@ -72,23 +98,24 @@ class Key:
         if self.kind == "bool":
             return isinstance(value, bool)
         if self.kind == "str":
-            return isinstance(value, str) and value != "" and (not self.choices or value in self.choices)
+            some = value != "" or self.lenient
+            return isinstance(value, str) and some and (not self.choices or value in self.choices)
         if self.kind == "name":
             return isinstance(value, str) and re.fullmatch(r"[\w+-][\w.+-]*", value) is not None
         if self.kind == "size":
             number = Key(kind="int", help="", example=0, at_least=1)
             return isinstance(value, list | tuple) and len(value) == 2 and all(number.accepts(one) for one in value)
-        if self.kind == "texts":
-            return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(t, str) and t for t in value)
         if self.kind == "duration":
             return seconds(value) is not None
+        if self.kind == "list" and not (self.choices and isinstance(value, str)):
+            each = self.each
+            long_enough = isinstance(value, list | tuple) and len(value) >= self.shortest
+            # What is itself built from the config (a mapping with its `_target_`) can be anything.
+            return long_enough and (each is None or all(isinstance(v, Mapping) or each.accepts(v) for v in value))
         if isinstance(value, str):
             return value in self.choices
-        if self.kind == "numbers":
-            number = Key(kind="int", help="", example=0, at_least=0)
-            return isinstance(value, list | tuple) and len(value) > 0 and all(number.accepts(one) for one in value)
         types = int if self.kind == "int" else (int, float)
-        if not isinstance(value, types) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, types) or isinstance(value, bool) or not (math.isfinite(value) or self.lenient):
             return False
         return (
             (self.at_least is None or value >= self.at_least)
@@ -108,7 +135,24 @@ class Key:
             return int(value)
         if self.kind == "str" and value is not None and not isinstance(value, str | list | dict) and not self.choices:
             return f"'\"{text(value)}\"'"
+        if self.kind == "list" and self.each is not None and self.accepts([value]):
+            return [value]
         return self.example
+
+    def wrong(self, name: str, value: Any) -> str:
+        """In words, why a value is not accepted for the key of this name, and what to type."""
+        kind = {bool: "a truth value", int: "a whole number", float: "a number", str: "a text", list: "a list"}
+        seen = repr(value) if isinstance(value, str) else text(value)
+        # "is a text" explains nothing where the type is right and the bound or the choice is not.
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        right = self.kind in ("int", "float") if number else isinstance(value, str) and self.kind in ("str", "name")
+        right = right or (isinstance(value, list) and self.kind == "list")
+        is_a = "" if right or value is None else f", which is {kind.get(type(value), 'a section')}"
+        proposal = self.propose(value)
+        near = isinstance(value, str) and self.choices and proposal != self.example
+        ask = f"Did you mean {name}={text(proposal)}?" if near else f"Type for example {name}={text(proposal)}."
+        help = f" ({self.help})" if self.help else ""
+        return f"{name}{help} takes {self.takes(value)}, not {seen}{is_a}. {ask}"
 
 
 def seconds(value: Any) -> float | None:

@@ -8,11 +8,12 @@ Nothing here imports TensorFlow, so that a combination that cannot run is refuse
 from __future__ import annotations
 
 import dataclasses
+import os
 
 from modetrain.errors import ConfigError, did_you_mean
 
 COMPILE = ("eager", "graph", "xla")
-STRATEGIES = ("one_device", "mirrored", "multiworker")
+STRATEGIES = ("one_device", "mirrored", "multiworker", "tpu")
 DEVICES = ("auto", "cpu", "gpu")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 
@@ -22,11 +23,11 @@ class Mode:
     """How steps are run.
 
     Attributes:
-      name: the preset this came from (`eager`, `graph`, `xla`, `mirrored`, `multiworker`).
+      name: the preset this came from (`eager`, `graph`, `xla`, `mirrored`, `multiworker`, `tpu`).
       compile: `eager` runs the user's Python line by line, `graph` traces it into a `tf.function`, `xla` has XLA
         compile it.
       strategy: where a step runs: `one_device`; `mirrored`, on several devices of this machine at once; `multiworker`,
-        on those of several processes or machines.
+        on those of several processes or machines; `tpu`, on the cores of a TPU.
       replicas: devices of `mirrored`, or `auto`: every GPU there is, or one CPU where there is none. Without a GPU the
         CPU is split into so many logical ones, to rehearse a run on GPUs.
       workers: processes of `multiworker` to start on this machine, or `auto`: as many as the cluster that the
@@ -35,6 +36,7 @@ class Mode:
       restart_workers: how many there are then; `auto` is as many as before.
       startup_timeout: seconds that workers which were started here may take to find each other.
       devices: `auto` (GPUs where there are any), `cpu`, `gpu`, or the numbers of the GPUs to use.
+      tpu: name, address or `local` for `tpu`; None reads TPU_NAME.
       sync_batch_norm: over several replicas, batch normalisation sees the whole global batch, as on one device.
       steps_per_call: upper bound on the steps of one call of the compiled program, or `auto`: 1 in eager, else as many
         as fit a fixed memory budget for the batches of one call (see `program.py`).
@@ -53,6 +55,7 @@ class Mode:
     restart_workers: int | str = "auto"
     startup_timeout: float = 120.0
     devices: str | tuple[int, ...] = "auto"
+    tpu: str | None = None
     sync_batch_norm: bool = True
     steps_per_call: int | str = "auto"
     precision: str = "float32"
@@ -113,10 +116,32 @@ class Mode:
                     f"mode.replicas={self.replicas} with mode.devices={list(self.devices)}: a replica is a device. Type "
                     f"mode.replicas={len(self.devices)}, or leave one of the two out."
                 )
+        if self.tpu is not None and self.strategy != "tpu":
+            raise ConfigError(
+                f"mode.tpu={self.tpu} with mode.strategy={self.strategy}: only mode=tpu uses it. Type mode=tpu mode.tpu={self.tpu}."
+            )
+        if self.strategy == "tpu":
+            self._check_tpu()
         if not self.sync_batch_norm and self.strategy == "one_device":
             raise ConfigError(
                 f"mode.sync_batch_norm=false with mode.strategy={self.strategy}: on one device there is nothing to synchronise. "
                 "Leave it out."
+            )
+
+    def _check_tpu(self) -> None:
+        if self.compile != "xla":
+            raise ConfigError(
+                f"mode.compile={self.compile} with mode.strategy=tpu: a TPU runs compiled programs only. Type "
+                f"mode={self.compile} to run on the CPU, or leave mode.compile out."
+            )
+        if self.precision in ("float64", "mixed_float16"):
+            raise ConfigError(
+                f"mode.precision={self.precision} with mode.strategy=tpu: a TPU computes in float32 and bfloat16. Type "
+                "mode.precision=float32 or mode.precision=mixed_bfloat16."
+            )
+        if self.devices != "auto":
+            raise ConfigError(
+                f"mode.devices={self.devices} with mode.strategy=tpu: it uses all cores. Leave mode.devices out."
             )
 
     def environment(self) -> dict[str, str]:
@@ -125,6 +150,13 @@ class Mode:
         # convolutions; whether TensorFlow's default has it on depends on the processor. The bitwise claim of `strict`
         # needs it off on both sides.
         return {"TF_ENABLE_ONEDNN_OPTS": "0" if self.exact else "1"}
+
+    def set_environment(self) -> None:
+        """Sets them for this process. TensorFlow reads them once, when it is imported."""
+        for name, value in self.environment().items():
+            if self.exact:  # else what the user has set themselves stands
+                os.environ[name] = value
+            os.environ.setdefault(name, value)
 
     @property
     def exact(self) -> bool:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from modetrain import checkpoint, overrides, paths, resume, run_json, worker
+from modetrain import overrides, paths, resume, run_folder, run_json, worker
 from modetrain.cluster import from_environment
 from modetrain.command_line import CommandLine
 from modetrain.errors import ConfigError
@@ -83,7 +83,7 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
     def on_restart(restart: Restart) -> tuple[Sequence[str], int]:
         after = settings.mode.restart_workers
         count = workers if after == "auto" else int(after)
-        newest = checkpoint.latest(where.folder)
+        newest = run_folder.newest(where.folder)
         # A checkpoint that was there before may be of a branch that this run leaves.
         made_one = newest is not None and newest.stat().st_mtime > began
         return command(count, "latest" if made_one or begin is None else begin), count

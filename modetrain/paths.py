@@ -1,4 +1,4 @@
-"""Where things are: the shipped conf/ and recipes/, the user's own beside them, and the folders of runs.
+"""Where code and configs are: the shipped conf/ and recipes/, and the user's own beside them.
 
 The user's own files come first everywhere, so that a file of the same name overrides the shipped one and any other
 file adds to it.
@@ -6,9 +6,7 @@ file adds to it.
 
 from __future__ import annotations
 
-import datetime
 import importlib.util
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.abc import MetaPathFinder
@@ -18,10 +16,6 @@ from pathlib import Path
 from modetrain.errors import ConfigError
 
 GROUPS = ("recipe", "model", "data", "optimizer", "mode", "callbacks", "debug", "do")
-
-RUNS = Path("runs")
-CHECKPOINTS = "checkpoints"
-ERROR = "error.txt"  # what a failed run said, complete
 
 
 def shipped() -> Path:
@@ -129,45 +123,3 @@ def install_recipes(cwd: Path) -> None:
             del sys.modules[name]
     if str(cwd) not in sys.path:
         sys.path.insert(0, str(cwd))
-
-
-# --- runs ------------------------------------------------------------------------------------------------------------
-
-
-def new_run_dir(root: Path, recipe: str, mode: str) -> Path:
-    """Creates and returns `<root>/<recipe>/<mode>/<time>`, with `-2`, `-3`, ... where that is taken.
-
-    `mkdir` decides who gets a name, so two runs started in the same second never share a folder.
-    """
-    parent = root / recipe / mode
-    parent.mkdir(parents=True, exist_ok=True)
-    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    number = 1
-    while True:
-        folder = parent / (stamp if number == 1 else f"{stamp}-{number}")
-        try:
-            folder.mkdir()
-            return folder
-        except FileExistsError:
-            number += 1
-
-
-def latest_run(root: Path, recipe: str, mode: str) -> Path | None:
-    """The newest run of this recipe and mode with a checkpoint, else the newest folder of one, else None."""
-    pattern = re.compile(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)(?:-(\d+))?")
-    found = []
-    for folder in (root / recipe / mode).glob("*"):
-        match = pattern.fullmatch(folder.name)
-        if match and folder.is_dir():
-            found.append((bool(checkpoints(folder)), (match[1], int(match[2] or 1)), folder))
-    return max(found)[2] if found else None
-
-
-def checkpoints(run_dir: Path) -> list[Path]:
-    """The checkpoints in a run folder, oldest step first."""
-    return sorted((run_dir / CHECKPOINTS).glob("step-*.npz"))
-
-
-def holds_run(folder: Path) -> bool:
-    """Whether a folder already is the folder of a run."""
-    return (folder / "run.json").exists() or bool(checkpoints(folder))

@@ -123,12 +123,13 @@ class Program:
     def _on_replicas(self, batches: Sequence[Batch], numbers: tf.Tensor, watch, part, last_part: bool) -> tf.Tensor:
         """Runs the step on each replica of this process; returns their rows, [replicas, metrics, 2]."""
 
-        def run_step(index: int) -> tf.Tensor:
-            call = Call(number=numbers[index], watch=watch, part=part, last_part=last_part)
-            self.names, row = self._step(batches[index], call)
+        def run_step(given: tuple[Batch, tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            batch, number, watch, part = given
+            self.names, row = self._step(batch, Call(number=number, watch=watch, part=part, last_part=last_part))
             return row
 
-        return tf.stack(self._replicas.run(run_step))
+        given = [(batch, numbers[index], watch, part) for index, batch in enumerate(batches)]
+        return tf.stack(self._replicas.run(run_step, given))
 
     def _run_eagerly(self, block: Block, lo: int, hi: int, watch_every: int) -> np.ndarray:
         rows = []
@@ -138,7 +139,9 @@ class Program:
             watch = tf.constant(watch_every > 0 and (int(numbers[0]) + 1) % watch_every == 0)
             with draws.by_replica() if self._replicas.count > 1 else contextlib.nullcontext():
                 parts = [
-                    self._on_replicas(_batches(block.arrays, i, part), numbers, watch, part, part == block.parts - 1)
+                    self._on_replicas(
+                        _batches(block.arrays, i, part), numbers, watch, tf.constant(part), part == block.parts - 1
+                    )
                     for part in range(block.parts)
                 ]
             rows.append(_merged(parts[:-1], parts[-1]).numpy())

@@ -13,7 +13,7 @@ import keras
 import yaml
 
 import modetrain
-from modetrain import checkpoint, paths, reason, run_json
+from modetrain import checkpoint, reason, run_folder, run_json
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.system import System
 from modetrain.settings import Settings
@@ -50,10 +50,10 @@ class Record:
         self._run: Trainer | None = None
         self._source: Source | None = None
         self._resumed_at = 0
-        self._error = folder / paths.ERROR
+        self._error = folder / run_folder.ERROR
         if chief:
             self._error.unlink(missing_ok=True)  # of the run that is gone on with
-            (folder / "config.yaml").write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
+            (folder / run_folder.CONFIG).write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
 
     def follow(self, run: Trainer, source: Source) -> None:
         """From now on what is written is what this trainer does."""

@@ -2,7 +2,7 @@
 
     replicas = Replicas.of(mode)              # before anything else of TensorFlow
     with replicas.scope(): recipe = ...       # variables are made here
-    results = replicas.run(function)          # function(index) on each replica of this process, index from 0
+    results = replicas.run(function, inputs)  # function(inputs[k]) on replica k of this process
 
 A replica computes the gradients of its share of a batch, the shares' mean is taken (`mean_over_replicas`), and then every
 replica makes the same update of its own copy. No update holds a synchronisation point, so it may stand in a `tf.cond`.
@@ -11,6 +11,7 @@ replica makes the same update of its own copy. No update holds a synchronisation
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -54,6 +55,8 @@ class Replicas:
         Raises:
           ConfigError: this machine has not the devices asked for.
         """
+        if mode.strategy == "tpu":
+            return cls(_tpu_strategy(mode))
         names = _devices(mode)
         if mode.strategy == "mirrored":
             # On CPUs a plain sum in a fixed order, which is the same in eager and graph mode; on GPUs TensorFlow's own choice.
@@ -96,16 +99,15 @@ class Replicas:
         """Within this, variables are made on every replica."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
-    def run(self, function: Callable[[int], Any]) -> list[Any]:
-        """Calls `function(index)` for each replica of this process, on its device; returns the results in order."""
+    def run(self, function: Callable[[Any], Any], inputs: Sequence[Any]) -> list[Any]:
+        """Calls `function(inputs[k])` on replica k of this process, on its device; returns the results in order."""
         if self.strategy is None:
-            return [function(0)]
-
-        @tf.autograph.experimental.do_not_convert
-        def on_replica():
-            return function(number_of_this() - self.first)
-
-        return list(self.strategy.experimental_local_results(self.strategy.run(on_replica)))
+            return [function(inputs[0])]
+        values = self.strategy.experimental_distribute_values_from_function(
+            lambda context: inputs[context.replica_id_in_sync_group - self.first]
+        )
+        on_replica = tf.autograph.experimental.do_not_convert(function)
+        return list(self.strategy.experimental_local_results(self.strategy.run(on_replica, args=(values,))))
 
     def sum_over_workers(self, array: np.ndarray) -> np.ndarray:
         """The sum of every worker's array (float64); all workers must call this, with arrays of one shape."""
@@ -113,17 +115,15 @@ class Replicas:
             return array
         if self._summing is None:
 
-            def on_replica(value):
-                mine = tf.where(number_of_this() == self.first, value, tf.zeros_like(value))
-                return tf.distribute.get_replica_context().all_reduce("SUM", mine)
+            def sum_over_replicas(one):  # the identity is on the replica's device, which the sum goes to
+                return tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(one))
 
-            strategy = self.strategy
-            assert strategy is not None
-            self._summing = tf.function(
-                lambda value: strategy.experimental_local_results(strategy.run(on_replica, args=(value,)))[0],
-                autograph=False,
-                reduce_retracing=False,
-            )
+            def summing(value):
+                # Once for each worker, however many replicas it has.
+                values = [value, *[tf.zeros_like(value)] * (self.local - 1)]
+                return self.run(sum_over_replicas, values)[0]
+
+            self._summing = tf.function(summing, autograph=False)
         return self._summing(tf.constant(array, tf.float64)).numpy()
 
     def of_each_worker(self, values: Sequence[float]) -> np.ndarray:
@@ -133,11 +133,13 @@ class Replicas:
         return self.sum_over_workers(mine)
 
 
-def number_of_this() -> int:
-    """Number of the replica that this thread runs; 0 where there is but one device."""
+def number_of_this() -> int | tf.Tensor:
+    """Number of the replica that this thread runs; 0 where there is but one device. A tensor on TPUs, traced once for all."""
     if replicas_here() == 1:
         return 0
-    return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group))
+    number = tf.distribute.get_replica_context().replica_id_in_sync_group
+    static = tf.get_static_value(number)
+    return number if static is None else int(static)
 
 
 def replicas_here() -> int:
@@ -151,6 +153,27 @@ def mean_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     if replicas_here() == 1:
         return list(tensors)
     return list(tf.distribute.get_replica_context().all_reduce("MEAN", list(tensors)))
+
+
+def _tpu_strategy(mode: Mode) -> tf.distribute.Strategy:
+    """Connects to the TPU that `mode.tpu`, or the environment, names."""
+    if mode.tpu is None and not os.environ.get("TPU_NAME"):
+        raise ConfigError(
+            "mode=tpu: neither mode.tpu= nor TPU_NAME says which. Type mode.tpu=local on a machine that has TPUs, else "
+            "mode.tpu=NAME or mode.tpu=grpc://HOST:8470."
+        )
+    named = mode.tpu or os.environ["TPU_NAME"]
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(named)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    except (tf.errors.OpError, ValueError, IndexError, ImportError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"mode.tpu={named}: no TPU answers ({why}). Type mode.tpu= with another name or address, or mode=xla to run "
+            "without one."
+        ) from error
 
 
 def _devices(mode: Mode) -> list[str]:

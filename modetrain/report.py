@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 from rich.table import Table
 
-from modetrain import paths, reason, record
+from modetrain import paths, reason, record, run_folder
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
 
@@ -64,7 +64,7 @@ def summary(run: Trainer, settings: Settings, folder: str) -> Table:
 
 def failure(error: BaseException, folder: Path) -> None:
     """Prints what went wrong at which of the user's own lines; what libraries add stands in the run folder."""
-    complete = f"modetrain: the complete error: {paths.shown(folder / paths.ERROR, Path.cwd())}"
+    complete = f"modetrain: the complete error: {paths.shown(folder / run_folder.ERROR, Path.cwd())}"
     sys.stderr.write("".join(_lines(error, [complete])))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modetrain import checkpoint, paths
+from modetrain import checkpoint, run_folder
 from modetrain.errors import ConfigError
 from modetrain.settings import Settings
 
@@ -24,9 +24,11 @@ _HARMLESS = (
     "mode.restart_workers",
     "mode.startup_timeout",
     "mode.devices",
+    "mode.tpu",
     "mode.steps_per_call",
     "mode.debug_data",
     "callbacks",
+    "compare",
     "do",
     "debug",
     "notes",
@@ -54,27 +56,28 @@ class Place:
     @property
     def step(self) -> int | None:
         """Step of the first candidate that is there, by its name."""
-        return next((checkpoint.step_of(path) for path in self.checkpoints if path.exists()), None)
+        return next((run_folder.step_of(path) for path in self.checkpoints if path.exists()), None)
 
 
 def place(settings: Settings, say: Callable[[str], None]) -> Place:
     """Makes the run folder, or finds that of the run to go on with.
 
     Raises:
-      ConfigError: the folder cannot be made, or the run to go on with is further than `steps`.
+      ConfigError: the folder cannot be made.
     """
     try:
         return _place(settings, say)
     except OSError as error:
         raise ConfigError(
-            f"run_dir={settings.run_dir or paths.RUNS}: the run folder cannot be made ({error.strerror}). Type run_dir= "
+            f"run_dir={settings.run_dir or run_folder.RUNS}: the run folder cannot be made ({error.strerror}). Type run_dir= "
             "with a folder you may write to."
         ) from error
 
 
 def _place(settings: Settings, say: Callable[[str], None]) -> Place:
     if settings.resume is None:
-        folder = settings.run_dir or paths.new_run_dir(paths.RUNS, settings.recipe_name, settings.mode.name)
+        what = settings.mode.name if settings.do != "compare" else "compare"
+        folder = settings.run_dir or run_folder.new(run_folder.RUNS, settings.recipe_name, what)
         folder.mkdir(parents=True, exist_ok=True)
         return Place(folder=folder)
     # `latest` without a run folder was resolved to one when the configuration was checked.
@@ -85,16 +88,10 @@ def _place(settings: Settings, say: Callable[[str], None]) -> Place:
         found, owner = (owner,), owner.parent.parent
     else:
         # One that the index lists and somebody has taken away is missed, and the one before is used.
-        found = tuple(checkpoint.path_of(owner, step) for step in reversed(checkpoint.steps_known(owner)))
+        found = tuple(run_folder.checkpoint(owner, step) for step in reversed(checkpoint.steps_known(owner)))
     folder = settings.run_dir or owner
-    here = Place(folder=folder, checkpoints=found)
-    if settings.do == "train" and here.step is not None and here.step > settings.steps:
-        raise ConfigError(
-            f"steps={settings.steps} with resume={settings.resume}: that run has made {here.step} steps already. Type "
-            f"steps= with more than {here.step}, or resume= with an earlier checkpoint."
-        )
-    if settings.do == "evaluate" and folder == owner:  # the record of the training stays as it is
-        folder = paths.new_run_dir(owner, "evaluate", settings.mode.name)
+    if settings.do != "train" and folder == owner:  # the record of the training stays as it is
+        folder = run_folder.new(owner, settings.do, settings.mode.name)
     folder.mkdir(parents=True, exist_ok=True)
     if not found:
         say(f"resume={settings.resume}: {owner} holds no checkpoint yet; this run starts at step 0")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modetrain import checkpoint
+from modetrain import checkpoint, run_folder
 from modetrain.callbacks.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ def go_back(run: Trainer, error: NonFiniteError) -> None:
 
 
 def _newest(run: Trainer, error: NonFiniteError, every: int) -> tuple[checkpoint.Checkpoint, Path]:
-    steps = [step for step in reversed(checkpoint.steps_of(run.folder)) if step <= error.step]
+    steps = [step for step in reversed(run_folder.steps(run.folder)) if step <= error.step]
     planned = [step for step in steps if step == 0 or (every and step % every == 0)]
     for step in [*planned, *(step for step in steps if step not in planned)]:
-        path = checkpoint.path_of(run.folder, step)
+        path = run_folder.checkpoint(run.folder, step)
         try:
             return checkpoint.load(path), path
         except checkpoint.CheckpointError as damage:

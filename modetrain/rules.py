@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modetrain import run_folder, sources
 from modetrain.compose import Composition
 from modetrain.errors import ConfigError
 from modetrain.key import text
 from modetrain.lock import held
-from modetrain.paths import CHECKPOINTS, checkpoints, holds_run, shown
-from modetrain.settings import DataSettings, OptimizerSettings, Settings
+from modetrain.paths import shown
+from modetrain.settings import CompareSettings, DataSettings, OptimizerSettings, Settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ def _optimizer(key: str, *names: str) -> Only:
     return Only(key=f"optimizer.{key}", other="optimizer.name", values=names, override="optimizer")
 
 
+_COMPARE = tuple(field.name for field in dataclasses.fields(CompareSettings))
 COUNTS_ONLY_WITH = (
     _optimizer("momentum", "sgd"),
     _optimizer("nesterov", "sgd"),
@@ -46,12 +49,12 @@ COUNTS_ONLY_WITH = (
         values=("cosine", "linear"),
         override="optimizer.schedule",
     ),
-    Only(key="data.path", other="data.source", values=("folder",), override="data.source"),
+    *(Only(key=f"compare.{key}", other="do", values=("compare",), override="do") for key in _COMPARE),
     Only(key="data.dir", other="data.source", values=("auto", "tfds"), override="data.source"),
 )
 _NEUTRAL = {
     f"{section}.{field.name}": field.default
-    for section, cls in (("data", DataSettings), ("optimizer", OptimizerSettings))
+    for section, cls in (("compare", CompareSettings), ("data", DataSettings), ("optimizer", OptimizerSettings))
     for field in dataclasses.fields(cls)
 }
 
@@ -93,15 +96,20 @@ def _path(path: Path | str) -> str:
     return shown(Path(path), Path.cwd())
 
 
+def _refusal(check: Callable[[], None]) -> str | None:
+    """What a part of the library itself refuses, whoever uses it."""
+    try:
+        check()
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
 # --- mode ------------------------------------------------------------------------------------------------------------
 
 
 def mode(settings: Settings) -> str | None:
-    try:
-        settings.mode.check()
-    except ConfigError as error:
-        return str(error)
-    return None
+    return _refusal(settings.mode.check)
 
 
 def numerics(settings: Settings) -> str | None:
@@ -113,6 +121,27 @@ def numerics(settings: Settings) -> str | None:
         f"{asked} with {key}=xla: TensorFlow's numeric checks do not compile under XLA. Type {asked} {key}=graph, or "
         f"{key}=eager."
     )
+
+
+def shares(settings: Settings) -> str | None:
+    """As far as the number of replicas is known here; GPUs are counted later."""
+    mode, parts = settings.mode, settings.optimizer.accumulate
+    key = {"mirrored": "replicas", "multiworker": "workers"}.get(mode.strategy)
+    if key is None:
+        return None
+    counts = {f"mode.{key}": getattr(mode, key)}
+    if mode.strategy == "multiworker":
+        counts["mode.restart_workers"] = mode.restart_workers
+    for name, count in counts.items():
+        whole = parts * count if isinstance(count, int) else 1
+        if settings.data.batch_size % whole:
+            cut = f" and optimizer.accumulate={parts}" if parts > 1 else ""
+            nearest = max(1, round(settings.data.batch_size / whole)) * whole
+            return (
+                f"data.batch_size={settings.data.batch_size} with {name}={count}{cut}: every replica gets an equal share of "
+                f"a batch, and {whole} does not divide {settings.data.batch_size}. Type data.batch_size={nearest}."
+            )
+    return None
 
 
 # --- optimizer -------------------------------------------------------------------------------------------------------
@@ -151,32 +180,8 @@ def nesterov(settings: Settings) -> str | None:
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
-def bundled(settings: Settings) -> str | None:
-    if settings.data.source != "bundled" or settings.data.name == "mnist":
-        return None
-    return (
-        f"data.source=bundled with data.name={settings.data.name}: the bundled sample is of mnist. Type "
-        "data.name=mnist, or data.source=tfds."
-    )
-
-
-def folder(settings: Settings) -> str | None:
-    data = settings.data
-    if data.source != "folder":
-        return None
-    if data.path is None:
-        return "data.source=folder with data.path=null: no folder to read. Type data.path=FOLDER, or data.source=auto."
-    if not Path(data.path).is_dir():
-        seen = "is a file" if Path(data.path).exists() else "does not exist"
-        return f"data.path={_path(data.path)}: that folder {seen}: nothing to read. Type data.path=FOLDER of your data."
-    return None
-
-
-def data_dir(settings: Settings) -> str | None:
-    given = settings.data.dir
-    if given is None or not Path(given).exists() or Path(given).is_dir():
-        return None
-    return f"data.dir={_path(given)}: TFDS keeps data in a folder, and that is a file. Type data.dir=FOLDER."
+def data(settings: Settings) -> str | None:
+    return _refusal(lambda: sources.check(settings.data))
 
 
 # --- callbacks -------------------------------------------------------------------------------------------------------
@@ -200,36 +205,36 @@ def profile(settings: Settings) -> str | None:
 
 
 def run_dir(settings: Settings) -> str | None:
-    target = settings.run_dir
-    if target is None:
+    if settings.run_dir is None and settings.resume is not None:
         return None
+    target = settings.run_dir or Path.cwd() / run_folder.RUNS
     named = _path(target)
     there = next(path for path in (target, *target.parents) if path.exists())
     if not there.is_dir():
         file = _path(there)
         return f"run_dir={named}: {file} is a file, no run folder can be made there. Type run_dir= with another path."
-    if not os.access(there, os.W_OK | os.X_OK):
-        return f"run_dir={named}: {_path(there)} is not writable for you. Type run_dir= with a path that is."
     # Of several workers one has the lock already while the others begin.
     if settings.do == "train" and settings.mode.strategy != "multiworker" and (problem := held(target)):
         return problem
-    if settings.resume is None and holds_run(target):
+    try:  # tried for real: of a file system that is read-only or no place for files, rights tell nothing
+        os.rmdir(tempfile.mkdtemp(prefix=".modetrain-", dir=there))
+    except OSError as error:
+        return (
+            f"run_dir={named}: nothing can be made in {_path(there)} ({error.strerror}). Type run_dir= with a folder you "
+            "may write to."
+        )
+    if settings.resume is None and run_folder.holds_run(target):
         return (
             f"run_dir={named}: it already holds a run, which would be overwritten. Type resume=latest to continue it, "
             f"or run_dir={named}-2 for a new one."
         )
     other = Path(settings.resume) if settings.resume not in (None, "latest") else None
-    if other is not None and holds_run(target) and target != _owner(other):
+    if other is not None and run_folder.holds_run(target) and target != run_folder.owner(other):
         return (
             f"run_dir={named} resume={_path(other)}: {named} already holds another run, which would be "
             f"overwritten. Type run_dir={named} resume=latest to continue that one, or run_dir={named}-2 for a new one."
         )
     return None
-
-
-def _owner(path: Path) -> Path:
-    """The run folder of what `resume=` names: itself, or that of a checkpoint."""
-    return path.parent.parent if path.suffix == ".npz" else path
 
 
 def rollback(settings: Settings) -> str | None:
@@ -254,8 +259,11 @@ def init_from(settings: Settings) -> str | None:
         return f"init_from.path={named}: there is no such file or folder. Type init_from.path= with a run folder."
     if path.is_file() and path.suffix != ".npz":
         return f"init_from.path={named}: a checkpoint is a file step-NUMBER.npz. Type init_from.path= with one."
-    if path.is_dir() and not checkpoints(path):
-        return f"init_from.path={named}: there is no checkpoint in {named}/{CHECKPOINTS}. Type the folder of a run that has one."
+    if path.is_dir() and not run_folder.steps(path):
+        return (
+            f"init_from.path={named}: there is no checkpoint in {named}/{run_folder.CHECKPOINTS}. Type the folder of a run "
+            "that has one."
+        )
     return None
 
 
@@ -281,21 +289,36 @@ def resume(settings: Settings) -> str | None:
         return f"resume={given}: there is no such file or folder. Type resume=latest, or the path of a run folder."
     if path.is_file() and path.suffix != ".npz":
         return f"resume={given}: a checkpoint is a file step-NUMBER.npz. Type resume= with one, or with a run folder."
-    if path.is_dir() and path.name == CHECKPOINTS and not checkpoints(path):
+    if path.is_dir() and path.name == run_folder.CHECKPOINTS and not run_folder.steps(path):
         return f"resume={given}: name the run folder or one checkpoint in it. Type resume={_path(path.parent)}."
-    if path.is_dir() and not checkpoints(path):
+    if path.is_dir() and not run_folder.steps(path):
         return (
-            f"resume={given}: there is no checkpoint in {given}/{CHECKPOINTS}. Type resume= with the folder of a run "
+            f"resume={given}: there is no checkpoint in {given}/{run_folder.CHECKPOINTS}. Type resume= with the folder of a run "
             "that has one, or leave resume out."
         )
     return None
+
+
+def further(settings: Settings) -> str | None:
+    if settings.do != "train" or settings.resume is None:
+        return None
+    given = settings.run_dir if settings.resume == "latest" else Path(settings.resume)
+    file = given if given is None or given.suffix == ".npz" else run_folder.newest(given)
+    made = run_folder.step_of(file) if file is not None else None
+    if made is None or made <= settings.steps:
+        return None
+    resume = settings.resume if settings.resume == "latest" else _path(settings.resume)
+    return (
+        f"steps={settings.steps} with resume={resume}: that run has made {made} steps already. Type steps= with more than "
+        f"{made}, or resume= with an earlier checkpoint."
+    )
 
 
 def evaluate(settings: Settings) -> str | None:
     if settings.do != "evaluate":
         return None
     folder = settings.run_dir if settings.resume == "latest" else None
-    if folder is not None and folder.is_dir() and not checkpoints(folder):
+    if folder is not None and folder.is_dir() and not run_folder.steps(folder):
         return (
             f"do=evaluate resume=latest: {_path(folder)} has no checkpoint yet. Type run_dir= with the folder "
             "of a run that has one."
@@ -308,20 +331,58 @@ def evaluate(settings: Settings) -> str | None:
     )
 
 
+def compare(settings: Settings) -> str | None:
+    if settings.do != "compare":
+        return None
+    modes, count = settings.compare.modes, settings.compare.replicas
+    if len(modes) == 1:
+        first = "graph" if modes[0] == "eager" else "eager"
+        return (
+            f"compare.modes={text(modes)}: there is nothing to compare one mode with. Type "
+            f"compare.modes={text([*sorted({first, modes[0]})])}."
+        )
+    twice = next((mode for mode in modes if modes.count(mode) > 1), None)
+    if twice is not None:
+        return (
+            f"compare.modes={text(modes)}: {twice} is in it twice; every mode runs once. Type "
+            f"compare.modes={text(list(dict.fromkeys(modes)))}."
+        )
+    if settings.check_numerics:
+        return (
+            "check_numerics=true with do=compare: NaNs and infinities are compared as they come, and the check does not "
+            "compile under XLA. Type check_numerics=false."
+        )
+    if settings.mode.name not in ("graph", *modes):
+        return (
+            f"mode={settings.mode.name} with do=compare: the modes are those of compare.modes={text(modes)}, so it would be "
+            f"ignored. Type compare.modes={text(['eager', settings.mode.name])}."
+        )
+    several = [mode for mode in modes if mode in ("mirrored", "multiworker")]
+    shares = count * settings.optimizer.accumulate
+    if several and settings.data.batch_size % shares:
+        nearest = max(1, round(settings.data.batch_size / shares)) * shares
+        return (
+            f"compare.replicas={count} with data.batch_size={settings.data.batch_size}: every replica of {several[0]} gets an "
+            f"equal share of the batch, and {shares} does not divide it. Type data.batch_size={nearest}."
+        )
+    return None
+
+
 Rule = Callable[[Settings], str | None]
 RULES: tuple[Rule, ...] = (
     mode,
     numerics,
     accumulate,
+    shares,
     warmup,
     nesterov,
-    bundled,
-    folder,
-    data_dir,
+    data,
     profile,
     run_dir,
     rollback,
     init_from,
     resume,
+    further,
     evaluate,
+    compare,
 )

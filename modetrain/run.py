@@ -171,7 +171,7 @@ def build(
             "so each batch holds some of them more than once"
         )
     prepare = recipe.prepare if recipe.prepares else None
-    cut = Cut(parts=recipe.micro_batches, replicas=replicas.count, first=replicas.first, local=replicas.local)
+    cut = Cut.over(replicas, recipe.micro_batches)
     debug = settings.mode.debug_data
     data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=cut, debug=debug)
     facts = {"data.source": source.kind, "training examples": len(source.train["label"])}
@@ -200,7 +200,7 @@ def build(
         folder=where.folder,
         step=step,
         nonfinite=settings.nonfinite,
-        watch_every=(settings.callbacks.get("log") or {}).get("every") or 0,
+        watch_every=min((settings.callbacks.get("log") or {}).get("every") or 0, settings.steps),
         clock=clock,
         say=say,
         command=settings.command,

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-NAME = "run.json"
+from modetrain import run_folder
 
 
 def read(folder: Path) -> dict[str, Any]:
     """What a run folder's file says; empty where there is none that can be read."""
     try:
-        found = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        found = json.loads((folder / run_folder.RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -24,9 +24,9 @@ def read(folder: Path) -> dict[str, Any]:
 def write(folder: Path, described: Mapping[str, Any]) -> None:
     """Replaces the file at once, so that a reader never sees half of it."""
     folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it while the run went on
-    partial = folder / f".{NAME}.partial"
+    partial = folder / f".{run_folder.RECORD}.partial"
     partial.write_text(json.dumps(_finite(dict(described)), indent=2, default=str, allow_nan=False) + "\n")
-    os.replace(partial, folder / NAME)
+    os.replace(partial, folder / run_folder.RECORD)
 
 
 def amend(folder: Path, changes: Mapping[str, Any]) -> None:

@@ -12,7 +12,15 @@ from typing import Any
 
 from modetrain.key import Key
 from modetrain.mode import COMPILE, DEVICES, PRECISIONS, STRATEGIES, Mode
-from modetrain.settings import DataSettings, InitFromSettings, NonfiniteSettings, OptimizerSettings, WatchdogSettings
+from modetrain.settings import (
+    CompareSettings,
+    DataSettings,
+    InitFromSettings,
+    NonfiniteSettings,
+    OptimizerSettings,
+    WatchdogSettings,
+)
+from modetrain.sources import SOURCES
 
 MISSING = "???"  # how a YAML file says that a value has to be given
 
@@ -94,13 +102,20 @@ KEYS: Mapping[str, Key] = {
         also=("pretrained", "init_checkpoint", "warm_start", "finetune"),
     ),
     "init_from.include": Key(
-        kind="texts",
+        kind="list",
         help="patterns of the variables to take; null is all but the optimizers' own",
-        example="[model/*]",
+        example=["model/*"],
+        each=Key(kind="str", help="", example="model/*"),
+        shortest=1,
         optional=True,
     ),
     "init_from.exclude": Key(
-        kind="texts", help="patterns of variables to leave", example="[model/*/bias]", optional=True
+        kind="list",
+        help="patterns of variables to leave",
+        example=["model/*/bias"],
+        each=Key(kind="str", help="", example="model/*/bias"),
+        shortest=1,
+        optional=True,
     ),
     "watchdog.after": Key(
         kind="float",
@@ -111,7 +126,33 @@ KEYS: Mapping[str, Key] = {
     "watchdog.heartbeat": Key(
         kind="float", help="seconds between signs of life in heartbeat.json; 0 is off", example=10.0, at_least=0
     ),
-    "do.name": Key(kind="str", help="what is done with the run", example="train", choices=("train", "evaluate")),
+    "do.name": Key(
+        kind="str", help="what is done with the run", example="train", choices=("train", "evaluate", "compare")
+    ),
+    "compare.modes": Key(
+        kind="list",
+        help="of do=compare: the modes, the first is what the others are compared with",
+        example=["eager", "graph", "xla"],
+        each=Key(kind="name", help="", example="graph"),
+        shortest=1,
+        common=True,
+        also=("modes",),
+    ),
+    "compare.steps": Key(kind="int", help="of do=compare: how many steps", example=10, at_least=1, at_most=100_000),
+    "compare.draws": Key(
+        kind="int",
+        help="of do=compare: how often each step is repeated to measure its rounding noise",
+        example=3,
+        at_least=1,
+        at_most=1000,
+    ),
+    "compare.replicas": Key(
+        kind="int",
+        help="of do=compare: replicas of mirrored, workers of multiworker",
+        example=2,
+        at_least=2,
+        at_most=1024,
+    ),
     "data.name": Key(
         kind="str",
         help="TFDS data set (mnist, fashion_mnist, ...)",
@@ -123,7 +164,7 @@ KEYS: Mapping[str, Key] = {
         kind="str",
         help="where data comes from; auto is TFDS, else the bundled sample",
         example="auto",
-        choices=("auto", "tfds", "bundled", "folder"),
+        choices=SOURCES,
         common=True,
     ),
     "data.dir": Key(
@@ -282,11 +323,19 @@ KEYS: Mapping[str, Key] = {
         kind="float", help="seconds that workers may take to find each other", example=120.0, above=0
     ),
     "mode.devices": Key(
-        kind="numbers",
+        kind="list",
         help="auto, cpu, gpu, or the numbers of the GPUs to use",
-        example="[0,1]",
+        example=[0, 1],
         choices=DEVICES,
+        each=Key(kind="int", help="", example=0, at_least=0),
+        shortest=1,
         also=("device", "accelerator"),
+    ),
+    "mode.tpu": Key(
+        kind="str",
+        help="name or address of the TPU of mode=tpu, or local; null is TPU_NAME",
+        example="local",
+        optional=True,
     ),
     "mode.sync_batch_norm": Key(
         kind="bool", help="batch normalisation sees the whole batch, over all replicas", example=False
@@ -346,6 +395,7 @@ DATACLASSES: Mapping[str, type] = {
     "nonfinite": NonfiniteSettings,
     "init_from": InitFromSettings,
     "watchdog": WatchdogSettings,
+    "compare": CompareSettings,
     "data": DataSettings,
     "optimizer": OptimizerSettings,
     "mode": Mode,
@@ -366,7 +416,8 @@ def defaults() -> dict[str, Any]:
     }
     for section, cls in DATACLASSES.items():
         fields = dataclasses.fields(cls)
-        found[section] = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+        given = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+        found[section] = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
     return found
 
 

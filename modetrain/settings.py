@@ -125,6 +125,23 @@ class WatchdogSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """What `do=compare` compares.
+
+    Attributes:
+      modes: presets of the config group `mode`; the first is what the others are compared with.
+      steps: how many steps.
+      draws: how often a step of the first mode is repeated with its numbers moved by rounding noise.
+      replicas: replicas of `mirrored`, and workers of `multiworker`.
+    """
+
+    modes: tuple[str, ...] = ("eager", "graph", "xla")
+    steps: int = 10
+    draws: int = 3
+    replicas: int = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything one run is made from.
 
@@ -132,7 +149,8 @@ class Settings:
       recipe_name, model_name, debug_name: the chosen option of these config groups (`debug_name` may be None).
       recipe, model: what Hydra instantiates (a mapping with `_target_`).
       callbacks: per callback name its own settings (`{"log": {"every": 100}, ...}`).
-      do: what is done with the run (`train`, `evaluate`).
+      do: what is done with the run (`train`, `evaluate`, `compare`).
+      compare: of `do=compare`.
       steps: number of updates.
       seed: every random draw of the run is a function of it and the step.
       run_dir: the run folder; None makes `runs/<recipe>/<mode>/<time>`.
@@ -167,4 +185,5 @@ class Settings:
     watchdog: WatchdogSettings = WatchdogSettings()
     stop_after: float | None = None
     notes: tuple[str, ...] = ()
+    compare: CompareSettings = CompareSettings()
     resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from modetrain.annotations import key_of
 from modetrain.errors import ConfigError
+from modetrain.key import Key
 from modetrain.paths import recipes_dirs, shown
 
 # Decorators that leave a signature as it is; any other may change it.
@@ -28,10 +30,22 @@ KEEPS_SIGNATURE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Signature:
-    """The arguments something takes by name, `required` those without a default, `open` if it takes any other too."""
+    """What something takes.
+
+    Attributes:
+      names: its arguments by name.
+      required: those without a default.
+      keys: what an argument takes, where its annotation says so.
+      annotations: the text of each argument's annotation.
+      returns: the text of the annotation of what is returned.
+      open: whether it takes any other argument too.
+    """
 
     names: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    keys: Mapping[str, Key] = dataclasses.field(default_factory=dict)
+    annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    returns: str = ""
     open: bool = False
 
 
@@ -125,7 +139,7 @@ class SourceText:
     def signature(self, module: str, statement: ast.stmt) -> Signature:
         """What calling a class or function takes."""
         if isinstance(statement, ast.FunctionDef):
-            return of_function(statement, bound=False)
+            return self.of_function(module, statement, bound=False)
         if not isinstance(statement, ast.ClassDef) or statement.keywords:
             return ANYTHING
         decorators = [_last_name(d) for d in statement.decorator_list]
@@ -135,7 +149,7 @@ class SourceText:
             return ANYTHING
         for inner in statement.body:
             if isinstance(inner, ast.FunctionDef) and inner.name in ("__init__", "__new__"):
-                return of_function(inner, bound=True)
+                return self.of_function(module, inner, bound=True)
         for base in statement.bases:
             found = self._base(module, base)
             if found is None:
@@ -148,6 +162,7 @@ class SourceText:
     def _of_dataclass(self, module: str, statement: ast.ClassDef) -> Signature:
         names: list[str] = []
         required: list[str] = []
+        keys: dict[str, Key] = {}
         for base in statement.bases:
             found = self._base(module, base)
             inherited = self.signature(*found) if found else ANYTHING
@@ -155,12 +170,63 @@ class SourceText:
                 return ANYTHING
             names += inherited.names
             required += inherited.required
+            keys |= inherited.keys
         for inner in statement.body:
             if isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name):
-                names.append(inner.target.id)
+                name = inner.target.id
+                names.append(name)
                 if inner.value is None:
-                    required.append(inner.target.id)
-        return Signature(names=tuple(names), required=tuple(required))
+                    required.append(name)
+                keys.pop(name, None)
+                if key := key_of(inner.annotation, inner.value, module, self):
+                    keys[name] = key
+        return Signature(names=tuple(names), required=tuple(required), keys=keys)
+
+    def of_function(self, module: str, function: ast.FunctionDef, *, bound: bool) -> Signature:
+        """What calling a function takes; `bound`: its first argument is given already."""
+        if any(_last_name(d) not in KEEPS_SIGNATURE for d in function.decorator_list):
+            return ANYTHING
+        arguments = function.args
+        static = any(_last_name(d) == "staticmethod" for d in function.decorator_list)
+        positional = [*arguments.posonlyargs, *arguments.args]
+        missing = len(positional) - len(arguments.defaults)
+        defaults = [*[None] * missing, *arguments.defaults, *arguments.kw_defaults]
+        taken = list(zip([*positional, *arguments.kwonlyargs], defaults, strict=True))[
+            1 if bound and not static else 0 :
+        ]
+        keys = {argument.arg: key_of(argument.annotation, default, module, self) for argument, default in taken}
+        return Signature(
+            names=tuple(argument.arg for argument, _ in taken),
+            required=tuple(argument.arg for argument, default in taken if default is None),
+            keys={name: key for name, key in keys.items() if key is not None},
+            annotations={a.arg: ast.unparse(a.annotation) for a, _ in taken if a.annotation is not None},
+            returns=ast.unparse(function.returns) if function.returns is not None else "",
+            open=arguments.kwarg is not None,
+        )
+
+    def alias(self, module: str, name: str, depth: int = 0) -> tuple[str, ast.expr] | None:
+        """What a name of a module is assigned, imports followed: (module, expression); None if that cannot be told."""
+        file = self.file(module)
+        if file is None or depth > 10:
+            return None
+        found: list[tuple[str, ast.expr] | None] = []
+        for statement in _statements(self.tree(file).body):
+            if isinstance(statement, ast.ImportFrom) and any((a.asname or a.name) == name for a in statement.names):
+                source = _absolute(module, statement, file.name == "__init__.py")
+                original = next(a.name for a in statement.names if (a.asname or a.name) == name)
+                found.append(self.alias(source, original, depth + 1) if source else None)
+            elif name in _assigned(statement):
+                value = getattr(statement, "value", None)
+                found.append((module, value) if isinstance(value, ast.expr) else None)
+        return found[0] if len(found) == 1 else None
+
+    def is_ours(self, module: str, name: str) -> bool:
+        """Whether a name of a module is imported from modetrain."""
+        try:
+            found = self.definition(module, name)
+        except KeyError:
+            return False
+        return found is not None and found[0].partition(".")[0] == "modetrain"
 
     def _base(self, module: str, base: ast.expr) -> tuple[str, ast.stmt] | None:
         try:
@@ -200,19 +266,3 @@ def _absolute(module: str, statement: ast.ImportFrom, is_package: bool) -> str |
 def _last_name(node: ast.expr) -> str:
     node = node.func if isinstance(node, ast.Call) else node
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
-
-
-def of_function(function: ast.FunctionDef, *, bound: bool) -> Signature:
-    if any(_last_name(d) not in KEEPS_SIGNATURE for d in function.decorator_list):
-        return ANYTHING
-    arguments = function.args
-    static = any(_last_name(d) == "staticmethod" for d in function.decorator_list)
-    positional = [*arguments.posonlyargs, *arguments.args]
-    needs = positional[: len(positional) - len(arguments.defaults)] if arguments.defaults else positional
-    only = list(zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True))
-    skip = 1 if bound and not static else 0
-    return Signature(
-        names=tuple(a.arg for a in [*positional[skip:], *arguments.kwonlyargs]),
-        required=tuple(a.arg for a in [*needs[skip:], *(a for a, default in only if default is None)]),
-        open=arguments.kwarg is not None,
-    )

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modetrain import config, overrides, paths, run_json
+from modetrain import config, overrides, paths, run_folder, run_json
 from modetrain.errors import ConfigError
 from modetrain.settings import Settings
 
@@ -142,7 +142,7 @@ def _folder(job: Job, cwd: Path) -> Path:
     """The job's run folder: the one it continues, the one it was given, or a new one."""
     if job.settings.run_dir is not None:
         return job.settings.run_dir
-    return paths.new_run_dir(cwd / paths.RUNS, job.settings.recipe_name, job.settings.mode.name)
+    return run_folder.new(cwd / run_folder.RUNS, job.settings.recipe_name, job.settings.mode.name)
 
 
 def _check_folders(jobs: Sequence[Job]) -> None:

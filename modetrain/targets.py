@@ -9,13 +9,15 @@ import ast
 import functools
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from modetrain.errors import ConfigError, closest
 from modetrain.paths import shown
-from modetrain.signatures import ANYTHING, Signature, SourceText, of_function
+from modetrain.schema import MISSING
+from modetrain.signatures import ANYTHING, Signature, SourceText
 
 FOREIGN = ("keras", "tensorflow")  # never opened: only looked up
 HYDRA_KEYS = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
@@ -24,6 +26,8 @@ RUN_GIVES: Mapping[str, tuple[str, ...]] = {
     "recipe": ("model", "optimizer", "info"),
     "model": ("image_shape", "classes"),
 }
+
+_TUPLE = ("tuple[", "Tuple[")  # how the annotation of several models begins
 
 
 def check(section: str, node: Any, sources: SourceText, *, given: Callable[[str, Any], str]) -> Iterator[str]:
@@ -35,15 +39,32 @@ def check(section: str, node: Any, sources: SourceText, *, given: Callable[[str,
       sources: where code is looked up.
       given: `given(key, value)` says how a key was given.
     """
+    for inner, call in _calls(section, node):
+        yield from _check_call(inner, call, sources, given)
+
+
+def declared(section: str, node: Any, sources: SourceText) -> set[str]:
+    """The keys in a section of which the code that takes them says what they are."""
+    found: set[str] = set()
+    for inner, call in _calls(section, node):
+        keys = _signature(call, sources).keys
+        found.update(f"{inner}.{name}" for name in call if name in keys)
+    return found
+
+
+def _calls(section: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every mapping with a `_target_`, inner ones first, with its dotted key."""
     if isinstance(node, list):
         for index, value in enumerate(node):
-            yield from check(f"{section}.{index}", value, sources, given=given)
-    if not isinstance(node, Mapping):
-        return
-    for key, value in node.items():
-        yield from check(f"{section}.{key}", value, sources, given=given)
-    if "_target_" not in node:
-        return
+            yield from _calls(f"{section}.{index}", value)
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _calls(f"{section}.{key}", value)
+        if "_target_" in node:
+            yield section, node
+
+
+def _check_call(section: str, node: Mapping[str, Any], sources: SourceText, given) -> Iterator[str]:
     target = node["_target_"]
     where = given(f"{section}._target_", target)
     try:
@@ -56,18 +77,62 @@ def check(section: str, node: Any, sources: SourceText, *, given: Callable[[str,
     if gives and node.get("_partial_"):
         yield f"{given(f'{section}._partial_', True)}: the run calls {target} with what it needs. Leave _partial_ out."
     for name in arguments:
+        value = node[name]
+        seen = given(f"{section}.{name}", value)
+        takes = signature.keys.get(name)
         if name in gives:
-            yield f"{given(f'{section}.{name}', node[name])}: the run itself gives {target} its {name}. Leave it out."
+            yield f"{seen}: the run itself gives {target} its {name}. Leave it out."
         elif not signature.open and name not in signature.names:
             near = closest(name, [n for n in signature.names if n not in gives])
-            takes = ", ".join(n for n in signature.names if n not in gives) or "nothing from the config"
+            names = ", ".join(n for n in signature.names if n not in gives) or "nothing from the config"
             fix = f"Did you mean {section}.{near}?" if near else f"Leave {section}.{name} out."
-            seen = given(f"{section}.{name}", node[name])
-            yield f"{seen}: {target} has no argument {name!r}, it takes {takes}. {fix}"
+            yield f"{seen}: {target} has no argument {name!r}, it takes {names}. {fix}"
+        elif takes is not None and value != MISSING and not isinstance(value, Mapping) and not takes.accepts(value):
+            yield f"{seen}: {takes.wrong(f'{section}.{name}', value)}"
     if section in RUN_GIVES and "_args_" not in node and "_partial_" not in node:
         for name in signature.required:
             if name not in arguments and name not in gives:
                 yield f"{section}.{name} is missing: {target} needs it. Type +{section}.{name}=VALUE."
+
+
+def check_model(
+    recipe: Mapping[str, Any], model: Any, choice: str, options: Mapping[str, str], sources: SourceText
+) -> Iterator[str]:
+    """Yields what is wrong with the model that was chosen for a recipe: it needs one, or one of another kind.
+
+    A recipe says so with `model: Callable[..., keras.Model]`, or a tuple of several; without that all is right.
+
+    Args:
+      recipe, model: the two sections of the configuration.
+      choice: the choice of a model as it was given, `model=cnn`.
+      options: per option of the group the target it names.
+      sources: where code is looked up.
+    """
+    wanted = _signature(recipe, sources).annotations.get("model", "")
+    called = re.fullmatch(r"(?:[\w.]+\.)?Callable\[\.\.\., (.*)\]", wanted)
+    if called is None:
+        return
+    several = called[1].startswith(_TUPLE)
+
+    def fits(target: Any) -> bool:
+        made = _signature({"_target_": target}, sources).returns
+        return "Any" in (made or "Any", called[1]) or made.startswith(_TUPLE) == several
+
+    proposals = " or ".join(f"model={name}" for name, target in options.items() if fits(target)) or "model=NAME"
+    name, target = recipe["_target_"], model.get("_target_") if isinstance(model, Mapping) else None
+    if target is None:
+        yield f"{choice}: {name} builds a model, and none is chosen. Type {proposals}."
+    elif not fits(target):
+        trains, makes = ("several models", "one") if several else ("one model", "several")
+        yield f"{choice}: {name} trains {trains}, and {target} makes {makes}. Type {proposals}."
+
+
+def _signature(node: Any, sources: SourceText) -> Signature:
+    """What the target of a section takes; anything where there is none, which others report."""
+    try:
+        return find(node.get("_target_"), sources) if isinstance(node, Mapping) else ANYTHING
+    except LookupError:
+        return ANYTHING
 
 
 def find(target: Any, sources: SourceText) -> Signature:
@@ -123,7 +188,7 @@ def _within(module: str, names: Sequence[str], file: Path, sources: SourceText) 
         return ANYTHING
     if len(names) == 2:
         inner = [s for s in getattr(found[1], "body", ()) if isinstance(s, ast.FunctionDef) and s.name == names[1]]
-        return of_function(inner[0], bound=True) if inner else ANYTHING
+        return sources.of_function(module, inner[0], bound=True) if inner else ANYTHING
     return sources.signature(*found)
 
 
@@ -140,6 +205,10 @@ def instantiate(node: Mapping[str, Any], **kwargs: Any) -> Any:
     from hydra.utils import instantiate as hydra_instantiate
 
     target = node.get("_target_")
+    if target is None:
+        raise ConfigError(
+            "there is nothing to build: no _target_ is given. If it is the model, type model= with one that --help lists."
+        )
     for problem in check("", node, SourceText(Path.cwd()), given=lambda key, value: f"{key.lstrip('.')}={value}"):
         raise ConfigError(problem)
     _import(target)

@@ -5,7 +5,7 @@ What only shows with several keys together is in `rules.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from modetrain import schema, suggest
@@ -40,13 +40,7 @@ def problems(composition: Composition) -> Iterator[str]:
             given = composition.given(key, MISSING)
             yield f"{given}: {key} has to be given ({entry.help}). Type {key}={text(entry.example)}."
         elif not entry.accepts(found[key]):
-            yield _wrong(key, found[key], composition)
-    for section in schema.FREE:
-        yield from _free(section, composition.base.get(section), config.get(section), composition)
-    for name, callback in (config.get("callbacks") or {}).items() if "callbacks" not in wrong_shape else ():
-        if name not in schema.CALLBACKS:
-            before = (composition.base.get("callbacks") or {}).get(name)
-            yield from _free(f"callbacks.{name}", before, callback, composition)
+            yield f"{composition.given(key, found[key])}: {entry.wrong(key, found[key])}"
 
 
 def _option(section: str) -> str:
@@ -76,29 +70,30 @@ def _unknown(found: Mapping[str, Any], composition: Composition) -> Iterator[str
         yield f"{composition.given(key, value)}: there is no key {key!r}. {hint}"
 
 
-def _wrong(key: str, value: Any, composition: Composition) -> str:
-    entry = KEYS[key]
-    kind = {bool: "a truth value", int: "a whole number", float: "a number", str: "a text", list: "a list"}
-    seen = repr(value) if isinstance(value, str) else text(value)
-    # "is a text" explains nothing where the type is right and the bound or the choice is not.
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    right = entry.kind in ("int", "float") if number else isinstance(value, str) and entry.kind in ("str", "name")
-    is_a = "" if right or value is None else f", which is {kind.get(type(value), 'a section')}"
-    proposal = entry.propose(value)
-    near = isinstance(value, str) and entry.choices and proposal != entry.example
-    ask = f"Did you mean {key}={text(proposal)}?" if near else f"Type for example {key}={text(proposal)}."
-    given = composition.given(key, value)
-    return f"{given}: {key} ({entry.help}) takes {entry.takes(value)}, not {seen}{is_a}. {ask}"
+def free_problems(composition: Composition, declared: Container[str]) -> Iterator[str]:
+    """Yields what is wrong in the user's own sections, where no table says what a key takes.
+
+    Args:
+      composition: the configuration.
+      declared: keys whose code says what they take: that is checked elsewhere (`targets.py`).
+    """
+    config = composition.config
+    for section in schema.FREE:
+        yield from _free(section, composition.base.get(section), config.get(section), composition, declared)
+    for name, callback in (config.get("callbacks") or {}).items():
+        if name not in schema.CALLBACKS:
+            before = (composition.base.get("callbacks") or {}).get(name)
+            yield from _free(f"callbacks.{name}", before, callback, composition, declared)
 
 
-def _free(key: str, before: Any, value: Any, composition: Composition) -> Iterator[str]:
+def _free(key: str, before: Any, value: Any, composition: Composition, declared: Container[str]) -> Iterator[str]:
     """In the user's own sections the type of what was there before the command line tells what a key takes."""
     if isinstance(value, Mapping) and (before is None or isinstance(before, Mapping)):
         for name, inner in value.items():
-            yield from _free(f"{key}.{name}", (before or {}).get(name), inner, composition)
+            yield from _free(f"{key}.{name}", (before or {}).get(name), inner, composition, declared)
     elif value == MISSING:
         yield f"{composition.given(key, MISSING)}: {key} has to be given. Type {key}=VALUE."
-    elif not _alike(before, value):
+    elif key not in declared and not _alike(before, value):
         default, given = text(before), composition.given(key, value)
         yield f"{given}: {key} takes a value like {default}, not {value!r}. Type for example {key}={default}."
 
@@ -110,6 +105,6 @@ def _alike(before: Any, value: Any) -> bool:
         return isinstance(before, bool) and isinstance(value, bool)
     if isinstance(before, list):
         return isinstance(value, list) and (not before or all(_alike(before[0], one) for one in value))
-    if isinstance(before, float):
+    if isinstance(before, int | float):  # a default of 0 may well stand for a rate
         return isinstance(value, int | float)
     return isinstance(value, type(before))

@@ -125,7 +125,7 @@ class Watch:
             self._forwarded_at = now
             return Action.FORWARD
         if self.cause is None:
-            self._know(self._direct() or self._silent(now, frozen) or self._missing(now), now)
+            self._know(self._direct() or self._silent(now, frozen) or self._missing(now, frozen), now)
         if self.cause is not None:
             assert self.known_at is not None
             if self.cause.kind in ("stalled", "missing"):  # nothing is gained by waiting for it
@@ -143,8 +143,8 @@ class Watch:
 
     @property
     def in_trouble(self) -> bool:
-        """Whether some worker has lost a peer, and it is worth looking who is frozen."""
-        return self.cause is None and self._first_loss is not None
+        """Whether it is worth looking who is frozen: some worker has lost a peer, or they are slow to find each other."""
+        return self.cause is None and (self._first_loss is not None or self.joined_at is None)
 
     # --- the verdict, once done
 
@@ -235,8 +235,12 @@ class Watch:
         after = f" after {named(finished)} had finished" if finished else ""
         return Cause(kind="lost", workers=(worker,), what=f"lost its peers{after}: {line}", at=at)
 
-    def _missing(self, now: float) -> Cause | None:
-        if self.joined_at is not None or self._signals or self._stops() or now - self._started < self._limits.startup:
+    def _missing(self, now: float, frozen: Collection[int]) -> Cause | None:
+        if self.joined_at is not None or self._signals or self._stops() or now - self._started < self._limits.silence:
+            return None
+        if stopped := tuple(worker for worker in frozen if worker not in self._exits):
+            return Cause(kind="stalled", workers=stopped, what="stopped answering before all had joined", at=now)
+        if now - self._started < self._limits.startup:
             return None
         missing = tuple(worker for worker in self._workers if worker not in self._ready)
         left = [worker for worker in missing if worker in self._exits]
@@ -254,8 +258,7 @@ class Watch:
 
     def _settle(self, now: float) -> None:
         """The last word: what was written meanwhile may be earlier than what was seen first."""
-        if self.cause is None or self.cause.kind not in ("stalled", "missing"):
-            self._know(self._direct() or self.cause or self._silent(now, ()), now)
+        self._know(self._direct() or self.cause or self._silent(now, ()), now)
 
     def _kill(self, now: float) -> Action:
         self._killed_at = now

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Annotated
+
 import keras
 import tensorflow as tf
 
-from modetrain import ConfigError, Recipe
+from modetrain import Bounds, ConfigError, Recipe
 
 
 class Gan(Recipe):
@@ -16,7 +19,15 @@ class Gan(Recipe):
       samples: images shown in TensorBoard at each evaluation.
     """
 
-    def __init__(self, *, model, optimizer, info, discriminator_speed: float = 1.0, samples: int = 16):
+    def __init__(
+        self,
+        *,
+        model: Callable[..., tuple[keras.Model, keras.Model]],
+        optimizer,
+        info,
+        discriminator_speed: Annotated[float, Bounds(above=0)] = 1.0,
+        samples: Annotated[int, Bounds(at_least=1)] = 16,
+    ):
         self.info = info
         models = model(info.image_shape, info.classes)
         if not isinstance(models, tuple):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Annotated
+
+import keras
 import tensorflow as tf
 
-from modetrain import ConfigError, Recipe
+from modetrain import Bounds, Recipe
 
 
 class Digits(Recipe):
@@ -14,12 +18,15 @@ class Digits(Recipe):
       shift: training images are moved by up to so many pixels, each its own way; 0 leaves them as they are.
     """
 
-    def __init__(self, *, model, optimizer, info, shift: int = 0):
+    def __init__(
+        self,
+        *,
+        model: Callable[..., keras.Model],
+        optimizer,
+        info,
+        shift: Annotated[int, Bounds(at_least=0)] = 0,
+    ):
         super().__init__(model=model, optimizer=optimizer, info=info)
-        if shift < 0:
-            raise ConfigError(
-                f"recipe.shift={shift}: a number of pixels is not negative. Type recipe.shift=0 for none."
-            )
         self.shift = shift
 
     @property

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import keras
 from keras import layers
 
+from modetrain import Bounds, ConfigError, Length
+
 
 def cnn(
-    image_shape: tuple[int, int, int], classes: int, *, filters: Sequence[int] = (32, 64), dropout: float = 0.25
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    filters: Annotated[Sequence[int], Bounds(at_least=1), Length(at_least=1)] = (32, 64),
+    dropout: Annotated[float, Bounds(at_least=0, below=1)] = 0.25,
 ) -> keras.Model:
-    """Convolutions with batch normalisation and max-pooling, a stage per entry of `filters`, then one dense layer."""
+    """Convolutions with batch normalisation and max-pooling, a stage per entry of `filters`, then one dense layer.
+
+    Raises:
+      ConfigError: when the images are too small to be halved by every stage.
+    """
+    most = min(image_shape[:2]).bit_length() - 1
+    if len(filters) > most:
+        given, fewer = (",".join(str(count) for count in some) for some in (filters, filters[:most]))
+        least = 2 ** len(filters)
+        raise ConfigError(
+            f"model.filters=[{given}] with images of {image_shape[0]} x {image_shape[1]}: each filter is of a stage that "
+            f"halves them, and they can be halved {most} times. Type "
+            + (f"model.filters=[{fewer}], or " if most else "")
+            + f"data.image_size=[{least},{least}]."
+        )
     x = inputs = keras.Input(image_shape)
     for count in filters:
         x = layers.Conv2D(count, 3, padding="same", use_bias=False)(x)
@@ -25,9 +46,13 @@ def cnn(
 
 
 def mlp(
-    image_shape: tuple[int, int, int], classes: int, *, hidden: Sequence[int] = (128,), dropout: float = 0.0
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    hidden: Annotated[Sequence[int], Bounds(at_least=1)] = (128,),
+    dropout: Annotated[float, Bounds(at_least=0, below=1)] = 0.0,
 ) -> keras.Model:
-    """Dense layers."""
+    """Dense layers; a linear model where `hidden` is empty."""
     inputs = keras.Input(image_shape)
     x = layers.Flatten()(inputs)
     for units in hidden:
@@ -38,17 +63,21 @@ def mlp(
 
 
 def gan(
-    image_shape: tuple[int, int, int], classes: int, *, latent: int = 64, width: int = 32
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    latent: Annotated[int, Bounds(at_least=1)] = 64,
+    width: Annotated[int, Bounds(at_least=1)] = 32,
 ) -> tuple[keras.Model, keras.Model]:
     """A small DCGAN (Radford et al., 2016): (generator: noise [n, latent] -> images in [0, 1], discriminator: images -> logit [n]).
 
     Raises:
-      ValueError: when height or width is no multiple of 4: both halves halve or double it twice.
+      ConfigError: when height or width is no multiple of 4: both halves halve or double it twice.
     """
     del classes
     height, breadth, channels = image_shape
     if height % 4 or breadth % 4:
-        raise ValueError(
+        raise ConfigError(
             f"model=gan was given images of {height} x {breadth}: both must be multiples of 4. "
             f"Type data.image_size=[{-(-height // 4) * 4},{-(-breadth // 4) * 4}]."
         )

@@ -21,6 +21,18 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="also what takes many minutes: every combination, many kills")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--long"):
+        for item in items:
+            if "long" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes long: pytest --long"))
+
+
 ROOT = Path(__file__).parent.parent
 MODES = ("eager", "graph", "xla")
 
@@ -138,21 +150,25 @@ def make_trainer(make_recipe, make_data, tmp_path):
     """
     from modetrain.data import Cut
     from modetrain.mode import Mode
+    from modetrain.replicas import Replicas
     from modetrain.trainer import Trainer
 
     own = ("callbacks", "folder", "step", "nonfinite", "watch_every", "clock", "command")
 
-    def make(compile, cls=None, *, recipe=None, steps=10, seed=0, data=None, mode=None, **given):
+    def make(compile, cls=None, *, recipe=None, replicas=None, steps=10, seed=0, data=None, mode=None, **given):
         batch_size = (data or {}).get("batch_size", 8)
         trainer_arguments = {name: given.pop(name) for name in own if name in given}
+        replicas = replicas or Replicas()
         if recipe is None:
             classes = (cls,) if cls is not None else ()
-            recipe = make_recipe(*classes, steps=steps, seed=seed, batch_size=batch_size, **given)
+            with replicas.scope():
+                recipe = make_recipe(*classes, steps=steps, seed=seed, batch_size=batch_size, **given)
         said: list[str] = []
         trainer = Trainer(
             recipe=recipe,
             mode=Mode(**{"name": compile, "compile": compile, **(mode or {})}),
-            data=make_data(seed=seed, **{"cut": Cut(parts=recipe.micro_batches), **(data or {})}),
+            replicas=replicas,
+            data=make_data(seed=seed, **{"cut": Cut.over(replicas, recipe.micro_batches), **(data or {})}),
             steps=steps,
             say=said.append,
             **{"folder": tmp_path, **trainer_arguments},

@@ -147,6 +147,11 @@ def test_a_point_is_one_event_that_tensorboard_takes_for_scalars(make_trainer, w
     assert [event.step for event in read.Tensors("train/loss")] == [2, 4]
 
 
+def test_a_run_shorter_than_a_window_has_its_gradient_norm_too(cli):
+    words = ("recipe=mnist", "model=mlp", "data.source=bundled", "data.eval_batches=1", "steps=3")
+    assert set(cli.run(*words, folder="short").scalars["optimizer/grad_norm"]) == {3}
+
+
 def test_several_optimizers_are_told_apart(make_trainer, writer, scalars, tmp_path):
     class Two(Digits):
         def __init__(self, *, model, optimizer, info):

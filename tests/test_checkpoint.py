@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain import checkpoint
+from modetrain import checkpoint, run_folder
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.checkpoint import CheckpointError
@@ -42,7 +42,7 @@ def contents(state):
 
 @pytest.fixture
 def path(tmp_path):
-    return checkpoint.path_of(tmp_path, 7)
+    return run_folder.checkpoint(tmp_path, 7)
 
 
 # --- there and back --------------------------------------------------------------------------------------------------
@@ -190,8 +190,8 @@ def test_a_half_written_file_is_no_checkpoint_and_is_cleared_away(tmp_path, make
     folder.mkdir()
     for name in (".step-00000009.npz.partial", "step-9.npz.bak", "notes.txt"):
         (folder / name).write_bytes(b"PK")
-    assert checkpoint.steps_of(tmp_path) == []
-    assert checkpoint.latest(tmp_path) is None
+    assert run_folder.steps(tmp_path) == []
+    assert run_folder.newest(tmp_path) is None
     make_trainer("eager", steps=1, callbacks=[Checkpoint(every=1)]).train()
     assert sorted(found.name for found in folder.iterdir()) == [
         *("index.json", "notes.txt", "step-00000001.npz", "step-9.npz.bak")
@@ -252,16 +252,16 @@ def kept(folder):
 @pytest.mark.parametrize(("keep", "steps"), [(1, [10]), (2, [8, 10]), (9, [2, 4, 6, 8, 10])])
 def test_the_last_so_many_are_kept(tmp_path, make_trainer, keep, steps):
     make_trainer("graph", steps=10, callbacks=[Checkpoint(every=2, keep=keep)]).train()
-    assert checkpoint.steps_of(tmp_path) == steps
-    assert checkpoint.latest(tmp_path) == checkpoint.path_of(tmp_path, 10)
-    assert checkpoint.latest(tmp_path, at_most=9) == (checkpoint.path_of(tmp_path, 8) if 8 in steps else None)
+    assert run_folder.steps(tmp_path) == steps
+    assert run_folder.newest(tmp_path) == run_folder.checkpoint(tmp_path, 10)
+    assert run_folder.newest(tmp_path, at_most=9) == (run_folder.checkpoint(tmp_path, 8) if 8 in steps else None)
 
 
 def test_the_last_step_is_kept_whatever_the_interval(tmp_path, make_trainer):
     make_trainer("graph", steps=7, callbacks=[Checkpoint(every=3)]).train()
-    assert checkpoint.steps_of(tmp_path) == [3, 6, 7]
+    assert run_folder.steps(tmp_path) == [3, 6, 7]
     make_trainer("graph", steps=2, folder=tmp_path / "b", callbacks=[Checkpoint(every=None)]).train()
-    assert checkpoint.steps_of(tmp_path / "b") == [2]
+    assert run_folder.steps(tmp_path / "b") == [2]
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_only_a_better_one_than_before_a_resume_becomes_the_best(tmp_path, make_
     make_trainer("graph", steps=4, callbacks=[Scores([0.5, 0.8]), Checkpoint(every=2, best="accuracy")]).train()
     resumed = Checkpoint(every=2, best="accuracy")
     rest = make_trainer("graph", steps=8, step=4, callbacks=[Scores([0.0, 0.0, 0.7, 0.75]), resumed])
-    rest.resume(checkpoint.load(checkpoint.path_of(tmp_path, 4)))
+    rest.resume(checkpoint.load(run_folder.checkpoint(tmp_path, 4)))
     rest.train()
     assert checkpoint.load(tmp_path / "checkpoints" / "best.npz").step == 4
 
@@ -328,7 +328,7 @@ def test_a_run_that_ends_early_is_saved_where_its_variables_are_whole(tmp_path, 
     else:
         with pytest.raises(ZeroDivisionError):
             trainer.train()
-    assert checkpoint.steps_of(tmp_path) == steps
+    assert run_folder.steps(tmp_path) == steps
 
 
 def test_saving_is_booked_to_its_own_account(make_trainer):
@@ -363,18 +363,18 @@ def test_a_digest_is_of_names_dtypes_shapes_and_bytes():
 
 def test_another_steps_content_under_this_name_is_found_out(tmp_path):
     for step in (2, 4):
-        checkpoint.save(checkpoint.path_of(tmp_path, step), some(), step=step, meta={})
-    os.replace(checkpoint.path_of(tmp_path, 2), checkpoint.path_of(tmp_path, 4))
+        checkpoint.save(run_folder.checkpoint(tmp_path, step), some(), step=step, meta={})
+    os.replace(run_folder.checkpoint(tmp_path, 2), run_folder.checkpoint(tmp_path, 4))
     with pytest.raises(CheckpointError, match=r"step-00000004.npz is another file under this name: it holds step 2"):
-        checkpoint.load(checkpoint.path_of(tmp_path, 4))
+        checkpoint.load(run_folder.checkpoint(tmp_path, 4))
 
 
 def test_another_runs_file_of_the_same_step_is_found_out(tmp_path, make_trainer):
     for name, seed in (("a", 0), ("b", 1)):
         make_trainer("eager", steps=2, seed=seed, folder=tmp_path / name, callbacks=[Checkpoint(every=1)]).train()
-    os.replace(checkpoint.path_of(tmp_path / "b", 2), checkpoint.path_of(tmp_path / "a", 2))
+    os.replace(run_folder.checkpoint(tmp_path / "b", 2), run_folder.checkpoint(tmp_path / "a", 2))
     with pytest.raises(CheckpointError, match=r"is another file under this name: SHA-256 .* in index.json"):
-        checkpoint.load(checkpoint.path_of(tmp_path / "a", 2))
+        checkpoint.load(run_folder.checkpoint(tmp_path / "a", 2))
 
 
 def test_content_that_was_changed_with_its_checksums_is_found_out(path):
@@ -393,9 +393,9 @@ def test_an_index_that_is_lost_or_damaged_costs_nothing(tmp_path, make_trainer):
     assert set(checkpoint.index_of(index.parent)) == {"step-00000001.npz", "step-00000002.npz"}
     for content in (b"", b"[1]", b"\xff", b'{"step-00000002.npz": 3}'):
         index.write_bytes(content)
-        assert checkpoint.load(checkpoint.path_of(tmp_path, 2)).step == 2
+        assert checkpoint.load(run_folder.checkpoint(tmp_path, 2)).step == 2
     index.unlink()
-    assert checkpoint.load(checkpoint.path_of(tmp_path, 2)).step == 2
+    assert checkpoint.load(run_folder.checkpoint(tmp_path, 2)).step == 2
 
 
 def test_a_crash_between_a_file_and_its_index_makes_neither_wrong(tmp_path, make_trainer):
@@ -456,10 +456,10 @@ def test_steps_do_not_wait_for_the_disk(make_trainer, tmp_path):
     assert (3, 0) in steps, "the first one is still being written"
     assert booked[0] < 0.5
     assert keep.saver.seconds > 2.9
-    assert checkpoint.steps_of(tmp_path) == [2, 4, 5]
+    assert run_folder.steps(tmp_path) == [2, 4, 5]
     assert trainer.clock.seconds["checkpoint"] > 0.5, "the end waits for the last one"
 
 
 def test_those_of_each_multiple_are_kept_for_good(tmp_path, make_trainer):
     make_trainer("eager", steps=11, callbacks=[Checkpoint(every=1, keep=2, keep_every=4)]).train()
-    assert checkpoint.steps_of(tmp_path) == [4, 8, 10, 11]
+    assert run_folder.steps(tmp_path) == [4, 8, 10, 11]

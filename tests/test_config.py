@@ -79,8 +79,8 @@ WRONG_WORDS = [
     (["recipe="], ["recipe=:", "gan, mnist"]),
     ([M, "~recipe"], ["recipe is given twice"]),
     # groups
-    ([M, "mode=grpah"], ["eager, graph, xla", "Did you mean mode=graph?"]),
-    ([M, "mode=gpu"], ["mode=gpu", "eager, graph, xla", "Type for example mode="]),
+    ([M, "mode=grpah"], ["eager, graph, mirrored", "Did you mean mode=graph?"]),
+    ([M, "mode=fast"], ["mode=fast", "eager, graph, mirrored", "Type for example mode="]),
     ([M, "modee=xla"], ["Did you mean mode=xla?"]),
     ([M, "optimizer=sgdd"], ["Did you mean optimizer=sgd?"]),
     ([M, "debug=fsat"], ["Did you mean debug=fast?"]),
@@ -142,7 +142,28 @@ WRONG_WORDS = [
     ([M, "optimizer.clip_norm=0"], ["above 0 or null"]),
     ([M, "mode.precision=float23"], ["mixed_bfloat16", "Did you mean mode.precision=float32?"]),
     ([M, "mode.compile=jit"], ["eager, graph, xla"]),
-    ([M, "mode.strategy=mirrored"], ["mode.strategy=mirrored", "one_device"]),
+    ([M, "mode.strategy=mirored"], ["mode.strategy=mirored", "one_device", "Did you mean mode.strategy=mirrored?"]),
+    ([M, "mode.replicas=2"], ["mode.replicas=2 with mode.strategy=one_device", "Type mode=mirrored mode.replicas=2"]),
+    ([M, "mode=mirrored", "mode.replicas=0"], ["mode.replicas", "of at least 1"]),
+    ([M, "mode=mirrored", "mode.replicas=3"], ["data.batch_size=64 with mode.replicas=3", "Type data.batch_size=63"]),
+    ([M, "mode=mirrored", "mode.workers=2"], ["mode.workers=2", "Type mode=multiworker mode.workers=2"]),
+    ([M, "mode=mirrored", "mode.devices=[]"], ["mode.devices", "a list of 1 or more"]),
+    ([M, "mode=mirrored", "mode.devices=[0,0]"], ["mode.devices=[0, 0]", "names each once", "mode.devices=auto"]),
+    ([M, "mode=mirrored", "mode.devices=gppu"], ["Did you mean mode.devices=gpu?"]),
+    ([M, "mode=mirrored", "mode.devices=[0,1]", "mode.replicas=3"], ["Type mode.replicas=2"]),
+    ([M, "mode.devices=[0,1]"], ["one device runs a step", "Type mode=mirrored"]),
+    ([M, "mode.sync_batch_norm=false"], ["nothing to synchronise"]),
+    ([M, "mode=multiworker"], ["neither TF_CONFIG nor Slurm nor Kubernetes", "Type mode.workers=2"]),
+    ([M, "mode=multiworker", "mode.workers=2", "--pdb"], ["--pdb with mode=multiworker"]),
+    ([M, "mode=multiworker", "mode.workers=5"], ["data.batch_size=64 with mode.workers=5", "Type data.batch_size=65"]),
+    (
+        [M, "mode=multiworker", "mode.workers=2", "mode.restart_workers=3"],
+        ["mode.restart_workers=3", "data.batch_size=63"],
+    ),
+    ([M, "mode=multiworker", "mode.replicas=2"], ["mode.replicas=2", "a replica is a GPU of a worker, or its CPU"]),
+    ([M, "mode=tpu", "mode.compile=eager"], ["a TPU runs compiled programs only", "mode=eager"]),
+    ([M, "mode=tpu", "mode.precision=float64"], ["Type mode.precision=float32"]),
+    ([M, "mode.tpu=local"], ["only mode=tpu uses it", "Type mode=tpu mode.tpu=local"]),
     ([M, "mode.strict=1"], ["true or false", "mode.strict=true"]),
     ([M, "mode.strict=off"], ["true or false", "mode.strict=false"]),
     ([M, "mode.steps_per_call=0"], ["at least 1 or auto"]),
@@ -171,7 +192,7 @@ WRONG_WORDS = [
     ([M, "optimizer.schedule=constant", "optimizer.final_fraction=0.1"], ["only cosine and linear use it"]),
     ([M, "data.source=bundled", "data.name=fashion_mnist"], ["sample is of mnist", "data.source=tfds"]),
     ([M, "data.source=folder"], ["no folder to read", "data.path=FOLDER"]),
-    ([M, "data.path=."], ["only folder uses it", "data.source=folder"]),
+    ([M, "data.path=."], ["data.path=. with data.source=auto: only folder uses it", "Type data=folder data.path=."]),
     ([M, "data.source=bundled", "data.dir=."], ["only auto and tfds use it"]),
     ([M, "data=folder"], ["data.path=FOLDER"]),
     ([M, "data=folder", "data.path=nowhere"], ["data.path=nowhere", "does not exist"]),
@@ -181,6 +202,7 @@ WRONG_WORDS = [
     ([M, "do=evaluate"], ["no weights", "resume=latest"]),
     ([M, "resume=latest"], ["no run in runs/mnist/graph"]),
     ([M, "resume=latest", "run_dir=nowhere"], ["no such folder"]),
+    ([M, "run_dir=/proc/run"], ["run_dir=/proc/run: nothing can be made in /proc", "Type run_dir= with a folder"]),
     ([M, "resume=nowhere"], ["resume=nowhere", "no such file or folder"]),
     # code that is named
     ([M, "recipe._target_=recipes.mnist.Digit"], ["has no 'Digit'", "Did you mean recipes.mnist.Digits?"]),
@@ -196,9 +218,28 @@ WRONG_WORDS = [
     ([M, "+recipe.model=x"], ["the run itself gives", "Leave it out"]),
     ([M, "model.filter=[8]"], ["Did you mean model.filters=[8]?"]),
     ([M, "+model.fliters=[8]"], ["recipes.models.cnn has no argument 'fliters'", "Did you mean model.filters?"]),
-    ([M, "model.filters=8"], ["a value like [32,64]"]),
-    ([M, "model.filters=[a]"], ["a value like [32,64]"]),
-    ([M, "model.dropout=high"], ["a value like 0.25", "'high'"]),
+    # what its annotations say that code takes
+    ([M, "model.filters=8"], ["a list of 1 or more, each a whole number of at least 1, not 8", "model.filters=[8]"]),
+    ([M, "model.filters=[a]"], ["not [a]. Type for example model.filters=[32,64]"]),
+    ([M, "model.filters=[]"], ["a list of 1 or more"]),
+    ([M, "model.dropout=high"], ["a number of at least 0 and below 1, not 'high', which is a text", "dropout=0.25"]),
+    ([M, "model.dropout=1.5"], ["a number of at least 0 and below 1, not 1.5", "model.dropout=0.25"]),
+    ([M, "model.dropout=null"], ["not null"]),
+    ([M, "recipe.shift=-1"], ["recipe.shift=-1", "a whole number of at least 0, not -1", "recipe.shift=0"]),
+    ([M, "recipe.shift=1.5"], ["a whole number", "recipe.shift=1."]),
+    ([M, "model=mlp", "model.hidden=[0]"], ["a list, each a whole number of at least 1, not [0]", "hidden=[128]"]),
+    ([M, "model=mlp", "model.hidden=abc"], ["a list", "'abc', which is a text"]),
+    (["recipe=gan", "recipe.samples=0"], ["at least 1, not 0", "recipe.samples=16"]),
+    (["recipe=gan", "recipe.discriminator_speed=-1"], ["above 0, not -1", "recipe.discriminator_speed=1.0"]),
+    (["recipe=gan", "model.latent=0"], ["at least 1, not 0"]),
+    # models that a recipe cannot train
+    ([M, "model=null"], ["model=null: recipes.mnist.Digits builds a model", "Type model=cnn or model=mlp."]),
+    ([M, "~model"], ["model=null: recipes.mnist.Digits builds a model"]),
+    ([M, "model=gan"], ["trains one model, and recipes.models.gan makes several. Type model=cnn or model=mlp."]),
+    (["recipe=gan", "model=cnn"], ["trains several models, and recipes.models.cnn makes one. Type model=gan."]),
+    # splits that are known without TensorFlow
+    ([M, "data.train_split=validation"], ["no split 'validation'; it has test, train", "data.train_split=train"]),
+    ([M, "data.source=bundled", "data.eval_split=tset"], ["Did you mean 'test'? Type data.eval_split=test"]),
 ]
 
 
@@ -212,6 +253,7 @@ def test_a_wrong_command_line_is_refused(folder, capsys, words, expected):
 # --- files -----------------------------------------------------------------------------------------------------------
 
 RECIPE = "# @package _global_\nrecipe:\n  _target_: recipes.mine.Mine\n"
+ALONE = "class Mine:\n    def __init__(self, *, model, optimizer, info): ...\n"
 MINE = "from modetrain import Recipe\n\nclass Mine(Recipe):\n    pass\n"
 WITH = ["recipe=mine", "model=mlp"]
 
@@ -300,6 +342,11 @@ WRONG_FILES = [
         ["callback.Mine has no argument 'evry'", "callbacks.mine.every"],
     ),
     (
+        {"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": MINE},
+        ["recipe=mine"],
+        ["model=null: recipes.mine.Mine builds a model", "Type model=cnn or model="],
+    ),
+    (
         {
             "conf/recipe/mine.yaml": RECIPE + "  rate: 0.5\n",
             "recipes/mine.py": ("class Mine:\n    def __init__(self, rate, *, model, optimizer, info): ...\n"),
@@ -307,9 +354,25 @@ WRONG_FILES = [
         [*WITH, "recipe.rate=high"],
         ["recipe.rate=high", "a value like 0.5"],
     ),
+    (
+        {
+            "conf/recipe/mine.yaml": RECIPE + "  rate: 0.5\n",
+            "recipes/mine.py": (
+                "class Mine:\n    def __init__(self, rate: int | None, *, model, optimizer, info): ...\n"
+            ),
+        },
+        WITH,
+        ["recipe.rate=0.5 (from conf/recipe/mine.yaml): recipe.rate takes a whole number or null, not 0.5"],
+    ),
+    (
+        {"callback.py": "class Mine:\n    def __init__(self, *, every: int = 10): ...\n"},
+        [M, "+callbacks.mine._target_=callback.Mine", "+callbacks.mine.every=often"],
+        ["+callbacks.mine.every=often", "a whole number, not 'often'", "callbacks.mine.every=10"],
+    ),
     # run folders
     ({"out": ""}, [M, "run_dir=out"], ["out is a file"]),
     ({"out": ""}, [M, "run_dir=out/deeper"], ["out is a file"]),
+    ({"runs": ""}, [M], ["run_dir=runs: runs is a file"]),
     ({"out/run.json": "{}"}, [M, "run_dir=out"], ["already holds a run", "resume=latest", "run_dir=out-2"]),
     ({"out/checkpoints/step-00000005.npz": ""}, [M, "run_dir=out"], ["already holds a run"]),
     (
@@ -320,6 +383,16 @@ WRONG_FILES = [
     ({"out/run.json": "{}"}, [M, "resume=out"], ["no checkpoint in out/checkpoints"]),
     ({"out/checkpoints/step-00000005.npz": ""}, [M, "resume=out/checkpoints"], ["Type resume=out"]),
     ({"notes.txt": ""}, [M, "resume=notes.txt"], ["step-NUMBER.npz"]),
+    (
+        {"out/checkpoints/step-00000050.npz": "", "out/checkpoints/step-00000100.npz": ""},
+        [M, "steps=60", "resume=latest", "run_dir=out"],
+        ["steps=60 with resume=latest: that run has made 100 steps already", "more than 100"],
+    ),
+    (
+        {"out/checkpoints/step-00000050.npz": "", "out/checkpoints/step-00000100.npz": ""},
+        [M, "steps=49", "run_dir=new", "resume=out/checkpoints/step-00000050.npz"],
+        ["with resume=out/checkpoints/step-00000050.npz: that run has made 50 steps already"],
+    ),
     ({"out/run.json": "{}"}, [M, "do=evaluate", "resume=latest", "run_dir=out"], ["no checkpoint yet"]),
     ({"file": ""}, [M, "data=folder", "data.path=file"], ["is a file"]),
     ({"file": ""}, [M, "data.dir=file"], ["is a file"]),
@@ -343,7 +416,13 @@ def test_a_file_that_is_not_text_is_named(folder, capsys):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_run_folder_that_cannot_be_made_is_refused(folder, capsys):
     (folder / "locked").mkdir(mode=0o555)
-    assert "not writable" in refused(capsys, [M, "run_dir=locked/run"])
+    assert "nothing can be made in locked" in refused(capsys, [M, "run_dir=locked/run"])
+
+
+def test_nothing_is_left_of_the_attempt_to_write(folder):
+    config.load([M], folder)
+    config.load([M, "run_dir=new/run"], folder)
+    assert list(folder.iterdir()) == []
 
 
 # --- what is right ---------------------------------------------------------------------------------------------------
@@ -352,7 +431,8 @@ def test_a_run_folder_that_cannot_be_made_is_refused(folder, capsys):
 def test_every_shipped_option_composes(folder):
     for group in ("model", "optimizer", "mode", "debug"):
         for file in sorted((shipped() / "conf" / group).glob("*.yaml")):
-            settings = config.load([M, f"{group}={file.stem}"], folder)
+            recipe = "recipe=gan" if (group, file.stem) == ("model", "gan") else M
+            settings = config.load([recipe, f"{group}={file.stem}"], folder)
             assert dict(settings.resolved["mode"]).keys() == vars(settings.mode).keys()
     for file in sorted((shipped() / "conf" / "recipe").glob("*.yaml")):
         assert config.load([f"recipe={file.stem}"], folder).recipe_name == file.stem
@@ -384,7 +464,9 @@ def test_a_callback_can_be_switched_off_and_be_ones_own(folder):
 
 
 def test_null_and_tilde_leave_a_group_out(folder):
-    assert config.load([M, "model=null"], folder).model == config.load([M, "~model"], folder).model == {}
+    write(folder, {"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": ALONE})
+    for word in ("model=null", "~model"):
+        assert config.load(["recipe=mine", word], folder).model == {}
     assert config.load([M, "debug=null"], folder).debug_name is None
 
 
@@ -517,6 +599,8 @@ def test_resume_takes_a_run_folder_or_a_checkpoint(folder):
     assert config.load([M, "do=evaluate", f"resume={file}"], folder).resume == str(folder / file)
     assert config.load([M, "run_dir=out", f"resume={file}"], folder).run_dir == folder / "out"
     assert config.load([M, "run_dir=new", "resume=out"], folder).run_dir == folder / "new"
+    assert config.load([M, "steps=5", "resume=out"], folder).steps == 5, "there is nothing to do, which is no mistake"
+    assert config.load([M, "steps=4", "resume=out", "do=evaluate"], folder).steps == 4
 
 
 # --- building --------------------------------------------------------------------------------------------------------
@@ -548,6 +632,11 @@ def test_instantiate_shows_the_cause(folder):
         config.instantiate({"_target_": "broken.Broken", "inner": {"_target_": "broken.Broken"}})
 
 
+def test_instantiate_refuses_nothing_at_all(folder):
+    with pytest.raises(ConfigError, match="no _target_ is given"):
+        config.instantiate({})
+
+
 def test_instantiate_refuses_foreign_targets(folder):
     with pytest.raises(ConfigError, match=r"recipes\.\*, modetrain\.\*"):
         config.instantiate({"_target_": "subprocess.run", "args": ["true"]})
@@ -570,6 +659,8 @@ def python(folder: Path, *words: str) -> subprocess.CompletedProcess:
         [M, "steps=x"],
         [M, "debug=overfit", "recipe._target_=recipes.mnist.X"],
         [M, "mode=xla", "mode.strict=true"],
+        [M, "model.dropout=1.5"],
+        [M, "data.train_split=validation"],
         ["-m", M, "mode=eager,grpah"],
     ],
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from modetrain import checkpoint
+from modetrain import checkpoint, run_folder
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.log import Log
@@ -54,7 +54,7 @@ class At(Callback):
 
 
 def whole_checkpoints(folder):
-    return [checkpoint.load(checkpoint.path_of(folder, step)).step for step in checkpoint.steps_of(folder)]
+    return [checkpoint.load(run_folder.checkpoint(folder, step)).step for step in run_folder.steps(folder)]
 
 
 # --- the disk --------------------------------------------------------------------------------------------------------
@@ -253,7 +253,7 @@ def test_a_callback_that_fails_is_named_and_the_step_is_saved(make_trainer, tmp_
 
     again, before, after = Fussy(fails=False), recorder(every=2), recorder(every=4)
     rest = make_trainer("eager", steps=9, callbacks=[before, again, after, Checkpoint(every=None)])
-    rest.resume(checkpoint.load(checkpoint.path_of(tmp_path, 4)))
+    rest.resume(checkpoint.load(run_folder.checkpoint(tmp_path, 4)))
     rest.train()
     assert again.looked == [4, 6, 8], "it looks where it could not the last time"
     assert (before.looks, after.looks) == ([6, 8], [4, 8]), "and so does who would have come after it"

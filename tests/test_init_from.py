@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modetrain import checkpoint, init_from
+from modetrain import checkpoint, init_from, run_folder
 from modetrain.errors import ConfigError
 from modetrain.settings import InitFromSettings
 
@@ -15,7 +15,7 @@ def other(make_trainer, tmp_path):
     """A run folder with a checkpoint of step 3, and its recipe."""
     trainer = make_trainer("eager", steps=3, folder=tmp_path / "other", name="adam", ema=0.9)
     trainer.train()
-    path = checkpoint.path_of(tmp_path / "other", 3)
+    path = run_folder.checkpoint(tmp_path / "other", 3)
     checkpoint.save(path, trainer.recipe.state(), step=3, meta={})
     return trainer.recipe
 
@@ -74,7 +74,7 @@ def test_a_pattern_that_matches_nothing_is_refused(patterns, other, make_recipe,
 
 
 def test_a_damaged_one_is_refused(other, make_recipe, tmp_path):
-    path = checkpoint.path_of(tmp_path / "other", 3)
+    path = run_folder.checkpoint(tmp_path / "other", 3)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ConfigError, match="is damaged"):
         start(make_recipe(), path)

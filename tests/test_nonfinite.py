@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from modetrain import checkpoint, resume
+from modetrain import checkpoint, resume, run_folder
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.failure import NonFiniteError
 from modetrain.nonfinite import Nonfinite
@@ -203,7 +203,7 @@ def test_it_goes_back_leaves_the_batches_out_and_ends_finite(mode, policy, tmp_p
     assert trainer.feed.left_out, "in every epoch there is a bad batch"
     assert all(at % 4 == 0 and count >= 1 for at, count in trainer.feed.left_out)
     assert all(np.isfinite(value).all() for value in trainer.recipe.model.get_weights())
-    assert checkpoint.load(checkpoint.latest(tmp_path)).meta["carry"]["left_out"] == [
+    assert checkpoint.load(run_folder.newest(tmp_path)).meta["carry"]["left_out"] == [
         list(window) for window in trainer.feed.left_out
     ]
     assert any("Going back to step" in line for line in trainer.said)
@@ -218,7 +218,7 @@ def test_resumed_anywhere_it_ends_where_the_whole_run_does(policy, tmp_path, set
         callbacks = [keeping()]
         policy("rollback", "eager", BadExample, steps=stop, callbacks=callbacks, folder=folder).train()
         rest = policy("rollback", "eager", BadExample, steps=9, step=stop, callbacks=[keeping()], folder=folder)
-        place = Place(folder=folder, checkpoints=(checkpoint.latest(folder),))
+        place = Place(folder=folder, checkpoints=(run_folder.newest(folder),))
         rest.resume(resume.restore(place, rest.recipe, settings(), lambda line: None))
         assert rest.step == stop
         rest.train()
@@ -248,6 +248,6 @@ def test_weights_that_overflow_are_not_saved(policy, tmp_path):
     )
     with pytest.raises((checkpoint.NotFiniteError, NonFiniteError)):
         trainer.train()
-    for step in checkpoint.steps_of(tmp_path):
-        arrays = checkpoint.load(checkpoint.path_of(tmp_path, step)).arrays
+    for step in run_folder.steps(tmp_path):
+        arrays = checkpoint.load(run_folder.checkpoint(tmp_path, step)).arrays
         assert all(np.isfinite(array).all() for name, array in arrays.items() if name.startswith("model/"))

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from modetrain import checkpoint
+from modetrain import checkpoint, run_folder
 
 # Calls are followed by a pause, so that a run of a second is not over before it is noticed.
 SLOW = """
@@ -40,7 +40,7 @@ def interrupted(cli, training):
     def graph():
         parts = [killed("graph", 4, signal.SIGKILL)]
         for signum in (signal.SIGKILL, signal.SIGTERM):
-            there = checkpoint.steps_of(parts[0].folder)[-1]
+            there = run_folder.steps(parts[0].folder)[-1]
             parts.append(killed("graph", there + 1, signum, "resume=latest"))
         return [*parts, finished("graph")]
 
@@ -86,8 +86,8 @@ def test_nothing_differs_from_the_run_it_resumes(interrupted):
 def test_a_killed_run_leaves_whole_checkpoints_and_a_record_that_it_was_running(interrupted):
     for parts in interrupted.values():
         assert parts[0].json["status"] == "running"
-        for step in checkpoint.steps_of(parts[-1].folder):
-            assert checkpoint.load(checkpoint.path_of(parts[-1].folder, step)).step == step
+        for step in run_folder.steps(parts[-1].folder):
+            assert checkpoint.load(run_folder.checkpoint(parts[-1].folder, step)).step == step
 
 
 def test_a_terminated_run_ends_with_a_checkpoint_and_says_so(interrupted):

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from modetrain import checkpoint, record
+from modetrain import checkpoint, record, run_folder
 from recipes.mnist import Digits
 
 NUMBER, TEXT = (int, float), str
@@ -104,7 +104,7 @@ def test_the_command_is_the_one_that_was_typed(trainings, training):
 
 def test_the_digest_is_of_the_last_checkpoint(trainings):
     run = trainings["graph"]
-    found = checkpoint.load(checkpoint.path_of(run.folder, 24))
+    found = checkpoint.load(run_folder.checkpoint(run.folder, 24))
     assert checkpoint.digest({name: tf.constant(array) for name, array in found.arrays.items()}) == run.digest
 
 

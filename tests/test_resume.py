@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from modetrain import checkpoint, resume
+from modetrain import checkpoint, resume, run_folder
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.log import Log
@@ -35,7 +35,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(mode, steps, make_trainer, 
     whole.recipe.seek(STEPS)
     wanted = checkpoint.digest(whole.recipe.state())
     for step in steps:
-        place = Place(folder=tmp_path, checkpoints=(checkpoint.path_of(tmp_path, step),))
+        place = Place(folder=tmp_path, checkpoints=(run_folder.checkpoint(tmp_path, step),))
         rest = make_trainer(mode, steps=STEPS, seed=0, step=step, **SCHEDULED)
         for variable in rest.recipe.model.trainable_variables:
             variable.assign(variable * 0)  # what comes back must come from the checkpoint
@@ -48,7 +48,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(mode, steps, make_trainer, 
 def test_a_run_can_be_resumed_in_another_mode(make_trainer, tmp_path, settings):
     make_trainer("eager", steps=3, callbacks=[Checkpoint(every=3)]).train()
     rest = make_trainer("graph", steps=5, step=3)
-    resume.restore(Place(folder=tmp_path, checkpoints=(checkpoint.latest(tmp_path),)), rest.recipe, settings(), print)
+    resume.restore(Place(folder=tmp_path, checkpoints=(run_folder.newest(tmp_path),)), rest.recipe, settings(), print)
     rest.train()
     assert int(rest.recipe.optimizer.updates.numpy()) == 5
 
@@ -63,7 +63,7 @@ def folder(tmp_path, make_recipe):
     for step in (2, 4, 6):
         recipe.optimizer.updates.assign(step)
         meta = {"config": {"steps": 7, "optimizer": {"learning_rate": 0.1}}}
-        checkpoint.save(checkpoint.path_of(tmp_path, step), recipe.state(), step=step, meta=meta)
+        checkpoint.save(run_folder.checkpoint(tmp_path, step), recipe.state(), step=step, meta=meta)
     return tmp_path
 
 
@@ -76,7 +76,7 @@ def test_latest_is_the_newest_first(folder, settings):
 def test_a_folder_or_a_file_can_be_named(folder, tmp_path, settings):
     place = resume.place(settings(resume=str(folder)), print)
     assert [checkpoint.load(path).step for path in place.checkpoints] == [6, 4, 2]
-    place = resume.place(settings(resume=str(checkpoint.path_of(folder, 4))), print)
+    place = resume.place(settings(resume=str(run_folder.checkpoint(folder, 4))), print)
     assert place.folder == folder, "it goes on in the folder of the run"
     assert [checkpoint.load(path).step for path in place.checkpoints] == [4]
 
@@ -114,20 +114,20 @@ def damage(path):
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_that_is_said(folder, make_recipe, settings):
-    damage(checkpoint.path_of(folder, 6))
+    damage(run_folder.checkpoint(folder, 6))
     said = []
     recipe = make_recipe()
     place = resume.place(settings(run_dir=folder, resume="latest"), said.append)
     assert resume.restore(place, recipe, settings(), said.append).step == 4
     assert int(recipe.optimizer.updates.numpy()) == 4
-    assert said[0].startswith(f"WARNING: {checkpoint.path_of(folder, 6)} is damaged")
+    assert said[0].startswith(f"WARNING: {run_folder.checkpoint(folder, 6)} is damaged")
     assert said[0].endswith("Going on from the checkpoint before it.")
-    assert said[1] == f"resumed at step 4 from {checkpoint.path_of(folder, 4)}"
+    assert said[1] == f"resumed at step 4 from {run_folder.checkpoint(folder, 4)}"
 
 
 def test_where_every_one_is_damaged_the_run_does_not_start_over_by_itself(folder, make_recipe, settings):
     for step in (2, 4, 6):
-        damage(checkpoint.path_of(folder, step))
+        damage(run_folder.checkpoint(folder, step))
     place = resume.place(settings(run_dir=folder, resume="latest"), print)
     with pytest.raises(CheckpointError, match="is damaged"):
         resume.restore(place, make_recipe(), settings(), lambda line: None)
@@ -142,7 +142,7 @@ def test_another_model_is_no_damage(folder, make_recipe, mlp, settings):
 def test_other_examples_are_refused(make_trainer, make_recipe, tmp_path, settings):
     kept = {"data.source": "bundled", "training examples": 4000}
     make_trainer("eager", steps=1, callbacks=[Checkpoint(every=1, meta={"facts": kept})]).train()
-    place = Place(folder=tmp_path, checkpoints=(checkpoint.latest(tmp_path),))
+    place = Place(folder=tmp_path, checkpoints=(run_folder.newest(tmp_path),))
     with pytest.raises(ConfigError, match="had data.source bundled, this one has tfds"):
         resume.restore(place, make_recipe(), settings(), print, facts={**kept, "data.source": "tfds"})
     assert resume.restore(place, make_recipe(), settings(), print, facts=kept)
@@ -152,8 +152,8 @@ def test_going_on_from_an_older_checkpoint_leaves_the_newer_ones_behind(make_tra
     make_trainer("eager", steps=3, callbacks=[Checkpoint(every=1, keep=9)]).train()
     branch = make_trainer("eager", steps=2, step=1, callbacks=[Checkpoint(every=1, keep=1)])
     branch.train()
-    assert checkpoint.steps_of(tmp_path) == [2]
-    assert checkpoint.path_of(tmp_path, 3).with_name("step-00000003.npz.left").exists()
+    assert run_folder.steps(tmp_path) == [2]
+    assert run_folder.checkpoint(tmp_path, 3).with_name("step-00000003.npz.left").exists()
 
 
 # --- what changes ----------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def everything(make_trainer, mode, folder, until, step=0):
     callbacks = [log, Drifting(), Stop(every=until), keep]
     trainer = make_trainer(mode, steps=13, step=step, folder=folder, callbacks=callbacks, watch_every=5, **SCHEDULED)
     if step:
-        path = checkpoint.path_of(folder, step)
+        path = run_folder.checkpoint(folder, step)
         found = checkpoint.load(path)
         checkpoint.restore(found, trainer.recipe.state(), path)
         trainer.resume(found)
@@ -228,9 +228,9 @@ def test_windows_results_best_and_event_files_are_as_if_nothing_had_happened(mod
     folder = tmp_path / "killed"
     everything(make_trainer, mode, folder, 7)
     for step, until in ((6, 7), (6, 11), (9, 13)):
-        for later in checkpoint.steps_of(folder):
+        for later in run_folder.steps(folder):
             if later > step:  # what a killed run has not got to
-                checkpoint.path_of(folder, later).unlink()
+                run_folder.checkpoint(folder, later).unlink()
         rest = everything(make_trainer, mode, folder, until, step=step)
     assert checkpoint.digest(rest.recipe.state()) == checkpoint.digest(whole.recipe.state())
     assert rest.results == whole.results, "to the last digit, whatever the calls were"
@@ -259,7 +259,7 @@ def test_a_callback_of_the_users_own_gets_back_what_it_kept(make_trainer, tmp_pa
     make_trainer("eager", steps=3, callbacks=[Counts(), Checkpoint(every=3)]).train()
     mine = Counts()
     rest = make_trainer("eager", steps=5, callbacks=[mine, Checkpoint(every=3)])
-    rest.resume(checkpoint.load(checkpoint.path_of(tmp_path, 3)))
+    rest.resume(checkpoint.load(run_folder.checkpoint(tmp_path, 3)))
     rest.train()
     assert mine.count == 5
 
@@ -280,12 +280,12 @@ def test_whatever_happens_to_checkpoint_files_no_wrong_one_is_restored(make_trai
     """Truncated, flipped, deleted, exchanged, several at once: what comes back is what was saved, or a sentence."""
     draw = random.Random(0)
     make_trainer("eager", steps=4, folder=tmp_path / "good", callbacks=[Checkpoint(every=1, keep=9)]).train()
-    steps = checkpoint.steps_of(tmp_path / "good")
+    steps = run_folder.steps(tmp_path / "good")
     wanted = {}
     for step in steps:
         wanted[step] = {
             name: array.tobytes()
-            for name, array in checkpoint.load(checkpoint.path_of(tmp_path / "good", step)).arrays.items()
+            for name, array in checkpoint.load(run_folder.checkpoint(tmp_path / "good", step)).arrays.items()
         }
     recipe = make_recipe()
     outcomes = []
@@ -293,7 +293,7 @@ def test_whatever_happens_to_checkpoint_files_no_wrong_one_is_restored(make_trai
         folder = tmp_path / f"round-{round_}"
         shutil.copytree(tmp_path / "good", folder)
         for _ in range(draw.randint(1, 4)):
-            there = [checkpoint.path_of(folder, step) for step in checkpoint.steps_of(folder)]
+            there = [run_folder.checkpoint(folder, step) for step in run_folder.steps(folder)]
             if there:
                 hurt(draw, draw.choice(there), draw.choice(there))
         said: list[str] = []
@@ -310,8 +310,8 @@ def test_whatever_happens_to_checkpoint_files_no_wrong_one_is_restored(make_trai
             newer = [step for step in steps if step > found.step]
             outcomes.append("whole" if not newer else "the one before")
             for step in newer:  # each is missed by its name
-                assert any(checkpoint.path_of(folder, step).name in line for line in said), said
-        elif not checkpoint.steps_of(folder):
+                assert any(run_folder.checkpoint(folder, step).name in line for line in said), said
+        elif not run_folder.steps(folder):
             outcomes.append("none")
         shutil.rmtree(folder)
     assert len(set(outcomes)) >= 3, "all of it has been seen"

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from modetrain import checkpoint, signals
+from modetrain import run_folder, signals
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 
@@ -40,7 +40,7 @@ def test_a_signal_saves_and_stops_after_the_call(signum, make_trainer, tmp_path)
     trainer = make_trainer("eager", steps=9, callbacks=[Sends(4, signum), Checkpoint(every=None)])
     train(trainer)
     assert (trainer.status, trainer.step, trainer.stopped_by) == ("stopped", 4, signum)
-    assert checkpoint.steps_of(tmp_path) == [4]
+    assert run_folder.steps(tmp_path) == [4]
 
 
 def test_sigusr1_saves_and_goes_on(make_trainer, tmp_path, recorder):
@@ -49,7 +49,7 @@ def test_sigusr1_saves_and_goes_on(make_trainer, tmp_path, recorder):
     trainer = make_trainer("eager", steps=9, callbacks=callbacks)
     train(trainer)
     assert (trainer.status, trainer.step) == ("completed", 9)
-    assert checkpoint.steps_of(tmp_path) in ([3, 9], [4, 9]), "after the call under way, or the next one"
+    assert run_folder.steps(tmp_path) in ([3, 9], [4, 9]), "after the call under way, or the next one"
     assert looks.looks == [5]
     assert any("saving a checkpoint, as asked" in line for line in trainer.said)
 

@@ -120,9 +120,11 @@ WRONG = {
     """'data.train_split="train[:90%]"'""": {"train_split": "train[:90%"},
     "data.image_size=[32,32]": {"image_size": (0, 28)},
     "data=folder data.path=/data": {"path": "/data"},
-    "data.path is not set": {"source": "folder"},
+    "no folder to read": {"source": "folder"},
     "does not exist": {"source": "folder", "path": "/no/such/folder"},
     "is a file": {"source": "folder", "path": __file__},
+    "Type data.download=true to have it": {"source": "tfds", "download": False, "dir": "/no/such/folder"},
+    "has no split 'valid'; it has test, train. Type data.eval_split=test.": {"eval_split": "valid"},
 }
 
 
@@ -302,6 +304,25 @@ def test_a_set_without_test_split_says_which_to_type(tmp_path):
     assert f"""Type 'data.train_split="{first}"' 'data.eval_split="{second}"'.""" in message
     source, _ = load(name="only_train", dir=str(tmp_path), train_split=first, eval_split=second)
     assert (len(source.train["label"]), len(source.eval["label"])) == (45, 5)
+
+
+def test_the_splits_of_prepared_data_are_known_without_tfds(tmp_path):
+    described = tmp_path / "mine" / "1.0.0" / "dataset_info.json"
+    described.parent.mkdir(parents=True)
+    described.write_text(json.dumps({"name": "mine", "splits": [{"name": "train"}, {"name": "val"}]}))
+
+    def check(**given):
+        sources.check(DataSettings(**{"name": "mine", "dir": str(tmp_path), **given}))
+
+    check(eval_split="val[:10%]+train")
+    check(eval_split="all")
+    check(eval_split="test", name="mine:2.0.0")  # that one may have it
+    folder = {"source": "folder", "path": str(described.parent), "dir": None}
+    for given in ({"eval_split": "test"}, {"eval_split": "train+test", "name": "mine:1.0.0"}, folder):
+        with pytest.raises(ConfigError, match="has no split 'test'; it has train, val. Type data.eval_split=val."):
+            check(**given)
+    described.write_text("{")
+    check(eval_split="test")  # what is wrong with it is said when it is loaded
 
 
 def test_features_of_other_names_become_image_and_label(tmp_path):

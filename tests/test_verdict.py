@@ -107,7 +107,7 @@ def test_the_code_of_a_shell_around_a_killed_worker_means_the_same():
         ("ValueError", "no column heartbeat in the data", False),
         ("InternalError", "out of memory", False),
         ("InvalidArgumentError", "the collective was aborted", False),
-        ("UnavailableErrorOfMine", "heartbeat", False),
+        ("InternalErrorOfMine", "heartbeat", False),
     ],
 )
 def test_which_exceptions_tell_of_a_lost_peer(kind, message, lost):
@@ -204,6 +204,14 @@ def test_a_frozen_worker_is_left_alone_while_nobody_misses_it():
     assert Story().at(10).next(frozen={1}) is Action.WAIT
 
 
+def test_a_worker_that_is_frozen_while_all_wait_for_it_to_join_is_not_waited_for_until_the_end():
+    story = Story(joined=False)
+    assert story.at(19).next(frozen={1}) is Action.WAIT, "a slow start may look so for a moment"
+    assert story.watch.in_trouble
+    assert story.at(20).next(frozen={1}) is Action.KILL
+    assert story.sentence == "worker 1 stopped answering before all had joined"
+
+
 def test_workers_that_lost_each_other_are_started_again():
     story = Story().at(10).lost(1).at(11).lost(0).exited(0, 1).exited(1, 1)
     assert story.next() is Action.DONE
@@ -272,12 +280,21 @@ def test_the_others_get_time_then_sigterm_then_sigkill():
 
 
 def test_what_the_launchers_own_signals_do_is_no_cause():
-    story = Story().at(10).lost(0)
-    story.at(30).next()  # kills worker 1, which is silent
-    story.at(30.1).exited(1, -9).raised(0).exited(0, 1)
+    story = Story(3).at(10).lost(0).exited(0, 1)
+    assert story.next(frozen={1}) is Action.KILL
+    story.at(10.1).raised(2).exited(1, -9).exited(2, 1)
     assert story.next() is Action.DONE
     assert story.sentence == "worker 1 stopped answering"
     assert story.watch.others == []
+
+
+def test_what_was_written_before_the_launcher_acted_is_the_cause_though_it_is_seen_later():
+    story = Story(3).at(10).lost(0).exited(0, 1)
+    story.at(30).next()
+    story.at(29).raised(2)
+    story.at(30.1).exited(1, -9).exited(2, -9)
+    assert story.next() is Action.DONE
+    assert story.sentence == "worker 2 failed: ValueError: bad"
 
 
 @pytest.mark.parametrize(("signum", "code"), [(2, 130), (15, 143)])

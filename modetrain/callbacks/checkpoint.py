@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from modetrain import carry, checkpoint
+from modetrain import carry, checkpoint, run_folder
 from modetrain.callbacks import Callback
 from modetrain.errors import did_you_mean
 from modetrain.saver import Saver
@@ -69,14 +69,14 @@ class Checkpoint(Callback):
         self._first = run.step
         if not run.replicas.chief:
             return
-        folder = run.folder / checkpoint.FOLDER
+        folder = run.folder / run_folder.CHECKPOINTS
         # What a killed run left half-written is of no use to anybody.
         for partial in folder.glob(".*.partial"):
             partial.unlink()
-        if not (folder / _BEST).exists():
+        if not run_folder.best(run.folder).exists():
             self._best_value = None
         self._leave_newer(run)
-        if checkpoint.path_of(run.folder, run.step).exists():
+        if run_folder.checkpoint(run.folder, run.step).exists():
             self._saved = run.step
         elif self._save_first:
             with run.clock.book("checkpoint"):
@@ -116,10 +116,10 @@ class Checkpoint(Callback):
 
     def _leave_newer(self, run) -> None:
         # Going on from an older checkpoint starts another branch: `latest` must not find the one left behind.
-        folder = run.folder / checkpoint.FOLDER
-        for step in checkpoint.steps_of(run.folder):
+        folder = run.folder / run_folder.CHECKPOINTS
+        for step in run_folder.steps(run.folder):
             if step > run.step:
-                left = checkpoint.path_of(run.folder, step)
+                left = run_folder.checkpoint(run.folder, step)
                 checkpoint.leave_out(folder, checkpoint.index_of(folder), [left.name])
                 run.say(f"{left.name} is of a branch that this run leaves: kept as {left.name}.left")
                 left.rename(left.with_name(f"{left.name}.left"))
@@ -170,8 +170,8 @@ class Checkpoint(Callback):
 
         self.saver.submit(write)
 
-    def _write(self, run_folder: Path, arrays, step: int, meta, *, due: bool, best: bool) -> None:
-        folder, path = run_folder / checkpoint.FOLDER, checkpoint.path_of(run_folder, step)
+    def _write(self, run_dir: Path, arrays, step: int, meta, *, due: bool, best: bool) -> None:
+        folder, path = run_dir / run_folder.CHECKPOINTS, run_folder.checkpoint(run_dir, step)
         try:
             index = checkpoint.index_of(folder)
             if due:
@@ -182,13 +182,13 @@ class Checkpoint(Callback):
                 link = folder / f".{_BEST}.partial"
                 link.unlink(missing_ok=True)
                 os.link(path, link)
-                os.replace(link, folder / _BEST)
+                os.replace(link, run_folder.best(run_dir))
                 index[_BEST] = index[path.name]
             elif best:
-                index[_BEST] = checkpoint.save(folder / _BEST, arrays, step=step, meta=meta)
-            steps = checkpoint.steps_of(run_folder)
-            gone = [checkpoint.path_of(run_folder, one) for one in self._surplus(steps)]
-            there = {_BEST, *(checkpoint.path_of(run_folder, one).name for one in steps)} - {one.name for one in gone}
+                index[_BEST] = checkpoint.save(run_folder.best(run_dir), arrays, step=step, meta=meta)
+            steps = run_folder.steps(run_dir)
+            gone = [run_folder.checkpoint(run_dir, one) for one in self._surplus(steps)]
+            there = {_BEST, *(run_folder.checkpoint(run_dir, one).name for one in steps)} - {one.name for one in gone}
             # Before they go: what the index lists and is not there is missed on resuming.
             checkpoint.write_index(folder, {name: sha for name, sha in index.items() if name in there})
             for one in gone:
@@ -196,11 +196,11 @@ class Checkpoint(Callback):
         except OSError as error:
             whole: list[int] = []
             with contextlib.suppress(OSError):  # it may be that not even that can be read
-                whole = checkpoint.steps_of(run_folder)
+                whole = run_folder.steps(run_dir)
             newest = f"The newest whole one is of step {whole[-1]}" if whole else "There is none before it"
             raise checkpoint.NotSavedError(
                 f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. {newest}. "
-                f"Mend that (free space, or the right to write), then type resume=latest run_dir={run_folder}."
+                f"Mend that (free space, or the right to write), then type resume=latest run_dir={run_dir}."
             ) from error
 
     def _surplus(self, steps: Sequence[int]) -> list[int]:

@@ -20,13 +20,13 @@ def split(images: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """A stratified split, each part shuffled: the source is sorted by class, so cutting it in file order
     would train on some digits and test on others."""
     rng = np.random.default_rng(SEED)
-    train, test = [], []
+    of_train, of_test = [], []
     for digit in range(10):
         members = rng.permutation(np.flatnonzero(labels == digit))
         assert len(members) == TRAIN_PER_CLASS + TEST_PER_CLASS, f"digit {digit}: {len(members)} images, 500 expected"
-        train.append(members[:TRAIN_PER_CLASS])
-        test.append(members[TRAIN_PER_CLASS:])
-    train, test = rng.permutation(np.concatenate(train)), rng.permutation(np.concatenate(test))
+        of_train.append(members[:TRAIN_PER_CLASS])
+        of_test.append(members[TRAIN_PER_CLASS:])
+    train, test = rng.permutation(np.concatenate(of_train)), rng.permutation(np.concatenate(of_test))
     return {
         "train_image": images[train],
         "train_label": labels[train],
@@ -47,7 +47,7 @@ def main() -> None:
     assert pixels.min() >= 0, "pixels are 0..255"
     assert pixels.max() <= 255, "pixels are 0..255"
     arrays = split(pixels.astype(np.uint8).reshape(-1, 28, 28, 1), labels.astype(np.uint8))
-    np.savez_compressed(arguments.to, **arrays)  # pyright: ignore[reportArgumentType]
+    np.savez_compressed(arguments.to, **arrays)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     print(f"{arguments.to}: {arguments.to.stat().st_size / 1e6:.2f} MB")
 
 

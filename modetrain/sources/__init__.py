@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modetrain import paths
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import DataSettings
 
@@ -69,9 +70,11 @@ def check(settings: DataSettings) -> None:
         )
     if settings.path is not None and settings.source != "folder":
         raise ConfigError(
-            f"data.path={settings.path} with data.source={settings.source}: a path is only read with "
-            f"data.source=folder. Type data=folder {typed('path', settings.path)}."
+            f"data.path={shown(settings.path)} with data.source={settings.source}: only folder uses it, so it would be "
+            f"ignored. Type data=folder {typed('path', shown(settings.path))}, or data.path=null."
         )
+    from modetrain.sources import names, splits
+
     if settings.source == "folder":
         from modetrain.sources import folder
 
@@ -79,13 +82,12 @@ def check(settings: DataSettings) -> None:
     elif settings.source == "bundled":
         if settings.name != BUNDLED:
             raise ConfigError(
-                f"data.name={settings.name} data.source=bundled: the bundled sample is MNIST and nothing else. "
-                f"Type data.name={BUNDLED}, or data.source=auto for TFDS {settings.name}."
+                f"data.source=bundled with data.name={settings.name}: the bundled sample is of {BUNDLED}. "
+                f"Type data.name={BUNDLED}, or data.source=tfds."
             )
     else:
-        from modetrain.sources import names
-
         names.check(settings)
+    splits.check(settings)
 
 
 def load(settings: DataSettings, *, say: Callable[[str], None]) -> Source:
@@ -119,6 +121,6 @@ def typed(key: str, value: str) -> str:
 
 
 def shown(path: str | os.PathLike[str]) -> str:
-    """A path as people write it, with `~` for the home folder."""
-    text, home = os.fspath(path), str(Path.home())
+    """A path as people write it: from the folder they are in, or with `~` for their home folder."""
+    text, home = paths.shown(Path(path), Path.cwd()), str(Path.home())
     return "~" + text[len(home) :] if text.startswith(home + os.sep) else text

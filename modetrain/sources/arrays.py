@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from modetrain.errors import ConfigError, closest, did_you_mean
+from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
 from modetrain.sources import typed
+from modetrain.sources.splits import named
+from modetrain.sources.splits import unknown as unknown_split
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -33,25 +35,6 @@ def chosen(splits: Mapping[str, Arrays], settings: DataSettings, *, where: str) 
     train = resized(_slice("train_split", settings.train_split, splits, where), settings, where=where)
     evaluation = resized(_slice("eval_split", settings.eval_split, splits, where), settings, where=where)
     return train, evaluation
-
-
-def split_names(expression: str) -> list[str]:
-    """The splits that an expression reads: `train[:90%]+test` reads `train` and `test`."""
-    return [part.split("[")[0].strip() for part in expression.split("+")]
-
-
-def unknown_split(key: str, expression: str, name: str, known: list[str], where: str) -> ConfigError:
-    """The error for a split that does not exist, with the override that does."""
-    known = sorted(known)
-    if known == ["train"]:
-        advice = f"Type {typed('train_split', 'train[:90%]')} {typed('eval_split', 'train[90%:]')}."
-    else:
-        order = [split for split in ("validation", "valid", "val", "test", "train") if split in known] + known
-        advice = f"Type {typed(key, closest(name, known) or order[0])}."
-    return ConfigError(
-        f"data.{key}={expression}: {where} has no split {name!r}; it has {', '.join(known)}."
-        f"{did_you_mean(name, known)} {advice}"
-    )
 
 
 def _slice(key: str, expression: str, splits: Mapping[str, Arrays], where: str) -> Arrays:
@@ -79,7 +62,7 @@ def _slice(key: str, expression: str, splits: Mapping[str, Arrays], where: str) 
     out = parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if len(out["label"]) == 0:
         raise ConfigError(
-            f"data.{key}={expression}: no example is left of {where}. Type {typed(key, split_names(expression)[0])}."
+            f"data.{key}={expression}: no example is left of {where}. Type {typed(key, named(expression)[0])}."
         )
     return out
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
-from modetrain.sources import Source, arrays, shown, typed
+from modetrain.sources import Source, arrays, shown, splits, typed
 
 _LAYOUTS = (
     "{0}.npz, or {0}/image.npy and {0}/label.npy, or {0}*.tfrecord* (and the same for every other split), "
@@ -31,17 +31,19 @@ def check(settings: DataSettings) -> None:
         if _layout(folder, name) is None:
             held = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
             listing = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "")
-            splits = [split for split in _splits(folder) if split != name]
+            others = [split for split in _splits(folder) if split != name]
             prepared = next(
                 (found for depth in ("*", "*/*", "*/*/*") for found in folder.glob(f"{depth}/dataset_info.json")), None
             )
-            if splits:
-                raise arrays.unknown_split(key, getattr(settings, key), name, splits, f"{shown(folder)}")
+            if others:
+                raise splits.unknown(key, getattr(settings, key), name, others, shown(folder))
             advice = (
-                f"Type {typed('path', str(prepared.parent))}." if prepared else "Type data.path=DIR for such a folder."
+                f"Type {typed('path', shown(prepared.parent))}."
+                if prepared
+                else "Type data.path=FOLDER for such a folder."
             )
             raise ConfigError(
-                f"data.path={settings.path}: {shown(folder)} holds {listing or 'nothing'}. "
+                f"data.path={shown(folder)}: it holds {listing or 'nothing'}. "
                 f"Expected for data.{key}={getattr(settings, key)} is {_LAYOUTS.format(name)}. {advice}"
             )
 
@@ -72,23 +74,19 @@ def load(settings: DataSettings) -> Source:
 def _path(settings: DataSettings) -> Path:
     if not settings.path:
         raise ConfigError(
-            "data.source=folder: data.path is not set, so there is no folder to read. Type data=folder data.path=DIR."
+            "data.source=folder with data.path=null: no folder to read. Type data.path=FOLDER, or data.source=auto."
         )
     folder = Path(os.path.expanduser(settings.path))
     if not folder.is_dir():
-        what = "is a file" if folder.exists() else "does not exist"
-        advice = (
-            f"Type {typed('path', str(folder.parent))}."
-            if folder.is_file()
-            else "Type data.path=DIR for one that does."
-        )
-        raise ConfigError(f"data.path={settings.path}: {shown(folder)} {what}, and a folder is needed. {advice}")
+        seen = "is a file" if folder.exists() else "does not exist"
+        advice = typed("path", shown(folder.parent)) if folder.is_file() else "data.path=FOLDER of your data"
+        raise ConfigError(f"data.path={shown(folder)}: that folder {seen}: nothing to read. Type {advice}.")
     return folder.resolve()
 
 
 def _wanted(settings: DataSettings) -> list[tuple[str, str]]:
     """(key, split) pairs that the settings ask for."""
-    return [(key, name) for key in ("train_split", "eval_split") for name in arrays.split_names(getattr(settings, key))]
+    return [(key, name) for key in ("train_split", "eval_split") for name in splits.named(getattr(settings, key))]
 
 
 def _layout(folder: Path, name: str) -> str | None:
@@ -123,9 +121,9 @@ def _split(folder: Path, name: str, settings: DataSettings) -> dict[str, np.ndar
         given = {key: _npy(file) for key, file in paths.items()}
         files = {key: str(file) for key, file in paths.items()}
     else:
-        paths = _record_files(folder, name)
-        given = _records(paths, settings)
-        files = dict.fromkeys(given, str(paths[0]))
+        shards = _record_files(folder, name)
+        given = dict(_records(shards, settings))
+        files = dict.fromkeys(given, str(shards[0]))
     for key in _REQUIRED:
         if key not in given:
             place = folder / (f"{name}.npz" if layout == "npz" else f"{name}/")

@@ -12,7 +12,7 @@ from modetrain.errors import ConfigError, did_you_mean
 from modetrain.settings import DataSettings
 from modetrain.sources import BUNDLED, shown
 
-_NAME = re.compile(r"(?P<base>[A-Za-z_]\w*)(/[\w.+-]+)?(:\d+\.\d+\.\d+)?")
+_NAME = re.compile(r"(?P<base>[A-Za-z_]\w*)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 
 
 def data_dir(settings: DataSettings) -> str:
@@ -22,7 +22,11 @@ def data_dir(settings: DataSettings) -> str:
 
 
 def check(settings: DataSettings) -> None:
-    """Raises ConfigError for a name that is neither TFDS's nor prepared in the data folder."""
+    """Raises ConfigError for a name that is neither TFDS's nor prepared in the data folder, and for no such folder."""
+    if settings.dir is not None and Path(settings.dir).is_file():
+        raise ConfigError(
+            f"data.dir={shown(settings.dir)}: TFDS keeps data in a folder, and that is a file. Type data.dir=FOLDER."
+        )
     match = _NAME.fullmatch(settings.name)
     if not match:
         raise ConfigError(
@@ -30,15 +34,30 @@ def check(settings: DataSettings) -> None:
             "written as data.name=mnist, data.name=emnist/letters or data.name=mnist:3.0.1."
         )
     base = match["base"]
-    if (Path(data_dir(settings)) / base).is_dir():
-        return
-    known = shipped()
-    if known and base not in known:
+    if not (Path(data_dir(settings)) / base).is_dir():
+        known = shipped()
         # Code that was imported by now may have registered data sets of its own with TFDS.
-        if "tensorflow_datasets" in sys.modules:
+        if known and base not in known and "tensorflow_datasets" in sys.modules:
             known |= registered()
-        if base not in known:
+        if known and base not in known:
             raise unknown(settings, known)
+    can_be_had = settings.download or (settings.source == "auto" and settings.name == BUNDLED)
+    if not can_be_had and not infos(settings):
+        raise ConfigError(
+            f"data.name={settings.name} data.download=false: it is not prepared in {shown(data_dir(settings))}. Type "
+            "data.download=true to have it downloaded, or data.dir=FOLDER in which TFDS has prepared it."
+        )
+
+
+def infos(settings: DataSettings) -> list[Path]:
+    """TFDS's descriptions (`dataset_info.json`) of whatever is prepared of a data set: any configuration and version,
+    unless the name has one."""
+    match = _NAME.fullmatch(settings.name)
+    if not match:
+        return []
+    folder = Path(data_dir(settings)) / match["base"] / (match["config"] or "")
+    found = [*folder.glob("*/dataset_info.json"), *folder.glob("*/*/dataset_info.json")]
+    return [file for file in found if match["version"] in (None, file.parent.name)]
 
 
 def unknown(settings: DataSettings, known: set[str]) -> ConfigError:

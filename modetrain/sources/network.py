@@ -82,11 +82,11 @@ def bounded(*, online: bool) -> Iterator[None]:
         options["timeout"] = options.get("timeout") or (PROBE_SECONDS, STALL_SECONDS)
         return send(self, request, *rest, **options)
 
-    HTTPAdapter.send = bounded_send
+    HTTPAdapter.send = bounded_send  # type: ignore[method-assign]
     try:
         yield
     finally:
-        HTTPAdapter.send = send
+        HTTPAdapter.send = send  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

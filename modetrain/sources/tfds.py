@@ -21,7 +21,7 @@ from tensorflow_datasets.core.registered import DatasetNotFoundError
 
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import DataSettings
-from modetrain.sources import BUNDLED, Source, arrays, names, network, records, shown, typed
+from modetrain.sources import BUNDLED, Source, arrays, names, network, records, shown, splits, typed
 
 
 class Unavailable(Exception):
@@ -99,9 +99,9 @@ def image_and_label(builder: Any, where: str) -> tuple[str, str]:
 
 def _check_split(builder: Any, key: str, expression: str, where: str) -> None:
     known = list(builder.info.splits)
-    for name in arrays.split_names(expression):
+    for name in splits.named(expression):
         if name not in known and name != "all":
-            raise arrays.unknown_split(key, expression, name, known, where)
+            raise splits.unknown(key, expression, name, known, where)
     try:
         left = builder.info.splits[expression].num_examples
     except Exception as error:  # TFDS has several classes of error for an expression it cannot read
@@ -111,8 +111,7 @@ def _check_split(builder: Any, key: str, expression: str, where: str) -> None:
         ) from error
     if not left:
         raise ConfigError(
-            f"data.{key}={expression}: no example is left of {where}. "
-            f"Type {typed(key, arrays.split_names(expression)[0])}."
+            f"data.{key}={expression}: no example is left of {where}. Type {typed(key, splits.named(expression)[0])}."
         )
 
 

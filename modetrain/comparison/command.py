@@ -1,0 +1,140 @@
+"""`do=compare` on the command line: each mode in a process of its own, then compare.json, compare.html and a table.
+
+Imports no TensorFlow: that is for the processes of the modes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from modetrain import config, paths, resume
+from modetrain.command_line import CommandLine
+from modetrain.comparison import page, table
+from modetrain.comparison.conduct import conduct
+from modetrain.comparison.findings import Comparison
+from modetrain.comparison.processes import Processes
+from modetrain.comparison.shelf import Shelf
+from modetrain.errors import ConfigError, did_you_mean
+from modetrain.settings import Settings
+
+AGREE, DISAGREE = 0, 1
+JSON = "compare.json"
+SCHEMA = 1
+
+
+def run(settings: Settings, line: CommandLine, cwd: Path) -> int:
+    """Compares the modes; returns the exit code: 0 they agree, 1 they do not.
+
+    Args:
+      settings: of `do=compare`, checked.
+      line: what was typed.
+      cwd: the folder to run in.
+
+    Raises:
+      ConfigError: a mode cannot run; before anything is run.
+    """
+    words = arm_words(settings, line, cwd)
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    where = resume.place(settings, say)
+    shown = paths.shown(where.folder, cwd)
+    say(
+        f"modetrain: recipe={settings.recipe_name} do=compare compare.modes={_listed(settings.compare.modes)} -> {shown}"
+    )
+    (where.folder / "config.yaml").write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
+    working = where.folder / ".arms"
+    runner = Processes(settings, words, line.config_dirs, where, Shelf(working), cwd)
+    with _stoppable():
+        comparison = conduct(
+            runner,
+            settings.compare.modes,
+            steps=settings.compare.steps,
+            first_step=where.step or 0,
+            draws=settings.compare.draws,
+            say=lambda text: say(f"  {text}"),
+        )
+    versions = runner.shelf.get("versions") if runner.shelf.has("versions") else {}
+    write(comparison, settings, where.folder, versions)
+    shutil.rmtree(working, ignore_errors=True)
+    console.print(table.of(comparison))
+    say(f"compare.json and compare.html: {shown}")
+    return AGREE if comparison.agrees else DISAGREE
+
+
+def arm_words(settings: Settings, line: CommandLine, cwd: Path) -> dict[str, tuple[str, ...]]:
+    """The overrides of each mode's run, every one checked.
+
+    Raises:
+      ConfigError: there is no such mode, or the run cannot be made in it.
+    """
+    folders = paths.conf_dirs(cwd, line.config_dirs)
+    known = paths.options("mode", folders)
+    typed = [word for word in line.overrides if _key(word) not in ("do", "mode", "run_dir", "resume")]
+    typed = [word for word in typed if not _key(word).startswith("compare.")]
+    found = {}
+    for mode in settings.compare.modes:
+        if mode not in known:
+            raise ConfigError(
+                f"compare.modes={_listed(settings.compare.modes)}: there is no mode {mode!r}; mode is one of "
+                f"{', '.join(known)}.{did_you_mean(mode, known)}"
+            )
+        words = [*typed, f"mode={mode}"]
+        try:
+            strategy = config.load(words, cwd, line.config_dirs).mode.strategy
+            several = {"mirrored": "mode.replicas", "multiworker": "mode.workers"}.get(strategy)
+            if several:
+                words.append(f"{several}={settings.compare.replicas}")
+                config.load(words, cwd, line.config_dirs)
+        except ConfigError as error:
+            lines = [f"compare.modes={_listed(settings.compare.modes)}: {line}" for line in str(error).splitlines()]
+            raise ConfigError("\n".join(lines)) from None
+        found[mode] = tuple(words)
+    return found
+
+
+def write(comparison: Comparison, settings: Settings, folder: Path, versions: Mapping[str, str]) -> None:
+    """Writes compare.json and compare.html."""
+    described = {
+        "schema": SCHEMA,
+        "recipe": settings.recipe_name,
+        "command": settings.command,
+        "seed": settings.seed,
+        "batch_size": settings.data.batch_size,
+        **comparison.to_json(),
+        "versions": dict(versions),
+    }
+    (folder / JSON).write_text(json.dumps(described, indent=2, allow_nan=False) + "\n")
+    shown = page.of(comparison, title=f"recipe={settings.recipe_name}", command=settings.command, facts=versions)
+    (folder / page.NAME).write_text(shown)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends the comparison and its processes, as Ctrl-C does."""
+
+    def stop(signum, frame):
+        raise SystemExit(128 + signum)
+
+    old = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
+
+
+def _listed(modes: Sequence[str]) -> str:
+    return f"[{','.join(modes)}]"

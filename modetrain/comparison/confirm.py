@@ -1,0 +1,203 @@
+"""From a verdict DIFFERENT to a finding, or to rounding: what a difference comes from is found out by leaving things out.
+
+First float64. What it leaves is no rounding. What vanishes there is rounding if it is small, or if no operation differs by
+more than adding in another order does; else a cancellation that one mode suffers and the other does not. Where float64
+cannot be had, more draws of noise have to do. Then the graph optimizer, oneDNN and XLA are left out, to see which it was.
+
+Imports no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from modetrain.comparison import judge, tolerance
+from modetrain.comparison.cause import Explanation
+from modetrain.comparison.judge import Verdict
+from modetrain.comparison.runner import Death, Runner
+from modetrain.comparison.seen import ArmReport
+from modetrain.comparison.shelf import before
+
+# A maximum or a kink of a ReLU that rounding flips shows in few draws.
+_MORE_DRAWS = 20
+_STEPS_TO_REPEAT = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """Verdicts on all steps of an arm, and why it differs, where it does."""
+
+    verdicts: tuple[Verdict, ...]
+    why: Explanation | None = None
+
+    @property
+    def different(self) -> list[Verdict]:
+        """What is left of differences."""
+        return [one for one in self.verdicts if one.verdict == tolerance.DIFFERENT]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Court:
+    """Judges arms by the reference's steps.
+
+    Attributes:
+      runner: runs arms once more, with something changed.
+      lead: what the reference had to tell.
+      reference: its name.
+      say: told what is under way.
+    """
+
+    runner: Runner
+    lead: ArmReport
+    reference: str
+    say: Callable[[str], None]
+
+    def judge(self, mode: str, report: ArmReport) -> Judgement:
+        """Verdicts on the steps of an arm, those DIFFERENT confirmed and explained."""
+        verdicts = self._verdicts(mode)
+        if not _steps(verdicts):
+            return Judgement(verdicts=tuple(verdicts))
+        self.say(f"{mode}: differs; trying the same steps in float64")
+        wide = self._in_float64(mode, _steps(verdicts))
+        if wide is None:
+            self.say(f"{mode}: float64 cannot be had; measuring the noise of {self.reference} more closely")
+            verdicts = self._with_more_draws(mode, verdicts)
+        else:
+            verdicts = [
+                _as_rounding(one) if one.floors <= tolerance.ROUNDING_LIMIT and _gone(one, wide) else one
+                for one in verdicts
+            ]
+        left = [one for one in verdicts if one.verdict == tolerance.DIFFERENT]
+        if not left:
+            return Judgement(verdicts=tuple(verdicts))
+        here = [one for one in left if one.step == left[0].step]
+        gone = None if wide is None else all(_gone(one, wide) for one in left)
+        if gone is False:  # begin with a step that does differ in float64
+            lasting = next(one.step for one in left if not _gone(one, wide or {}))
+            here = [one for one in left if one.step == lasting]
+            verdicts = [_as_rounding(one) if one.step < lasting else one for one in verdicts]
+        self.say(f"{mode}: looking for the first operation that differs")
+        why = self._why(mode, here[0].step, gone)
+        small = all(one.floors <= tolerance.ROUNDING_LIMIT and not one.nonfinite for one in left)
+        # Replicas add in an order of their own, and their steps are not looked into: float64 has to do.
+        alone = report.effective.get("replicas", 1) == self.lead.effective.get("replicas", 1)
+        if (why.rounding and (gone or (gone is None and small))) or (gone and not alone):
+            return Judgement(verdicts=tuple(_as_rounding(one) for one in verdicts))
+        return Judgement(verdicts=tuple(verdicts), why=self._blamed(mode, report, here, why, gone))
+
+    def _verdicts(self, mode: str) -> list[Verdict]:
+        shelf, found = self.runner.shelf, []
+        floors = shelf.get(f"{self.reference}/floors")
+        for number in range(self.lead.steps):
+            wanted, got = shelf.get(f"{self.reference}/{number}"), shelf.get(f"{mode}/{number}")
+            if wanted.error is None and got.error is None:
+                start, dtype = before(shelf, self.reference, number), self.lead.compute_dtype
+                found += judge.step(number, start, wanted, got, self.lead.layout, floors.get(number, {}), dtype)
+        return found
+
+    def _in_float64(self, mode: str, numbers: Sequence[int]) -> dict[tuple[int, str], float] | None:
+        """Relative distances by step and tensor, both modes in float64; None where that cannot be had."""
+        shelf, found = self.runner.shelf, {}
+        for name in (self.reference, mode):
+            missing = [number for number in numbers if not shelf.has(f"{name}@float64/{number}")]
+            report = self.runner.variant(name, "float64", missing) if missing else None
+            if missing and (not isinstance(report, ArmReport) or report.error is not None):
+                return None
+        for number in numbers:
+            wanted, got = (shelf.get(f"{name}@float64/{number}") for name in (self.reference, mode))
+            if wanted.error is not None or got.error is not None:
+                return None
+            start = before(shelf, self.reference, number)
+            for one in judge.step(number, start, wanted, got, self.lead.layout, {}, "float64"):
+                found[number, one.tensor] = one.relative
+        return found
+
+    def _with_more_draws(self, mode: str, verdicts: list[Verdict]) -> list[Verdict]:
+        shelf = self.runner.shelf
+        floors = shelf.get(f"{self.reference}/floors")
+        measured: set[int] = shelf.get("measured closely") if shelf.has("measured closely") else set()
+        while (steps := _steps(verdicts)) and steps[0] not in measured:
+            wanted = [number for number in steps if number not in measured][:_STEPS_TO_REPEAT]
+            more = self.runner.floors(wanted, _MORE_DRAWS)
+            for number, found in ({} if isinstance(more, Death) else more).items():
+                for label, floor in found.items():
+                    floors[number][label] = max(floors[number].get(label, 0.0), floor)
+            measured |= set(wanted)
+            shelf.put("measured closely", measured)
+            shelf.put(f"{self.reference}/floors", floors)
+            verdicts = self._verdicts(mode)
+        return verdicts
+
+    def _why(self, mode: str, number: int, gone: bool | None) -> Explanation:
+        # A difference that float64 leaves stands out there, and rounding does not.
+        why = self.runner.explain(mode, number, "float64") if gone is False else None
+        if why is None or why.rounding:
+            why = self.runner.explain(mode, number) or Explanation()
+        return why
+
+    def _blamed(
+        self, mode: str, report: ArmReport, here: Sequence[Verdict], why: Explanation, gone: bool | None
+    ) -> Explanation:
+        """The explanation, with what makes the difference found out by leaving things out."""
+        if why.kind == "random" or why.blame == "tracing":
+            return why
+        if report.effective.get("replicas", 1) != self.lead.effective.get("replicas", 1):
+            return dataclasses.replace(why, blame="replicas")
+        self.say(f"{mode}: trying the same step without graph optimizations")
+        said, blame = list(why.said), why.blame
+        strict = self._agrees_without(mode, "strict", here)
+        if strict is False:
+            blame = "tracing"
+            said.append(
+                "Without graph optimizations it differs as well: the traced step is another one than the eager one."
+            )
+        elif strict and report.effective.get("compile") == "xla":
+            blame = "xla"
+            said.append("As a graph without optimizations the step agrees: XLA makes the difference.")
+        elif strict:
+            blame = "onednn" if self._agrees_without(mode, "onednn", here) else "grappler"
+            name = {"onednn": "oneDNN's kernels", "grappler": "TensorFlow's graph optimizer (grappler)"}[blame]
+            said.append(f"{name} makes the difference: without it the step agrees (mode.strict=true).")
+        if gone:
+            said.append("In float64 the modes agree: it is a cancellation, which one of them computes more exactly.")
+        elif gone is False:
+            said.append("In float64 they differ as well: it is no rounding.")
+        return dataclasses.replace(why, said=tuple(said), blame=blame)
+
+    def _agrees_without(self, mode: str, change: str, here: Sequence[Verdict]) -> bool | None:
+        """Whether a step agrees once something is left out, in all that differs with it; None where that cannot be had."""
+        shelf, number = self.runner.shelf, here[0].step
+        report = self.runner.variant(mode, change, [number])
+        if not isinstance(report, ArmReport) or report.error is not None:
+            return None
+        wanted, got = shelf.get(f"{self.reference}/{number}"), shelf.get(f"{mode}@{change}/{number}")
+        if got.error is not None:
+            return None
+        start, floors = before(shelf, self.reference, number), shelf.get(f"{self.reference}/floors")[number]
+        again = {
+            one.tensor: one
+            for one in judge.step(number, start, wanted, got, self.lead.layout, floors, self.lead.compute_dtype)
+        }
+        # The graph rounds too: what is left has to be small next to what there was.
+        return all(
+            again[one.tensor].verdict != tolerance.DIFFERENT or again[one.tensor].relative < 0.1 * one.relative
+            for one in here
+        )
+
+
+def _steps(verdicts: Sequence[Verdict]) -> list[int]:
+    return sorted({one.step for one in verdicts if one.verdict == tolerance.DIFFERENT})
+
+
+def _gone(one: Verdict, wide: dict[tuple[int, str], float]) -> bool:
+    relative = wide.get((one.step, one.tensor), np.inf)
+    return one.nonfinite is None and tolerance.vanishes(one.relative, relative)
+
+
+def _as_rounding(one: Verdict) -> Verdict:
+    if one.verdict != tolerance.DIFFERENT:
+        return one
+    return dataclasses.replace(one, verdict=tolerance.ROUNDING)

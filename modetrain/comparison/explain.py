@@ -1,0 +1,134 @@
+"""Why a step differs: the first operation that does, and what of Python's own state the step changes.
+
+    explain(arm, shelf, "eager", reference="eager", number=0)      an `Explanation`
+
+Runs the step again with every intermediate result written down, in both modes in this process.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from modetrain.comparison import bisect, probe, tolerance, watch
+from modetrain.comparison.arm import Arm
+from modetrain.comparison.bisect import Origin
+from modetrain.comparison.cause import Explanation
+from modetrain.comparison.shelf import Shelf, before
+
+_NOISY_LOGS = 4
+_SAYS_RANDOM = re.compile(r"random|default_rng|\brng\b", re.IGNORECASE)
+_USE_SEEDS = (
+    "Draw with tf.random.stateless_* and seed=self.seed('name'), or with a Keras layer, whose seeds modetrain sets: these are "
+    "functions of (seed, step) and the same in every mode."
+)
+_USE_VARIABLES = "Keep what changes from step to step in variables, or use self.step."
+
+
+def impurity(arm: Arm, shelf: Shelf, reference: str, number: int) -> Explanation:
+    """Why the reference gives other numbers when a step is repeated."""
+    state = before(shelf, reference, number)
+    compile = arm.mode.compile
+    first, second = (probe.log_of(arm, compile, number, state) for _ in range(2))
+    found = bisect.origin(first, second, [0.0] * len(first), epsilon=0.0, exact=True)
+    changed: list[watch.Change] = []
+    if compile == "eager":
+        arm.load(state)
+        changed = watch.changes(arm.recipe, lambda: arm.step(number))
+    generators = [change for change in changed if change.random]
+    said = []
+    if found is not None:
+        which = "the second time only" if found.only_in == "second" else "the first time only"
+        what = f"runs {which}" if found.only_in else "gives other numbers"
+        said.append(f"The first operation that {what}: {_named(found)}.")
+    drawn = found is not None and (found.random or _says_random(found))
+    if generators or drawn:
+        said += [f"The step changes {change}." for change in generators[:2]]
+        where = (
+            found.entry.place
+            if found is not None and found.entry.place
+            else generators[0].place
+            if generators
+            else None
+        )
+        op = found.entry.op if found else None
+        return Explanation(kind="random", op=op, place=where, said=tuple(said), advice=_USE_SEEDS)
+    said += [f"The step changes Python state: {change}." for change in changed[:2]]
+    where = changed[0].place if changed else found.entry.place if found else None
+    op = found.entry.op if found else None
+    return Explanation(op=op, place=where, said=tuple(said), blame="python", advice=_USE_VARIABLES)
+
+
+def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_compile: str) -> Explanation | None:
+    """Why an arm's step differs from the reference's; None where that could not be found out."""
+    if arm.replicas.count > 1:
+        return None
+    state = before(shelf, reference, number)
+    first = probe.log_of(arm, reference_compile, number, state)
+    size = tolerance.epsilon(arm.compute_dtype())
+
+    def noisy() -> Iterator[probe.Log]:  # one at a time: a log holds every intermediate result
+        for draw in range(_NOISY_LOGS):
+            rng = np.random.default_rng([number, draw])
+            moved = {key: tolerance.moved(array, size, rng) for key, array in state.items()}
+            yield probe.log_of(arm, reference_compile, number, moved)
+
+    floors = bisect.floors_of(first, noisy())
+    second = probe.log_of(arm, arm.mode.compile, number, state)
+    found = bisect.origin(first, second, floors, epsilon=size)
+    alone = False
+    if found is None and arm.mode.compile == "graph":
+        found, alone = _alone(arm, number, state, first, floors, size), True
+    if found is None:
+        said = "No operation differs by more than rounding of its sums; what follows from that differs."
+        return Explanation(said=(said,), rounding=True)
+    return _said(found, arm.mode.compile, reference_compile, alone=alone)
+
+
+def _said(found: Origin, compile: str, reference: str, *, alone: bool) -> Explanation:
+    if found.random:
+        drawn = f"Different random numbers: {_named(found)} draws others in {compile} than in {reference}."
+        return Explanation(kind="random", op=found.entry.op, place=found.entry.place, said=(drawn,), advice=_USE_SEEDS)
+    if found.only_in:
+        who = compile if found.only_in == "second" else reference
+        alone_in = f"Only {who} runs {_named(found)}: the traced Python took another way than the eager one."
+        return Explanation(op=found.entry.op, place=found.entry.place, said=(alone_in,), blame="tracing")
+    sizes = ""
+    if found.gap is not None and found.gap.index is not None:
+        sizes = f" ({found.gap.got:.9g} and not {found.gap.expected:.9g})"
+    said = [f"The first operation that differs: {_named(found)}{sizes}."]
+    if alone:
+        said.append("It differs only where nothing else needs its inputs: an optimization of the graph merged them.")
+    return Explanation(
+        op=found.entry.op, place=found.entry.place, said=tuple(said), blame="grappler" if alone else None
+    )
+
+
+def _named(found: Origin) -> str:
+    entry = found.entry
+    where = f" at {entry.place}" if entry.place else " (made by the library)"
+    return f"{'the gradient ' if entry.gradient else ''}{entry.op}{where}"
+
+
+def _says_random(found: Origin) -> bool:
+    return found.entry.place is not None and _SAYS_RANDOM.search(found.entry.place.text) is not None
+
+
+def _alone(arm: Arm, number: int, state, first: probe.Log, floors: list[float], size: float) -> Origin | None:
+    """The first operation that differs when it alone is asked for, so that the graph optimizer may merge what leads to it."""
+    graph = probe.Graph(arm, number, state)
+    aligned = bisect.pairs(first, graph.entries)
+    for i, j in aligned:
+        entry = graph.entries[j]
+        if first[i].value is None or entry.place is None or not len(entry.inputs):
+            continue
+        wanted, value = first[i].value, graph.value_of(j)
+        if value is None or wanted is None or value.shape != wanted.shape:
+            continue
+        gap = tolerance.gap(wanted, value)
+        floor = max(floors[i], size * gap.scale)
+        if gap.absolute > floor * bisect.allowed(first[i]):
+            return Origin(entry=entry, gap=gap, floors=gap.absolute / floor if floor else np.inf)
+    return None

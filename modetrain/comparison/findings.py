@@ -1,0 +1,166 @@
+"""What a comparison found: findings as data, and how each mode did.
+
+comparison.agrees          True where nothing was found
+comparison.findings        what was, the first difference of each mode with its cause
+str(comparison)            the same for people
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modetrain.comparison import tolerance
+from modetrain.comparison.judge import Verdict
+from modetrain.comparison.place import Place
+from modetrain.comparison.seen import Times
+
+# What a finding can be.
+KINDS = {
+    "different": "a mode computes other numbers",
+    "nonfinite": "NaNs or infinities in one mode only",
+    "random": "different random numbers",
+    "impure": "the step is no function of (state, batch)",
+    "error": "a mode raises, or fails to raise, what the reference does not",
+    "crash": "the process of a mode died",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One way in which a mode does not agree with the reference.
+
+    Attributes:
+      mode: which.
+      kind: one of `KINDS`.
+      message: all of it in a few sentences.
+      step: the first step in which it shows, by its number in the run; None where no step was reached.
+      tensor: the tensor that shows it most clearly there; None where none was compared.
+      tensors: all tensors that differ in that step.
+      steps: in how many steps something differs.
+      index, expected, got: the element of the largest difference, and both modes' values after the step.
+      relative: largest difference over largest magnitude (of a variable or slot: of its change in the step).
+      ulp: how many numbers lie between `expected` and `got`.
+      floors: the difference in noise floors of the step; up to `tolerance.LIMIT` is agreement.
+      op: type of the first operation whose output differs.
+      place: the user's line that made it.
+      blame: what makes the difference: `python`, `tracing`, `grappler`, `onednn`, `xla`, `replicas` or `rounding`.
+      advice: what to do about it.
+    """
+
+    mode: str
+    kind: str
+    message: str
+    step: int | None = None
+    tensor: str | None = None
+    tensors: tuple[str, ...] = ()
+    steps: int = 0
+    index: tuple[int, ...] | None = None
+    expected: float | None = None
+    got: float | None = None
+    relative: float | None = None
+    ulp: int | None = None
+    floors: float | None = None
+    op: str | None = None
+    place: Place | None = None
+    blame: str | None = None
+    advice: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.mode}: {self.message}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArmResult:
+    """How one mode did.
+
+    Attributes:
+      verdict: `reference`, `bitwise`, `within noise`, `DIFFERENT`, `not comparable`, `failed`.
+      effective: what took effect of the mode.
+      counts: per kind of tensor and verdict, how many (tensor, step) pairs.
+      worst: per kind of tensor the verdict furthest from the reference, in noise floors.
+      worst_floors: per step the largest distance in noise floors.
+      first_difference: the first tensor that is not bitwise equal, and its step; None where all are.
+      losses: per loss its value in each step, each from the reference's state.
+      drift: per loss its values when the mode is left alone.
+      distance: how far its weights are from the reference's then, relative to how far those have moved.
+      time: times and memory; None where they could not be measured.
+      break_even_steps: steps after which compiling has paid off against the reference; 0 where there is nothing to pay,
+        None where it never does.
+    """
+
+    verdict: str
+    effective: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    counts: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    worst: Mapping[str, Verdict] = dataclasses.field(default_factory=dict)
+    worst_floors: Sequence[float] = ()
+    first_difference: Verdict | None = None
+    losses: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    drift: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    distance: Sequence[float] = ()
+    time: Times | None = None
+    break_even_steps: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What came of a comparison.
+
+    Attributes:
+      reference: the mode that the others are compared with.
+      modes: all of them, the reference first.
+      first_step: number of the first step in the run.
+      steps: how many were compared.
+      draws: repetitions of each step that its noise was measured with.
+      findings: empty where all modes agree.
+      arms: how each mode did.
+      notes: what is worth knowing and no disagreement.
+      limit: noise floors up to which a mode agrees.
+    """
+
+    reference: str
+    modes: tuple[str, ...]
+    first_step: int
+    steps: int
+    draws: int
+    findings: tuple[Finding, ...] = ()
+    arms: Mapping[str, ArmResult] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    limit: float = tolerance.LIMIT
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every mode computes what the reference does, up to rounding."""
+        return not self.findings
+
+    def __str__(self) -> str:
+        others = ", ".join(mode for mode in self.modes if mode != self.reference)
+        steps = f"{self.steps} step{'s' if self.steps > 1 else ''}"
+        if self.agrees:
+            farthest = max((max(arm.worst_floors, default=0.0) for arm in self.arms.values()), default=0.0)
+            said = [
+                f"{others} agree{'' if ',' in others else 's'} with {self.reference} over {steps}, each from the same"
+            ]
+            said[0] += f" state: at most {farthest:.1f} noise floors apart (limit {self.limit:.0f})"
+        else:
+            said = [f"{others} compared with {self.reference} over {steps}:", *(f"- {one}" for one in self.findings)]
+        return "\n".join([*said, *(f"note: {note}" for note in self.notes)])
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data; infinities and NaNs are texts there."""
+        found = _plain(self)
+        return {"agrees": self.agrees, **found}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else "infinity" if value > 0 else "-infinity"
+    return value

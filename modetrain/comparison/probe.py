@@ -1,0 +1,280 @@
+"""A log of everything that one step computes: each operation with its output and the user's line that made it.
+
+Eagerly the operations are written down as they run. A compiled step is traced with every intermediate tensor among its
+outputs. Both logs are in the order of the program, so that they can be laid side by side (`bisect.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.eager.wrap_function import VariableHolder, WrappedFunction
+from tensorflow.python.framework import op_callbacks
+
+from modetrain import draws
+from modetrain.call import Call
+from modetrain.comparison import place
+from modetrain.comparison.arm import Arm, Batches, one
+from modetrain.comparison.place import Place
+from modetrain.comparison.seen import State
+from modetrain.tracing import autograph_on
+
+# Larger tensors are looked at in so many places, evenly spread. What a flipped ReLU changes stands in few.
+_MOST_ELEMENTS = 2**22
+_SILENT = (
+    *("Placeholder", "Const", "NoOp", "Identity", "_EagerConst", "VarHandleOp", "Assert", "Print", "StringFormat"),
+    # The key of a generator is arranged in one way for XLA and in another for kernels; what is drawn with it is compared.
+    *("StatelessRandomGetKeyCounter", "StatelessRandomGetKeyCounterAlg", "StatelessRandomGetAlg"),
+)
+_ADDS_UP = re.compile(
+    r"MatMul|Conv|Sum|Mean|Softmax|BatchNorm|Einsum|Pool|L2Loss|AddN|SegmentSum|Scatter|BiasAddGrad|Norm|Cum|Apply"
+)
+_GRADIENT_FILE = "backprop.py"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One output of one operation.
+
+    Attributes:
+      op: type of the operation.
+      value: its output, or evenly spread elements of it; None where it is no number.
+      shape: of the whole output.
+      place: the user's line that made it; None for the library's own.
+      gradient: whether it is part of a gradient, whose line is that of the forward operation.
+      inputs: positions in the log of what it was computed from.
+      most_terms: how many numbers each number of the output may be a sum of.
+    """
+
+    op: str
+    value: np.ndarray | None
+    shape: tuple[int, ...]
+    place: Place | None
+    gradient: bool
+    inputs: tuple[int, ...]
+    most_terms: float = 1.0
+
+    @property
+    def key(self) -> tuple:
+        """What tells it from others when two logs are laid side by side."""
+        where = (self.place.file, self.place.line) if self.place else None
+        return self.op, self.shape, where
+
+
+Log = list[Entry]
+
+
+def log_of(arm: Arm, compile: str, number: int, state: State, batches: Batches | None = None) -> Log:
+    """Runs one step from a state, on one device, and writes down what it computes.
+
+    Args:
+      arm: whose recipe, data and step numbers are used.
+      compile: `eager`, `graph` or `xla`.
+      number: which step.
+      state: to begin from; the arm's state is another one afterwards.
+      batches: other batches than the arm's own, of one step.
+    """
+    arm.load(state)
+    run, parts, step = _step_of(arm, number, batches or one(arm.batches, number))
+    if compile == "eager":
+        return _eagerly(lambda: run(parts, step))
+    with draws.portable() if compile == "xla" else contextlib.nullcontext():
+        return _compiled(run, parts, step, xla=compile == "xla")
+
+
+def _step_of(arm: Arm, number: int, batches: Batches):
+    """A function that runs one step, and what it takes: its micro-batches and its number."""
+    block = arm.block_of(batches, number)
+    parts = [{name: value[0, part, 0] for name, value in block.arrays.items()} for part in range(block.parts)]
+
+    def run(batches: Sequence[Mapping[str, tf.Tensor]], number: tf.Tensor) -> None:
+        for part, batch in enumerate(batches):
+            call = Call(
+                number=number, watch=tf.constant(True), part=tf.constant(part), last_part=part == len(batches) - 1
+            )
+            arm.recipe.run_train_step(dict(batch), call)
+
+    return run, parts, block.numbers[0, 0]
+
+
+def _eagerly(run: Callable[[], None]) -> Log:
+    made: list[tuple[str, Any, Place | None, bool, tuple]] = []
+
+    def note(op_type, inputs, attrs, outputs, op_name=None, graph=None):
+        op_type = op_type.decode() if isinstance(op_type, bytes) else op_type
+        if graph is None and op_type not in _SILENT:
+            where, gradient = _where()
+            made.extend((op_type, output, where, gradient, tuple(inputs or ())) for output in outputs)
+
+    op_callbacks.add_op_callback(note)
+    try:
+        run()
+    finally:
+        op_callbacks.remove_op_callback(note)
+    # The tensors are alive until here, so that their ids are theirs alone.
+    positions = {id(output): index for index, (_, output, *_) in enumerate(made)}
+    return _log(
+        [(op, _sample(output), output, where, grad, inputs) for op, output, where, grad, inputs in made], positions
+    )
+
+
+class Graph:
+    """One step as a graph, whose intermediate results can be asked for one at a time.
+
+    Asked for all at once, each is an output, and the graph optimizer has nothing left that it may merge.
+
+    Attributes:
+      entries: the log, without values.
+    """
+
+    def __init__(self, arm: Arm, number: int, state: State):
+        self._arm, self._state = arm, state
+        run, parts, step = _step_of(arm, number, one(arm.batches, number))
+        self._found: list[tf.Tensor] = []
+
+        @tf.function(autograph=True)
+        def traced(batches, number):
+            with autograph_on(tf.__internal__.autograph.control_status_ctx()):
+                tf.autograph.experimental.do_not_convert(run)(batches, number)
+            self._found[:] = _tensors(tf.compat.v1.get_default_graph())
+
+        self._function = traced.get_concrete_function(parts, step)
+        self._given = [*tf.nest.flatten(parts), step]
+        self.entries = _log(_entries(self._found, iter(())), {}, ids=_names(self._found))
+
+    def value_of(self, position: int) -> np.ndarray | None:
+        """The value of one entry, as if nothing else were wanted; None where it is no number."""
+        tensor = self._found[position]
+        if not _is_number(tensor):
+            return None
+        self._arm.load(self._state)
+        inputs = self._function.inputs[: len(self._given)]
+        value = WrappedFunction(self._function.graph, VariableHolder()).prune(list(inputs), tensor)(*self._given)
+        flat = np.asarray(value.numpy()).reshape(-1)
+        return flat[:: _stride(flat.size)]
+
+
+def _tensors(graph: tf.Graph) -> list[tf.Tensor]:
+    return [output for op in graph.get_operations() if op.type not in _SILENT for output in op.outputs]
+
+
+def _compiled(run, parts, step: tf.Tensor, *, xla: bool) -> Log:
+    found: list[tf.Tensor] = []
+
+    @tf.function(autograph=True, jit_compile=xla)
+    def logged(batches, number):
+        with autograph_on(tf.__internal__.autograph.control_status_ctx()):
+            tf.autograph.experimental.do_not_convert(run)(batches, number)
+        found[:] = _tensors(tf.compat.v1.get_default_graph())
+        return [_sample_of(tensor) for tensor in found if _is_number(tensor)]
+
+    values = iter(logged.get_concrete_function(parts, step)(parts, step))
+    return _log(_entries(found, values), {}, ids=_names(found))
+
+
+def _entries(found: Sequence[tf.Tensor], values: Iterator[tf.Tensor]) -> list[tuple]:
+    made = []
+    for tensor in found:
+        frames = [(f.filename, f.lineno, f.name) for f in tensor.op.traceback]
+        gradient = any(file.endswith(_GRADIENT_FILE) and name == "gradient" for file, _, name in frames)
+        value = next(values, None) if _is_number(tensor) else None
+        inputs = tuple(_through(one) for one in tensor.op.inputs)
+        made.append(
+            (
+                tensor.op.type,
+                None if value is None else value.numpy(),
+                tensor,
+                place.innermost(frames),
+                gradient,
+                inputs,
+            )
+        )
+    return made
+
+
+def _names(found) -> dict[str, int]:
+    return {tensor.name: index for index, tensor in enumerate(found)}
+
+
+def _through(tensor):
+    """What an identity passes on."""
+    while tensor.op.type == "Identity":
+        tensor = tensor.op.inputs[0]
+    return tensor
+
+
+def _log(made: Sequence[tuple], positions: Mapping[int, int], ids: Mapping[str, int] | None = None) -> Log:
+    log: Log = []
+    for op, value, tensor, where, gradient, inputs in made:
+        if ids is None:
+            before = tuple(positions[id(one)] for one in inputs if positions.get(id(one), len(log)) < len(log))
+        else:  # symbolic tensors are made anew whenever they are asked for
+            before = tuple(ids[one.name] for one in inputs if ids.get(one.name, len(log)) < len(log))
+        if gradient:
+            forward = [log[index].place for index in before if not log[index].gradient and log[index].place]
+            inherited = [log[index].place for index in before if log[index].gradient and log[index].place]
+            where = forward[-1] if forward else inherited[-1] if inherited else where
+        log.append(
+            Entry(
+                op=op,
+                value=value,
+                shape=tuple(tensor.shape.as_list() if tensor.shape.rank is not None else ()),
+                place=where,
+                gradient=gradient,
+                inputs=before,
+                most_terms=_terms(op, [_size(one) for one in inputs], _size(tensor)),
+            )
+        )
+    return log
+
+
+def _where() -> tuple[Place | None, bool]:
+    """The user's line that is running, and whether a gradient is being taken."""
+    frame: FrameType | None = sys._getframe(2)
+    gradient = False
+    while frame is not None and frame.f_code.co_name != "run_train_step":
+        gradient |= frame.f_code.co_name == "gradient" and frame.f_code.co_filename.endswith(_GRADIENT_FILE)
+        frame = frame.f_back
+    return place.of_caller(), gradient
+
+
+def _is_number(tensor: tf.Tensor) -> bool:
+    return tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
+
+
+def _stride(size: int) -> int:
+    return max(1, -(-size // _MOST_ELEMENTS))
+
+
+def _sample(tensor) -> np.ndarray | None:
+    if not _is_number(tensor):
+        return None
+    flat = tensor.numpy().reshape(-1)
+    return flat[:: _stride(flat.size)]
+
+
+def _sample_of(tensor: tf.Tensor) -> tf.Tensor:
+    size = tensor.shape.num_elements()
+    flat = tf.reshape(tensor, [-1])
+    return flat if size is None or size <= _MOST_ELEMENTS else flat[:: _stride(size)]
+
+
+def _size(tensor) -> int:
+    return (tensor.shape.num_elements() or 1) if tensor.shape.rank is not None and tensor.dtype != tf.resource else 1
+
+
+def _terms(op: str, inputs: Sequence[int], output: int) -> float:
+    """How many numbers each number of the output may be a sum of, by the sizes alone: k for [m, k] x [k, n]."""
+    if not _ADDS_UP.search(op):
+        return 1.0
+    first, second, *_ = sorted([*inputs, 1, 1], reverse=True)
+    largest = first / max(output, 1)
+    return max(1.0, largest, (first * second / max(output, 1)) ** 0.5)

@@ -1,0 +1,109 @@
+"""How fast an arm is: compiling, the first step, later steps, memory, and what replicas spend on meeting."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from modetrain.comparison.arm import Arm
+from modetrain.comparison.seen import State, Times
+from modetrain.replicas import Replicas
+
+_SECONDS = 1.0  # to measure for, at least
+_LEAST_CALLS, _MOST_CALLS = 5, 200
+_FLOATS = (256, 16_384, 262_144, 2_097_152)
+_REPEATS = 10
+
+
+def measure(arm: Arm, start: State, compile_s: float) -> Times:
+    """Times steps from `start` on; the arm's state is another one afterwards.
+
+    Args:
+      arm: compiled already.
+      start: a state to begin from.
+      compile_s: what tracing and compiling took.
+    """
+    arm.load(start)
+    block, length = arm.block, arm.steps
+    began = time.perf_counter()
+    arm.program(block, 0, 1)
+    first_ms = (time.perf_counter() - began) * 1e3
+    per_step, spent, calls = [], 0.0, 0
+    at_once = 1 if arm.mode.compile == "eager" else length
+    # Several workers have to make equally many calls, whatever their clocks say.
+    fixed = _LEAST_CALLS if arm.replicas.workers > 1 else None
+    while calls < (fixed or _MOST_CALLS) and (calls < _LEAST_CALLS or (fixed is None and spent < _SECONDS)):
+        lo = calls % length if at_once == 1 else 0
+        began = time.perf_counter()
+        arm.program(block, lo, lo + at_once)
+        took = time.perf_counter() - began
+        per_step.append(took / at_once * 1e3)
+        spent, calls = spent + took, calls + 1
+    p50, p90 = (float(np.percentile(per_step, q)) for q in (50, 90))
+    examples = next(iter(arm.batches.values())).shape[1]
+    return Times(
+        compile_s=compile_s,
+        first_step_ms=first_ms,
+        step_ms={"p50": p50, "p90": p90},
+        examples_per_s=examples / p50 * 1e3,
+        steps_per_call=at_once,
+        traces=arm.program.traces,
+        all_reduce=all_reduce(arm) if arm.replicas.count > 1 else None,
+    )
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held; on a GPU, of that."""
+    if tf.config.list_logical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def all_reduce(arm: Arm) -> Mapping[str, Any]:
+    """What taking the mean over replicas costs: bytes a step, and latency and bandwidth fitted to tensors of a few sizes."""
+    size = sum(
+        int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size
+        for optimizer in arm.recipe.optimizers().values()
+        for v in optimizer.trainable
+    )
+    measured = [{"bytes": count * 4, "ms": _time_of(arm.replicas, count)} for count in _FLOATS]
+    sizes, times = np.array([m["bytes"] for m in measured], float), np.array([m["ms"] for m in measured], float)
+    # Relative errors are fitted, else the largest tensor alone would decide.
+    slope, base = np.polyfit(sizes, times, 1, w=1.0 / times)
+    return {
+        "bytes_per_step": size,
+        "latency_ms": float(max(base, 0.0)),
+        "bandwidth_mb_per_s": float(1e3 / slope / 2**20) if slope > 0 else None,
+        "measured": measured,
+    }
+
+
+def _time_of(replicas: Replicas, count: int) -> float:
+    """Milliseconds of one all-reduce of `count` floats, as one of many in a call."""
+    strategy = replicas.strategy
+    assert strategy is not None
+
+    def on_replica(value):
+        value = tf.identity(value)  # on this replica's device
+        for _ in range(_REPEATS):  # one after the other: each needs the one before
+            value = tf.distribute.get_replica_context().all_reduce("MEAN", value)
+        return tf.reduce_sum(value)
+
+    run = tf.function(
+        lambda value: strategy.experimental_local_results(strategy.run(on_replica, args=(value,)))[0], autograph=False
+    )
+    value = tf.ones([count])
+    run(value).numpy()
+    took = []
+    for _ in range(5):
+        began = time.perf_counter()
+        run(value).numpy()
+        took.append(time.perf_counter() - began)
+    return float(np.median(took)) / _REPEATS * 1e3

@@ -1,0 +1,346 @@
+"""What N replicas compute is what one device computes: run by `test_replicas.py` in a process with four logical CPUs."""
+
+from __future__ import annotations
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from modetrain import batch_norm, draws
+from modetrain.errors import ConfigError
+from modetrain.mode import Mode
+from modetrain.replicas import Replicas, number_of_this
+from recipes.mnist import Digits, cross_entropy, hits
+
+(_cpu,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(_cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+_reduction = tf.distribute.ReductionToOneDevice()
+REPLICAS = {
+    count: Replicas(tf.distribute.MirroredStrategy([f"CPU:{k}" for k in range(count)], cross_device_ops=_reduction))
+    for count in (2, 4)
+}
+
+
+@pytest.fixture(params=[2, 4])
+def replicas(request):
+    return REPLICAS[request.param]
+
+
+def copies(variable):
+    """A variable's value on each replica."""
+    return [copy.numpy() for copy in REPLICAS[2].strategy.experimental_local_results(variable.value)]
+
+
+def weights(trainer):
+    return {name: np.asarray(variable.numpy(), np.float64) for name, variable in trainer.recipe.state().items()}
+
+
+def assert_same(one, other, tolerance=1e-12):
+    one, other = weights(one), weights(other)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_allclose(one[name], other[name], rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+# --- draws -----------------------------------------------------------------------------------------------------------
+
+DRAWS = {
+    "uniform float32": lambda shape: tf.random.stateless_uniform(shape, [1, 2]),
+    "uniform float64": lambda shape: tf.random.stateless_uniform(shape, [1, 2], dtype=tf.float64),
+    "uniform bfloat16": lambda shape: tf.random.stateless_uniform(shape, [1, 2], dtype=tf.bfloat16),
+    "uniform float16": lambda shape: tf.random.stateless_uniform(shape, [1, 2], dtype=tf.float16),
+    "whole int32": lambda shape: tf.random.stateless_uniform(shape, [1, 2], 0, 1000, dtype=tf.int32),
+    "whole int64": lambda shape: tf.random.stateless_uniform(shape, [1, 2], 0, 1000, dtype=tf.int64),
+    "all int32": lambda shape: tf.random.stateless_uniform(shape, [1, 2], None, None, dtype=tf.int32),
+    "all uint64": lambda shape: tf.random.stateless_uniform(shape, [1, 2], None, None, dtype=tf.uint64),
+    "normal float32": lambda shape: tf.random.stateless_normal(shape, [1, 2]),
+    "normal float64": lambda shape: tf.random.stateless_normal(shape, [1, 2], dtype=tf.float64),
+    "truncated": lambda shape: tf.random.stateless_truncated_normal(shape, [1, 2]),
+}
+
+
+# Of the numbers a replica has, 6 and 24 begin where the generator's count does, and 3 and 30 for some replicas do not.
+SHARES = ([3], [3, 2], [3, 8], [3, 2, 5])
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("how", ["eager", "graph", "xla"])
+def test_replicas_draw_their_rows_of_the_whole_batch(draw, how, replicas):
+    if how == "xla" and draw == "truncated":
+        pytest.skip("truncated normal draws are not equal under XLA on one device either")
+
+    def on_replica(_):
+        def drawn():
+            return [DRAWS[draw](shape) for shape in SHARES]
+
+        with draws.of_replica(3):
+            return (tf.function(drawn, jit_compile=True) if how == "xla" else drawn)()
+
+    def run():
+        return replicas.run(on_replica, [tf.constant(0)] * replicas.count)
+
+    with draws.portable() if how == "xla" else contextlib.nullcontext(), draws.by_replica():
+        by_replica = run() if how == "eager" else tf.function(run, autograph=False)()
+    for shape, *rows in zip(SHARES, *by_replica, strict=True):
+        whole = DRAWS[draw]([3 * replicas.count, *shape[1:]]).numpy()
+        if how == "xla" and draw.startswith("normal"):
+            np.testing.assert_allclose(np.concatenate(rows), whole, atol=1.5e-6)
+        else:
+            assert np.concatenate(rows).tobytes() == whole.tobytes(), shape
+
+
+def test_draws_that_belong_to_no_example_are_the_same_on_all(replicas):
+    def on_replica(_):
+        with draws.of_replica(3):
+            return [tf.random.stateless_uniform(shape, [1, 2]) for shape in ([], [4], [5, 2])]
+
+    with draws.by_replica():
+        found = replicas.run(on_replica, [tf.constant(0)] * replicas.count)
+    for drawn in found:
+        for one, shape in zip(drawn, ([], [4], [5, 2]), strict=True):
+            assert one.numpy().tobytes() == tf.random.stateless_uniform(shape, [1, 2]).numpy().tobytes()
+
+
+def test_examples_along_another_axis_have_their_part(replicas):
+    def on_replica(_):
+        with draws.of_replica(3):
+            return tf.random.stateless_normal([5, 3, 2], [1, 2])
+
+    with draws.by_replica():
+        found = replicas.run(on_replica, [tf.constant(0)] * replicas.count)
+    whole = tf.random.stateless_normal([5, 3 * replicas.count, 2], [1, 2]).numpy()
+    assert np.concatenate(found, axis=1).tobytes() == whole.tobytes()
+
+
+def test_nothing_is_left_of_it_afterwards(replicas):
+    before = tf.random.stateless_uniform([6, 2], [1, 2]).numpy()
+    with draws.by_replica():
+        assert tf.random.stateless_uniform([6, 2], [1, 2]).numpy().tobytes() == before.tobytes(), "outside a replica"
+    assert tf.random.stateless_uniform([6, 2], [1, 2]).numpy().tobytes() == before.tobytes()
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+EVERYTHING = {
+    **{"name": "adamw", "learning_rate": 0.05, "weight_decay": 0.1, "clip_norm": 0.3},
+    **{"accumulate": 2, "ema": 0.9, "schedule": "cosine", "warmup": 2},
+}
+
+
+def in_float64(batch, *, seed, training):
+    return {**batch, "image": tf.cast(batch["image"], tf.float64) / 255.0}
+
+
+PREPARED = {"prepare": in_float64}
+
+
+@pytest.mark.parametrize("compile", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_training_and_evaluation_are_those_of_one_device(compile, settings, replicas, make_trainer, mlp, recorder):
+    """Dropout, regularizers, accumulation, clipping, averages, a short last evaluation batch: all of it at once."""
+    model = mlp(dtype="float64", regularizer=keras.regularizers.L2(0.01))
+    found = []
+    for where in (None, replicas):
+        seen = recorder()
+        trainer = make_trainer(
+            compile,
+            model=model,
+            steps=6,
+            replicas=where,
+            callbacks=[seen],
+            data=PREPARED,
+            watch_every=1,
+            **settings,
+        )
+        trainer.train()
+        losses = {name: seen.values(name) for name in ("loss", "accuracy", "grad_norm")}
+        found.append((trainer, losses, trainer.evaluate()))
+    (one, curves, evaluated), (many, curves_of_many, evaluated_by_many) = found
+    assert_same(one, many)
+    for name, curve in curves.items():
+        np.testing.assert_allclose(list(curves_of_many[name].values()), list(curve.values()), rtol=1e-12)
+    for name, value in evaluated.items():
+        assert evaluated_by_many[name] == pytest.approx(value, rel=1e-12)
+    if compile == "xla":
+        assert many.train_program.compiled is True
+        assert many.train_program.unit == "gradients"
+
+
+def test_every_replica_holds_the_same_bits(make_trainer, mlp):
+    trainer = make_trainer("graph", model=mlp(), steps=7, replicas=REPLICAS[2], **EVERYTHING)
+    trainer.train()
+    for name, variable in trainer.recipe.state().items():
+        first, second = copies(variable)
+        assert first.tobytes() == second.tobytes(), name
+
+
+def test_the_number_of_steps_a_call_changes_nothing(make_trainer, mlp, replicas):
+    found = []
+    for cap in (1, 3, 7):
+        trainer = make_trainer(
+            "graph",
+            model=mlp(),
+            steps=7,
+            replicas=replicas,
+            mode={"steps_per_call": cap},
+            name="adam",
+            learning_rate=0.01,
+        )
+        trainer.train()
+        assert trainer.train_program.traces == 1
+        found.append({name: value.tobytes() for name, value in weights(trainer).items()})
+    assert found[0] == found[1] == found[2], "bitwise"
+
+
+@pytest.mark.parametrize("compile", ["eager", "graph", "xla"])
+def test_a_replica_that_overflows_has_all_of_them_skip(compile, replicas, make_trainer, mlp, recorder):
+    """With loss scaling: the update is skipped and the scale halved everywhere, as on one device."""
+
+    class Overflowing(Digits):
+        def train_step(self, batch):
+            def loss():
+                logits = self.model(batch["image"], training=True)
+                bad = tf.reduce_any((batch["index"] == 7)[:, tf.newaxis], axis=1)
+                return cross_entropy(batch["label"], logits) * tf.where(bad, np.float32("inf"), 1.0)
+
+            self.minimize(loss)
+            return {"bad": tf.cast(batch["index"] == 7, tf.float32)}
+
+    found = []
+    for where in (None, replicas):
+        seen = recorder()
+        trainer = make_trainer(
+            compile, Overflowing, model=mlp(dropout=0), steps=10, replicas=where, callbacks=[seen], loss_scaling=True
+        )
+        trainer.train()
+        found.append((trainer, seen.values("skipped"), seen.values("loss_scale"), seen.values("bad")))
+    (one, skipped, scales, bad), (many, *seen_by_many) = found
+    assert sum(value > 0 for value in bad.values()) == sum(skipped.values()) == 2, "in each of two epochs"
+    assert [list(curve.values()) for curve in seen_by_many] == [
+        list(curve.values()) for curve in (skipped, scales, bad)
+    ]
+    assert_same(one, many, tolerance=1e-5)
+    assert len({float(value) for value in copies_of(many, many.recipe.optimizer.loss_scale)}) == 1
+
+
+def copies_of(trainer, variable):
+    return [copy.numpy() for copy in trainer.replicas.strategy.experimental_local_results(variable.value)]
+
+
+def test_values_of_a_whole_evaluation_batch_are_those_of_one_device(replicas, make_trainer, mlp):
+    """A replica evaluates whole batches, so that what is no mean of examples comes out the same; each is counted once."""
+
+    class Spread(Digits):
+        def eval_step(self, batch):
+            numbers = tf.cast(batch["index"], tf.float32)
+            return {"spread": tf.math.reduce_std(numbers), "index": numbers, "which": tf.cast(self.step, tf.float32)}
+
+    evaluated = [
+        make_trainer("graph", Spread, model=mlp(), replicas=where, data={"eval_batch_size": size}).evaluate()
+        for size in (3, 7, 23, 50)
+        for where in (None, replicas)
+    ]
+    for one, many in zip(evaluated[::2], evaluated[1::2], strict=True):
+        assert many == pytest.approx(one, rel=1e-6)
+        assert many["index"] == pytest.approx(11.0), "the mean of 0 .. 22"
+
+
+def test_a_tape_of_ones_own_and_two_optimizers(replicas, make_trainer, mlp):
+    class Own(Digits):
+        def __init__(self, *, model, optimizer, info):
+            super().__init__(model=model, optimizer=optimizer, info=info)
+            self.second = model(info.image_shape, info.classes)
+            self.second_optimizer = optimizer(self.second.trainable_variables, learning_rate=0.05)
+
+        def train_step(self, batch):
+            with tf.GradientTape() as tape:
+                logits = self.model(batch["image"], training=True)
+                loss = tf.reduce_mean(cross_entropy(batch["label"], logits))
+            variables = self.model.trainable_variables
+            self.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+
+            def teach():
+                return tf.reduce_mean(tf.square(self.second(batch["image"]) - tf.stop_gradient(logits)), axis=1)
+
+            taught = self.minimize(teach, optimizer=self.second_optimizer)
+            return {"loss": loss, "taught": taught["loss"], "accuracy": hits(batch["label"], logits)}
+
+    trainers = [make_trainer("graph", Own, model=mlp(), steps=5, replicas=where) for where in (None, replicas)]
+    for trainer in trainers:
+        trainer.train()
+    assert_same(*trainers, tolerance=1e-5)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(replicas, make_trainer):
+    size = replicas.count * 3 + 1
+    with pytest.raises(
+        ConfigError, match=rf"data.batch_size={size} over {replicas.count} replicas: .* Type data.batch_size="
+    ):
+        make_trainer("graph", replicas=replicas, data={"batch_size": size})
+
+
+def test_a_failure_names_the_replicas_and_a_share_of_the_batch(make_trainer):
+    class Broken(Digits):
+        def train_step(self, batch):
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken") as caught:
+        make_trainer("graph", Broken, replicas=REPLICAS[2]).train()
+    notes = "\n".join(caught.value.__notes__)
+    assert "2 replicas" in notes
+    assert "image: uint8 (4, 4, 4, 1)" in notes
+
+
+# --- batch normalisation ---------------------------------------------------------------------------------------------
+
+
+def normalised(image_shape, classes):
+    inputs = keras.Input(image_shape, dtype="float64")
+    x = layers.Flatten(dtype="float64")(inputs)
+    x = layers.BatchNormalization(momentum=0.9, dtype="float64")(layers.Dense(5, dtype="float64")(x))
+    return keras.Model(inputs, layers.Dense(classes, dtype="float64")(x))
+
+
+def test_batch_normalisation_is_over_the_whole_batch(replicas, make_trainer):
+    said = []
+    trainers = []
+    for where in (Replicas(), replicas):
+        trainer = make_trainer("graph", model=normalised, steps=5, replicas=where, data=PREPARED, accumulate=2)
+        batch_norm.synchronise(trainer.recipe.models(), Mode(name="m", compile="graph"), where, said.append)
+        trainer.train()
+        trainers.append(trainer)
+    assert_same(*trainers)
+    (line,) = said
+    assert line.startswith("batch normalisation over all replicas, as on one device: 1 layers")
+
+
+def test_plain_batch_normalisation_is_warned_about_and_is_another_computation(make_trainer):
+    said = []
+    trainers = []
+    mode = Mode(name="m", compile="graph", strategy="mirrored", sync_batch_norm=False)
+    for where in (Replicas(), REPLICAS[2]):
+        trainer = make_trainer("graph", model=normalised, steps=5, replicas=where, data=PREPARED)
+        batch_norm.synchronise(trainer.recipe.models(), mode, where, said.append)
+        trainer.train()
+        trainers.append(trainer)
+    (line,) = said
+    assert line.startswith("WARNING: mode.sync_batch_norm=false: 1 layers")
+    with pytest.raises(AssertionError):
+        assert_same(*trainers, tolerance=1e-3)
+
+
+def test_batch_normalisation_and_xla_on_cpus_are_refused(make_recipe):
+    with REPLICAS[2].scope():
+        recipe = make_recipe(model=normalised)
+    mode = Mode(name="m", compile="xla", strategy="mirrored")
+    with pytest.raises(ConfigError, match=r"Type mode.compile=graph"):
+        batch_norm.synchronise(recipe.models(), mode, REPLICAS[2], print)
+
+
+def test_replicas_are_numbered(replicas):
+    found = replicas.run(lambda given: given + number_of_this(), [tf.constant(10 * k) for k in range(replicas.count)])
+    assert [int(value) for value in found] == [11 * k for k in range(replicas.count)]

@@ -1,0 +1,314 @@
+"""Comparison of modes on planted disagreements and on clean steps: the kind, the mode, and the user's own line.
+
+The line that a finding has to name ends in a comment `here`.
+"""
+
+from __future__ import annotations
+
+import random
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import modetrain
+from recipes.gan import Gan
+from recipes.mnist import Digits, cross_entropy, hits
+
+STEPS = 2
+
+
+class Planted(Digits):
+    """Digits with something done to the images first."""
+
+    def change(self, x, batch):
+        return x
+
+    def change_logits(self, logits, batch):
+        return logits
+
+    def train_step(self, batch):
+        def loss():
+            x = self.change(batch["image"], batch)
+            logits = self.change_logits(self.model(x, training=True), batch)
+            return cross_entropy(batch["label"], logits), {"accuracy": hits(batch["label"], logits)}
+
+        return self.minimize(loss)
+
+
+@pytest.fixture
+def batches(source):
+    def of(steps=STEPS, examples=8, **more):
+        rows = np.arange(steps * examples) % 40
+        arrays = {name: source.train[name][rows] for name in ("image", "label")}
+        return [
+            {**{name: array[n * examples : (n + 1) * examples] for name, array in arrays.items()}, **more}
+            for n in range(steps)
+        ]
+
+    return of
+
+
+@pytest.fixture
+def compared(make_recipe, batches):
+    """Compares a class: `compared(Planted, modes=["xla"], name="adamw")`."""
+
+    def run(cls, *, modes=("graph",), model=None, given=None, build=None, timed=False, **settings):
+        settings = {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 0.004, **settings}
+        build = build or (lambda: make_recipe(cls, model=model, **settings))
+        return modetrain.compare(build, given or batches(), modes=modes, timed=timed)
+
+    return run
+
+
+# --- planted ---------------------------------------------------------------------------------------------------------
+
+
+class ScaledInGraph(Planted):
+    def change(self, x, batch):
+        if tf.inside_function():
+            x = x * 1.00001  # here
+        return x
+
+
+class EpsilonFolded(Planted):
+    def change(self, x, batch):
+        y = x + 1e6
+        return y - 1e6  # here
+
+
+class StatefulNormal(Planted):
+    def change(self, x, batch):
+        return x + tf.random.normal(x.shape)  # here
+
+
+class UnseededDropout(Planted):
+    def change(self, x, batch):
+        return tf.nn.dropout(x, 0.5)  # here
+
+
+class NumpyNoise(Planted):
+    def change(self, x, batch):
+        return x + np.random.normal()  # here
+
+
+class PythonNoise(Planted):
+    def change(self, x, batch):
+        return x * random.random()  # here
+
+
+class Counter(Planted):
+    count = 0
+
+    def change(self, x, batch):
+        self.count += 1  # here
+        return x * (1.0 + 0.1 * self.count)
+
+
+SEEN = []
+
+
+class GlobalList(Planted):
+    def change(self, x, batch):
+        SEEN.append(1)  # here
+        return x / len(SEEN)
+
+
+class WarmUp(Planted):
+    """Seen only where a step is repeated long after it was made."""
+
+    count = 0
+
+    def change(self, x, batch):
+        self.count += 1  # here
+        return x * 2.0 if self.count > 3 else x
+
+
+class NanGradient(Planted):
+    """The gradient of the branch that is not taken: NaN in every mode alike, which is no disagreement."""
+
+    def change(self, x, batch):
+        safe = tf.where(x > 0, tf.sqrt(x), 0.0)
+        return safe
+
+
+class TruncatedNormal(Planted):
+    def change(self, x, batch):
+        return x + tf.random.stateless_truncated_normal(x.shape, self.seed("noise"))  # here
+
+
+class NanInGraph(Planted):
+    def change(self, x, batch):
+        if tf.inside_function():
+            x = tf.sqrt(x - 0.5)  # here
+        return x
+
+
+class OutOfRange(Planted):
+    def change(self, x, batch):
+        return x * tf.gather(tf.constant([1.0, 2.0]), batch["label"] + 5)[:, None, None, None]  # here
+
+
+class Asserts(Planted):
+    def change(self, x, batch):
+        tf.debugging.assert_less(x, 0.5)  # here
+        return x
+
+
+class Numpy(Planted):
+    def change(self, x, batch):
+        return x * float(x.numpy().mean())  # here
+
+
+PLANTED = {
+    ScaledInGraph: ("different", "graph", "tracing"),
+    EpsilonFolded: ("different", "graph", "grappler"),
+    StatefulNormal: ("random", "graph", None),
+    UnseededDropout: ("random", "graph", None),
+    NumpyNoise: ("random", "graph", None),
+    PythonNoise: ("random", "graph", None),
+    Counter: ("impure", "graph", "python"),
+    GlobalList: ("impure", "graph", "python"),
+    WarmUp: ("impure", "graph", "python"),
+    TruncatedNormal: ("random", "xla", None),
+    NanInGraph: ("nonfinite", "graph", "tracing"),
+    OutOfRange: ("error", "xla", None),
+    Asserts: ("error", "xla", None),
+    Numpy: ("error", "graph", "tracing"),
+}
+
+
+@pytest.mark.parametrize("cls", PLANTED, ids=lambda cls: cls.__name__)
+def test_a_planted_disagreement_is_found_and_its_line_named(cls, compared):
+    kind, mode, blame = PLANTED[cls]
+    comparison = compared(cls, modes=[mode])
+    assert not comparison.agrees
+    (finding,) = comparison.findings
+    assert (finding.mode, finding.kind, finding.blame) == (mode, kind, blame), str(comparison)
+    assert finding.place is not None
+    assert finding.place.text.endswith("# here"), str(comparison)
+    assert finding.place.file == __file__
+    assert finding.place.text.removesuffix("# here").strip() in str(comparison)
+
+
+def test_weight_decay_that_one_mode_leaves_out_is_found(compared, monkeypatch):
+    """No metric and no gradient shows it; only the update does."""
+    from modetrain import update_rules
+
+    decay = update_rules.decay
+    monkeypatch.setattr(update_rules, "decay", lambda *given: None if tf.inside_function() else decay(*given))
+    comparison = compared(Planted)
+    (finding,) = comparison.findings
+    assert finding.tensor.endswith("kernel")
+    assert finding.floors > 10
+    assert {verdict.kind for verdict in comparison.arms["graph"].worst.values() if verdict.verdict == "DIFFERENT"} == {
+        "variable"
+    }
+
+
+def test_the_first_difference_is_measured(compared):
+    finding = compared(ScaledInGraph).findings[0]
+    assert finding.step == 1
+    assert finding.steps == STEPS
+    assert finding.expected != finding.got
+    assert finding.ulp > 0
+    assert 1e-7 < finding.relative < 1e-3
+    assert finding.tensor in finding.tensors
+
+
+# --- clean -----------------------------------------------------------------------------------------------------------
+
+
+def with_batch_norm(bias=True):
+    def build(image_shape, classes):
+        from keras import layers
+
+        x = inputs = keras.Input(image_shape)
+        # Its bias has a gradient of zero, which Adam makes an update of the full size out of: of rounding noise.
+        x = layers.Conv2D(4, 3, padding="same", use_bias=bias)(x)
+        x = layers.BatchNormalization()(x)
+        x = layers.ReLU()(x)
+        x = layers.MaxPooling2D()(x)
+        x = layers.Dropout(0.3)(layers.Flatten()(x))
+        return keras.Model(inputs, layers.Dense(classes)(x))
+
+    return build
+
+
+class Penalised(Planted):
+    """A Python `for`, a list of the step's own, a constant of NumPy's, and a draw that is a function of the step."""
+
+    def change(self, x, batch):
+        parts = []
+        for factor in np.linspace(0.5, 1.5, 3):
+            parts.append(x * float(factor))
+        return tf.add_n(parts) / 3.0 + 0.01 * tf.random.stateless_normal(x.shape, self.seed("noise"))
+
+
+CLEAN = {
+    "dense": (Digits, None, {}),
+    "convolution, batch normalisation and dropout": (Digits, with_batch_norm(), {}),
+    "clipped and averaged": (Planted, None, {"clip_norm": 0.1, "ema": 0.9}),
+    "momentum": (Planted, None, {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}),
+    "micro-batches": (Digits, None, {"accumulate": 2}),
+    "Python over constants": (Penalised, None, {}),
+    "NaN in all modes": (NanGradient, None, {}),
+}
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_a_clean_step_agrees(name, compared):
+    cls, model, settings = CLEAN[name]
+    comparison = compared(cls, modes=["graph", "xla"], model=model, **settings)
+    assert comparison.agrees, str(comparison)
+    assert comparison.steps == STEPS
+    for mode in ("graph", "xla"):
+        arm = comparison.arms[mode]
+        assert arm.verdict in ("bitwise", "within noise", "rounding")
+        assert arm.effective["compile"] == mode
+        assert {"metric", "gradient", "variable", "slot"} <= set(arm.counts)
+
+
+def test_two_models_and_two_optimizers_agree(compared, make_recipe):
+    from recipes import models
+
+    def small(image_shape, classes):
+        return models.gan(image_shape, classes, latent=4, width=2)
+
+    def build():
+        return make_recipe(Gan, model=small, name="adam", learning_rate=2e-4)
+
+    assert compared(Gan, modes=["graph"], build=build).agrees
+
+
+# --- what it says ----------------------------------------------------------------------------------------------------
+
+
+def test_findings_are_data_and_text(compared):
+    comparison = compared(ScaledInGraph)
+    assert "graph" in str(comparison)
+    assert comparison.to_json()["findings"][0]["place"]["line"] == comparison.findings[0].place.line
+    assert comparison.to_json()["agrees"] is False
+    assert "agrees with eager over 2 steps" in str(compared(Planted))
+
+
+def test_speed_drift_and_break_even_are_there(compared):
+    arm = compared(Planted, timed=True).arms["graph"]
+    assert arm.time.compile_s > 0
+    assert arm.time.step_ms["p50"] <= arm.time.step_ms["p90"]
+    assert arm.time.traces == 1
+    assert len(arm.drift["loss"]) == len(arm.losses["loss"]) == len(arm.distance) == STEPS
+    assert arm.break_even_steps is None or arm.break_even_steps > 0
+
+
+def test_a_recipe_that_is_there_already_serves_too(make_recipe, batches):
+    recipe = make_recipe(Planted, name="adamw")
+    assert modetrain.compare(recipe, batches(), modes=["graph"]).agrees
+
+
+def test_what_it_cannot_do_is_refused(make_recipe, batches):
+    with pytest.raises(ValueError, match=r"do=compare"):
+        modetrain.compare(make_recipe(), batches(), modes=["mirrored"])
+    with pytest.raises(ValueError, match=r"no batches"):
+        modetrain.compare(make_recipe(), [])

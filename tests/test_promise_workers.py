@@ -1,0 +1,175 @@
+"""A run in several processes outlives its workers: killed or frozen ones are noticed, and the end is the uninterrupted one's.
+
+Real workers and real signals. `pytest --long tests/test_promise_workers.py` kills and freezes twenty of them at random
+moments and prints how long it took to notice and to start again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from modetrain import run_folder, run_json
+
+WORDS = (
+    "recipe=mnist",
+    "model=mlp",
+    "model.hidden=[16]",
+    "model.dropout=0.2",
+    "recipe.shift=0",
+    "mode=multiworker",
+    "mode.workers=2",
+    "data.source=bundled",
+    "data.batch_size=32",
+    "steps=1200",
+    "callbacks.log.every=400",
+    "callbacks.evaluate.every=0",
+    "callbacks.checkpoint.every=100",
+    "callbacks.checkpoint.best=null",
+)
+ROOT = Path(__file__).parent.parent
+
+
+class Launched:
+    """A launcher and its two workers, in a folder."""
+
+    def __init__(self, cwd: Path, name: str, *words: str):
+        self.folder = cwd / name
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "modetrain", *WORDS, f"run_dir={name}", *words],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def workers(self) -> dict[int, int]:
+        """Process numbers of the workers that run, by index."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    environ = (entry / "environ").read_bytes().split(b"\0")
+                    command = (entry / "cmdline").read_bytes()
+                except OSError:
+                    continue
+                index = next((e.partition(b"=")[2] for e in environ if e.startswith(b"MODETRAIN_WORKER=")), None)
+                if index is not None and f"run_dir={self.folder}".encode() in command:
+                    found[int(index)] = int(entry.name)
+        return found
+
+    def wait_for_checkpoint(self, step: int) -> None:
+        deadline = time.monotonic() + 120
+        while (run_folder.steps(self.folder) or [0])[-1] < step:
+            assert self.process.poll() is None, self.process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def end(self) -> str:
+        self.out, _ = self.process.communicate(timeout=240)
+        self.code = self.process.returncode
+        self.json = run_json.read(self.folder)
+        return self.out
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> str:
+    run = Launched(tmp_path_factory.mktemp("whole"), "whole")
+    run.end()
+    assert run.code == 0, run.out
+    return run.json["results"]["state_digest"]
+
+
+@pytest.mark.parametrize("worker", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened(worker, tmp_path, uninterrupted):
+    run = Launched(tmp_path, "killed")
+    run.wait_for_checkpoint(100)
+    os.kill(run.workers()[worker], signal.SIGKILL)
+    out = run.end()
+    assert run.code == 0, out
+    assert f"restart 1 of 3: worker {worker} was killed by SIGKILL; all workers start again" in out
+    assert run.json["results"]["state_digest"] == uninterrupted
+    assert run.json["status"] == "completed"
+    (restart,) = run.json["restarts"]
+    assert restart["workers"] == [worker]
+    assert run.json["resumed_at"] >= 100
+    assert run.workers() == {}, "nobody is left behind"
+
+
+def test_sigterm_to_one_worker_stops_all_with_a_checkpoint(tmp_path, uninterrupted):
+    run = Launched(tmp_path, "stopped")
+    run.wait_for_checkpoint(100)
+    os.kill(run.workers()[1], signal.SIGTERM)
+    out = run.end()
+    assert run.code == 143, out
+    assert (run.json["status"], run.json["restarts"]) == ("stopped", [])
+    assert "SIGTERM reached a worker: all workers have stopped" in out
+    assert run_folder.steps(run.folder)[-1] == run.json["steps"]
+    assert run.workers() == {}
+    again = Launched(tmp_path, "stopped", "resume=latest")
+    again.end()
+    assert again.code == 0, again.out
+    assert again.json["results"]["state_digest"] == uninterrupted
+
+
+def test_an_error_of_the_users_own_is_named_and_not_repeated(tmp_path):
+    (tmp_path / "breaking.py").write_text(
+        "import os\n\nfrom modetrain import Callback\n\n\nclass Break(Callback):\n"
+        "    def look(self, run):\n        if os.environ['MODETRAIN_WORKER'] == '1':\n"
+        "            raise ValueError('of the user, in worker 1')\n"
+    )
+    run = Launched(tmp_path, "broken", "+callbacks.mine._target_=breaking.Break", "+callbacks.mine.every=150")
+    out = run.end()
+    assert run.code == 1, out
+    assert "worker 1 failed first: ValueError: of the user, in worker 1" in out
+    assert "worker 0 stopped because of it" in out
+    assert "breaking.py" in out
+    assert (run.json["status"], run.json["restarts"]) == ("failed", [])
+    assert "of the user, in worker 1" in run.json["error"]
+    assert run.workers() == {}
+
+
+def test_kill_9_of_the_launcher_leaves_no_worker(tmp_path):
+    run = Launched(tmp_path, "orphans")
+    run.wait_for_checkpoint(100)
+    assert len(run.workers()) == 2
+    run.process.kill()
+    run.process.wait()
+    deadline = time.monotonic() + 10
+    while run.workers() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert run.workers() == {}
+
+
+@pytest.mark.long
+def test_twenty_kills_and_freezes_at_random_moments(tmp_path, uninterrupted, capsys):
+    random.seed(time.time_ns())
+    noticed = []
+    for number in range(20):
+        run = Launched(tmp_path, f"random-{number}")
+        signum = random.choice([signal.SIGKILL, signal.SIGSTOP])
+        worker = random.randrange(2)
+        while len(run.workers()) < 2:
+            time.sleep(0.05)
+        time.sleep(random.uniform(0, 12))
+        there = run.workers()
+        if worker in there:
+            os.kill(there[worker], signum)
+        at = time.monotonic()
+        for line in run.process.stdout:
+            if "restart 1 of 3" in line:
+                noticed.append((signum.name, time.monotonic() - at))
+        run.end()
+        assert run.code == 0, (number, signum, worker)
+        assert run.json["results"]["state_digest"] == uninterrupted, (number, signum, worker)
+        for restart in run.json["restarts"]:
+            with capsys.disabled():
+                print(f"\n{number}: {signum.name} of worker {worker}: noticed after {noticed[-1][1]:.1f} s, {restart}")

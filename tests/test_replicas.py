@@ -1,0 +1,59 @@
+"""Replicas agree with one device; one device is wrapped in nothing.
+
+What needs several devices is in `on_replicas.py` and runs in a process of its own, for how a CPU is split is global.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from modetrain.errors import ConfigError
+from modetrain.mode import Mode
+from modetrain.replicas import Replicas, mean_over_replicas, number_of_this
+
+HERE = Path(__file__).parent
+
+
+def test_several_replicas():
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "on_replicas.py")]
+    done = subprocess.run(command, cwd=HERE.parent, env=os.environ, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+
+
+def test_one_device_is_wrapped_in_nothing():
+    replicas = Replicas.of(Mode(name="graph", compile="graph"))
+    assert replicas.strategy is None
+    assert (replicas.count, replicas.local, replicas.first, replicas.workers, replicas.chief) == (1, 1, 0, 1, True)
+    assert replicas.run(lambda given: given + 1, [41]) == [42]
+    assert number_of_this() == 0
+    tensors = [tf.constant(1.0), tf.constant([2.0])]
+    assert [a is b for a, b in zip(mean_over_replicas(tensors), tensors, strict=True)] == [True, True]
+    assert replicas.sum_over_workers(np.array([1.0, 2.0])).tolist() == [1.0, 2.0]
+    assert replicas.of_each_worker([3.0]).tolist() == [[3.0]]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"devices": "gpu"}, r"mode.devices=gpu: TensorFlow finds no GPU here. Type mode.devices=cpu"),
+        ({"devices": (0, 2), "strategy": "mirrored"}, r"mode.devices=\[0, 2\]: there is no GPU 0"),
+        ({"strategy": "tpu", "compile": "xla"}, r"mode=tpu: neither mode.tpu= nor TPU_NAME .* Type mode.tpu=local"),
+        (
+            {"strategy": "tpu", "compile": "xla", "tpu": "local"},
+            r"mode.tpu=local: no TPU answers \(.*\). Type mode.tpu= with another name",
+        ),
+    ],
+)
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
+def test_devices_that_are_not_there_are_refused(given, message, monkeypatch):
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    with pytest.raises(ConfigError, match=message):
+        Replicas.of(Mode(**{"name": "mine", "compile": "graph", **given}))
