@@ -44,7 +44,9 @@ class Constants:
         """From two comparisons of one device with two workers, at two batch sizes."""
         one, other = (found["arms"][found["reference"]]["time"]["step_ms"]["p50"] / 1e3 for found in (small, large))
         example = (other - one) / (large["batch_size"] - small["batch_size"])
-        reduce = next(arm["time"]["all_reduce"] for arm in small["arms"].values() if (arm["time"] or {}).get("all_reduce"))
+        reduce = next(
+            arm["time"]["all_reduce"] for arm in small["arms"].values() if (arm["time"] or {}).get("all_reduce")
+        )
         return cls(
             host_s=max(one - example * small["batch_size"], 0.0),
             example_s=example,
@@ -104,8 +106,16 @@ def draw(constants: Constants, share: int, path: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for name, network in networks.items():
         left.plot(REPLICAS, [network.step_s(n, share * n) * 1e3 for n in REPLICAS], "o-", label=name)
-        right.plot(REPLICAS, [network.step_s(1, share) / network.step_s(n, share * n) for n in REPLICAS], "o-", label=name)
-    left.set(xscale="log", yscale="log", xlabel="replicas", ylabel="ms a step", title=f"step time, {share} examples a replica")
+        right.plot(
+            REPLICAS, [network.step_s(1, share) / network.step_s(n, share * n) for n in REPLICAS], "o-", label=name
+        )
+    left.set(
+        xscale="log",
+        yscale="log",
+        xlabel="replicas",
+        ylabel="ms a step",
+        title=f"step time, {share} examples a replica",
+    )
     right.set(xscale="log", xlabel="replicas", ylabel="efficiency", ylim=(0, 1.05), title="predicted, not measured")
     for axes in (left, right):
         axes.axvspan(1, 4, color="0.9", zorder=0)

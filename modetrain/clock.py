@@ -96,6 +96,14 @@ class Clock:
         )
 
     @property
+    def doing(self) -> str | None:
+        """The account that is being booked to; any thread may ask."""
+        try:
+            return self._open[-1]
+        except IndexError:
+            return None
+
+    @property
     def total(self) -> float:
         """Seconds since the clock was made."""
         return self._now() - self._start

@@ -17,9 +17,17 @@ from pathlib import Path
 from modetrain import overrides, paths, rules, run_folder, schema, targets, values
 from modetrain.compose import Composition, compose
 from modetrain.errors import ConfigError
-from modetrain.key import text
+from modetrain.key import seconds, text
 from modetrain.mode import Mode
-from modetrain.settings import CompareSettings, DataSettings, OptimizerSettings, Settings
+from modetrain.settings import (
+    CompareSettings,
+    DataSettings,
+    InitFromSettings,
+    NonfiniteSettings,
+    OptimizerSettings,
+    Settings,
+    WatchdogSettings,
+)
 from modetrain.signatures import SourceText
 from modetrain.targets import instantiate
 
@@ -111,6 +119,12 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         run_dir = run_folder.latest(cwd / run_folder.RUNS, recipe_name, mode.name)
     elif resume is not None and resume != "latest":
         resume = str(_absolute(resume, cwd))
+    first = config["init_from"]
+    init_from = InitFromSettings(
+        path=str(_absolute(first["path"], cwd)) if first["path"] is not None else None,
+        include=tuple(first["include"]) if first["include"] is not None else None,
+        exclude=tuple(first["exclude"]) if first["exclude"] is not None else None,
+    )
     callbacks = {name: callback for name, callback in (config.get("callbacks") or {}).items() if callback is not None}
     compare = {**config["compare"], "modes": tuple(config["compare"]["modes"])}
     return Settings(
@@ -131,6 +145,10 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         command=command,
         check_numerics=config["check_numerics"],
         compare=CompareSettings(**compare),
+        nonfinite=NonfiniteSettings(**config["nonfinite"]),
+        init_from=init_from,
+        watchdog=WatchdogSettings(**config["watchdog"]),
+        stop_after=seconds(config["stop_after"]),
         notes=notes,
         resolved=config,
     )

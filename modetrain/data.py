@@ -166,9 +166,15 @@ class Data:
         size = size * self.cut.local // self.cut.replicas
         return int(np.clip(_BLOCK_BYTES // max(size, 1), 1, _MOST_STEPS))
 
-    def train_blocks(self, first: int, length: int) -> Iterator[Block]:
-        """Endless training blocks of `length` batches; the first batch belongs to step `first`."""
-        for arrays in self._train_arrays(first, length):
+    def train_blocks(self, first: int, length: int, *, passed_over: int = 0) -> Iterator[Block]:
+        """Endless training blocks of `length` batches; the first batch belongs to step `first`.
+
+        Args:
+          first: a step.
+          length: batches of a block.
+          passed_over: so many batches were left out before: step `n` gets batch `n + passed_over`.
+        """
+        for arrays in self._train_arrays(first + passed_over, length):
             steps = np.repeat(np.arange(first, first + length)[:, np.newaxis], self.cut.local, axis=1)
             yield Block(
                 first=first,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from modetrain import run_folder
 from modetrain.data import Block
+from modetrain.nonfinite import Finding
 
 if TYPE_CHECKING:
     from modetrain.trainer import Trainer
@@ -49,6 +50,11 @@ _EVERYDAY = (
         "A step uses an operation that XLA cannot compile (named above): replace it, or type mode=graph.",
     ),
     (
+        r"ResourceExhaustedError|MemoryError|OOM when allocating|[Oo]ut of memory|bad_alloc|failed to allocate memory",
+        "The step needs more memory than there is. Type optimizer.accumulate=2 (the same update from half the memory at a "
+        "time), a smaller data.batch_size=, or mode.steps_per_call=1.",
+    ),
+    (
         r"out of scope|is from a different graph|cannot be accessed here, because it was defined in",
         "A tensor of one trace was kept and used in another (an attribute, a list or a global that a step wrote): "
         "return it from the step instead.",
@@ -57,17 +63,17 @@ _EVERYDAY = (
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss that is NaN or infinite.
+    """A loss or gradient that is NaN or infinite.
 
     Attributes:
-      step: the step whose loss it is (updates completed before it).
+      step: the step it is in (updates completed before it).
     """
 
-    def __init__(self, name: str, step: int, value: float, run: Trainer, block: Block):
-        self.step = step
-        super().__init__(f"{name} is {value} in step {step + 1} of {run.steps} in mode={run.mode.name}.")
+    def __init__(self, found: Finding, run: Trainer, block: Block):
+        self.step = found.step
+        super().__init__(f"{found.what} in step {found.step + 1} of {run.steps} in mode={run.mode.name}.")
         self.add_note(f"modetrain: {_where(run, 'train_step', block)}")
-        for note in _notes(run, step, extra=("check_numerics=true",), purpose="to see which operation made it"):
+        for note in _notes(run, found.step, extra=("check_numerics=true",), purpose="to see which operation made it"):
             self.add_note(note)
 
 

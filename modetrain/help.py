@@ -38,7 +38,8 @@ EXIT_CODES = (
     ("0", "done"),
     ("1", "the run failed"),
     ("2", "the configuration is wrong; nothing was run"),
-    ("130, 143", "stopped by Ctrl-C or SIGTERM; resume=latest goes on"),
+    ("3", "a loss or gradient was not finite; the last checkpoint is good"),
+    ("130, 143", "stopped by Ctrl-C, or by SIGTERM or stop_after=; resume=latest goes on"),
 )
 
 

@@ -33,8 +33,8 @@ class Key:
     """What one key takes.
 
     Attributes:
-      kind: `int`, `float`, `bool`, `str`, `name` (a text that can name a folder), `size` (a pair of whole numbers) or
-        `list`.
+      kind: `int`, `float`, `bool`, `str`, `name` (a text that can name a folder), `size` (a pair of whole numbers),
+        `duration` (see `seconds`) or `list`.
       help: what it is, in a few words.
       example: a value to propose where a wrong one was given.
       optional: whether it may be null.
@@ -78,6 +78,7 @@ class Key:
                 "str": "a text",
                 "name": "letters, digits and . _ + -",
                 "size": "a pair [height, width] of whole numbers from 1",
+                "duration": "a time such as 30s, 90m, 2h or 1h30m",
             }[self.kind]
             bounds = (
                 ("of at least", self.at_least),
@@ -109,6 +110,8 @@ class Key:
             long_enough = isinstance(value, list | tuple) and len(value) >= self.shortest
             # What is itself built from the config (a mapping with its `_target_`) can be anything.
             return long_enough and (each is None or all(isinstance(v, Mapping) or each.accepts(v) for v in value))
+        if self.kind == "duration":
+            return seconds(value) is not None
         if isinstance(value, str):
             return value in self.choices
         types = int if self.kind == "int" else (int, float)
@@ -150,6 +153,17 @@ class Key:
         ask = f"Did you mean {name}={text(proposal)}?" if near else f"Type for example {name}={text(proposal)}."
         help = f" ({self.help})" if self.help else ""
         return f"{name}{help} takes {self.takes(value)}, not {seen}{is_a}. {ask}"
+
+
+def seconds(value: Any) -> float | None:
+    """The seconds that `30s`, `90m`, `2h`, `1d12h` or a number of seconds come to; None for anything else, or nothing."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) if value > 0 and math.isfinite(value) else None
+    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    number = r"\d+(?:\.\d+)?"
+    if not isinstance(value, str) or not re.fullmatch(rf"(?:{number}[dhms])+", value):
+        return None
+    return sum(float(count) * units[unit] for count, unit in re.findall(rf"({number})([dhms])", value)) or None
 
 
 def text(value: Any) -> str:

@@ -75,6 +75,12 @@ class Means:
             merged[name] = (old_total + total, old_count + count)
         return Means(pairs=merged)
 
+    def plus_steps(self, names: Sequence[str], rows: np.ndarray) -> Means:
+        """Merges rows [steps, len(names), 2] one after the other: the same to the last digit in whatever pieces they come."""
+        carried = np.array([[self.pairs.get(name, (0.0, 0.0)) for name in names]], np.float64)
+        merged = Means.of(names, np.concatenate([carried, rows.astype(np.float64)]))
+        return Means(pairs={**self.pairs, **merged.pairs})
+
     def array(self) -> np.ndarray:
         """The pairs as float64 [names, 2], for `Means.of` to read."""
         return np.array(list(self.pairs.values()), np.float64).reshape(-1, 2)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from modetrain.nonfinite import FLAG
 from modetrain.replicas import mean_over_replicas
 from modetrain.schedule import learning_rate_at
 from modetrain.settings import OptimizerSettings
@@ -36,11 +37,13 @@ class Optimizer:
       settings: see `OptimizerSettings`.
       steps: length of the run, for schedules that decay.
       loss_scaling: scale losses dynamically and skip updates whose gradients are not finite (mixed_float16).
+      nonfinite: the policy for a loss or gradient that is not finite, see `NonfiniteSettings`.
 
     Attributes:
       trainable: the variables it updates.
       updates: int64 variable, updates made so far.
       averages: the moving average of each variable, empty without `ema`.
+      nonfinite: as given.
 
     Raises:
       ValueError: when there is nothing to update.
@@ -53,6 +56,7 @@ class Optimizer:
         *,
         steps: int,
         loss_scaling: bool = False,
+        nonfinite: str = "stop",
     ):
         if not variables:
             raise ValueError(
@@ -60,6 +64,7 @@ class Optimizer:
                 "Give the model an Input, or call model.build(shape) before its optimizer is made."
             )
         self.settings = settings
+        self.nonfinite = nonfinite
         self.trainable = list(variables)
         self.updates = keras.Variable(0, dtype="int64", trainable=False, name="updates")
         self._rule = update_rule(self.trainable, settings)
@@ -100,7 +105,13 @@ class Optimizer:
             self.accumulators[index].value.assign_add(tf.convert_to_tensor(gradient) / self.settings.accumulate)
 
     def apply(
-        self, gradients: Sequence, variables: Sequence[keras.Variable], *, step: tf.Tensor, watch: tf.Tensor
+        self,
+        gradients: Sequence,
+        variables: Sequence[keras.Variable],
+        *,
+        step: tf.Tensor,
+        watch: tf.Tensor,
+        objective: tf.Tensor | None = None,
     ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
         """Updates `variables`; with accumulation the last micro-batch's gradients join the earlier ones' first.
 
@@ -110,10 +121,12 @@ class Optimizer:
           variables: a subset of `trainable`, in the same order as `gradients`.
           step: int64 scalar, updates completed before this one.
           watch: bool scalar: somebody looks after this step, so that the gradient norm is worth computing.
+          objective: scalar that the gradients are of, unscaled, where it is known.
 
         Returns:
-          What there is to see, as (total, count) pairs: `grad_norm` (before clipping), and with loss scaling
-          `loss_scale` and `skipped`.
+          What there is to see, as (total, count) pairs: `grad_norm` (before clipping); unless the policy is `ignore`
+          `nonfinite`, 1 where the objective or a gradient is NaN or infinite; where updates may be skipped `skipped`; and
+          with loss scaling `loss_scale`.
 
         Raises:
           ValueError: when no variable has a gradient, or a variable is not this optimizer's.
@@ -124,7 +137,10 @@ class Optimizer:
         if self.accumulators:
             self._accumulate(indexed)
             finals = [tf.identity(self.accumulators[i].value) for i in indices]
-        finals = mean_over_replicas(finals)
+        # The objective goes along: all replicas must agree on whether it is finite.
+        several = [objective] if objective is not None and self.nonfinite != "ignore" else []
+        finals = mean_over_replicas([*finals, *several])
+        objectives = [finals.pop()] if several else []
         seen = {}
 
         if self.settings.clip_norm is not None:
@@ -139,6 +155,18 @@ class Optimizer:
         shown = tf.logical_and(looked, tf.math.is_finite(norm))
         seen["grad_norm"] = (tf.where(shown, norm, tf.zeros_like(norm)), tf.cast(shown, norm.dtype))
 
+        # The norm, where it is there for clipping, tells of all gradients at once.
+        gradients_finite = (
+            (lambda: tf.math.is_finite(norm)) if self.settings.clip_norm is not None else (lambda: _all_finite(finals))
+        )
+        finite = tf.constant(True)
+        if self.nonfinite != "ignore":
+            finite = _all_finite(objectives) if objectives else finite
+            # With loss scaling gradients overflow now and then: that is taken care of below.
+            if self.loss_scale is None:
+                finite = tf.logical_and(finite, gradients_finite())
+            seen[FLAG] = (1.0 - tf.cast(finite, tf.float32), tf.constant(1.0))
+
         def update():
             rate, count = self.learning_rate(step), tf.identity(self.updates.value)
             for index, gradient in zip(indices, finals, strict=True):
@@ -146,14 +174,16 @@ class Optimizer:
             self.updates.value.assign_add(1)
             self._average(step)
 
-        if self.loss_scale is None or self._good_steps is None:
-            update()
-        else:
-            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in finals])
+        if self.loss_scale is not None:
             seen["loss_scale"] = (tf.identity(self.loss_scale.value), tf.constant(1.0))
+            fits = gradients_finite()
+            finite = tf.logical_and(finite, fits) if self.nonfinite == "skip" else fits
+            self._rescale(fits)
+        if self.loss_scale is None and self.nonfinite != "skip":
+            update()
+        else:  # no synchronisation point is inside, so that replicas may each decide alike
             seen["skipped"] = (1.0 - tf.cast(finite, tf.float32), tf.constant(1.0))
             tf.cond(finite, _returning_nothing(update), lambda: tf.constant(0))
-            self._rescale(finite)
         for accumulator in self.accumulators:
             accumulator.assign(tf.zeros_like(accumulator.value))
         return seen
@@ -203,6 +233,10 @@ def _times(gradient, factor):
         scaled = gradient.values * tf.cast(factor, gradient.values.dtype)
         return tf.IndexedSlices(scaled, gradient.indices, gradient.dense_shape)
     return gradient * tf.cast(factor, gradient.dtype)
+
+
+def _all_finite(tensors: Sequence) -> tf.Tensor:
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors])
 
 
 def _global_norm(gradients: Sequence) -> tf.Tensor:

@@ -173,11 +173,11 @@ class Recipe:
                 for variable in variables:
                     if variable.regularizer is not None:
                         objective += tf.cast(variable.regularizer(variable), wide)
-                objective = optimizer.scale(objective)
-            return loss, dict(values), tape.gradient(objective, watched)
+                to_lower = optimizer.scale(objective)
+            return loss, dict(values), objective, tape.gradient(to_lower, watched)
 
-        loss, values, gradients = compiled(compute)()
-        self.apply(optimizer.unscale(gradients), variables, optimizer)
+        loss, values, objective, gradients = compiled(compute)()
+        self._apply(optimizer.unscale(gradients), variables, optimizer, objective)
         return {"loss": loss, **values}
 
     @tf.autograph.experimental.do_not_convert
@@ -194,7 +194,15 @@ class Recipe:
           variables, optimizer: as in `minimize`.
         """
         optimizer = optimizer or self.optimizer
-        variables = list(optimizer.trainable if variables is None else variables)
+        self._apply(gradients, list(optimizer.trainable if variables is None else variables), optimizer, None)
+
+    def _apply(
+        self,
+        gradients: Sequence,
+        variables: Sequence[keras.Variable],
+        optimizer: Optimizer,
+        objective: tf.Tensor | None,
+    ) -> None:
         now = _require_now()
         if optimizer.accumulators:
             if id(optimizer) in now.used:
@@ -207,7 +215,7 @@ class Recipe:
             if not now.call.last_part:
                 optimizer.accumulate(gradients, variables)
                 return
-        seen = optimizer.apply(gradients, variables, step=now.call.number, watch=now.call.watch)
+        seen = optimizer.apply(gradients, variables, step=now.call.number, watch=now.call.watch, objective=objective)
         suffix = "" if optimizer is getattr(self, "optimizer", None) else f"/{self._name_of(optimizer)}"
         for name, pair in seen.items():
             now.seen[name + suffix] = pair
@@ -233,7 +241,7 @@ class Recipe:
         """
         self._draws().seek(call.number, call.part)
         batch = scaled(batch)
-        with of_replica(_examples(batch)):
+        with of_replica(_examples(batch)), self._kept_finite():
             values, now = self._run(self.train_step, batch, call)
         row = metrics.row(values, _examples(batch))
         clash = sorted(set(now.seen) & set(values))
@@ -338,6 +346,22 @@ class Recipe:
         values = convert(step)(batch)
         _under_way.now = None  # left as it is where the step failed: the debugger may ask for self.step
         return values, now
+
+    @contextlib.contextmanager
+    def _kept_finite(self) -> Iterator[None]:
+        """Where updates may be skipped, what a step writes past its optimizers (moving averages) stays finite too."""
+        optimizers = self.optimizers().values()
+        known = {id(v) for optimizer in optimizers for v in (*optimizer.trainable, *optimizer.variables)}
+        skips = any(optimizer.nonfinite == "skip" for optimizer in optimizers)
+        others = [v for v in self.state().values() if skips and id(v) not in known and tf.as_dtype(v.dtype).is_floating]
+        plain = [v.value if isinstance(v, keras.Variable) else v for v in others]
+        before = [tf.identity(v) for v in plain]
+        yield
+        for variable, old in zip(plain, before, strict=True):
+            new = tf.identity(variable)
+            kept = tf.where(tf.reduce_all(tf.math.is_finite(new)), new, old)
+            # By its handle: every replica writes its own copy.
+            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=kept)
 
     def _name_of(self, optimizer: Optimizer) -> str:
         name = next((n for n, o in self.optimizers().items() if o is optimizer), "optimizer")

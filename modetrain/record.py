@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import platform
 import traceback
@@ -13,6 +14,8 @@ import yaml
 
 import modetrain
 from modetrain import checkpoint, reason, run_folder, run_json
+from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.callbacks.system import System
 from modetrain.settings import Settings
 from modetrain.sources import Source
 from modetrain.trainer import Trainer
@@ -83,8 +86,14 @@ class Record:
             message = reason.read(error)
             said = f"{type(error).__name__}: {error}" if message is None else message.text
             described |= {"status": "failed", "error": said}
-            self._error.write_text("".join(traceback.format_exception(error)))
-        run_json.write(self._folder, described)
+        try:
+            if error is not None:
+                self._error.write_text("".join(traceback.format_exception(error)))
+            run_json.write(self._folder, described)
+        except OSError as trouble:  # a full disk: the error itself, and what is saved, matter more
+            if error is None:
+                raise
+            error.add_note(f"modetrain: {self._folder} could not be written to: {trouble.strerror}")
 
 
 def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
@@ -120,10 +129,23 @@ def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
             "setup_s": clock.seconds["setup"],
             "total_s": clock.total,
         },
+        "nonfinite": {"skipped": run.nonfinite.skipped, "left_out": [list(window) for window in run.feed.left_out]},
+        "system": _system(run),
+        "checkpoints": _checkpoints(run),
         "workers": {**run.workers.spread(), "slowest": run.workers.slowest} if run.workers is not None else None,
         "examples_per_s": spent.steps * settings.data.batch_size / spent.busy_s if spent.busy_s else None,
         "traces": run.traces,
     }
+
+
+def _system(run: Trainer) -> dict[str, Any] | None:
+    seen = next((callback for callback in run.callbacks if isinstance(callback, System)), None)
+    return {name: dataclasses.asdict(trend) for name, trend in seen.trends.items()} if seen is not None else None
+
+
+def _checkpoints(run: Trainer) -> dict[str, Any] | None:
+    keeper = next((callback for callback in run.callbacks if isinstance(callback, Checkpoint)), None)
+    return {"written": keeper.saver.jobs, "write_s": keeper.saver.seconds} if keeper is not None else None
 
 
 def effective_mode(run: Trainer) -> dict[str, Any]:

@@ -34,6 +34,10 @@ _HARMLESS = (
     "notes",
     "run_dir",
     "resume",
+    "init_from",
+    "watchdog",
+    "stop_after",
+    "data.retries",
 )
 
 
@@ -51,8 +55,8 @@ class Place:
 
     @property
     def step(self) -> int | None:
-        """Step of the first candidate, by its name."""
-        return run_folder.step_of(self.checkpoints[0]) if self.checkpoints else None
+        """Step of the first candidate that is there, by its name."""
+        return next((run_folder.step_of(path) for path in self.checkpoints if path.exists()), None)
 
 
 def place(settings: Settings, say: Callable[[str], None]) -> Place:
@@ -83,7 +87,8 @@ def _place(settings: Settings, say: Callable[[str], None]) -> Place:
     if owner.suffix == ".npz":
         found, owner = (owner,), owner.parent.parent
     else:
-        found = tuple(run_folder.checkpoint(owner, step) for step in reversed(run_folder.steps(owner)))
+        # One that the index lists and somebody has taken away is missed, and the one before is used.
+        found = tuple(run_folder.checkpoint(owner, step) for step in reversed(checkpoint.steps_known(owner)))
     folder = settings.run_dir or owner
     if settings.do != "train" and folder == owner:  # the record of the training stays as it is
         folder = run_folder.new(owner, settings.do, settings.mode.name)
@@ -100,6 +105,7 @@ def restore(
     say: Callable[[str], None],
     *,
     facts: Mapping[str, Any] | None = None,
+    made_of: Mapping[str, Any] | None = None,
 ) -> checkpoint.Checkpoint | None:
     """Restores the newest checkpoint that can be read; says which, and what this run does differently.
 
@@ -109,6 +115,7 @@ def restore(
       settings: of this run.
       say: prints a line.
       facts: what must be as it was: on other examples, step 1,000 is another step.
+      made_of: the fingerprint of this run (see `fingerprint.py`).
 
     Returns:
       The checkpoint, or None where there is none.
@@ -133,8 +140,12 @@ def restore(
                 )
         checkpoint.restore(found, recipe.state(), path)
         say(f"resumed at step {found.step} from {path}")
-        changes = differences(found.meta.get("config", {}), settings.resolved) if settings.do == "train" else []
-        for line in changes:
+        changes = differences(found.meta.get("config", {}), settings.resolved)
+        before, now = found.meta.get("fingerprint", {}), made_of or {}
+        changes += [
+            f"{name}: {before[name]} -> {now[name]}" for name in now if before.get(name, now[name]) != now[name]
+        ]
+        for line in changes if settings.do == "train" else ():
             say(f"  differs from the run it resumes: {line}")
         return found
     return None

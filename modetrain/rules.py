@@ -17,6 +17,7 @@ from modetrain import run_folder, sources
 from modetrain.compose import Composition
 from modetrain.errors import ConfigError
 from modetrain.key import text
+from modetrain.lock import held
 from modetrain.paths import shown
 from modetrain.settings import CompareSettings, DataSettings, OptimizerSettings, Settings
 
@@ -219,6 +220,9 @@ def run_dir(settings: Settings) -> str | None:
             f"run_dir={named}: nothing can be made in {_path(there)} ({error.strerror}). Type run_dir= with a folder you "
             "may write to."
         )
+    # Of several workers one has the lock already while the others begin.
+    if settings.do == "train" and settings.mode.strategy != "multiworker" and (problem := held(target)):
+        return problem
     if settings.resume is None and run_folder.holds_run(target):
         return (
             f"run_dir={named}: it already holds a run, which would be overwritten. Type resume=latest to continue it, "
@@ -230,6 +234,33 @@ def run_dir(settings: Settings) -> str | None:
             f"run_dir={named} resume={_path(other)}: {named} already holds another run, which would be "
             f"overwritten. Type run_dir={named} resume=latest to continue that one, or run_dir={named}-2 for a new one."
         )
+    return None
+
+
+def rollback(settings: Settings) -> str | None:
+    if settings.nonfinite.policy != "rollback" or settings.callbacks.get("checkpoint") is not None:
+        return None
+    return (
+        "nonfinite.policy=rollback without callbacks.checkpoint: there would be nothing to go back to. Type "
+        "nonfinite.policy=skip, or leave callbacks.checkpoint as it is."
+    )
+
+
+def init_from(settings: Settings) -> str | None:
+    first = settings.init_from
+    if first.path is None:
+        given = "include" if first.include is not None else "exclude" if first.exclude is not None else None
+        return given and (
+            f"init_from.{given}= without init_from.path=: there is nothing to take values from. Type init_from.path= with a run "
+            "folder or a checkpoint."
+        )
+    path, named = Path(first.path), _path(first.path)
+    if not path.exists():
+        return f"init_from.path={named}: there is no such file or folder. Type init_from.path= with a run folder."
+    if path.is_file() and path.suffix != ".npz":
+        return f"init_from.path={named}: a checkpoint is a file step-NUMBER.npz. Type init_from.path= with one."
+    if path.is_dir() and not run_folder.steps(path):
+        return f"init_from.path={named}: there is no checkpoint in {named}. Type the folder of a run that has one."
     return None
 
 
@@ -345,6 +376,8 @@ RULES: tuple[Rule, ...] = (
     data,
     profile,
     run_dir,
+    rollback,
+    init_from,
     resume,
     further,
     evaluate,

@@ -7,26 +7,23 @@ import contextlib
 import dataclasses
 import functools
 import os
-import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 import tensorflow as tf
 from rich.console import Console
 
-from modetrain import batch_norm, checkpoint, draws, paths, record, report, resume, run_folder, sources, worker
-from modetrain.callbacks import Callback
-from modetrain.callbacks.checkpoint import Checkpoint
-from modetrain.callbacks.evaluate import Evaluate
-from modetrain.callbacks.log import Log
-from modetrain.callbacks.profile import Profile
-from modetrain.callbacks.progress import ProgressBar
+from modetrain import batch_norm, draws, fingerprint, init_from, paths, record, report, resume, signals, sources, worker
+from modetrain.callbacks.chosen import chosen
+from modetrain.checkpoint import NotFiniteError
 from modetrain.clock import Clock
 from modetrain.config import instantiate
 from modetrain.data import Cut, Data
 from modetrain.errors import ConfigError
+from modetrain.events import Events
+from modetrain.failure import NonFiniteError
+from modetrain.lock import Lock
 from modetrain.mode import Mode
 from modetrain.optimizer import Optimizer
 from modetrain.recipe import Info, Recipe
@@ -34,7 +31,7 @@ from modetrain.replicas import Replicas
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
 
-EXIT_DONE, EXIT_FAILED = 0, 1
+EXIT_DONE, EXIT_FAILED, EXIT_NOT_FINITE = 0, 1, 3
 
 
 def run(settings: Settings, *, debugger: bool = False, started: float | None = None) -> int:
@@ -66,12 +63,55 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
     with clock.book("setup"):
         replicas = Replicas.of(settings.mode)
     worker.announce_ready(os.environ)
-    run_record = record.Record(where.folder, settings, chief=replicas.chief)
-    run_record.write()
-    writer = tf.summary.create_file_writer(str(where.folder)) if replicas.chief else tf.summary.create_noop_writer()
+    with _owned(where.folder, replicas, say):
+        return _run(settings, where, replicas, clock, console, say, debugger=debugger)
+
+
+@contextlib.contextmanager
+def _owned(folder: Path, replicas: Replicas, say: Callable[[str], None]) -> Iterator[None]:
+    """Within this, the run folder is this process's alone; of several workers the chief writes."""
+    if not replicas.chief:
+        yield
+        return
+    with _writable(folder):
+        lock = Lock.take(folder)
+    if lock.stale is not None:
+        say(f"the run folder was left by {lock.stale}, which did not end it: going on from there")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir={paths.shown(folder, Path.cwd())}: {error.strerror}: nothing can be written there. Type run_dir= with a "
+            "folder that has room and that you may write to."
+        ) from error
+
+
+def _run(
+    settings: Settings,
+    where: resume.Place,
+    replicas: Replicas,
+    clock: Clock,
+    console: Console,
+    say: Callable[[str], None],
+    *,
+    debugger: bool,
+) -> int:
+    folder = paths.shown(where.folder, Path.cwd())
+    with _writable(where.folder):
+        run_record = record.Record(where.folder, settings, chief=replicas.chief)
+        run_record.write()
+    points = Events(where.folder if replicas.chief else None, say=say)
     try:
         with clock.book("setup"):
-            trainer, source = build(settings, where, replicas, clock, console, writer, say)
+            trainer, source = build(settings, where, replicas, clock, console, points, say)
             run_record.follow(trainer, source)
         run_record.write()
         if settings.do == "evaluate":
@@ -79,7 +119,7 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
             trainer.evaluate()
             trainer.status = "completed"
         else:
-            with _stoppable(trainer, say):
+            with signals.heard_by(trainer, say):
                 trainer.train()
     except BaseException as error:
         told = worker.announce_failure(error, os.environ)
@@ -94,10 +134,14 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
         report.failure(error, where.folder)
         if debugger:
             report.post_mortem(error)
-        return EXIT_FAILED
+        return EXIT_NOT_FINITE if isinstance(error, (NonFiniteError, NotFiniteError)) else EXIT_FAILED
     finally:
-        writer.close()
-    run_record.write()
+        points.close()
+    try:
+        run_record.write()
+    except OSError as error:
+        say(f"WARNING: {folder}/run.json could not be written: {error.strerror}")
+        return EXIT_FAILED
     console.print(report.summary(trainer, settings, folder))
     return 128 + trainer.stopped_by if trainer.status == "stopped" and trainer.stopped_by else EXIT_DONE
 
@@ -108,7 +152,7 @@ def build(
     replicas: Replicas,
     clock: Clock,
     console: Console,
-    writer: tf.summary.SummaryWriter,
+    points: Events,
     say: Callable[[str], None],
 ) -> tuple[Trainer, sources.Source]:
     """Makes everything a run is made of, in the order that TensorFlow's global settings ask for."""
@@ -131,7 +175,14 @@ def build(
     debug = settings.mode.debug_data
     data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=cut, debug=debug)
     facts = {"data.source": source.kind, "training examples": len(source.train["label"])}
-    restored = resume.restore(where, recipe, settings, say, facts=facts)
+    made_of = fingerprint.of(recipe, source, replicas)
+    restored = resume.restore(where, recipe, settings, say, facts=facts, made_of=made_of)
+    if restored is None:
+        init_from.start(recipe, settings.init_from, say)
+    elif settings.init_from.path is not None:
+        say(
+            f"init_from.path={settings.init_from.path}: this run goes on from a checkpoint of its own, so it is not read"
+        )
     step = restored.step if restored else 0
     steps = replicas.of_each_worker([step])[:, 0]
     if any(steps != step):
@@ -145,15 +196,20 @@ def build(
         replicas=replicas,
         data=data,
         steps=settings.steps,
-        callbacks=_callbacks(settings, where.folder, facts, restored, writer, console, say, replicas.chief),
+        callbacks=chosen(settings, facts, made_of, points, console, say, replicas.chief),
         folder=where.folder,
         step=step,
+        nonfinite=settings.nonfinite,
         watch_every=min((settings.callbacks.get("log") or {}).get("every") or 0, settings.steps),
         clock=clock,
         say=say,
         command=settings.command,
         portable_draws=portable,
     )
+    if restored is not None:
+        trainer.resume(restored)
+    if settings.do == "train" and settings.resume is not None:
+        points.rewind(step)
     say(
         f"mode: compile={settings.mode.compile} precision={settings.mode.precision} "
         f"steps_per_call={trainer.steps_per_call} strategy={settings.mode.strategy} replicas={replicas.count} "
@@ -207,7 +263,8 @@ def build_recipe(settings: Settings, source: sources.Source) -> Recipe:
     def optimizer(variables, **changes) -> Optimizer:
         changed = dataclasses.replace(settings.optimizer, **changes)
         scaling = settings.mode.precision == "mixed_float16"
-        return Optimizer(variables, changed, steps=settings.steps, loss_scaling=scaling)
+        policy = settings.nonfinite.policy
+        return Optimizer(variables, changed, steps=settings.steps, loss_scaling=scaling, nonfinite=policy)
 
     model = functools.partial(instantiate, settings.model)
 
@@ -221,70 +278,3 @@ def build_recipe(settings: Settings, source: sources.Source) -> Recipe:
             "the class from modetrain.Recipe."
         )
     return recipe
-
-
-def _callbacks(
-    settings: Settings,
-    folder: Path,
-    facts: Mapping[str, Any],
-    restored: checkpoint.Checkpoint | None,
-    writer: tf.summary.SummaryWriter,
-    console: Console,
-    say: Callable[[str], None],
-    chief: bool,
-) -> list[Callback]:
-    found: list[Callback] = []
-    chosen = dict(settings.callbacks)
-    bar = chief and console.is_terminal and settings.mode.compile != "eager"
-    evaluate, log, save, profile = (chosen.pop(name, None) for name in ("evaluate", "log", "checkpoint", "profile"))
-    if log and log["every"]:
-        found.append(Log(every=log["every"], writer=writer, lines=not bar))
-    if evaluate is not None:
-        found.append(Evaluate(every=evaluate["every"], writer=writer))
-    if save is not None:
-        meta = {"config": dict(settings.resolved), "facts": dict(facts)}
-        kept = restored is not None and run_folder.best(folder).exists()
-        found.append(
-            Checkpoint(
-                every=save["every"],
-                keep=save["keep"],
-                best=save["best"] if evaluate is not None else None,
-                evaluate_every=evaluate["every"] if evaluate is not None else None,
-                meta=meta,
-                best_value=restored.meta.get("best_value") if restored and kept else None,
-            )
-        )
-        if evaluate is None and save["best"] is not None:
-            say(f"callbacks.checkpoint.best={save['best']}: nothing is evaluated, so no best checkpoint is kept")
-    if profile and profile["at"] is not None:
-        found.append(Profile(at=profile["at"], steps=profile["steps"]))
-    if bar:
-        found.append(ProgressBar(console=console))
-    for name, node in chosen.items():
-        callback = instantiate(node)
-        if not isinstance(callback, Callback):
-            raise ConfigError(
-                f"callbacks.{name}._target_={node.get('_target_')}: it makes a {type(callback).__name__}, not a callback. "
-                "Derive the class from modetrain.Callback."
-            )
-        found.append(callback)
-    return found
-
-
-@contextlib.contextmanager
-def _stoppable(trainer: Trainer, say) -> Iterator[None]:
-    """SIGINT and SIGTERM end the run after the call under way, with a checkpoint; a second one ends it at once."""
-
-    def stop(signum, frame):
-        signal.signal(signum, old[signum])
-        say(f"{signal.Signals(signum).name}: stopping after this call; once more to stop at once")
-        trainer.stop(signum)
-
-    old = {}
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        old[signum] = signal.signal(signum, stop)
-    try:
-        yield
-    finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)

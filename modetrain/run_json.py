@@ -23,6 +23,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def write(folder: Path, described: Mapping[str, Any]) -> None:
     """Replaces the file at once, so that a reader never sees half of it."""
+    folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it while the run went on
     partial = folder / f".{run_folder.RECORD}.partial"
     partial.write_text(json.dumps(_finite(dict(described)), indent=2, default=str, allow_nan=False) + "\n")
     os.replace(partial, folder / run_folder.RECORD)

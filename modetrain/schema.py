@@ -12,7 +12,14 @@ from typing import Any
 
 from modetrain.key import Key
 from modetrain.mode import COMPILE, DEVICES, PRECISIONS, STRATEGIES, Mode
-from modetrain.settings import CompareSettings, DataSettings, OptimizerSettings
+from modetrain.settings import (
+    CompareSettings,
+    DataSettings,
+    InitFromSettings,
+    NonfiniteSettings,
+    OptimizerSettings,
+    WatchdogSettings,
+)
 from modetrain.sources import SOURCES
 
 MISSING = "???"  # how a YAML file says that a value has to be given
@@ -58,11 +65,66 @@ KEYS: Mapping[str, Key] = {
         common=True,
         also=("checkpoint", "ckpt", "restore", "load"),
     ),
+    "stop_after": Key(
+        kind="duration",
+        help="the run saves and stops after so long; null lets it run",
+        example="2h",
+        optional=True,
+        common=True,
+        also=("max_time", "time_limit", "deadline", "max_hours", "timeout"),
+    ),
     "check_numerics": Key(
         kind="bool",
         help="stop at the first NaN or infinity and name the op that made it",
         example=True,
         also=("check_nan", "detect_nan", "nan"),
+    ),
+    "nonfinite.policy": Key(
+        kind="str",
+        help="what a NaN or infinity in a loss or gradient leads to",
+        example="stop",
+        choices=("stop", "skip", "rollback", "ignore"),
+        common=True,
+        also=("on_nonfinite", "on_nan", "nan_policy", "skip_nan"),
+    ),
+    "nonfinite.limit": Key(
+        kind="int",
+        help="updates skipped in a row, or rollbacks to one checkpoint, before the run ends after all",
+        example=5,
+        at_least=1,
+    ),
+    "init_from.path": Key(
+        kind="str",
+        help="run folder or checkpoint that a new run takes its first values from",
+        example="runs/other",
+        optional=True,
+        common=True,
+        also=("pretrained", "init_checkpoint", "warm_start", "finetune"),
+    ),
+    "init_from.include": Key(
+        kind="list",
+        help="patterns of the variables to take; null is all but the optimizers' own",
+        example=["model/*"],
+        each=Key(kind="str", help="", example="model/*"),
+        shortest=1,
+        optional=True,
+    ),
+    "init_from.exclude": Key(
+        kind="list",
+        help="patterns of variables to leave",
+        example=["model/*/bias"],
+        each=Key(kind="str", help="", example="model/*"),
+        shortest=1,
+        optional=True,
+    ),
+    "watchdog.after": Key(
+        kind="float",
+        help="seconds without progress until every thread's stack is written down; 0 is off",
+        example=600.0,
+        at_least=0,
+    ),
+    "watchdog.heartbeat": Key(
+        kind="float", help="seconds between signs of life in heartbeat.json; 0 is off", example=10.0, at_least=0
     ),
     "do.name": Key(
         kind="str", help="what is done with the run", example="train", choices=("train", "evaluate", "compare")
@@ -151,6 +213,9 @@ KEYS: Mapping[str, Key] = {
         at_least=1,
         optional=True,
         also=("limit_val_batches",),
+    ),
+    "data.retries": Key(
+        kind="int", help="how often a batch that could not be had is asked for again", example=2, at_least=0
     ),
     "optimizer.name": Key(kind="str", help="the update rule", example="adamw", choices=("adam", "adamw", "sgd")),
     "optimizer.learning_rate": Key(
@@ -301,6 +366,16 @@ KEYS: Mapping[str, Key] = {
     "callbacks.checkpoint.keep": Key(
         kind="int", help="the last so many checkpoints are kept", example=3, at_least=1, common=True
     ),
+    "callbacks.checkpoint.keep_every": Key(
+        kind="int",
+        help="checkpoints of each multiple of so many steps are kept for good; null keeps none",
+        example=10000,
+        at_least=1,
+        optional=True,
+    ),
+    "callbacks.checkpoint.background": Key(
+        kind="bool", help="steps go on while a checkpoint is written", example=True, also=("async", "async_save")
+    ),
     "callbacks.checkpoint.best": Key(
         kind="str", help="evaluation metric whose best checkpoint is kept too", example="accuracy", optional=True
     ),
@@ -318,6 +393,9 @@ KEYS: Mapping[str, Key] = {
 # Defaults for what a user's own short file of a group leaves out: those of the dataclass it becomes.
 DATACLASSES: Mapping[str, type] = {
     "compare": CompareSettings,
+    "nonfinite": NonfiniteSettings,
+    "init_from": InitFromSettings,
+    "watchdog": WatchdogSettings,
     "data": DataSettings,
     "optimizer": OptimizerSettings,
     "mode": Mode,
@@ -329,7 +407,13 @@ CALLBACKS = tuple(dict.fromkeys(key.split(".")[1] for key in KEYS if key.startsw
 
 def defaults() -> dict[str, Any]:
     """What a config that leaves keys out gets, nested as the configuration is."""
-    found: dict[str, Any] = {"run_dir": None, "resume": None, "check_numerics": False, "callbacks": {}}
+    found: dict[str, Any] = {
+        "run_dir": None,
+        "resume": None,
+        "stop_after": None,
+        "check_numerics": False,
+        "callbacks": {},
+    }
     for section, cls in DATACLASSES.items():
         fields = dataclasses.fields(cls)
         given = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}

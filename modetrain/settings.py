@@ -30,6 +30,7 @@ class DataSettings:
       image_size: `(height, width)` every image is resized to; None keeps images as they are.
       overfit: number of training batches to repeat for ever, which evaluation then sees too; 0 is off.
       eval_batches: evaluation stops after so many batches; None sees every example exactly once.
+      retries: how often a batch that could not be had is asked for again.
     """
 
     name: str
@@ -44,6 +45,7 @@ class DataSettings:
     image_size: tuple[int, int] | None = None
     overfit: int = 0
     eval_batches: int | None = None
+    retries: int = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,48 @@ class CompareSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class NonfiniteSettings:
+    """What happens where a loss or a gradient is NaN or infinite.
+
+    Attributes:
+      policy: `stop` ends the run at that step; `skip` leaves the update out; `rollback` restores the checkpoint before and
+        goes on with other batches; `ignore` looks at nothing.
+      limit: updates skipped in a row, or rollbacks to one checkpoint, before the run ends after all.
+    """
+
+    policy: str = "stop"
+    limit: int = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InitFromSettings:
+    """A new run's first values, from a checkpoint that need not fit in all.
+
+    Attributes:
+      path: a run folder or a checkpoint; None starts from the recipe's own.
+      include: patterns of the variables to take; None is every one but the optimizers' own.
+      exclude: patterns of variables to leave as they are.
+    """
+
+    path: str | None = None
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WatchdogSettings:
+    """What is told to somebody who watches from outside.
+
+    Attributes:
+      after: seconds without progress after which it is written down where every thread stands; 0 is off.
+      heartbeat: seconds between the lines that say the run is alive; 0 is off.
+    """
+
+    after: float = 600.0
+    heartbeat: float = 10.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything one run is made from.
 
@@ -113,6 +157,8 @@ class Settings:
       resume: None; or `latest`, which continues in `run_dir` (then always set, and there) from its newest checkpoint,
         or from the start if it has none yet; or the absolute path of a run folder or a checkpoint.
       check_numerics: stop at the first NaN or infinity and name the op that made it (`eager` and `graph` only).
+      nonfinite, init_from, watchdog: see their classes.
+      stop_after: seconds after which the run saves and stops; None lets it run.
       command: the command line, to be typed again.
       notes: what a debug preset turned on and off, one line each, printed at start.
       resolved: the whole composed config as plain containers, which the run folder keeps.
@@ -134,6 +180,10 @@ class Settings:
     resume: str | None
     command: str
     check_numerics: bool = False
+    nonfinite: NonfiniteSettings = NonfiniteSettings()
+    init_from: InitFromSettings = InitFromSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
+    stop_after: float | None = None
     notes: tuple[str, ...] = ()
     compare: CompareSettings = CompareSettings()
     resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)

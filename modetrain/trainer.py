@@ -6,43 +6,29 @@ there in as few calls of the compiled program as the mode allows. `steps_per_cal
 
 from __future__ import annotations
 
-import collections
-import dataclasses
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
+from modetrain import carry, rollback
 from modetrain.callbacks import Callback
+from modetrain.checkpoint import Checkpoint
 from modetrain.clock import Clock
-from modetrain.data import Block, Data
+from modetrain.data import Data
 from modetrain.failure import NonFiniteError, explain
+from modetrain.feed import Feed
 from modetrain.metrics import Means
 from modetrain.mode import Mode
+from modetrain.nonfinite import Nonfinite
 from modetrain.program import Program
 from modetrain.recipe import Recipe
 from modetrain.replicas import Replicas
+from modetrain.rows import Recent, Rows
+from modetrain.settings import NonfiniteSettings
 from modetrain.stragglers import WorkerTimes
-
-# results["train"] is the mean over so many last steps.
-_RECENT = 100
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rows:
-    """What a call of the program returned.
-
-    Attributes:
-      first: steps completed before the call.
-      names: the metrics.
-      values: float64 [steps, metrics, 2] of (total, count) over all replicas.
-    """
-
-    first: int
-    names: tuple[str, ...]
-    values: np.ndarray
 
 
 class Trainer:
@@ -56,7 +42,8 @@ class Trainer:
       steps: updates to have made at the end.
       callbacks: look at the run; called in this order.
       folder: the run folder, in which callbacks write.
-      step: updates made already, when a run is resumed.
+      step: updates made already, when a run is resumed (`resume` brings back the rest).
+      nonfinite: what a loss or gradient that is not finite leads to.
       watch_every: the gradient norm is computed at each multiple of this step number; 0 for never.
       clock: books the time.
       say: prints a line for the user.
@@ -67,6 +54,9 @@ class Trainer:
       evaluation: means of the latest evaluation.
       evaluated: step of the latest evaluation, or None.
       status: `running`, `completed`, `stopped` or `failed`.
+      whole: whether the variables are those after `step` updates: not amid a call, nor after one that failed.
+      feed: hands out the batches.
+      to_look: callbacks that want to look at this step and have not yet.
       workers: times of several workers, once the run has ended well.
       steps_per_call: the cap in effect.
     """
@@ -82,6 +72,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         folder: Path | None = None,
         step: int = 0,
+        nonfinite: NonfiniteSettings | None = None,
         watch_every: int = 0,
         clock: Clock | None = None,
         say: Callable[[str], None] = print,
@@ -102,12 +93,15 @@ class Trainer:
         self.say = say
         self.command = command
         self.portable_draws = portable_draws
+        self.nonfinite = Nonfinite(nonfinite or NonfiniteSettings())
         self.evaluation: dict[str, float] = {}
         self.evaluated: int | None = None
         self.status = "running"
+        self.whole = True
         self.workers: WorkerTimes | None = None
         self.stopped_by: int | None = None
         self._signal: int | None = None
+        self._asked_to_save = self._save_now = False
         if mode.steps_per_call != "auto":
             self.steps_per_call = int(mode.steps_per_call)
         elif mode.compile == "eager":
@@ -118,10 +112,10 @@ class Trainer:
             Program(step, mode, replicas=self.replicas, state=recipe.state, portable=portable_draws)
             for step in (recipe.run_train_step, recipe.run_eval_step)
         )
-        self._blocks: Iterator[Block] | None = None
-        self._block: Block | None = None
+        self.feed = Feed(data, self.steps_per_call, say=say)
+        self.recent = Recent()
+        self.to_look: list[Callback] = []
         self._wanted: list[int | None] = []
-        self._recent: collections.deque[Rows] = collections.deque()
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -129,7 +123,7 @@ class Trainer:
         """Runs until `steps` updates are made, a signal stops the run, or a step fails.
 
         Raises:
-          NonFiniteError: when a loss is NaN or infinite.
+          NonFiniteError: when a loss or gradient is NaN or infinite, and the policy has no other way.
           Exception: whatever a callback raises, or a step, the latter with a note on recipe, step, mode and batch.
         """
         started: list[Callback] = []
@@ -137,10 +131,18 @@ class Trainer:
         try:
             for callback in self.callbacks:
                 started.append(callback)
-                callback.start(self)
+                self._tell(callback, callback.start)
+            self._look()  # where a callback failed to, the last time
             while self.step < self.steps and self.stopped_by is None:
                 stop = self._plan()
-                self._run_to(stop)
+                try:
+                    self._run_to(stop)
+                except NonFiniteError as error:
+                    rollback.go_back(self, error)  # or raise it
+                    continue
+                self.to_look = [
+                    c for c, wanted in zip(self.callbacks, self._wanted, strict=True) if wanted == self.step
+                ]
                 self._look()
             if self.replicas.workers > 1:
                 self.workers = WorkerTimes.gather(self.replicas, self.clock.read())
@@ -155,6 +157,15 @@ class Trainer:
         self._signal = signum
         if self.replicas.workers == 1:  # other workers have to be told first: see `_on_all_workers`
             self.stopped_by = signum
+
+    def save(self) -> None:
+        """Asks for a checkpoint after the call under way; the run goes on. On several workers any may be asked."""
+        self._asked_to_save = True
+
+    def resume(self, found: Checkpoint) -> None:
+        """Goes on from a checkpoint, whose variables are back already."""
+        self.step, self.whole = found.step, True
+        carry.bring_back(self, found.meta.get("carry", {}))
 
     def evaluate(self) -> dict[str, float]:
         """Means over every evaluation example, with the averaged weights where an optimizer keeps them."""
@@ -175,12 +186,7 @@ class Trainer:
     @property
     def results(self) -> dict[str, dict[str, float]]:
         """The latest means: `train` over the last 100 steps, `eval` over all evaluation examples."""
-        excess = sum(len(rows.values) for rows in self._recent) - _RECENT
-        recent = Means()
-        for rows in self._recent:
-            recent += Means.of(rows.names, rows.values[max(excess, 0) :])
-            excess = 0
-        return {"train": recent.means(), "eval": self.evaluation}
+        return {"train": self.recent.means(), "eval": self.evaluation}
 
     @property
     def traces(self) -> int:
@@ -194,32 +200,37 @@ class Trainer:
         return min([self.steps, *(step for step in self._wanted if step is not None)])
 
     def _run_to(self, stop: int) -> None:
-        while self.step < stop and self.stopped_by is None:
-            block = self._current_block()
+        while self.step < stop and self.stopped_by is None and not self._save_now:
+            with self.clock.book("data"), explain(self, "prepare", None, lambda: self.step):
+                block = self.feed.block(self.step)
             lo = self.step - block.first
             hi = min(block.length, stop - block.first)
             with explain(self, "train_step", block, self._reached(self.train_program, self.step)):
+                self.whole = False
                 if not self.train_program.has(block):
                     with self.clock.book("compile"):
                         self.train_program.prepare(block)
                 # The marker is what makes the profiler see steps; it costs nothing while no profile is taken.
                 with self.clock.book_steps(hi - lo), tf.profiler.experimental.Trace("train", step_num=self.step, _r=1):
-                    values, stopped = self._on_all_workers(self.train_program(block, lo, hi, self.watch_every))
+                    values = self._on_all_workers(self.train_program(block, lo, hi, self.watch_every))
             rows = Rows(first=self.step, names=tuple(self.train_program.names), values=values)
-            self._check_finite(rows, block)
+            rows, found = self.nonfinite.look(rows)
+            if found is not None:
+                raise NonFiniteError(found, self, block)
             self.step += hi - lo
-            if stopped:
-                self.stopped_by = self._signal or signal.SIGTERM
-            self._recent.append(rows)
-            while sum(len(one.values) for one in self._recent) - len(self._recent[0].values) >= _RECENT:
-                self._recent.popleft()
+            self.whole = True
+            self.recent.add(rows)
             for callback in self.callbacks:
-                callback.call(self, rows)
+                self._tell(callback, callback.call, rows)
 
     def _look(self) -> None:
-        for callback, wanted in zip(self.callbacks, self._wanted, strict=True):
-            if wanted == self.step:
-                callback.look(self)
+        while self.to_look:
+            self._tell(self.to_look[0], self.to_look[0].look)
+            self.to_look = self.to_look[1:]
+        if self._save_now:
+            self._save_now = False
+            for callback in self.callbacks:
+                self._tell(callback, callback.save)
 
     def _end(self, started: Sequence[Callback], failure: BaseException | None) -> None:
         """Ends every callback that was started, whatever fails; the first failure is the one raised."""
@@ -237,30 +248,26 @@ class Trainer:
 
     # --- private ----------------------------------------------------------------------------------------------------
 
-    def _current_block(self) -> Block:
-        if self._block is None or self.step >= self._block.first + self._block.length:
-            with self.clock.book("data"), explain(self, "prepare", None, lambda: self.step):
-                if self._blocks is None:
-                    self._blocks = self.data.train_blocks(self.step, self.steps_per_call)
-                self._block = next(self._blocks)
-        return self._block
+    def _tell(self, callback: Callback, method: Callable[..., None], *more: Rows) -> None:
+        try:
+            method(self, *more)
+        except Exception as error:
+            if not getattr(error, "__notes__", ()):
+                error.add_note(f"modetrain: {type(callback).__name__}.{method.__name__} failed after step {self.step}")
+            raise
 
-    def _on_all_workers(self, rows: np.ndarray) -> tuple[np.ndarray, bool]:
-        """Sums rows [steps, replicas, metrics, 2] over all replicas; tells whether any worker was asked to stop.
+    def _on_all_workers(self, rows: np.ndarray) -> np.ndarray:
+        """Sums rows [steps, replicas, metrics, 2] over all replicas, and takes up what any worker was asked to do.
 
-        Workers must end at one step, so that a signal to one of them counts only once all of them know.
+        Workers must end and save at one step, so that a signal to one of them counts only once all of them know.
         """
         here = rows.sum(axis=1, dtype=np.float64)
-        everywhere = self.replicas.sum_over_workers(np.append(here, self._signal is not None))
-        return everywhere[:-1].reshape(here.shape), bool(everywhere[-1])
-
-    def _check_finite(self, rows: Rows, block: Block) -> None:
-        finite = np.isfinite(rows.values[:, :, 0])
-        for index, name in enumerate(rows.names):
-            # Other metrics may well be infinite or undefined; a loss may not.
-            if "loss" in name and not finite[:, index].all():
-                step = rows.first + int(np.argmin(finite[:, index]))
-                raise NonFiniteError(name, step, float(rows.values[step - rows.first, index, 0]), self, block)
+        asked, self._asked_to_save = self._asked_to_save, False
+        everywhere = self.replicas.sum_over_workers(np.append(here, [self._signal is not None, asked]))
+        if everywhere[-2]:
+            self.stopped_by = self._signal or signal.SIGTERM
+        self._save_now = bool(everywhere[-1])
+        return everywhere[:-2].reshape(here.shape)
 
     def _reached(self, program: Program, first: int) -> Callable[[], int]:
         """Tells the step under way in `program`; an XLA program fails as a whole."""

@@ -155,7 +155,8 @@ class Watch:
         if cause is not None and cause.kind in ("error", "exit", "signal"):
             config = cause.report is not None and cause.report.type == "ConfigError"
             exit = self._exits.get(cause.workers[0])
-            return 2 if config or (exit is not None and exit.code == 2) else 1
+            told = (2, 3)  # a wrong configuration, a loss that is not finite
+            return 2 if config else exit.code if exit is not None and exit.code in told else 1
         all_left = len(codes) == len(self._workers)
         if self._signals:
             return 0 if all_left and not any(codes) else 128 + self._signals[0]

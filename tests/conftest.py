@@ -109,13 +109,24 @@ def make_recipe(mlp):
     from modetrain.settings import OptimizerSettings
     from recipes.mnist import Digits
 
-    def make(cls=Digits, *, model=None, seed=0, steps=10, batch_size=8, loss_scaling=False, options=None, **settings):
+    def make(
+        cls=Digits,
+        *,
+        model=None,
+        seed=0,
+        steps=10,
+        batch_size=8,
+        loss_scaling=False,
+        nonfinite="stop",
+        options=None,
+        **settings,
+    ):
         keras.utils.set_random_seed(seed)
         chosen = OptimizerSettings(**{"name": "sgd", "learning_rate": 0.5, **settings})
 
         def optimizer(variables, **changes):
             changed = dataclasses.replace(chosen, **changes)
-            return Optimizer(variables, changed, steps=steps, loss_scaling=loss_scaling)
+            return Optimizer(variables, changed, steps=steps, loss_scaling=loss_scaling, nonfinite=nonfinite)
 
         info = Info(
             image_shape=(4, 4, 1),
@@ -142,7 +153,7 @@ def make_trainer(make_recipe, make_data, tmp_path):
     from modetrain.replicas import Replicas
     from modetrain.trainer import Trainer
 
-    own = ("callbacks", "folder", "step", "watch_every", "clock", "command")
+    own = ("callbacks", "folder", "step", "nonfinite", "watch_every", "clock", "command")
 
     def make(compile, cls=None, *, recipe=None, replicas=None, steps=10, seed=0, data=None, mode=None, **given):
         batch_size = (data or {}).get("batch_size", 8)

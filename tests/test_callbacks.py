@@ -16,12 +16,13 @@ from modetrain.callbacks.evaluate import Evaluate
 from modetrain.callbacks.log import Log
 from modetrain.callbacks.profile import Profile
 from modetrain.callbacks.progress import ProgressBar
+from modetrain.events import Events
 from recipes.mnist import Digits
 
 
 @pytest.fixture
 def writer(tmp_path):
-    return tf.summary.create_file_writer(str(tmp_path))
+    return Events(tmp_path)
 
 
 # --- when ------------------------------------------------------------------------------------------------------------
@@ -37,8 +38,8 @@ def test_a_callback_wants_the_next_multiple(every, step, wanted):
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 EVERY_CALLBACK = {
-    "log": lambda writer: Log(every=3, writer=writer, lines=True),
-    "evaluate": lambda writer: Evaluate(every=4, writer=writer),
+    "log": lambda writer: Log(every=3, events=writer, lines=True),
+    "evaluate": lambda writer: Evaluate(every=4, events=writer),
     "checkpoint": lambda writer: Checkpoint(every=4, best="accuracy"),
     "profile": lambda writer: Profile(at=2, steps=2),
     "progress": lambda writer: ProgressBar(console=Console(file=io.StringIO(), force_terminal=True)),
@@ -91,7 +92,7 @@ class Numbered(Digits):
 
 @pytest.mark.parametrize(("every", "cap"), [(1, 100), (3, 100), (3, 2), (5, 1), (100, 4)])
 def test_a_point_is_the_exact_mean_of_its_window(every, cap, make_trainer, writer, scalars, tmp_path, recorder):
-    log, seen = Log(every=every, writer=writer, lines=False), recorder(wants=[7])
+    log, seen = Log(every=every, events=writer, lines=False), recorder(wants=[7])
     trainer = make_trainer("graph", Numbered, steps=11, callbacks=[log, seen], mode={"steps_per_call": cap})
     trainer.train()
     ends = [*range(every, 12, every)]
@@ -106,7 +107,7 @@ def test_a_point_is_the_exact_mean_of_its_window(every, cap, make_trainer, write
 
 
 def test_a_window_goes_on_after_a_resume(make_trainer, writer, scalars, tmp_path):
-    trainer = make_trainer("graph", Numbered, steps=8, step=4, callbacks=[Log(every=3, writer=writer, lines=False)])
+    trainer = make_trainer("graph", Numbered, steps=8, step=4, callbacks=[Log(every=3, events=writer, lines=False)])
     trainer.train()
     assert scalars(tmp_path)["train/step"] == {6: 5.5, 8: 7.5}
 
@@ -114,7 +115,7 @@ def test_a_window_goes_on_after_a_resume(make_trainer, writer, scalars, tmp_path
 def test_what_there_is_to_see_is_in_tensorboard(make_trainer, writer, scalars, tmp_path):
     settings = {"schedule": "linear", "learning_rate": 1.0, "loss_scaling": True}
     trainer = make_trainer(
-        "graph", steps=5, callbacks=[Log(every=1, writer=writer, lines=False)], watch_every=1, **settings
+        "graph", steps=5, callbacks=[Log(every=1, events=writer, lines=False)], watch_every=1, **settings
     )
     trainer.train()
     found = scalars(tmp_path)
@@ -132,7 +133,7 @@ def test_what_there_is_to_see_is_in_tensorboard(make_trainer, writer, scalars, t
 def test_a_point_is_one_event_that_tensorboard_takes_for_scalars(make_trainer, writer, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    log, evaluate = Log(every=2, writer=writer, lines=False), Evaluate(every=4, writer=writer)
+    log, evaluate = Log(every=2, events=writer, lines=False), Evaluate(every=4, events=writer)
     make_trainer("graph", steps=4, callbacks=[log, evaluate], watch_every=2).train()
     writer.flush()
     (file,) = tmp_path.glob("events.out.tfevents.*")
@@ -164,7 +165,7 @@ def test_several_optimizers_are_told_apart(make_trainer, writer, scalars, tmp_pa
         def losses(self, batch):
             return tf.reduce_sum(self.model(batch["image"]) ** 2, axis=1)
 
-    log = Log(every=1, writer=writer, lines=False)
+    log = Log(every=1, events=writer, lines=False)
     make_trainer("graph", Two, steps=1, callbacks=[log], watch_every=1).train()
     found = scalars(tmp_path)
     assert found["optimizer/learning_rate"] == {1: 0.5}
@@ -174,7 +175,7 @@ def test_several_optimizers_are_told_apart(make_trainer, writer, scalars, tmp_pa
 
 @pytest.mark.parametrize("lines", [True, False])
 def test_lines_are_said_where_no_bar_shows_them(make_trainer, writer, lines):
-    trainer = make_trainer("graph", steps=4, callbacks=[Log(every=2, writer=writer, lines=lines)], watch_every=2)
+    trainer = make_trainer("graph", steps=4, callbacks=[Log(every=2, events=writer, lines=lines)], watch_every=2)
     trainer.train()
     assert len(trainer.said) == (2 if lines else 0)
     for line, step in zip(trainer.said, (2, 4), strict=False):
@@ -187,7 +188,7 @@ def test_lines_are_said_where_no_bar_shows_them(make_trainer, writer, lines):
 
 @pytest.mark.parametrize(("every", "looked"), [(3, [3, 6, 8]), (4, [4, 8]), (None, [8]), (0, [8]), (100, [8])])
 def test_evaluation_is_at_each_multiple_and_once_at_the_end(every, looked, make_trainer, writer, scalars, tmp_path):
-    trainer = make_trainer("eager", steps=8, callbacks=[Evaluate(every=every, writer=writer)])
+    trainer = make_trainer("eager", steps=8, callbacks=[Evaluate(every=every, events=writer)])
     trainer.train()
     writer.flush()
     found = scalars(tmp_path)
@@ -203,7 +204,7 @@ def test_what_a_recipe_shows_is_an_image_of_the_averaged_weights(make_trainer, w
             return {"weights": tf.fill([2, 4, 4, 1], 3.0)}
 
     shown = []
-    trainer = make_trainer("eager", Shows, steps=2, callbacks=[Evaluate(every=None, writer=writer)], ema=0.9)
+    trainer = make_trainer("eager", Shows, steps=2, callbacks=[Evaluate(every=None, events=writer)], ema=0.9)
     trainer.train()
     writer.flush()
     np.testing.assert_array_equal(shown[0], trainer.recipe.optimizer.averages[0].numpy())
@@ -216,7 +217,7 @@ def test_a_run_that_did_not_finish_is_not_evaluated_at_its_end(make_trainer, wri
         def call(self, run, rows):
             run.stop()
 
-    trainer = make_trainer("eager", steps=5, callbacks=[Stop(), Evaluate(every=None, writer=writer)])
+    trainer = make_trainer("eager", steps=5, callbacks=[Stop(), Evaluate(every=None, events=writer)])
     trainer.train()
     assert trainer.evaluated is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.checkpoint import CheckpointError
 from modetrain.errors import ConfigError
+from recipes.mnist import Digits
 
 
 def some(**more):
@@ -61,7 +63,7 @@ def test_every_variable_comes_back_bit_by_bit(path):
 def test_every_precision_comes_back(path):
     kinds = (tf.float16, tf.bfloat16, tf.float32, tf.float64, tf.int8, tf.uint8, tf.int32, tf.int64, tf.uint64)
     state = {kind.name: tf.Variable(tf.cast([1, 2, 100], kind)) for kind in kinds}
-    checkpoint.save(path, state, step=1, meta={})
+    checkpoint.save(path, state, step=7, meta={})
     other = blank(state)
     checkpoint.restore(checkpoint.load(path), other, path)
     assert contents(other) == contents(state)
@@ -71,7 +73,7 @@ def test_a_whole_recipe_comes_back(path, make_trainer):
     settings = {"name": "adamw", "ema": 0.9, "accumulate": 2, "loss_scaling": True}
     one, other = (make_trainer("graph", steps=3, seed=seed, **settings) for seed in (0, 1))
     one.train()
-    checkpoint.save(path, one.recipe.state(), step=3, meta={})
+    checkpoint.save(path, one.recipe.state(), step=7, meta={})
     assert checkpoint.digest(one.recipe.state()) != checkpoint.digest(other.recipe.state())
     checkpoint.restore(checkpoint.load(path), other.recipe.state(), path)
     assert contents(other.recipe.state()) == contents(one.recipe.state())
@@ -159,8 +161,9 @@ def test_a_failure_while_writing_leaves_the_file_before_and_no_other(path):
         assert [found.name for found in path.parent.iterdir() if not found.name.startswith(".")] == [path.name]
 
 
-def test_a_reader_never_sees_a_part_of_it(path):
+def test_a_reader_never_sees_a_part_of_it(tmp_path):
     """Loaded over and over while it is written over and over."""
+    path = tmp_path / "best.npz"  # the one name that is written to again and again
     states = [{"w": tf.Variable(tf.fill([50_000], float(n)))} for n in range(2)]
     checkpoint.save(path, states[0], step=0, meta={})
     stop = threading.Event()
@@ -190,14 +193,16 @@ def test_a_half_written_file_is_no_checkpoint_and_is_cleared_away(tmp_path, make
     assert run_folder.steps(tmp_path) == []
     assert run_folder.newest(tmp_path) is None
     make_trainer("eager", steps=1, callbacks=[Checkpoint(every=1)]).train()
-    assert sorted(found.name for found in folder.iterdir()) == ["notes.txt", "step-00000001.npz", "step-9.npz.bak"]
+    assert sorted(found.name for found in folder.iterdir()) == [
+        *("index.json", "notes.txt", "step-00000001.npz", "step-9.npz.bak")
+    ]
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------
 
 
 def test_what_does_not_fit_is_listed_and_nothing_is_assigned(path):
-    checkpoint.save(path, {"a": tf.Variable([1.0]), "b": tf.Variable([1.0, 2.0]), "c": tf.Variable(1)}, step=1, meta={})
+    checkpoint.save(path, {"a": tf.Variable([1.0]), "b": tf.Variable([1.0, 2.0]), "c": tf.Variable(1)}, step=7, meta={})
     run = {
         "a": tf.Variable([0.0]),
         "b": tf.Variable([[0.0, 0.0]]),
@@ -219,7 +224,7 @@ def test_what_does_not_fit_is_listed_and_nothing_is_assigned(path):
 
 
 def test_a_long_list_is_cut(path):
-    checkpoint.save(path, {}, step=1, meta={})
+    checkpoint.save(path, {}, step=7, meta={})
     with pytest.raises(CheckpointError, match="and 15 more"):
         checkpoint.restore(checkpoint.load(path), {f"v{n}": tf.Variable(0.0) for n in range(25)}, path)
 
@@ -241,7 +246,7 @@ class Scores(Callback):
 
 
 def kept(folder):
-    return [os.path.basename(file) for file in sorted((folder / "checkpoints").glob("*"))]
+    return [os.path.basename(file) for file in sorted((folder / "checkpoints").glob("*.npz"))]
 
 
 @pytest.mark.parametrize(("keep", "steps"), [(1, [10]), (2, [8, 10]), (9, [2, 4, 6, 8, 10])])
@@ -280,9 +285,10 @@ def test_the_best_is_kept_too(tmp_path, make_trainer, scores, name, best):
 
 def test_only_a_better_one_than_before_a_resume_becomes_the_best(tmp_path, make_trainer):
     make_trainer("graph", steps=4, callbacks=[Scores([0.5, 0.8]), Checkpoint(every=2, best="accuracy")]).train()
-    best = checkpoint.load(tmp_path / "checkpoints" / "best.npz").meta["best_value"]
-    resumed = Checkpoint(every=2, best="accuracy", best_value=best)
-    make_trainer("graph", steps=8, step=4, callbacks=[Scores([0.0, 0.0, 0.7, 0.75]), resumed]).train()
+    resumed = Checkpoint(every=2, best="accuracy")
+    rest = make_trainer("graph", steps=8, step=4, callbacks=[Scores([0.0, 0.0, 0.7, 0.75]), resumed])
+    rest.resume(checkpoint.load(run_folder.checkpoint(tmp_path, 4)))
+    rest.train()
     assert checkpoint.load(tmp_path / "checkpoints" / "best.npz").step == 4
 
 
@@ -301,21 +307,28 @@ def test_a_metric_that_is_not_there_is_named_with_those_that_are(make_trainer):
     assert "callbacks.checkpoint.best=null" in message
 
 
-@pytest.mark.parametrize("status", ["failed", "stopped"])
-def test_a_run_that_fails_saves_nothing_and_one_that_is_stopped_does(tmp_path, make_trainer, status):
+@pytest.mark.parametrize(("ends", "steps"), [("stop", [3]), ("callback", [3]), ("step", [])])
+def test_a_run_that_ends_early_is_saved_where_its_variables_are_whole(tmp_path, make_trainer, ends, steps):
     class End(Callback):
         def call(self, run, rows):
-            if status == "failed":
-                raise ZeroDivisionError
-            run.stop()
+            if run.step == 3:
+                if ends == "callback":
+                    raise ZeroDivisionError
+                run.stop()
 
-    trainer = make_trainer("eager", steps=9, callbacks=[End(), Checkpoint(every=None)])
-    if status == "failed":
+    class Fails(Digits):
+        def train_step(self, batch):
+            if ends == "step" and self.step == 2:
+                raise ZeroDivisionError
+            return super().train_step(batch)
+
+    trainer = make_trainer("eager", Fails, steps=9, callbacks=[End(), Checkpoint(every=None)])
+    if ends == "stop":
+        trainer.train()
+    else:
         with pytest.raises(ZeroDivisionError):
             trainer.train()
-    else:
-        trainer.train()
-    assert run_folder.steps(tmp_path) == ([] if status == "failed" else [1])
+    assert run_folder.steps(tmp_path) == steps
 
 
 def test_saving_is_booked_to_its_own_account(make_trainer):
@@ -343,3 +356,110 @@ def test_a_digest_is_of_names_dtypes_shapes_and_bytes():
     assert len(set(digests)) == 6
     assert all(len(digest) == 64 for digest in digests)
     assert checkpoint.digest(dict(reversed(base.items()))) == digests[0]
+
+
+# --- proven to be what was written -----------------------------------------------------------------------------------
+
+
+def test_another_steps_content_under_this_name_is_found_out(tmp_path):
+    for step in (2, 4):
+        checkpoint.save(run_folder.checkpoint(tmp_path, step), some(), step=step, meta={})
+    os.replace(run_folder.checkpoint(tmp_path, 2), run_folder.checkpoint(tmp_path, 4))
+    with pytest.raises(CheckpointError, match=r"step-00000004.npz is another file under this name: it holds step 2"):
+        checkpoint.load(run_folder.checkpoint(tmp_path, 4))
+
+
+def test_another_runs_file_of_the_same_step_is_found_out(tmp_path, make_trainer):
+    for name, seed in (("a", 0), ("b", 1)):
+        make_trainer("eager", steps=2, seed=seed, folder=tmp_path / name, callbacks=[Checkpoint(every=1)]).train()
+    os.replace(run_folder.checkpoint(tmp_path / "b", 2), run_folder.checkpoint(tmp_path / "a", 2))
+    with pytest.raises(CheckpointError, match=r"is another file under this name: SHA-256 .* in index.json"):
+        checkpoint.load(run_folder.checkpoint(tmp_path / "a", 2))
+
+
+def test_content_that_was_changed_with_its_checksums_is_found_out(path):
+    """Somebody has opened the archive, changed a weight, and written it again: CRC and shapes are right."""
+    checkpoint.save(path, {"w": tf.Variable([1.0, 2.0])}, step=7, meta={})
+    with np.load(path) as archive:
+        changed = {**archive, "w": np.array([1.0, 3.0], np.float32)}
+    np.savez(path, **changed)
+    with pytest.raises(CheckpointError, match=r"is damaged: SHA-256 \w+... instead of the \w+..."):
+        checkpoint.load(path)
+
+
+def test_an_index_that_is_lost_or_damaged_costs_nothing(tmp_path, make_trainer):
+    make_trainer("eager", steps=2, callbacks=[Checkpoint(every=1)]).train()
+    index = tmp_path / "checkpoints" / checkpoint.INDEX
+    assert set(checkpoint.index_of(index.parent)) == {"step-00000001.npz", "step-00000002.npz"}
+    for content in (b"", b"[1]", b"\xff", b'{"step-00000002.npz": 3}'):
+        index.write_bytes(content)
+        assert checkpoint.load(run_folder.checkpoint(tmp_path, 2)).step == 2
+    index.unlink()
+    assert checkpoint.load(run_folder.checkpoint(tmp_path, 2)).step == 2
+
+
+def test_a_crash_between_a_file_and_its_index_makes_neither_wrong(tmp_path, make_trainer):
+    """The index as it was before the last file was written, and before `best` was replaced."""
+    trainer = make_trainer("eager", steps=4, callbacks=[Scores([0.5, 0.8]), Checkpoint(every=2, best="accuracy")])
+    trainer.train()
+    folder = tmp_path / "checkpoints"
+    index = checkpoint.index_of(folder)
+    checkpoint.leave_out(folder, index, ["step-00000004.npz", "best.npz"])
+    for name in ("step-00000002.npz", "step-00000004.npz", "best.npz"):
+        checkpoint.load(folder / name)
+
+
+# --- while the run goes on -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_copy_is_not_changed_by_later_steps(mode, make_trainer):
+    kept = []
+
+    class Copies(Callback):
+        def look(self, run):
+            state = run.recipe.state()
+            kept.append((checkpoint.copied(state), checkpoint.digest(state)))
+
+    trainer = make_trainer(mode, steps=6, callbacks=[Copies(every=1)], name="adam", ema=0.9)
+    trainer.train()
+    digests = [digest for _, digest in kept]
+    assert len(set(digests)) == 6
+    again = [checkpoint.digest({name: tf.constant(v) for name, v in copy.items()}) for copy, _ in kept]
+    assert again == digests
+
+
+def test_steps_do_not_wait_for_the_disk(make_trainer, tmp_path):
+    """A disk that takes a second: the run goes on, and what is booked to checkpoints is the copy alone."""
+
+    class SlowDisk(Checkpoint):
+        def _write(self, *args, **given):
+            time.sleep(1.0)
+            super()._write(*args, **given)
+
+    steps = []
+
+    class Notes(Callback):
+        def call(self, run, rows):
+            steps.append((run.step, keep.saver.jobs))
+
+    keep = SlowDisk(every=2)
+    trainer = make_trainer("eager", steps=5, callbacks=[Notes(), keep])
+    booked = []
+
+    class Books(Callback):
+        def look(self, run):
+            booked.append(run.clock.seconds["checkpoint"])
+
+    trainer.callbacks.append(Books(every=3))
+    trainer.train()
+    assert (3, 0) in steps, "the first one is still being written"
+    assert booked[0] < 0.5
+    assert keep.saver.seconds > 2.9
+    assert run_folder.steps(tmp_path) == [2, 4, 5]
+    assert trainer.clock.seconds["checkpoint"] > 0.5, "the end waits for the last one"
+
+
+def test_those_of_each_multiple_are_kept_for_good(tmp_path, make_trainer):
+    make_trainer("eager", steps=11, callbacks=[Checkpoint(every=1, keep=2, keep_every=4)]).train()
+    assert run_folder.steps(tmp_path) == [4, 8, 10, 11]

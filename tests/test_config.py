@@ -529,7 +529,7 @@ def test_the_schema_has_every_field_and_the_dataclasses_every_key():
 
 def test_every_example_and_default_of_the_schema_is_accepted(folder):
     for key, entry in schema.KEYS.items():
-        if entry.kind != "size":
+        if entry.kind not in ("size", "numbers", "texts"):
             assert entry.accepts(entry.example), key
     for section, cls in (("data", DataSettings), ("optimizer", OptimizerSettings)):
         for name, field in cls.__dataclass_fields__.items():

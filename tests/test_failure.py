@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from modetrain import report
 from modetrain.failure import NonFiniteError, eager_command, plain_sentence
+from modetrain.nonfinite import Finding
 from recipes.mnist import Digits
 
 
@@ -68,7 +69,7 @@ def test_what_is_added_replaces_what_was_typed():
 
 def test_a_loss_that_is_not_finite_says_how_to_find_the_operation(make_trainer, tmp_path):
     run = make_trainer("graph", steps=20, command="python -m modetrain recipe=mine steps=20")
-    error = NonFiniteError("loss", 6, float("nan"), run, next(run.data.train_blocks(6, 1)))
+    error = NonFiniteError(Finding(step=6, what="loss is nan"), run, next(run.data.train_blocks(6, 1)))
     assert str(error) == "loss is nan in step 7 of 20 in mode=graph."
     assert error.step == 6
     assert error.__notes__[0].startswith(

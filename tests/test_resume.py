@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import random
+import shutil
+
+import numpy as np
 import pytest
 
 from modetrain import checkpoint, resume, run_folder
+from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.callbacks.log import Log
 from modetrain.checkpoint import CheckpointError
 from modetrain.errors import ConfigError
+from modetrain.events import Events
+from modetrain.metrics import Means
 from modetrain.resume import Place
 
 STEPS = 7  # 5 batches are an epoch
@@ -169,3 +177,160 @@ def test_what_changes_no_number_is_not_worth_a_word():
     new["mode"]["compile"] = "xla"
     new["seed"] = 1
     assert resume.differences(old, new) == ["mode.compile: graph -> xla", "seed: None -> 1"]
+
+
+# --- everything else that a run knows --------------------------------------------------------------------------------
+
+
+class Drifting(Callback):
+    """An evaluation whose accuracy is known: it rises to step 4 and falls after it."""
+
+    def __init__(self):
+        super().__init__(every=2)
+
+    def look(self, run):
+        run.evaluation, run.evaluated = {"accuracy": 1.0 - abs(run.step - 4) / 10}, run.step
+
+
+class Stop(Callback):
+    """Stops the run at a step, in every mode in time."""
+
+    def next_step(self, step):
+        return self.every
+
+    def look(self, run):
+        run.stop()
+
+
+def everything(make_trainer, mode, folder, until, step=0):
+    events = Events(folder)
+    if step:
+        events.rewind(step)
+    log = Log(every=5, events=events, lines=False)
+    keep = Checkpoint(every=3, keep=99, best="accuracy", evaluate_every=2)
+    callbacks = [log, Drifting(), Stop(every=until), keep]
+    trainer = make_trainer(mode, steps=13, step=step, folder=folder, callbacks=callbacks, watch_every=5, **SCHEDULED)
+    if step:
+        path = run_folder.checkpoint(folder, step)
+        found = checkpoint.load(path)
+        checkpoint.restore(found, trainer.recipe.state(), path)
+        trainer.resume(found)
+    trainer.train()
+    events.close()
+    trainer.recipe.seek(trainer.step)
+    return trainer
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_windows_results_best_and_event_files_are_as_if_nothing_had_happened(mode, make_trainer, tmp_path, scalars):
+    """Killed twice after step 7 and again after 11; checkpoints of 6 and 9, windows of 5, evaluations every 2."""
+    whole = everything(make_trainer, mode, tmp_path / "whole", 13)
+    folder = tmp_path / "killed"
+    everything(make_trainer, mode, folder, 7)
+    for step, until in ((6, 7), (6, 11), (9, 13)):
+        for later in run_folder.steps(folder):
+            if later > step:  # what a killed run has not got to
+                run_folder.checkpoint(folder, later).unlink()
+        rest = everything(make_trainer, mode, folder, until, step=step)
+    assert checkpoint.digest(rest.recipe.state()) == checkpoint.digest(whole.recipe.state())
+    assert rest.results == whole.results, "to the last digit, whatever the calls were"
+    wanted, found = (
+        {tag: points for tag, points in scalars(one).items() if not tag.startswith(("speed", "system"))}
+        for one in (tmp_path / "whole", folder)
+    )
+    assert found == wanted
+    best = checkpoint.load(folder / "checkpoints" / "best.npz")
+    assert (best.step, best.meta["best_value"]) == (4, 1.0)
+
+
+def test_a_callback_of_the_users_own_gets_back_what_it_kept(make_trainer, tmp_path):
+    class Counts(Callback):
+        count = 0
+
+        def call(self, run, rows):
+            self.count += len(rows.values)
+
+        def state(self, run):
+            return {"count": self.count}
+
+        def restore(self, state):
+            self.count = state["count"]
+
+    make_trainer("eager", steps=3, callbacks=[Counts(), Checkpoint(every=3)]).train()
+    mine = Counts()
+    rest = make_trainer("eager", steps=5, callbacks=[mine, Checkpoint(every=3)])
+    rest.resume(checkpoint.load(run_folder.checkpoint(tmp_path, 3)))
+    rest.train()
+    assert mine.count == 5
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_sums_are_the_same_in_whatever_pieces_they_come(size):
+    rows = np.random.default_rng(0).normal(size=(50, 2, 2))
+    whole, pieces = Means().plus_steps(("a", "b"), rows), Means()
+    for begin in range(0, 50, size):
+        pieces = pieces.plus_steps(("a", "b"), rows[begin : begin + size])
+    assert pieces == whole
+
+
+# --- a fuzz of checkpoint files --------------------------------------------------------------------------------------
+
+
+def test_whatever_happens_to_checkpoint_files_no_wrong_one_is_restored(make_trainer, make_recipe, tmp_path, settings):
+    """Truncated, flipped, deleted, exchanged, several at once: what comes back is what was saved, or a sentence."""
+    draw = random.Random(0)
+    make_trainer("eager", steps=4, folder=tmp_path / "good", callbacks=[Checkpoint(every=1, keep=9)]).train()
+    steps = run_folder.steps(tmp_path / "good")
+    wanted = {}
+    for step in steps:
+        wanted[step] = {
+            name: array.tobytes()
+            for name, array in checkpoint.load(run_folder.checkpoint(tmp_path / "good", step)).arrays.items()
+        }
+    recipe = make_recipe()
+    outcomes = []
+    for round_ in range(150):
+        folder = tmp_path / f"round-{round_}"
+        shutil.copytree(tmp_path / "good", folder)
+        for _ in range(draw.randint(1, 4)):
+            there = [run_folder.checkpoint(folder, step) for step in run_folder.steps(folder)]
+            if there:
+                hurt(draw, draw.choice(there), draw.choice(there))
+        said: list[str] = []
+        found = None
+        try:
+            place = resume.place(settings(run_dir=folder, resume="latest"), said.append)
+            found = resume.restore(place, recipe, settings(), said.append)
+        except CheckpointError as error:
+            outcomes.append("refused")
+            assert str(folder) in str(error)
+            assert any(word in str(error) for word in ("damaged", "another file", "there is no checkpoint"))
+        if found is not None:
+            assert {n: v.numpy().tobytes() for n, v in recipe.state().items()} == wanted[found.step]
+            newer = [step for step in steps if step > found.step]
+            outcomes.append("whole" if not newer else "the one before")
+            for step in newer:  # each is missed by its name
+                assert any(run_folder.checkpoint(folder, step).name in line for line in said), said
+        elif not run_folder.steps(folder):
+            outcomes.append("none")
+        shutil.rmtree(folder)
+    assert len(set(outcomes)) >= 3, "all of it has been seen"
+
+
+def hurt(draw: random.Random, path, other) -> None:
+    content = bytearray(path.read_bytes())
+    kind = draw.choice(("truncate", "flip", "delete", "swap", "zero"))
+    if kind == "truncate":
+        path.write_bytes(content[: draw.randrange(len(content))])
+    elif kind == "flip" and content:
+        for _ in range(draw.randint(1, 20)):
+            content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        path.write_bytes(content)
+    elif kind == "zero" and content:
+        begin = draw.randrange(len(content))
+        content[begin : begin + 4096] = bytes(len(content[begin : begin + 4096]))
+        path.write_bytes(content)
+    elif kind == "delete":
+        path.unlink()
+    else:
+        path.write_bytes(other.read_bytes())

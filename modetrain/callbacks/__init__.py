@@ -5,15 +5,18 @@
     look(run)         at each step a callback asked to see
     end(run)          once, however the run ends; `run.status` tells how
 
-A callback says with `next_step` when it wants to look; the trainer runs straight there.
+A callback says with `next_step` when it wants to look; the trainer runs straight there. What it knows besides the run
+(an open window, a best value) it gives to checkpoints with `state`, and gets back with `restore`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modetrain.trainer import Rows, Trainer
+    from modetrain.rows import Rows
+    from modetrain.trainer import Trainer
 
 
 class Callback:
@@ -37,3 +40,16 @@ class Callback:
 
     def end(self, run: Trainer) -> None:
         """Called once the run has ended."""
+
+    def save(self, run: Trainer) -> None:
+        """Called where somebody asked for a checkpoint (SIGUSR1), after those who look at this step."""
+
+    def state(self, run: Trainer) -> Mapping[str, Any]:
+        """What a checkpoint keeps of this callback, as JSON."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state` gave, before `start`, or before `rewind`."""
+
+    def rewind(self, run: Trainer) -> None:
+        """Called once the run has gone back to an earlier step (`nonfinite.policy=rollback`)."""

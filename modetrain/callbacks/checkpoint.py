@@ -1,28 +1,40 @@
-"""Saves every so many steps and at the end; keeps the last few and the best."""
+"""Saves every so many steps, when asked to, and at the end; keeps the last few, some for good, and the best."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from modetrain import checkpoint, run_folder
+import numpy as np
+
+from modetrain import carry, checkpoint, run_folder
 from modetrain.callbacks import Callback
 from modetrain.errors import did_you_mean
+from modetrain.saver import Saver
+
+_BEST = "best.npz"
 
 
 class Checkpoint(Callback):
     """Writes `<run>/checkpoints/step-*.npz`, and `best.npz` where an evaluation was the best so far.
 
+    The run waits for a copy of the variables alone; the rest happens in the background. It must be the last callback, so
+    that what the others know of a step is in that step's checkpoint.
+
     Args:
       every: steps between checkpoints; 0 or None for the end alone.
       keep: how many of the last are kept.
+      keep_every: those of each multiple of so many steps are kept for good; None keeps none.
       best: evaluation metric by which the best is kept too; smaller is better where its name holds `loss` or `error`.
         None keeps none.
       evaluate_every: steps between evaluations, which the best is chosen among.
       meta: kept with each checkpoint, to tell on resuming what has changed.
-      best_value: of the run that is resumed.
+      background: whether steps go on while a checkpoint is written.
+      first: also save the step that the run begins with, for `nonfinite.policy=rollback` to go back to.
     """
 
     def __init__(
@@ -30,43 +42,87 @@ class Checkpoint(Callback):
         *,
         every: int | None,
         keep: int = 3,
+        keep_every: int | None = None,
         best: str | None = None,
         evaluate_every: int | None = None,
         meta: Mapping[str, Any] | None = None,
-        best_value: float | None = None,
+        background: bool = True,
+        first: bool = False,
     ):
         super().__init__(every=every)
         self._keep = keep
+        self._keep_every = keep_every
         self._best = best
         self._evaluations = Callback(every=evaluate_every if best is not None else None)
-        self._best_value = best_value
+        self._best_value: float | None = None
         self._meta = dict(meta or {})
+        self._save_first = first
+        self._first = 0
         self._saved: int | None = None
+        self.saver = Saver(background=background)
 
     def next_step(self, step):
         wanted = (super().next_step(step), self._evaluations.next_step(step))
         return min((one for one in wanted if one is not None), default=None)
 
     def start(self, run):
+        self._first = run.step
         if not run.replicas.chief:
             return
         folder = run.folder / run_folder.CHECKPOINTS
         # What a killed run left half-written is of no use to anybody.
         for partial in folder.glob(".*.partial"):
             partial.unlink()
-        # Going on from an older checkpoint starts another branch: `latest` must not find the one left behind.
-        for step in run_folder.steps(run.folder):
-            if step > run.step:
-                left = run_folder.checkpoint(run.folder, step)
-                run.say(f"{left.name} is of a branch that this run leaves: kept as {left.name}.left")
-                left.rename(left.with_name(f"{left.name}.left"))
+        if not (folder / _BEST).exists():
+            self._best_value = None
+        self._leave_newer(run)
+        if run_folder.checkpoint(run.folder, run.step).exists():
+            self._saved = run.step
+        elif self._save_first:
+            with run.clock.book("checkpoint"):
+                self._save(run)
+
+    def call(self, run, rows):
+        self.saver.check()
 
     def look(self, run):
         self._keep_what_is_due(run, due=bool(self.every) and run.step % self.every == 0)
 
+    def save(self, run):
+        self._keep_what_is_due(run, due=True)
+        run.say(f"step {run.step}: saving a checkpoint, as asked")
+
     def end(self, run):
-        if run.status in ("completed", "stopped"):
+        # A callback or the data may fail, and the variables still be those of this step.
+        if run.status in ("completed", "stopped") or (run.whole and run.step > self._first):
             self._keep_what_is_due(run, due=True)
+        with run.clock.book("checkpoint"):
+            self.saver.wait()
+
+    def state(self, run):
+        return {"best_value": self._best_value}
+
+    def restore(self, state):
+        self._best_value = state["best_value"]
+
+    def rewind(self, run):
+        self._saved = run.step
+        if run.replicas.chief:
+            self._leave_newer(run)
+
+    def settle(self) -> None:
+        """Returns when every checkpoint is written."""
+        self.saver.wait()
+
+    def _leave_newer(self, run) -> None:
+        # Going on from an older checkpoint starts another branch: `latest` must not find the one left behind.
+        folder = run.folder / run_folder.CHECKPOINTS
+        for step in run_folder.steps(run.folder):
+            if step > run.step:
+                left = run_folder.checkpoint(run.folder, step)
+                checkpoint.leave_out(folder, checkpoint.index_of(folder), [left.name])
+                run.say(f"{left.name} is of a branch that this run leaves: kept as {left.name}.left")
+                left.rename(left.with_name(f"{left.name}.left"))
 
     def _keep_what_is_due(self, run, *, due: bool) -> None:
         if not run.replicas.chief:
@@ -74,9 +130,12 @@ class Checkpoint(Callback):
         with run.clock.book("checkpoint"):
             evaluated = self._best is not None and run.evaluated == run.step
             unknown = evaluated and self._best not in run.results["eval"]
+            better = evaluated and not unknown and self._is_better(run.results["eval"][self._best])
+            if better:
+                self._best_value = run.results["eval"][self._best]
             # Whatever is wrong with the metric's name, the steps made so far are not lost.
-            if (due or unknown) and self._saved != run.step:
-                self._save(run)
+            if ((due or unknown) and self._saved != run.step) or better:
+                self._save(run, due=due or unknown, best=better)
             if unknown:
                 results = run.results["eval"]
                 raise ValueError(
@@ -84,37 +143,80 @@ class Checkpoint(Callback):
                     f"and no {self._best!r}.{did_you_mean(str(self._best), results)} Type callbacks.checkpoint.best="
                     f"{min(results)} or callbacks.checkpoint.best=null."
                 )
-            if evaluated and self._is_better(run.results["eval"][self._best]):
-                self._save_best(run)
-
-    def _save(self, run) -> None:
-        self._write(run, run_folder.checkpoint(run.folder, run.step))
-        self._saved = run.step
-        for step in run_folder.steps(run.folder)[: -self._keep]:
-            run_folder.checkpoint(run.folder, step).unlink()
-
-    def _save_best(self, run) -> None:
-        best = run_folder.best(run.folder)
-        if self._saved == run.step:
-            link = best.with_name(f".{best.name}.partial")
-            os.link(run_folder.checkpoint(run.folder, run.step), link)
-            os.replace(link, best)
-        else:
-            self._write(run, best)
-        self._best_value = run.results["eval"][self._best]
-
-    def _write(self, run, path) -> None:
-        # Evaluation may have drawn from the seed generators; where they stand is a function of the step.
-        run.recipe.seek(run.step)
-        best_value = self._best_value
-        if self._best is not None and run.evaluated == run.step:
-            value = run.results["eval"].get(self._best, math.nan)
-            best_value = value if self._is_better(value) else best_value
-        meta = {**self._meta, "best_value": best_value, "results": run.results}
-        checkpoint.save(path, run.recipe.state(), step=run.step, meta=meta)
 
     def _is_better(self, value: float) -> bool:
         if math.isnan(value):
             return False
         sign = -1.0 if any(word in str(self._best) for word in ("loss", "error")) else 1.0
         return self._best_value is None or sign * value > sign * self._best_value
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def _save(self, run, *, due: bool = True, best: bool = False) -> None:
+        self.saver.check()
+        # Evaluation may have drawn from the seed generators; where they stand is a function of the step.
+        run.recipe.seek(run.step)
+        state, step, folder = run.recipe.state(), run.step, run.folder
+        trained = {id(v) for optimizer in run.recipe.optimizers().values() for v in optimizer.trainable}
+        watched = [name for name, v in state.items() if id(v) in trained and run.nonfinite.settings.policy != "ignore"]
+        arrays = checkpoint.copied(state)
+        meta = {**self._meta, "best_value": self._best_value, "results": run.results, "carry": carry.of(run)}
+        if due:
+            self._saved = step
+
+        def write():
+            _refuse_nonfinite(arrays, watched, step)
+            self._write(folder, arrays, step, meta, due=due, best=best)
+
+        self.saver.submit(write)
+
+    def _write(self, into: Path, arrays, step: int, meta, *, due: bool, best: bool) -> None:
+        folder, path = into / run_folder.CHECKPOINTS, run_folder.checkpoint(into, step)
+        try:
+            index = checkpoint.index_of(folder)
+            if due:
+                index[path.name] = checkpoint.save(path, arrays, step=step, meta=meta)
+            if best:
+                checkpoint.leave_out(folder, index, [_BEST])
+            if best and due:
+                link = folder / f".{_BEST}.partial"
+                link.unlink(missing_ok=True)
+                os.link(path, link)
+                os.replace(link, folder / _BEST)
+                index[_BEST] = index[path.name]
+            elif best:
+                index[_BEST] = checkpoint.save(folder / _BEST, arrays, step=step, meta=meta)
+            steps = run_folder.steps(into)
+            gone = [run_folder.checkpoint(into, one) for one in self._surplus(steps)]
+            there = {_BEST, *(run_folder.checkpoint(into, one).name for one in steps)} - {one.name for one in gone}
+            # Before they go: what the index lists and is not there is missed on resuming.
+            checkpoint.write_index(folder, {name: sha for name, sha in index.items() if name in there})
+            for one in gone:
+                one.unlink(missing_ok=True)
+        except OSError as error:
+            whole: list[int] = []
+            with contextlib.suppress(OSError):  # it may be that not even that can be read
+                whole = run_folder.steps(into)
+            newest = f"The newest whole one is of step {whole[-1]}" if whole else "There is none before it"
+            raise checkpoint.NotSavedError(
+                f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. {newest}. "
+                f"Mend that (free space, or the right to write), then type resume=latest run_dir={run_folder}."
+            ) from error
+
+    def _surplus(self, steps: Sequence[int]) -> list[int]:
+        """Which of the steps there are need not be kept."""
+        planned = [step for step in steps if step == 0 or (self.every and step % self.every == 0)]
+        kept = {*steps[-self._keep :], *(planned[-1:] if self._save_first else [])}
+        return [s for s in steps if s not in kept and not (s and self._keep_every and s % self._keep_every == 0)]
+
+
+def _refuse_nonfinite(arrays: Mapping[str, np.ndarray], names: Sequence[str], step: int) -> None:
+    """The last checkpoint stays a good one: an update can overflow though its gradients were finite."""
+    bad = [name for name in names if not np.isfinite(arrays[name]).all()]
+    if bad:
+        raise checkpoint.NotFiniteError(
+            f"after step {step} {bad[0]} is not finite"
+            + (f", nor are {len(bad) - 1} more variables" if bad[1:] else "")
+            + ": nothing was saved, so that the checkpoint before stays the newest. A smaller optimizer.learning_rate or "
+            "optimizer.clip_norm=1 may help."
+        )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import tensorflow as tf
 
 from modetrain.callbacks import Callback
-from modetrain.callbacks.scalars import write_scalars
+from modetrain.events import Events
 
 
 class Evaluate(Callback):
@@ -14,24 +13,26 @@ class Evaluate(Callback):
 
     Args:
       every: steps between evaluations; 0 or None for the end alone.
-      writer: where scalars and images go.
+      events: where scalars and images go.
     """
 
-    def __init__(self, *, every: int | None, writer: tf.summary.SummaryWriter):
+    def __init__(self, *, every: int | None, events: Events):
         super().__init__(every=every)
-        self._writer = writer
+        self._events = events
 
     def look(self, run):
         results = run.evaluate()
         run.say(f"step {run.step}: eval " + ", ".join(f"{name} {value:.4f}" for name, value in results.items()))
-        write_scalars(self._writer, {f"eval/{name}": value for name, value in results.items()}, run.step)
-        with self._writer.as_default(step=run.step):
-            with run.clock.book("eval"), run.recipe.averaged():
-                shown = run.recipe.show()
-            for name, images in shown.items():
-                images = np.clip(np.asarray(images, np.float32), 0.0, 1.0)
-                tf.summary.image(name, images, max_outputs=len(images))
+        self._events.scalars({f"eval/{name}": value for name, value in results.items()}, run.step)
+        with run.clock.book("eval"), run.recipe.averaged():
+            shown = run.recipe.show()
+        for name, images in shown.items():
+            self._events.images(name, np.clip(np.asarray(images, np.float32), 0.0, 1.0), run.step)
 
     def end(self, run):
         if run.status == "completed" and run.evaluated != run.step:
             self.look(run)
+
+    def state(self, run):
+        self._events.flush()  # a checkpoint of a step has the points before it on the disk
+        return {}

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.callbacks import Callback
-from modetrain.callbacks.scalars import write_scalars
 from modetrain.clock import Reading
+from modetrain.events import Events
 from modetrain.metrics import Means
 from modetrain.stragglers import WorkerTimes
 
@@ -25,14 +25,14 @@ class Log(Callback):
 
     Args:
       every: steps a window.
-      writer: where scalars go.
+      events: where scalars go.
       lines: also say a line a window (where no progress bar does).
     """
 
-    def __init__(self, *, every: int, writer: tf.summary.SummaryWriter, lines: bool):
+    def __init__(self, *, every: int, events: Events, lines: bool):
         super().__init__()
         self._window = every
-        self._writer = writer
+        self._events = events
         self._lines = lines
         self._means = Means()
         self._read = Reading()
@@ -45,27 +45,39 @@ class Log(Callback):
         for n, end in enumerate(ends):
             self._take(rows, taken, end - rows.first)
             self._point(run, end, {tag: rate[n] for tag, rate in rates.items()})
+            self._means = Means()
             taken = end - rows.first
         self._take(rows, taken, len(rows.values))
         if ends:
             self._speed(run)
 
     def end(self, run):
-        if self._means.pairs:
+        # The window of a run that was stopped goes on when it is resumed. So does that of a completed one that is made
+        # longer, but nobody knows yet.
+        if self._means.pairs and (run.status == "completed" or not run.whole):
             self._point(run, run.step, {tag: rate[0] for tag, rate in _learning_rates(run, [run.step]).items()})
             self._speed(run)
-        self._writer.flush()
+        self._events.flush()
+
+    def state(self, run):
+        self._events.flush()  # a checkpoint of a step has the points before it on the disk
+        return {"window": {name: list(pair) for name, pair in self._means.pairs.items()}}
+
+    def restore(self, state):
+        self._means = Means(pairs={name: (total, count) for name, (total, count) in state["window"].items()})
+
+    def rewind(self, run):
+        self._events.rewind(run.step)
 
     def _take(self, rows, start: int, stop: int) -> None:
         if start < stop:
-            self._means += Means.of(rows.names, rows.values[start:stop])
+            self._means = self._means.plus_steps(rows.names, rows.values[start:stop])
 
     def _point(self, run, step: int, rates: Mapping[str, float]) -> None:
         means = self._means.means()
-        self._means = Means()
         families = {name: "optimizer" if name.split("/")[0] in _OF_OPTIMIZER else "train" for name in means}
         values = {f"{families[name]}/{name}": value for name, value in means.items()}
-        write_scalars(self._writer, {**values, **rates}, step)
+        self._events.scalars({**values, **rates}, step)
         if self._lines:
             shown = [f"{name} {value:.4f}" for name, value in means.items() if families[name] == "train"]
             run.say(f"step {step}/{run.steps}: {', '.join(shown)}")
@@ -83,7 +95,7 @@ class Log(Callback):
             spreads = workers.spread()
             values |= {f"workers/{kind}_{name}": v for kind, spread in spreads.items() for name, v in spread.items()}
             values["workers/slowest"] = workers.slowest
-        write_scalars(self._writer, values, run.step)
+        self._events.scalars(values, run.step)
         self._read = now
 
 

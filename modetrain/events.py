@@ -1,0 +1,212 @@
+"""TensorBoard's event files of a run: written while it trains, and cut where a resumed run goes on.
+
+What goes wrong with them costs curves and never the run: it is said once, and training goes on. A run that goes on from
+step k writes every later point again, so those that are there already are taken out, and TensorBoard is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+_NAMES = "events.out.tfevents.*"
+_PURGE = ".purge"
+_PAUSE = 60.0  # seconds between attempts to write where that has failed
+# One value as tf.summary.scalar writes it (not a `simple_value`), so that whatever reads those reads these.
+_SCALAR = tf.compat.v1.Summary.Value(
+    metadata=tf.compat.v1.SummaryMetadata(
+        plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"),
+        data_class="DATA_CLASS_SCALAR",
+    ),
+    tensor=tf.make_tensor_proto(0.0, tf.float32),
+)
+
+
+class Events:
+    """Writes points into a run folder.
+
+    Args:
+      folder: the run folder; None writes nothing.
+      say: prints a line.
+      now: reads a monotonic time in seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        say: Callable[[str], None] = print,
+        now: Callable[[], float] = time.monotonic,
+    ):
+        self._folder = folder
+        self._say = say
+        self._now = now
+        self._writer: tf.summary.SummaryWriter | None = None  # opened with the first point
+        self._file: Path | None = None
+        self._lost_until = 0.0  # nothing is tried before, after something went wrong
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Writes `{tag: value}` at a step as one event: each call of `tf.summary.scalar` would cost more than all of it."""
+        summary = tf.compat.v1.Summary()
+        for tag, value in values.items():
+            scalar = summary.value.add()
+            scalar.CopyFrom(_SCALAR)
+            scalar.tag = tag
+            scalar.tensor.float_val[0] = value
+        with self._writing() as write:
+            if write:
+                tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=step)
+
+    def images(self, name: str, images: np.ndarray, step: int) -> None:
+        """Writes images [n, height, width, channels] in [0, 1]."""
+        with self._writing() as write:
+            if write:
+                tf.summary.image(name, images, step=step, max_outputs=len(images))
+
+    def flush(self) -> None:
+        """Hands everything so far to the operating system, where the end of this process does not touch it."""
+        if self._writer is not None:
+            with self._writing() as write:
+                if write:
+                    self._writer.flush()
+
+    def rewind(self, step: int) -> None:
+        """Takes out what was written after `step`; the run is about to write it again."""
+        self.close()
+        if self._folder is not None:
+            with self._forgiven():
+                cut(self._folder, step)
+
+    def close(self) -> None:
+        """Writes the rest; what comes later goes into another file."""
+        writer, self._writer, self._file = self._writer, None, None
+        if writer is not None:
+            with self._forgiven():
+                writer.close()
+
+    # --- private ----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[bool]:
+        """Within this points go to the open file; yields whether there is one to write to."""
+        opened = False
+        if self._folder is not None and self._now() >= self._lost_until:
+            with self._forgiven():
+                self._open(self._folder)
+                opened = True
+        if opened and self._writer is not None:
+            with self._forgiven(), self._writer.as_default():
+                yield True
+        else:
+            yield False
+
+    def _open(self, folder: Path) -> None:
+        if self._file is not None and not self._file.exists():
+            self._writer = None
+            self._say(
+                f"WARNING: {self._file} was removed while this run writes to it; its points are gone, later ones not"
+            )
+        if self._writer is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            before = set(folder.glob(_NAMES))
+            self._writer = tf.summary.create_file_writer(str(folder))
+            self._writer.flush()
+            (self._file,) = {*folder.glob(_NAMES)} - before
+
+    @contextlib.contextmanager
+    def _forgiven(self) -> Iterator[None]:
+        """Says what goes wrong inside, and has it tried again later, in another file: this one may end amid a record."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            self._say(
+                f"WARNING: points for TensorBoard cannot be written to {self._folder} ({_reason(error)}): training goes on "
+                f"without them; tried again in {_PAUSE:.0f} s"
+            )
+            self._writer = self._file = None
+            self._lost_until = self._now() + _PAUSE
+
+
+def cut(folder: Path, step: int) -> int:
+    """Takes every point after `step` out of the event files of a folder, and a last record that a crash cut short.
+
+    Returns:
+      How many records were taken out.
+    """
+    taken = 0
+    for file in folder.glob(f"{_NAMES}{_PURGE}"):  # of an earlier cut
+        file.unlink()
+    files = sorted(folder.glob(_NAMES))
+    for file in files:
+        content = file.read_bytes()
+        records = list(read(content))
+        whole = b"".join(raw for raw, event in records if event.step <= step)
+        if whole != content:
+            taken += sum(1 for _, event in records if event.step > step)
+            partial = file.with_name(f".cut-{file.name.replace('tfevents', 'partial')}")
+            partial.write_bytes(whole)
+            os.replace(partial, file)
+    if files:
+        # A TensorBoard that is open has read those points: this has it forget them. By its name it comes after the files
+        # there are and, named by their second, before the next one.
+        if files[-1].name.startswith(f"events.out.tfevents.{int(time.time()):010d}"):
+            time.sleep(1.0 - time.time() % 1.0)
+        start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+        with tf.io.TFRecordWriter(str(folder / f"{files[-1].name}{_PURGE}")) as writer:
+            restart = tf.compat.v1.Event(wall_time=time.time(), step=step + 1, session_log=start)
+            # Twice: the first one that it sees is no restart to it.
+            for event in (tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2"), restart, restart):
+                writer.write(event.SerializeToString())
+    return taken
+
+
+def read(content: bytes) -> Iterator[tuple[bytes, tf.compat.v1.Event]]:
+    """The whole records of an event file, each as it is and decoded; ends where the file is not whole any more."""
+    at, head, tail = 0, 12, 4  # a length and its checksum before, the data's checksum behind
+    while at + head + tail <= len(content):
+        length, checksum = struct.unpack_from("<QI", content, at)
+        end = at + head + length + tail
+        if checksum != _masked(content[at : at + 8]) or end > len(content):
+            return
+        data = content[at + head : end - tail]
+        # Checksums are slow here; only what was written last can be wrong.
+        last = end + head > len(content) or struct.unpack_from("<I", content, end + 8)[0] != _masked(
+            content[end : end + 8]
+        )
+        if last and struct.unpack_from("<I", content, end - tail)[0] != _masked(data):
+            return
+        yield content[at:end], tf.compat.v1.Event.FromString(data)
+        at = end
+
+
+def _masked(data: bytes) -> int:
+    """TFRecord's checksum: CRC-32C, rotated and shifted."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    crc ^= 0xFFFFFFFF
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _table() -> tuple[int, ...]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return tuple(table)
+
+
+_CRC = _table()
+
+
+def _reason(error: Exception) -> str:
+    text = str(getattr(error, "strerror", None) or getattr(error, "message", None) or error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

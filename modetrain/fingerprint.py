@@ -1,0 +1,59 @@
+"""What a trajectory depends on besides the configuration: the recipe's code, the data's content, the versions.
+
+Kept with each checkpoint, so that a resumed run can say exactly what is no longer as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from modetrain.recipe import Recipe
+from modetrain.replicas import Replicas
+from modetrain.sources import Source
+
+_ROWS = 256  # examples that stand for all: enough to see another order, scale or selection
+
+
+def of(recipe: Recipe, source: Source, replicas: Replicas) -> dict[str, Any]:
+    """Short descriptions by name; equal where nothing of it has changed."""
+    return {
+        "code of the recipe": _code(type(recipe)),
+        "variables": _short(repr([(n, tuple(v.shape), str(v.dtype)) for n, v in recipe.state().items()]).encode()),
+        "training examples' content": _content(source.train),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "kind of device": replicas.devices[0].rpartition("/")[2].rpartition(":")[0].removeprefix("device:"),
+    }
+
+
+def _code(cls: type) -> str:
+    """Of the files that the class and its own bases are written in, ours left out."""
+    sha = hashlib.sha256()
+    for one in cls.__mro__:
+        if one.__module__.partition(".")[0] not in ("modetrain", "builtins"):
+            try:
+                sha.update(inspect.getsource(inspect.getmodule(one) or one).encode())
+            except (OSError, TypeError):  # typed into a console
+                sha.update(one.__qualname__.encode())
+    return sha.hexdigest()[:12]
+
+
+def _content(arrays: Mapping[str, np.ndarray]) -> str:
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        rows = np.unique(np.linspace(0, len(array) - 1, min(_ROWS, len(array))).astype(np.int64))
+        sha.update(f"{name} {array.dtype} {array.shape}".encode())
+        sha.update(np.ascontiguousarray(array[rows]).tobytes())
+    return sha.hexdigest()[:12]
+
+
+def _short(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]

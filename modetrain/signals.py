@@ -1,0 +1,68 @@
+"""Signals to a run: SIGTERM and SIGINT save and stop, a second one ends at once, SIGUSR1 saves and goes on.
+
+A thread hears them, because Python's own handlers wait for TensorFlow to return, and a call may take minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modetrain.trainer import Trainer
+
+_STOP = (signal.SIGTERM, signal.SIGINT)
+_SAVE = (signal.SIGUSR1,)
+_END = b"\0"  # no signal has this number
+
+
+@contextlib.contextmanager
+def heard_by(run: Trainer, say: Callable[[str], None]) -> Iterator[None]:
+    """Within this, signals to the process are the run's. Must be entered in the main thread."""
+    asked: set[int] = set()
+
+    def hear(signum: int) -> None:
+        name = signal.Signals(signum).name
+        if signum in _SAVE:
+            say(f"{name}: saving after this call")
+            run.save()
+        elif asked:
+            say(f"{name}: stopping at once")
+            sys.stdout.flush()
+            os._exit(128 + signum)
+        else:
+            asked.add(signum)
+            say(f"{name}: stopping after this call; once more to stop at once")
+            run.stop(signum)
+
+    def listen() -> None:
+        while True:
+            for signum in ears.recv(16):
+                if bytes([signum]) == _END:
+                    return
+                if signum in (*_STOP, *_SAVE):
+                    hear(signum)
+
+    ears, mouth = socket.socketpair()
+    mouth.setblocking(False)
+    thread = threading.Thread(target=listen, daemon=True, name="modetrain-signals")
+    thread.start()
+    before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    # These do nothing: that there are any makes Python write to the socket, from C and at once.
+    old = {signum: signal.signal(signum, lambda *_: None) for signum in (*_STOP, *_SAVE)}
+    try:
+        yield
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
+        signal.set_wakeup_fd(before)
+        mouth.send(_END)
+        thread.join()
+        ears.close()
+        mouth.close()

@@ -1,0 +1,93 @@
+"""Signals save, stop, or end a run at once, however long the call under way takes: real ones, to real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from modetrain import run_folder, signals
+from modetrain.callbacks import Callback
+from modetrain.callbacks.checkpoint import Checkpoint
+
+
+class Sends(Callback):
+    """Sends this process a signal after a step, as a scheduler would."""
+
+    def __init__(self, step, signum):
+        super().__init__()
+        self.step, self.signum = step, signum
+
+    def call(self, run, rows):
+        if run.step == self.step:
+            os.kill(os.getpid(), self.signum)
+            until = time.monotonic() + 10
+            while not any(signal.Signals(self.signum).name in line for line in run.said) and time.monotonic() < until:
+                time.sleep(0.001)
+
+
+def train(trainer):
+    with signals.heard_by(trainer, trainer.said.append):
+        trainer.train()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops_after_the_call(signum, make_trainer, tmp_path):
+    trainer = make_trainer("eager", steps=9, callbacks=[Sends(4, signum), Checkpoint(every=None)])
+    train(trainer)
+    assert (trainer.status, trainer.step, trainer.stopped_by) == ("stopped", 4, signum)
+    assert run_folder.steps(tmp_path) == [4]
+
+
+def test_sigusr1_saves_and_goes_on(make_trainer, tmp_path, recorder):
+    looks = recorder(every=5)
+    callbacks = [Sends(3, signal.SIGUSR1), looks, Checkpoint(every=None)]
+    trainer = make_trainer("eager", steps=9, callbacks=callbacks)
+    train(trainer)
+    assert (trainer.status, trainer.step) == ("completed", 9)
+    assert run_folder.steps(tmp_path) in ([3, 9], [4, 9]), "after the call under way, or the next one"
+    assert looks.looks == [5]
+    assert any("saving a checkpoint, as asked" in line for line in trainer.said)
+
+
+def test_afterwards_signals_are_what_they_were(make_trainer):
+    before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
+    train(make_trainer("eager", steps=1))
+    assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+STUCK = """
+import sys, threading
+from modetrain import signals
+
+class Run:
+    def stop(self, signum):
+        print("asked to stop", flush=True)
+
+with signals.heard_by(Run(), lambda line: print(line, flush=True)):
+    print("running", flush=True)
+    import ctypes
+    ctypes.PyDLL(None) and ctypes.CDLL(None).sleep(60)  # C code, amid which no handler of Python's runs
+print("over", flush=True)
+"""
+
+
+def test_a_second_one_ends_at_once_even_amid_c_code():
+    # sleep() itself would end at a signal: what is blocked in the main thread goes to the other one.
+    code = STUCK.replace("sleep(60)", "pause()").replace(
+        "    import ctypes", "    import ctypes, signal; signal.pthread_sigmask(signal.SIG_BLOCK, [15])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "running\n"
+    for expected in ("SIGTERM: stopping after this call; once more to stop at once\n", "SIGTERM: stopping at once\n"):
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == expected
+        if "once more" in expected:
+            assert process.stdout.readline() == "asked to stop\n"
+    assert process.wait(10) == 128 + signal.SIGTERM
+    assert process.stdout.read() == ""
