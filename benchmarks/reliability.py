@@ -124,8 +124,8 @@ def main() -> None:
             pairs = zip(windows[arm], windows["off"], strict=True)
             walls, cpus = zip(*((a[0] / b[0], a[1] / b[1]) for a, b in pairs), strict=True)
             low, _, high = statistics.quantiles(walls, n=4)
-            wall, cpu = statistics.median(walls), statistics.median(cpus)
-            line += f"  over off: wall x{wall:.4f} ({low:.4f} to {high:.4f})  cpu x{cpu:.4f}"
+            line += f"  over off: wall x{statistics.median(walls):.4f} ({low:.4f} to {high:.4f})"
+            line += f"  cpu x{statistics.median(cpus):.4f}"
         print(line + f"  (booked to checkpoints {booked[arm][0]:.3f} s, in the background {booked[arm][1]:.3f} s)")
     if options.json:
         options.json.write_text(json.dumps(windows))

@@ -1,7 +1,8 @@
 """A checkpoint: a file that holds every variable by name, the step, and what the run was made from.
 
-It is whole or not there at all, and proven to be what was written when it is read: `checkpoints/index.json` has the SHA-256
-of each, so that one that is gone or exchanged is missed. Where the checkpoints of a run lie, `run_folder.py` knows.
+It is whole or not there at all, and proven to be what was written when it is read: by a SHA-256 over all of it inside, and
+by that of each file in `checkpoints/index.json`, so that one that is gone or exchanged is missed. Where the checkpoints of
+a run lie, `run_folder.py` knows.
 
 An .npz is an uncompressed zip archive of arrays; NumPy opens it anywhere. The SHA-256 in it is over all names, dtypes,
 shapes and bytes, and over what else is kept.

@@ -144,11 +144,11 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         resume=resume,
         command=command,
         check_numerics=config["check_numerics"],
-        compare=CompareSettings(**compare),
         nonfinite=NonfiniteSettings(**config["nonfinite"]),
         init_from=init_from,
         watchdog=WatchdogSettings(**config["watchdog"]),
         stop_after=seconds(config["stop_after"]),
+        compare=CompareSettings(**compare),
         notes=notes,
         resolved=config,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modetrain import run_folder
+from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.data import Block
 from modetrain.nonfinite import Finding
 
@@ -164,6 +165,9 @@ def _notes(
 ) -> list[str]:
     if not run.command:
         return []
+    for callback in run.callbacks:
+        if isinstance(callback, Checkpoint):
+            callback.saver.settle()  # what is being written is there in a moment
     command = eager_command(
         run.command,
         checkpoint=run_folder.newest(run.folder, at_most=step),

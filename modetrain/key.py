@@ -34,7 +34,7 @@ class Key:
 
     Attributes:
       kind: `int`, `float`, `bool`, `str`, `name` (a text that can name a folder), `size` (a pair of whole numbers),
-        `duration` (see `seconds`) or `list`.
+        `list`, or `duration` (see `seconds`).
       help: what it is, in a few words.
       example: a value to propose where a wrong one was given.
       optional: whether it may be null.
@@ -105,13 +105,13 @@ class Key:
         if self.kind == "size":
             number = Key(kind="int", help="", example=0, at_least=1)
             return isinstance(value, list | tuple) and len(value) == 2 and all(number.accepts(one) for one in value)
+        if self.kind == "duration":
+            return seconds(value) is not None
         if self.kind == "list" and not (self.choices and isinstance(value, str)):
             each = self.each
             long_enough = isinstance(value, list | tuple) and len(value) >= self.shortest
             # What is itself built from the config (a mapping with its `_target_`) can be anything.
             return long_enough and (each is None or all(isinstance(v, Mapping) or each.accepts(v) for v in value))
-        if self.kind == "duration":
-            return seconds(value) is not None
         if isinstance(value, str):
             return value in self.choices
         types = int if self.kind == "int" else (int, float)

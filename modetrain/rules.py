@@ -213,6 +213,9 @@ def run_dir(settings: Settings) -> str | None:
     if not there.is_dir():
         file = _path(there)
         return f"run_dir={named}: {file} is a file, no run folder can be made there. Type run_dir= with another path."
+    # Of several workers one has the lock already while the others begin.
+    if settings.do == "train" and settings.mode.strategy != "multiworker" and (problem := held(target)):
+        return problem
     try:  # tried for real: of a file system that is read-only or no place for files, rights tell nothing
         os.rmdir(tempfile.mkdtemp(prefix=".modetrain-", dir=there))
     except OSError as error:
@@ -220,9 +223,6 @@ def run_dir(settings: Settings) -> str | None:
             f"run_dir={named}: nothing can be made in {_path(there)} ({error.strerror}). Type run_dir= with a folder you "
             "may write to."
         )
-    # Of several workers one has the lock already while the others begin.
-    if settings.do == "train" and settings.mode.strategy != "multiworker" and (problem := held(target)):
-        return problem
     if settings.resume is None and run_folder.holds_run(target):
         return (
             f"run_dir={named}: it already holds a run, which would be overwritten. Type resume=latest to continue it, "
@@ -260,7 +260,10 @@ def init_from(settings: Settings) -> str | None:
     if path.is_file() and path.suffix != ".npz":
         return f"init_from.path={named}: a checkpoint is a file step-NUMBER.npz. Type init_from.path= with one."
     if path.is_dir() and not run_folder.steps(path):
-        return f"init_from.path={named}: there is no checkpoint in {named}. Type the folder of a run that has one."
+        return (
+            f"init_from.path={named}: there is no checkpoint in {named}/{run_folder.CHECKPOINTS}. Type the folder of a run "
+            "that has one."
+        )
     return None
 
 

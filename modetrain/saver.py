@@ -57,10 +57,14 @@ class Saver:
         if failure is not None:
             raise failure
 
-    def wait(self) -> None:
-        """Returns when every job is done; raises what one failed with."""
+    def settle(self) -> None:
+        """Returns when every job is done, well or not."""
         if self._jobs is not None:
             self._jobs.join()
+
+    def wait(self) -> None:
+        """Returns when every job is done; raises what one failed with."""
+        self.settle()
         self.check()
 
     def _work(self) -> None:

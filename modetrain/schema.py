@@ -113,7 +113,7 @@ KEYS: Mapping[str, Key] = {
         kind="list",
         help="patterns of variables to leave",
         example=["model/*/bias"],
-        each=Key(kind="str", help="", example="model/*"),
+        each=Key(kind="str", help="", example="model/*/bias"),
         shortest=1,
         optional=True,
     ),
@@ -392,10 +392,10 @@ KEYS: Mapping[str, Key] = {
 
 # Defaults for what a user's own short file of a group leaves out: those of the dataclass it becomes.
 DATACLASSES: Mapping[str, type] = {
-    "compare": CompareSettings,
     "nonfinite": NonfiniteSettings,
     "init_from": InitFromSettings,
     "watchdog": WatchdogSettings,
+    "compare": CompareSettings,
     "data": DataSettings,
     "optimizer": OptimizerSettings,
     "mode": Mode,

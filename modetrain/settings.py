@@ -83,23 +83,6 @@ class OptimizerSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CompareSettings:
-    """What `do=compare` compares.
-
-    Attributes:
-      modes: presets of the config group `mode`; the first is what the others are compared with.
-      steps: how many steps.
-      draws: how often a step of the first mode is repeated with its numbers moved by rounding noise.
-      replicas: replicas of `mirrored`, and workers of `multiworker`.
-    """
-
-    modes: tuple[str, ...] = ("eager", "graph", "xla")
-    steps: int = 10
-    draws: int = 3
-    replicas: int = 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class NonfiniteSettings:
     """What happens where a loss or a gradient is NaN or infinite.
 
@@ -139,6 +122,23 @@ class WatchdogSettings:
 
     after: float = 600.0
     heartbeat: float = 10.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """What `do=compare` compares.
+
+    Attributes:
+      modes: presets of the config group `mode`; the first is what the others are compared with.
+      steps: how many steps.
+      draws: how often a step of the first mode is repeated with its numbers moved by rounding noise.
+      replicas: replicas of `mirrored`, and workers of `multiworker`.
+    """
+
+    modes: tuple[str, ...] = ("eager", "graph", "xla")
+    steps: int = 10
+    draws: int = 3
+    replicas: int = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -73,7 +73,7 @@ class Checkpoint(Callback):
         # What a killed run left half-written is of no use to anybody.
         for partial in folder.glob(".*.partial"):
             partial.unlink()
-        if not (folder / _BEST).exists():
+        if not run_folder.best(run.folder).exists():
             self._best_value = None
         self._leave_newer(run)
         if run_folder.checkpoint(run.folder, run.step).exists():
@@ -170,8 +170,8 @@ class Checkpoint(Callback):
 
         self.saver.submit(write)
 
-    def _write(self, into: Path, arrays, step: int, meta, *, due: bool, best: bool) -> None:
-        folder, path = into / run_folder.CHECKPOINTS, run_folder.checkpoint(into, step)
+    def _write(self, run_dir: Path, arrays, step: int, meta, *, due: bool, best: bool) -> None:
+        folder, path = run_dir / run_folder.CHECKPOINTS, run_folder.checkpoint(run_dir, step)
         try:
             index = checkpoint.index_of(folder)
             if due:
@@ -182,13 +182,13 @@ class Checkpoint(Callback):
                 link = folder / f".{_BEST}.partial"
                 link.unlink(missing_ok=True)
                 os.link(path, link)
-                os.replace(link, folder / _BEST)
+                os.replace(link, run_folder.best(run_dir))
                 index[_BEST] = index[path.name]
             elif best:
-                index[_BEST] = checkpoint.save(folder / _BEST, arrays, step=step, meta=meta)
-            steps = run_folder.steps(into)
-            gone = [run_folder.checkpoint(into, one) for one in self._surplus(steps)]
-            there = {_BEST, *(run_folder.checkpoint(into, one).name for one in steps)} - {one.name for one in gone}
+                index[_BEST] = checkpoint.save(run_folder.best(run_dir), arrays, step=step, meta=meta)
+            steps = run_folder.steps(run_dir)
+            gone = [run_folder.checkpoint(run_dir, one) for one in self._surplus(steps)]
+            there = {_BEST, *(run_folder.checkpoint(run_dir, one).name for one in steps)} - {one.name for one in gone}
             # Before they go: what the index lists and is not there is missed on resuming.
             checkpoint.write_index(folder, {name: sha for name, sha in index.items() if name in there})
             for one in gone:
@@ -196,11 +196,11 @@ class Checkpoint(Callback):
         except OSError as error:
             whole: list[int] = []
             with contextlib.suppress(OSError):  # it may be that not even that can be read
-                whole = run_folder.steps(into)
+                whole = run_folder.steps(run_dir)
             newest = f"The newest whole one is of step {whole[-1]}" if whole else "There is none before it"
             raise checkpoint.NotSavedError(
                 f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. {newest}. "
-                f"Mend that (free space, or the right to write), then type resume=latest run_dir={run_folder}."
+                f"Mend that (free space, or the right to write), then type resume=latest run_dir={run_dir}."
             ) from error
 
     def _surplus(self, steps: Sequence[int]) -> list[int]:

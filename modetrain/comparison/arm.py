@@ -23,6 +23,7 @@ from modetrain.data import Block, Cut
 from modetrain.failure import plain_sentence
 from modetrain.metrics import Means
 from modetrain.mode import Mode
+from modetrain.nonfinite import FLAG
 from modetrain.optimizer import Optimizer
 from modetrain.program import Program
 from modetrain.recipe import Recipe
@@ -112,7 +113,8 @@ class Arm:
     def means(self, rows: np.ndarray) -> list[dict[str, float]]:
         """What a call of the program returned, as means over the global batch; a dict for each step."""
         summed = self.replicas.sum_over_workers(rows.sum(axis=1, dtype=np.float64))
-        return [Means.of(self.program.names, row).means() for row in summed]
+        steps = [Means.of(self.program.names, row).means() for row in summed]
+        return [{name: mean for name, mean in one.items() if name.split("/")[0] != FLAG} for one in steps]
 
     def compute_dtype(self) -> str:
         """The narrowest dtype that the models compute in."""
