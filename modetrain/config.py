@@ -18,7 +18,7 @@ from modetrain.compose import Composition, compose
 from modetrain.errors import ConfigError
 from modetrain.key import text
 from modetrain.mode import Mode
-from modetrain.settings import DataSettings, OptimizerSettings, Settings
+from modetrain.settings import DataSettings, InspectSettings, OptimizerSettings, Settings
 from modetrain.signatures import SourceText
 from modetrain.targets import instantiate
 
@@ -115,6 +115,7 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         resume=resume,
         command=command,
         check_numerics=config["check_numerics"],
+        inspect=InspectSettings(**config["inspect"]),
         notes=notes,
         resolved=config,
     )

@@ -20,7 +20,7 @@ class Key:
       help: what it is, in a few words.
       example: a value to propose where a wrong one was given.
       optional: whether it may be null.
-      choices: the only values, for a `str`; or the words that `int` and `numbers` may be instead.
+      choices: the only values, for a `str`; or the words that `int`, `bool` and `numbers` may be instead.
       at_least, above, at_most, below: bounds of a number.
       common: whether `--help` lists it.
       also: other names that people try.
@@ -68,7 +68,7 @@ class Key:
         if value is None:
             return self.optional
         if self.kind == "bool":
-            return isinstance(value, bool)
+            return isinstance(value, bool) or (isinstance(value, str) and value in self.choices)
         if self.kind == "str":
             return isinstance(value, str) and value != "" and (not self.choices or value in self.choices)
         if self.kind == "name":

@@ -28,6 +28,8 @@ Batch = dict[str, tf.Tensor]
 
 
 Step = Callable[[Batch, Call], tuple[list[str], tf.Tensor]]
+Concrete = tf.types.experimental.ConcreteFunction
+Observe = Callable[[Callable[[], Concrete]], Concrete]
 
 
 class Program:
@@ -39,6 +41,7 @@ class Program:
       replicas: where to run it.
       state: tells the variables that the step may write, by name.
       portable: under XLA, draw the same random numbers as eager and graph mode.
+      observe: calls what it is given, which traces the step, and returns what that returns: the short form of `inspect`.
 
     Attributes:
       names: the metrics, in the order of the rows; known after the first call or `prepare`.
@@ -53,7 +56,9 @@ class Program:
         replicas: Replicas | None = None,
         state: Callable[[], Mapping[str, Any]] = dict,
         portable: bool = True,
+        observe: Observe | None = None,
     ):
+        self._observe = observe or (lambda trace: trace())
         self._step = tf.autograph.experimental.do_not_convert(step)
         self._mode = mode
         self._replicas = replicas or Replicas()
@@ -147,7 +152,7 @@ class Program:
     def _build(self, block: Block) -> _Built:
         xla = self._mode.compile == "xla"
         parts = block.parts
-        steps = [self._trace(block, last_part) for last_part in ([True] if parts == 1 else [False, True])]
+        steps = [self.trace(block, last_part) for last_part in ([True] if parts == 1 else [False, True])]
         unit = None
         if xla:
             several = self._replicas.count > 1
@@ -194,7 +199,14 @@ class Program:
         seen = _holds_xla if unit == "gradients" else _is_xla
         return _Built(loop=looping, steps=tuple(steps), compiled=all(map(seen, by_xla)), unit=unit)
 
-    def _trace(self, block: Block, last_part: bool) -> tf.types.experimental.ConcreteFunction:
+    def trace(self, block: Block, last_part: bool) -> tf.types.experimental.ConcreteFunction:
+        """Traces the step anew for batches of this shape.
+
+        Args:
+          block: of batches.
+          last_part: whether for the last micro-batch of a step, or for one before.
+        """
+
         @tf.function(autograph=True)
         def step(batches, numbers, watch, part):
             with autograph_on(tf.__internal__.autograph.control_status_ctx()):
@@ -211,12 +223,13 @@ class Program:
                     while_tracing.enter_context(gradients_compiled())
             batch = {k: tf.TensorSpec(v.shape[3:], v.dtype, name=k) for k, v in block.arrays.items()}
             count = self._replicas.local
-            return step.get_concrete_function(
+            signature = (
                 [batch] * count,
                 tf.TensorSpec([count], tf.int64),
                 tf.TensorSpec([], tf.bool),
                 tf.TensorSpec([], tf.int32),
             )
+            return self._observe(lambda: step.get_concrete_function(*signature))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,13 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
             trainer, source = build(settings, where, replicas, clock, console, writer, say)
             run_record.follow(trainer, source)
         run_record.write()
+        if settings.do == "inspect":
+            from modetrain.inspect import command
+
+            findings = command.run(trainer, settings, where.folder, say)
+            trainer.status, trainer.steps = "completed", trainer.step
+            run_record.write()
+            return EXIT_FAILED if findings else EXIT_DONE
         if settings.do == "evaluate":
             trainer.steps = trainer.step
             trainer.evaluate()

@@ -12,7 +12,7 @@ from typing import Any
 
 from modetrain.key import Key
 from modetrain.mode import COMPILE, DEVICES, PRECISIONS, STRATEGIES, Mode
-from modetrain.settings import DataSettings, OptimizerSettings
+from modetrain.settings import DataSettings, InspectSettings, OptimizerSettings
 
 MISSING = "???"  # how a YAML file says that a value has to be given
 
@@ -63,7 +63,21 @@ KEYS: Mapping[str, Key] = {
         example=True,
         also=("check_nan", "detect_nan", "nan"),
     ),
-    "do.name": Key(kind="str", help="what is done with the run", example="train", choices=("train", "evaluate")),
+    "do.name": Key(kind="str", help="what is done with the run", example="train", choices=("train", "evaluate", "inspect")),
+    "inspect.at_start": Key(
+        kind="bool",
+        help="a graph or xla run says what tracing changes",
+        example=False,
+        common=True,
+        also=("inspect_at_start", "lint"),
+    ),
+    "inspect.target": Key(
+        kind="str",
+        help="what do=inspect judges by; null is the mode's own",
+        example="tpu",
+        optional=True,
+        choices=("graph", "xla", "tpu"),
+    ),
     "data.name": Key(
         kind="str",
         help="TFDS data set (mnist, fashion_mnist, ...)",
@@ -260,6 +274,13 @@ KEYS: Mapping[str, Key] = {
     "mode.deterministic": Key(kind="bool", help="only kernels that repeat bit by bit", example=True, common=True),
     "mode.strict": Key(kind="bool", help="graph bitwise equal to eager", example=True, common=True),
     "mode.debug_data": Key(kind="bool", help="breakpoints work inside Dataset.map", example=True, common=True),
+    "mode.guards": Key(
+        kind="bool",
+        help="raise the errors that XLA drops; auto is under XLA",
+        example=True,
+        choices=("auto",),
+        also=("guards", "bounds_checks"),
+    ),
     "callbacks.log.every": _every("log lines and points in TensorBoard", 1),
     "callbacks.evaluate.every": _every("evaluations", 0),
     "callbacks.checkpoint.every": _every("checkpoints", 0),
@@ -281,7 +302,7 @@ KEYS: Mapping[str, Key] = {
 }
 
 # Defaults for what a user's own short file of a group leaves out: those of the dataclass it becomes.
-DATACLASSES: Mapping[str, type] = {"data": DataSettings, "optimizer": OptimizerSettings, "mode": Mode}
+DATACLASSES: Mapping[str, type] = {"data": DataSettings, "optimizer": OptimizerSettings, "mode": Mode, "inspect": InspectSettings}
 FREE = ("recipe", "model")  # sections whose keys are the arguments of their `_target_`
 SECTIONS = tuple(dict.fromkeys([*(key.split(".")[0] for key in KEYS), *FREE, "debug"]))
 CALLBACKS = tuple(dict.fromkeys(key.split(".")[1] for key in KEYS if key.startswith("callbacks.")))

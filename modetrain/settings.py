@@ -81,6 +81,19 @@ class OptimizerSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class InspectSettings:
+    """What is looked for in the user's own code.
+
+    Attributes:
+      at_start: whether a graph or XLA run says, as it traces its steps, what tracing changes.
+      target: what `do=inspect` judges by: `graph`, `xla` or `tpu`; None is what the mode compiles with.
+    """
+
+    at_start: bool = True
+    target: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything one run is made from.
 
@@ -88,13 +101,14 @@ class Settings:
       recipe_name, model_name, debug_name: the chosen option of these config groups (`debug_name` may be None).
       recipe, model: what Hydra instantiates (a mapping with `_target_`).
       callbacks: per callback name its own settings (`{"log": {"every": 100}, ...}`).
-      do: what is done with the run (`train`, `evaluate`).
+      do: what is done with the run (`train`, `evaluate`, `inspect`).
       steps: number of updates.
       seed: every random draw of the run is a function of it and the step.
       run_dir: the run folder; None makes `runs/<recipe>/<mode>/<time>`.
       resume: None; or `latest`, which continues in `run_dir` (then always set, and there) from its newest checkpoint,
         or from the start if it has none yet; or the absolute path of a run folder or a checkpoint.
       check_numerics: stop at the first NaN or infinity and name the op that made it (`eager` and `graph` only).
+      inspect: see `InspectSettings`.
       command: the command line, to be typed again.
       notes: what a debug preset turned on and off, one line each, printed at start.
       resolved: the whole composed config as plain containers, which the run folder keeps.
@@ -116,5 +130,6 @@ class Settings:
     resume: str | None
     command: str
     check_numerics: bool = False
+    inspect: InspectSettings = dataclasses.field(default_factory=InspectSettings)
     notes: tuple[str, ...] = ()
     resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
