@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modetrain.callbacks import Callback as Callback
+    from modetrain import inspect as inspect
     from modetrain.errors import ConfigError as ConfigError
     from modetrain.mode import Mode as Mode
     from modetrain.recipe import Recipe as Recipe
@@ -25,14 +26,16 @@ _MODULES = {
     "Mode": "modetrain.mode",
     "Recipe": "modetrain.recipe",
     "Settings": "modetrain.settings",
+    "inspect": "modetrain.inspect",
 }
-__all__ = ["Callback", "ConfigError", "Mode", "Recipe", "Settings", "__version__"]
+__all__ = ["Callback", "ConfigError", "Mode", "Recipe", "Settings", "__version__", "inspect"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'modetrain' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    module = importlib.import_module(_MODULES[name])
+    return module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -137,6 +137,11 @@ CODES: Mapping[str, Code] = {
         why="On the same batch from the same state the graph gave another result than Python line by line.",
         fix="Compare them step by step with do=compare; look for code that asks tf.executing_eagerly() or catches errors.",
     ),
+    "MT308": Code(
+        title="the step fails on a batch",
+        why="It fails in eager mode already, so no mode can run it.",
+        fix="`mode=eager --pdb` stops at the line with values.",
+    ),
     # --- host-side changes
     "MT401": Code(
         title="a Python value that changes between steps",
@@ -157,6 +162,11 @@ CODES: Mapping[str, Code] = {
         title="an optimizer, model or function is swapped after tracing",
         why="The graph holds the variables of the object that was there when the step was traced, and goes on using them.",
         fix="Make both in __init__ and choose by tf.cond on self.step or a variable; or start a new run with resume=.",
+    ),
+    "MT405": Code(
+        title="changes what a compiled step has frozen",
+        why="The step took the value when it was traced; this change has no effect on it.",
+        fix="Make it a tf.Variable in __init__ and assign to it here.",
     ),
     # --- the graph
     "MT501": Code(
@@ -186,6 +196,12 @@ CODES: Mapping[str, Code] = {
         why="mode=xla fails when it compiles the step.",
         fix="Do it in prepare(), which is never compiled by XLA, or write it with operations that XLA has.",
         mode="xla",
+    ),
+    "MT506": Code(
+        title="a type that TPUs compute slowly or not at all",
+        why="TPUs have no double precision: float64 is emulated many times slower, complex128 is refused.",
+        fix="Compute in float32 or bfloat16 (tf.cast, mode.precision=mixed_bfloat16).",
+        mode="tpu",
     ),
     # --- what XLA drops
     "MT601": Code(

@@ -56,4 +56,4 @@ def target_of(settings: Settings) -> str:
 def mode_for(target: str, mode: Mode) -> Mode:
     """The mode in which steps are traced: what is looked at is always a trace, whatever the mode of the run."""
     compile_ = "graph" if target == "graph" else "xla"
-    return dataclasses.replace(mode, compile=compile_, strict=mode.strict and compile_ == "graph")
+    return dataclasses.replace(mode, compile=compile_, strict=mode.strict and compile_ == "graph", guards=False)

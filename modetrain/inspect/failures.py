@@ -44,6 +44,11 @@ def of_trace(error: BaseException, steps: Steps, *, again: bool = False) -> Find
     return finding(code, place_of(error) or steps.place, when + " ".join(text.split())[:300], evidence="tracing failed")
 
 
+def asks_for_value(said: str) -> bool:
+    """Whether a message says that a tensor of a trace was asked for its value."""
+    return re.search(_KINDS[1][0], said) is not None
+
+
 def place_of(error: BaseException) -> Place | None:
     """The innermost of the user's lines that an error tells of."""
     frames = [

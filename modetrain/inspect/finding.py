@@ -99,6 +99,14 @@ def merged(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(found.values(), key=lambda one: (one.file, one.line, one.code))
 
 
+def by_place(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings in several modes: the first of each code and line, in the order of files and lines."""
+    found: dict[tuple[str, str, int], Finding] = {}
+    for one in findings:
+        found.setdefault((one.code, one.file, one.line), one)
+    return sorted(found.values(), key=lambda one: (one.file, one.line, one.code))
+
+
 # Waives what is found at a line: `x = time.time()  # modetrain: ignore MT302`, or without a code all of it.
 _WAIVER = re.compile(r"#\s*modetrain:\s*ignore(?P<codes>(?:[\s,:]+MT\d+)*)")
 

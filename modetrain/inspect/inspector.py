@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from modetrain.inspect import traces
+from modetrain.inspect import host, loops, ops, pipeline, sharing, traces, values
 from modetrain.inspect.finding import Finding, merged, waived
+from modetrain.inspect.keeping import python_state_kept
 from modetrain.inspect.reach import reached
 from modetrain.inspect.steps import Batch, Steps
 from modetrain.mode import Mode
@@ -24,20 +25,39 @@ class Inspector:
       mode: how the steps would run.
       replicas: where.
       target: `graph`, `xla` or `tpu`.
+      several: whether what goes wrong on several replicas counts too, whatever `replicas` is.
+      prints: whether tf.print counts, which XLA cannot compile.
+      users: more of the user's objects, callbacks say, whose code may change what the steps read.
     """
 
-    def __init__(self, recipe: Recipe, batches: Sequence[Batch], *, mode: Mode, replicas: Replicas, target: str):
+    def __init__(
+        self,
+        recipe: Recipe,
+        batches: Sequence[Batch],
+        *,
+        mode: Mode,
+        replicas: Replicas,
+        target: str,
+        several: bool = False,
+        prints: bool = True,
+        users: Sequence[object] = (),
+    ):
         self._recipe = recipe
         self._batches = list(batches)
         self._mode = mode
         self._replicas = replicas
         self._target = target
+        self._several = several or replicas.count > 1
+        self._prints = prints
+        self._users = users
 
     def findings(self) -> list[Finding]:
         """Everything that is found, in the order of files and lines."""
-        return [one for one in merged(self._all()) if not waived(one)]
+        with python_state_kept(self._recipe):
+            found = [*self._of_steps(), *pipeline.look(self._recipe, self._batches)]
+        return [one for one in merged(found) if not waived(one)]
 
-    def _all(self) -> Iterator[Finding]:
+    def _of_steps(self) -> Iterator[Finding]:
         for method in METHODS:
             if getattr(type(self._recipe), method) is getattr(Recipe, method):
                 continue
@@ -49,4 +69,17 @@ class Inspector:
 
     def _of_step(self, steps: Steps) -> Iterator[Finding]:
         reach = reached(self._recipe, [steps.method])
-        yield from traces.look(steps, reach).findings
+        seen = traces.look(steps, reach)
+        found = list(seen.findings)
+        found += host.look(self._recipe, reach, seen, self._users)
+        if seen.concrete is not None:
+            found += ops.look(seen.concrete.graph, self._target, prints=self._prints)
+            found += loops.look(seen.concrete.graph)
+            if self._several:
+                found += sharing.look(steps, reach, seen)
+        of_batches, rows = values.of_batches(steps, self._target)
+        found += of_batches
+        if not found and rows is not None and seen.concrete is not None:
+            found += values.again(steps, rows)
+            found += [] if found else values.traced(steps, seen.concrete, rows)
+        yield from found

@@ -44,6 +44,11 @@ def is_users(filename: str) -> bool:
     return not filename.startswith(("<", *_LIBRARIES)) and _GENERATED not in filename
 
 
+def is_modetrains(filename: str) -> bool:
+    """Whether a file is modetrain's own."""
+    return filename.startswith(_MODETRAIN)
+
+
 @functools.lru_cache(maxsize=4096)
 def is_generated(filename: str) -> bool:
     """Whether a file is what AutoGraph has made of the user's code."""
