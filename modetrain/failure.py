@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from modetrain.checkpoint import latest
 from modetrain.data import Block
+from modetrain.inspect.guards import GuardError
 
 if TYPE_CHECKING:
     from modetrain.trainer import Trainer
@@ -88,7 +89,7 @@ def explain(run: Trainer, method: str, block: Block | None, step: Callable[[], i
     except Exception as error:
         if sentence := plain_sentence(error):
             error.add_note(f"modetrain: {sentence}")
-        failed = step()
+        failed = error.step if isinstance(error, GuardError) else step()
         where = (
             f"evaluation batch {failed + 1} after step {run.step}" if method == "eval_step" else f"step {failed + 1}"
         )

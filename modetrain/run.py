@@ -27,6 +27,8 @@ from modetrain.clock import Clock
 from modetrain.config import instantiate
 from modetrain.data import Cut, Data
 from modetrain.errors import ConfigError
+from modetrain.inspect.stale import StalePython
+from modetrain.inspect.start import Start
 from modetrain.mode import Mode
 from modetrain.optimizer import Optimizer
 from modetrain.recipe import Info, Recipe
@@ -146,6 +148,8 @@ def build(
             f"run_dir={where.folder}: the workers would go on from steps {', '.join(f'{one:.0f}' for one in steps)}: they do "
             "not see the same checkpoints. Type run_dir= with a folder that is the same on all machines."
         )
+    at_start = settings.inspect.at_start and settings.do != "inspect" and settings.mode.compile != "eager"
+    start = Start(recipe, settings.mode, say, settings.command) if at_start and replicas.chief else None
     trainer = Trainer(
         recipe=recipe,
         mode=settings.mode,
@@ -160,6 +164,7 @@ def build(
         say=say,
         command=settings.command,
         portable_draws=portable,
+        observe=start.of if start is not None else None,
     )
     say(
         f"mode: compile={settings.mode.compile} precision={settings.mode.precision} "
@@ -275,6 +280,8 @@ def _callbacks(
                 "Derive the class from modetrain.Callback."
             )
         found.append(callback)
+    if settings.inspect.at_start and settings.mode.compile != "eager" and chief:
+        found.append(StalePython(every=(log or {}).get("every") or 100, say=say))  # last: it sees what the others changed
     return found
 
 

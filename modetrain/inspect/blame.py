@@ -10,6 +10,7 @@ that trains; `do=inspect` has the time.
 
 from __future__ import annotations
 
+import inspect as python_inspect
 import sys
 import types
 from typing import Any
@@ -17,6 +18,9 @@ from typing import Any
 from modetrain.inspect import lines
 from modetrain.inspect.finding import Place
 from modetrain.inspect.state import Change, State, changes
+
+
+_GENERATOR = python_inspect.CO_GENERATOR
 
 
 class Blame:
@@ -28,15 +32,17 @@ class Blame:
     Attributes:
       changes: what changed, with the line that did it.
       ran: every line of the user's that was run.
+      lasting: expressions that were not the same at the end as at the beginning.
     """
 
     def __init__(self, state: State):
         self._state = state
-        self._look = state.look()
+        self._look = self._first = state.look()
         self._stack: list[tuple[types.FrameType, Place | None]] = []
         self._before: Any = None
         self.changes: list[tuple[Place, Change]] = []
         self.ran: set[Place] = set()
+        self.lasting: frozenset[str] = frozenset()
 
     def __enter__(self) -> Blame:
         self._before = sys.gettrace()
@@ -46,10 +52,13 @@ class Blame:
     def __exit__(self, *error: object) -> None:
         sys.settrace(self._before)
         self._check()
+        self.lasting = frozenset(change.expression for change in changes(self._first, self._look))
 
     def _called(self, frame: types.FrameType, event: str, arg: Any) -> Any:
         name = frame.f_code.co_filename
         if event != "call" or not (lines.is_generated(name) or lines.is_users(name)):
+            return None
+        if frame.f_code.co_flags & _GENERATOR:  # whose every step would be told as its own doing, not its caller's
             return None
         self._check()
         self._stack.append((frame, self._stack[-1][1] if self._stack else None))

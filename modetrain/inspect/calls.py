@@ -14,6 +14,7 @@ import builtins
 import dataclasses
 import datetime
 import functools
+import inspect as python_inspect
 import io
 import logging
 import os
@@ -31,6 +32,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.autograph.pyct import origin_info
 
 from modetrain.inspect import lines
 from modetrain.inspect.finding import Place
@@ -39,6 +41,7 @@ _CLOCKS = (
     *("time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "process_time_ns"),
     *("thread_time", "thread_time_ns", "ctime", "localtime", "gmtime", "strftime", "asctime"),
 )
+_UNSEEDED = "MT301 where no seed is given"
 _FILES = ("system", "popen", "mkdir", "makedirs", "remove", "unlink", "rename", "replace", "rmdir", "removedirs", "open")
 _RANDOM = tuple(
     name
@@ -66,6 +69,7 @@ _TABLE: tuple[tuple[Any, tuple[str, ...], str], ...] = (
     (time, ("sleep",), "MT104"),
     (random, _RANDOM, "MT301"),
     (np.random, _NUMPY, "MT301"),
+    (np.random, ("default_rng",), _UNSEEDED),
     (time, _CLOCKS, "MT302"),
     (os, ("urandom", "getrandom"), "MT303"),
     (random, ("_urandom",), "MT303"),
@@ -134,6 +138,7 @@ class Calls:
         for stream in ("stdout", "stderr"):
             self._exchange(sys, stream, _Stream(getattr(sys, stream), self, stream, self._silent))
         self._exchange_variables()
+        self._exchange(origin_info, "resolve_entity", _resolve_entity)
         for namespace in self._namespaces:
             for name, value in list(namespace.items()):
                 if (known := replaced.get(id(value))) and known[0] is value:
@@ -172,6 +177,17 @@ class Calls:
                 return original(logger, level) and not silent
 
             return tf.autograph.experimental.do_not_convert(enabled)
+
+        if name == "default_rng" or code == _UNSEEDED:
+            code_ = "MT301"
+
+            def seeded(*args: Any, **kwargs: Any) -> Any:
+                # With a seed it makes the same numbers at each trace, and at each eager step.
+                if not args and not kwargs and _may_be_users(sys._getframe(1).f_code.co_filename):
+                    note(code_, f"{name} without a seed")
+                return original(*args, **kwargs)
+
+            return tf.autograph.experimental.do_not_convert(seeded)
 
         def hearing(*args: Any, **kwargs: Any) -> Any:
             # Most calls come from libraries: those are told apart before a stack is taken.
@@ -224,6 +240,16 @@ class Calls:
         self._undo.append(undo)
 
 
+def _resolve_entity(node: Any, source: str, entity: Any) -> None:
+    """`origin_info.resolve_entity`, but for a wrapper made by `functools.wraps`.
+
+    Python's `inspect` takes such a wrapper for what it wraps, and AutoGraph would count its lines from there.
+    """
+    lines_, first = python_inspect.getsourcelines(getattr(entity, "__code__", entity))
+    file = python_inspect.getsourcefile(getattr(entity, "__code__", entity))
+    origin_info.resolve(node, source, file, first, python_inspect.indentsize(lines_[0]))
+
+
 def _made_name(thing: Any) -> str:
     return "tf.Variable" if isinstance(thing, tf.Variable) else type(thing).__name__
 
@@ -238,6 +264,7 @@ class _Stream:
     def __init__(self, stream: Any, calls: Calls, name: str, silent: bool):
         self._stream, self._calls, self._name, self._silent = stream, calls, name, silent
 
+    @tf.autograph.experimental.do_not_convert
     def write(self, text: str) -> int:
         if _may_be_users(sys._getframe(1).f_code.co_filename):
             self._calls.note("MT101", f"sys.{self._name}.write")

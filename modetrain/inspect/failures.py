@@ -18,7 +18,7 @@ _KINDS = (
     ),
     (
         r"has no attribute 'numpy'|numpy\(\) is (not supported|only available)|Cannot convert a symbolic"
-        r"|[Ss]ymbolic `?tf\.Tensor`? as a Python|Using a symbolic|iterating over a symbolic|SymbolicTensor|NotImplementedError: numpy"
+        r"|[Ss]ymbolic `?tf\.Tensor`? as a Python|Using a symbolic|[Ii]terating over a symbolic|SymbolicTensor|NotImplementedError: numpy"
         r"|only (integer )?scalar arrays can be converted|Expected any non-tensor type|__array__|\.item|tolist"
         r"|[Ss]ymbolic.*(bool|iterat|hash|index)|must be real number, not|cannot be interpreted as an integer"
         r"|TypeError: (int|float|bool|complex|unsupported format)|'(Symbolic)?Tensor' object (is not|cannot)",

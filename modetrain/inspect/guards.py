@@ -192,6 +192,16 @@ def _division(op: tf.Operation) -> _Flagged:
     return "MT603", "an integer was divided by zero", tf.reduce_any(tf.equal(divisor, 0))
 
 
+def _power(op: tf.Operation) -> _Flagged:
+    exponent = op.inputs[1]
+    if not exponent.dtype.is_integer:
+        return None
+    known = tf.get_static_value(exponent)
+    if known is not None and (known >= 0).all():
+        return None
+    return "MT603", "an integer was raised to a negative power", tf.reduce_any(exponent < 0)
+
+
 def _labels(op: tf.Operation) -> _Flagged:
     logits, labels = op.inputs
     classes = logits.shape[-1]
@@ -223,5 +233,6 @@ _CHECKS: dict[str, Callable[[tf.Operation], _Flagged]] = {
     **dict.fromkeys(("UnsortedSegmentSum", "UnsortedSegmentMax", "UnsortedSegmentMin", "UnsortedSegmentProd"), _segments),
     **dict.fromkeys(("FloorDiv", "FloorMod", "Div", "TruncateDiv", "TruncateMod", "Mod"), _division),
     "SparseSoftmaxCrossEntropyWithLogits": _labels,
-    **dict.fromkeys(("Cholesky", "MatrixInverse", "MatrixSolve"), _factored),
+    "Pow": _power,
+    **dict.fromkeys(("MatrixInverse", "MatrixSolve"), _factored),
 }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from modetrain.inspect import host, loops, ops, pipeline, sharing, traces, values
-from modetrain.inspect.finding import Finding, merged, waived
+from modetrain.inspect import host, identity, loops, ops, pipeline, retraces, sharing, traces, values
+from modetrain.inspect.finding import Finding, Place, merged, waived
 from modetrain.inspect.keeping import python_state_kept
 from modetrain.inspect.reach import reached
 from modetrain.inspect.steps import Batch, Steps
@@ -69,17 +69,35 @@ class Inspector:
 
     def _of_step(self, steps: Steps) -> Iterator[Finding]:
         reach = reached(self._recipe, [steps.method])
-        seen = traces.look(steps, reach)
-        found = list(seen.findings)
+        with python_state_kept(self._recipe):
+            seen = traces.look(steps, reach)
+        found = [*retraces.of_batches(steps), *seen.findings, *identity.look(self._recipe, reach, seen)]
         found += host.look(self._recipe, reach, seen, self._users)
         if seen.concrete is not None:
             found += ops.look(seen.concrete.graph, self._target, prints=self._prints)
             found += loops.look(seen.concrete.graph)
             if self._several:
                 found += sharing.look(steps, reach, seen)
-        of_batches, rows = values.of_batches(steps, self._target)
-        found += of_batches
-        if not found and rows is not None and seen.concrete is not None:
-            found += values.again(steps, rows)
-            found += [] if found else values.traced(steps, seen.concrete, rows)
-        yield from found
+        yield from _specific(found)
+        if _keeps_symbols(found):  # an eager step would stumble over them
+            return
+        with python_state_kept(self._recipe):
+            of_batches, rows = values.of_batches(steps, self._target)
+            yield from of_batches
+            if not found and not of_batches and rows is not None and seen.concrete is not None:
+                yield from list(values.again(steps, rows)) or values.traced(steps, seen.concrete, rows)
+
+
+def _specific(found: Sequence[Finding]) -> Iterator[Finding]:
+    """Leaves out what another finding at the same line says better."""
+    better = {"MT304": ("MT301", "MT302", "MT303"), "MT303": ("MT301",)}
+    codes: dict[Place, set[str]] = {}
+    for one in found:
+        codes.setdefault(one.place, set()).add(one.code)
+    for one in found:
+        if not codes[one.place] & set(better.get(one.code, ())):
+            yield one
+
+
+def _keeps_symbols(found: Sequence[Finding]) -> bool:
+    return any(one.code in ("MT203", "MT204") for one in found)

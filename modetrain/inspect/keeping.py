@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from modetrain.inspect.reach import is_users_object, reached
+from modetrain.inspect.state import holds_symbols
 from modetrain.recipe import Recipe
 
 _MOST_DEPTH = 6
@@ -37,6 +38,7 @@ def python_state_kept(recipe: Recipe) -> Iterator[None]:
     for cls in type(recipe).__mro__:
         if is_users_object(cls):
             _keep(cls, undo, visited, 0)
+    undo.extend(cache.cache_clear for cache in reach.caches.values() if not holds_symbols(cache))
     state, numbers = random.getstate(), np.random.get_state()
     try:
         yield

@@ -33,6 +33,8 @@ _LIBRARIES = tuple(
     | {sysconfig.get_paths()[name] + os.sep for name in ("purelib", "platlib", "stdlib")}
     | set(_FRAMEWORKS)
 )
+# Of Keras; its variables and functions do what their caller says.
+_LAYERS = tuple(f"{os.sep}{part}{os.sep}" for part in ("layers", "models", "metrics", "optimizers"))
 _GENERATED = "__autograph_generated_file"
 
 
@@ -103,11 +105,11 @@ def of_op(op: tf.Operation) -> Place | None:
     return of_stack(list(op.traceback))
 
 
-def made_by_keras(op: tf.Operation) -> bool:
+def made_by_layer(op: tf.Operation) -> bool:
     """Whether a Keras layer made the operation, and the user's line only called the layer."""
     for frame in inside_trace(list(op.traceback)):
         if is_users(frame.filename):
             return False
-        if frame.filename.startswith(_FRAMEWORKS[1]):
+        if frame.filename.startswith(_FRAMEWORKS[1]) and any(part in frame.filename for part in _LAYERS):
             return True
     return False

@@ -111,7 +111,7 @@ def _for_xla(op: tf.Operation, target: str, prints: bool) -> Iterator[Finding]:
 def _at(op: tf.Operation, code: str, what: str, target: str | None = None, fix: str | None = None) -> Iterator[Finding]:
     place = lines.of_op(op)
     if place is not None:
-        by = " (made by a Keras layer that this line calls)" if lines.made_by_keras(op) else ""
+        by = " (made by a Keras layer that this line calls)" if lines.made_by_layer(op) else ""
         mode = None if target in (None, "graph") else target
         yield finding(code, place, what + by, evidence=_EVIDENCE, mode=mode, fix=fix)
 

@@ -29,12 +29,14 @@ class Reached:
       functions: the user's functions, those of the recipe first.
       names: every name that their code mentions, as a variable or an attribute.
       objects: the user's own objects, classes and modules on the way, by the expression that leads there.
+      caches: the `lru_cache`s on the way, by expression.
       owners: per code object the object whose method it is, where that is known.
     """
 
     functions: list[types.FunctionType] = dataclasses.field(default_factory=list)
     names: set[str] = dataclasses.field(default_factory=set)
     objects: dict[str, Any] = dataclasses.field(default_factory=dict)
+    caches: dict[str, Any] = dataclasses.field(default_factory=dict)
     owners: dict[types.CodeType, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -94,6 +96,8 @@ class _Search:
         elif isinstance(value, types.FunctionType):
             self._add_function(value, owner)
         elif (inner := _wrapped(value)) is not None:
+            if isinstance(value, functools._lru_cache_wrapper):
+                self.found.caches[f"{expression} (a cache)"] = value
             self.consider(expression, inner, owner)
         elif isinstance(value, keras.Layer):
             self._add_layer(expression, value)

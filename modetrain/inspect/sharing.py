@@ -127,7 +127,7 @@ def _of_graph(graph: tf.Graph) -> Iterator[Finding]:
     batches = {tensor.name for tensor in graph.inputs if tensor.dtype != tf.resource and tensor.shape.rank}
     for op in graphs.operations(graph):
         place = None
-        if op.type in _ASSIGNS and not lines.made_by_keras(op):
+        if op.type in _ASSIGNS and not lines.made_by_layer(op):
             place = _of_user(op)
             if place is not None and _reads(op.inputs[-1], batches):
                 yield finding("MT704", place, "what is assigned depends on the batch", evidence="operations of the graph")

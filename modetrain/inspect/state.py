@@ -28,7 +28,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modetrain.inspect.lines import is_users
 from modetrain.inspect.reach import Reached, _attributes, is_users_object, names_in
 from modetrain.optimizer import Optimizer
 
@@ -107,13 +106,14 @@ def changes(before: Look, after: Look) -> list[Change]:
     outer = [
         one
         for one in found
-        if one.kind == "tensor" or not any(_is_inside(one.expression, outer) for outer in containers - {one.expression})
+        if one.kind == "tensor" or not any(is_inside(one.expression, outer) for outer in containers - {one.expression})
     ]
     # A container into which a tensor has leaked is told once, as the leak.
-    return [one for one in outer if one in leaks or not any(_is_inside(k.expression, one.expression) for k in leaks)]
+    return [one for one in outer if one in leaks or not any(is_inside(k.expression, one.expression) for k in leaks)]
 
 
-def _is_inside(inner: str, outer: str) -> bool:
+def is_inside(inner: str, outer: str) -> bool:
+    """Whether an expression is of something in what another one is of."""
     return inner.startswith(outer) and inner[len(outer) : len(outer) + 1] in ("[", ".")
 
 
@@ -158,7 +158,8 @@ class State:
             if function.__defaults__ or function.__kwdefaults__:
                 roots[f"{name}()"] = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
             if vars(function):
-                roots[name] = dict(vars(function)) if False else _Names(vars(function), set(vars(function)))
+                roots[name] = _Names(vars(function), set(vars(function)))
+        roots |= reached.caches
         roots["random"] = random._inst  # type: ignore[attr-defined]
         roots["numpy.random"] = np.random.mtrand._rand  # type: ignore[attr-defined]
         return cls(roots)
@@ -234,7 +235,7 @@ def _leaf(value: Any) -> Seen | None:
     if isinstance(value, io.IOBase):
         return Seen(kind="object", token=id(value), shown="a file")
     if isinstance(value, functools._lru_cache_wrapper):
-        leaked = _holds_symbols(value)
+        leaked = holds_symbols(value)
         return Seen(kind="cache", token=leaked, shown=f"{leaked} tensors of a step" if leaked else "no tensors")
     if isinstance(value, (set, frozenset)):
         return Seen(kind="container", token=(len(value), _of_set(value)), shown=f"{len(value)} items")
@@ -278,9 +279,20 @@ def _inside(name: str, value: Any, visited: set[int], depth: int) -> Iterator[tu
         if isinstance(value, functools.partial):
             yield from _walk(f"{name}.args", [value.func, *value.args, value.keywords], visited, depth)
         elif _may_look_into(value):
-            for one, item in _attributes(value).items():
+            for one, item in {**_defaults(value), **_attributes(value)}.items():
                 if one not in _LIBRARYS:
                     yield from _walk(f"{name}.{one}", item, visited, depth)
+
+
+def _defaults(value: Any) -> dict[str, Any]:
+    """What the classes of a user's object say of attributes that are not set on the object itself."""
+    return {
+        name: item
+        for cls in reversed(type(value).__mro__)
+        if is_users_object(cls)
+        for name, item in vars(cls).items()
+        if not name.startswith("__") and isinstance(item, (*_PLAIN, list, dict, set))
+    }
 
 
 # What modetrain keeps in a recipe itself.
@@ -372,7 +384,7 @@ def _of_set(value: Any) -> Any:
         return None
 
 
-def _holds_symbols(cache: Any, depth: int = 3) -> int:
+def holds_symbols(cache: Any, depth: int = 3) -> int:
     """How many symbols of graphs an `lru_cache` holds."""
     found, level = 0, [cache]
     inner = getattr(cache, "__wrapped__", None)
@@ -386,9 +398,3 @@ def _holds_symbols(cache: Any, depth: int = 3) -> int:
 def _short(text: str, most: int = 60) -> str:
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 4]} ..."
-
-
-def is_users_file(value: Any) -> bool:
-    """Whether a function's code is the user's."""
-    code = getattr(value, "__code__", None)
-    return code is not None and is_users(code.co_filename)

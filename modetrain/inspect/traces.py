@@ -7,18 +7,18 @@ eager run; what is set once and stays (a constant computed on first use) does no
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from modetrain.inspect import failures, graphs
 from modetrain.inspect.blame import Blame
 from modetrain.inspect.calls import Calls
 from modetrain.inspect.finding import Finding, Place, finding
 from modetrain.inspect.reach import Reached
-from modetrain.inspect.state import Change, State
+from modetrain.inspect.retraces import Retraces
+from modetrain.inspect.state import Change, State, is_inside
 from modetrain.inspect.steps import Concrete, Steps
 
-_OF_CHANGE = {
+CODE_OF_CHANGE = {
     "plain": "MT201",
     "object": "MT201",
     "layer": "MT201",
@@ -29,6 +29,9 @@ _OF_CHANGE = {
     "iterator": "MT205",
     "random": "MT301",
 }
+
+
+_MAY_BE_HARMLESS = ("plain", "object", "layer", "container", "array")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,9 @@ class _Trace:
     error: BaseException | None
     changes: list[tuple[Place, Change]]
     calls: Calls
+    retraces: Retraces
     ran: frozenset[Place]
+    lasting: frozenset[str]
 
 
 def look(steps: Steps, reached: Reached) -> Traces:
@@ -68,20 +73,21 @@ def look(steps: Steps, reached: Reached) -> Traces:
 
 def _trace(steps: Steps, reached: Reached) -> _Trace:
     state = State.of(steps.recipe, reached)
-    calls = Calls(reached.functions, [vars(steps.recipe)], silent=True)
+    calls, retraces = Calls(reached.functions, [vars(steps.recipe)], silent=True), Retraces()
     concrete, error = None, None
-    with calls, Blame(state) as blame:
+    with calls, retraces, Blame(state) as blame:
         try:
             concrete = steps.trace(steps.batches[0])
         except Exception as failed:
             error = failed
-    return _Trace(concrete=concrete, error=error, changes=blame.changes, calls=calls, ran=frozenset(blame.ran))
+    return _Trace(concrete=concrete, error=error, changes=blame.changes, calls=calls, retraces=retraces, ran=frozenset(blame.ran), lasting=blame.lasting)
 
 
 def _findings(steps: Steps, first: _Trace, second: _Trace | None) -> Iterator[Finding]:
     for one in (first, second):
         for call in one.calls.heard if one else ():
-            yield finding(call.code, call.place, _said(call.code, call.name), evidence="calls heard while tracing")
+            yield finding(call.code, call.place, said(call.code, call.name), evidence="calls heard while tracing")
+    yield from first.retraces.findings
     if first.error is not None:
         yield failures.of_trace(first.error, steps)
     elif second is not None and second.error is not None:
@@ -90,17 +96,25 @@ def _findings(steps: Steps, first: _Trace, second: _Trace | None) -> Iterator[Fi
     if second is not None and first.concrete is not None and second.concrete is not None:
         differs = graphs.difference(first.concrete.graph, second.concrete.graph)
     again = {change.expression for _, change in second.changes} if second is not None else set()
+    harmless = second is not None and second.error is None and differs is None
     explained = any(call.code in ("MT301", "MT302", "MT303") for call in first.calls.heard)
     for place, change in first.changes:
-        # Set on first use, and the same ever since.
-        if change.kind in ("plain", "object", "layer", "container", "array") and change.expression not in again:
-            if second is not None and second.error is None and differs is None:
+        if change.kind in _MAY_BE_HARMLESS:
+            if not _concerns(change.expression, first.lasting):  # put back before the step ended
+                continue
+            if harmless and not _concerns(change.expression, again):  # set on first use, and the same ever since
                 continue
         explained = True
-        yield finding(_OF_CHANGE[change.kind], place, change.described(), evidence="state before and after each line")
+        yield finding(CODE_OF_CHANGE[change.kind], place, change.described(), evidence="state before and after each line")
     if differs is not None and not explained:
         yield finding("MT304", differs.place or steps.place, differs.what, evidence="two traces compared")
 
 
-def _said(code: str, name: Any) -> str:
+def _concerns(expression: str, others: Iterable[str]) -> bool:
+    """Whether it is one of the others, is in one of them, or one of them is in it."""
+    return any(one == expression or is_inside(one, expression) or is_inside(expression, one) for one in others)
+
+
+def said(code: str, name: str) -> str:
+    """What was heard, in words."""
     return f"{name} is made here" if code == "MT206" else f"{name} is called here"

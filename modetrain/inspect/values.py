@@ -23,8 +23,8 @@ from modetrain.inspect.steps import Concrete, Steps
 # What TensorFlow's kernels say of what XLA drops.
 _DROPPED = (
     (r"label value of|labels? (value )?.*(outside|out of range|must be)", "MT602"),
-    (r"[Ii]nteger division by zero|integer modulo by zero|division by zero", "MT603"),
-    (r"assertion failed|Assertion|\bassert_", "MT604"),
+    (r"[Ii]nteger division by zero|integer modulo by zero|division by zero|negative integer powers", "MT603"),
+    (r"[Aa]ssertion failed|\bassert_|did not hold|to be true\. Summarized data", "MT604"),
     (r"Tensor had (NaN|Inf|-Inf|inf)|check_numerics|CheckNumerics", "MT605"),
     (r"not invertible|Cholesky decomposition was not successful|singular", "MT607"),
     (r"is not in \[|does not index into|out of bound|out of range|segment_ids?.*range|indices\[", "MT601"),
@@ -97,6 +97,10 @@ def _failed(error: BaseException, steps: Steps, number: int, target: str) -> Ite
             if target != "graph":  # graph mode stops there too
                 yield finding(code, place, f"batch {number}: {said}", evidence=_EAGER, mode=target)
             return
+    if isinstance(error, AssertionError) and place.text.startswith("assert"):
+        if target != "graph":  # AutoGraph makes it a tf.Assert, if it is about a tensor
+            yield finding("MT604", place, f"batch {number}: {said}", evidence=_EAGER, mode=target)
+        return
     yield finding("MT308", place, f"batch {number}: {said}", evidence=_EAGER)
 
 

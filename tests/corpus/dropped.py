@@ -108,7 +108,6 @@ class InvertsSingular(Tiny):
         return super().losses(batch) + tf.reduce_sum(inverse)
 
 
-class FactorsIndefinite(Tiny):
+class RaisesToANegative(Tiny):
     def losses(self, batch):
-        root = tf.linalg.cholesky(-tf.eye(2) * (1.0 + tf.reduce_mean(batch["x"] ** 2)))  # expect MT607
-        return super().losses(batch) + tf.reduce_sum(root)
+        return super().losses(batch) * tf.cast(tf.pow(2, batch["label"] - 1), tf.float32)  # expect MT603
