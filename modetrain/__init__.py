@@ -11,8 +11,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modetrain.callbacks import Callback as Callback
     from modetrain import inspect as inspect
+    from modetrain.callbacks import Callback as Callback
     from modetrain.errors import ConfigError as ConfigError
     from modetrain.mode import Mode as Mode
     from modetrain.recipe import Recipe as Recipe

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -30,7 +30,7 @@ Batch = dict[str, tf.Tensor]
 
 Step = Callable[[Batch, Call], tuple[list[str], tf.Tensor]]
 _MOST_GUARDS = 2**20  # a step's index and the number of a guard share one integer
-Concrete = tf.types.experimental.ConcreteFunction
+Concrete: TypeAlias = "tf.types.experimental.ConcreteFunction"
 Observe = Callable[[Callable[[], Concrete]], Concrete]
 
 

@@ -281,7 +281,9 @@ def _callbacks(
             )
         found.append(callback)
     if settings.inspect.at_start and settings.mode.compile != "eager" and chief:
-        found.append(StalePython(every=(log or {}).get("every") or 100, say=say))  # last: it sees what the others changed
+        found.append(
+            StalePython(every=(log or {}).get("every") or 100, say=say)
+        )  # last: it sees what the others changed
     return found
 
 

@@ -63,7 +63,9 @@ KEYS: Mapping[str, Key] = {
         example=True,
         also=("check_nan", "detect_nan", "nan"),
     ),
-    "do.name": Key(kind="str", help="what is done with the run", example="train", choices=("train", "evaluate", "inspect")),
+    "do.name": Key(
+        kind="str", help="what is done with the run", example="train", choices=("train", "evaluate", "inspect")
+    ),
     "inspect.at_start": Key(
         kind="bool",
         help="a graph or xla run says what tracing changes",
@@ -302,7 +304,12 @@ KEYS: Mapping[str, Key] = {
 }
 
 # Defaults for what a user's own short file of a group leaves out: those of the dataclass it becomes.
-DATACLASSES: Mapping[str, type] = {"data": DataSettings, "optimizer": OptimizerSettings, "mode": Mode, "inspect": InspectSettings}
+DATACLASSES: Mapping[str, type] = {
+    "data": DataSettings,
+    "optimizer": OptimizerSettings,
+    "mode": Mode,
+    "inspect": InspectSettings,
+}
 FREE = ("recipe", "model")  # sections whose keys are the arguments of their `_target_`
 SECTIONS = tuple(dict.fromkeys([*(key.split(".")[0] for key in KEYS), *FREE, "debug"]))
 CALLBACKS = tuple(dict.fromkeys(key.split(".")[1] for key in KEYS if key.startswith("callbacks.")))

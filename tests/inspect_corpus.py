@@ -1,16 +1,31 @@
-"""The score of `inspect` on the corpus: `python -m tests.inspect_corpus [Name ...]` prints it, and every miss."""
+"""The score of `inspect` on the corpus: `python -m tests.inspect_corpus [Name ...]` prints it, and every miss.
+
+`--part 0/2 --json FILE` looks at every second case and keeps the counts, for the test that has two processes share the work.
+"""
 
 from __future__ import annotations
 
-import collections
+import argparse
 import dataclasses
 import importlib
+import json
 import re
-import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "corpus"
-DEFECTS = ("side_effects", "state", "frozen", "values_asked", "shapes", "dropped", "between_steps", "shared", "pipelines")
+DEFECTS = (
+    "side_effects",
+    "state",
+    "frozen",
+    "values_asked",
+    "shapes",
+    "dropped",
+    "between_steps",
+    "shared",
+    "pipelines",
+    "unseen",
+)
+CLEAN = ("clean", "unseen_clean")
 _EXPECT = re.compile(r"# expect (?P<codes>MT\d+(?: MT\d+)*)(?: \((?P<case>\w+)\))?")
 
 
@@ -46,7 +61,12 @@ def cases(*names: str) -> list[Case]:
     for name in names:
         module = importlib.import_module(f"tests.corpus.{name}")
         for cls in vars(module).values():
-            if isinstance(cls, type) and issubclass(cls, Tiny) and cls.__module__ == module.__name__ and cls.__name__ != "Shared":
+            if (
+                isinstance(cls, type)
+                and issubclass(cls, Tiny)
+                and cls.__module__ == module.__name__
+                and cls.__name__ != "Shared"
+            ):
                 found.append(Case(name=cls.__name__, cls=cls, expected=tuple(_expected(cls.__name__))))
     return found
 
@@ -79,42 +99,56 @@ def run(case: Case) -> Result:
     )
 
 
-def score(results: list[Result]) -> str:
-    """The three shares."""
+def counts(results: list[Result]) -> dict[str, int]:
+    """What the score is made of."""
     planted = [one for one in results if one.case.expected]
-    clean = [one for one in results if not one.case.expected]
-    found, right = sum(one.found for one in planted), sum(one.right_line for one in planted)
-    alarms = sum(one.alarm for one in clean)
-    lines = [f"{len(planted)} planted: {found / max(len(planted), 1):.1%} found, {right / max(len(planted), 1):.1%} at the right line"]
-    return "\n".join([*lines, f"{len(clean)} clean: {alarms / max(len(clean), 1):.1%} false alarms"])
+    return {
+        "planted": len(planted),
+        "found": sum(one.found for one in planted),
+        "right_line": sum(one.right_line for one in planted),
+        "clean": len(results) - len(planted),
+        "alarms": sum(one.alarm for one in results),
+    }
+
+
+def score(of: dict[str, int]) -> str:
+    """The three shares in words."""
+    found, right = of["found"] / max(of["planted"], 1), of["right_line"] / max(of["planted"], 1)
+    return (
+        f"{of['planted']} planted: {found:.1%} found, {right:.1%} at the right line\n"
+        f"{of['clean']} clean: {of['alarms'] / max(of['clean'], 1):.1%} false alarms"
+    )
 
 
 def main() -> None:
-    """Prints what was missed, then the score."""
-    names = sys.argv[1:]
-    everything = [case for case in cases(*DEFECTS, "clean") if not names or case.name in names]
+    """Looks at the cases, prints what was missed and what was found besides, then the score."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--part", default="0/1")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    index, parts = map(int, options.part.split("/"))
+    everything = [case for case in cases(*DEFECTS, *CLEAN) if not options.names or case.name in options.names]
     results = []
-    extra: collections.Counter[str] = collections.Counter()
-    for case in everything:
-        try:
-            result = run(case)
-        except Exception as error:
-            print(f"CRASH {case.name}: {type(error).__name__}: {error}"[:500])
-            if names:
-                raise
-            results.append(Result(case=case, findings=[], found=False, right_line=False))
-            continue
-        results.append(result)
-        lines = {(file, line) for _, file, line in case.expected}
-        others = [one for one in result.findings if (one.file, one.line) not in lines]
-        if names or result.alarm or (case.expected and not (result.found and result.right_line)) or others:
-            verdict = "ALARM" if result.alarm else "ok but" if result.found and result.right_line else "MISS"
-            print(f"{verdict} {case.name}: expected {[(sorted(c), line) for c, _, line in case.expected]}")
-            for one in result.findings:
-                print(f"    {one.code} {Path(one.file).name}:{one.line} {one.text[:60]} | {one.what[:110]} | {one.evidence}")
-            extra.update(one.code for one in others)
-    print("besides what was planted:", dict(extra))
-    print(score(results))
+    for case in everything[index::parts]:
+        results.append(run(case))
+        _print(results[-1], always=bool(options.names))
+    print(score(counts(results)))
+    if options.json:
+        options.json.write_text(json.dumps(counts(results)))
+
+
+def _print(result: Result, *, always: bool) -> None:
+    case = result.case
+    lines = {(file, line) for _, file, line in case.expected}
+    others = [one for one in result.findings if (one.file, one.line) not in lines]
+    right = not result.alarm and (not case.expected or (result.found and result.right_line))
+    if right and not others and not always:
+        return
+    verdict = "ok, and more" if right else "ALARM" if result.alarm else "MISS"
+    print(f"{verdict} {case.name}: expected {[(sorted(codes), line) for codes, _, line in case.expected]}")
+    for one in result.findings:
+        print(f"    {one.code} {Path(one.file).name}:{one.line} {one.text[:60]} | {one.what[:110]} | {one.evidence}")
 
 
 if __name__ == "__main__":

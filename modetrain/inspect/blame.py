@@ -19,7 +19,6 @@ from modetrain.inspect import lines
 from modetrain.inspect.finding import Place
 from modetrain.inspect.state import Change, State, changes
 
-
 _GENERATOR = python_inspect.CO_GENERATOR
 
 

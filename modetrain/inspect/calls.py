@@ -38,11 +38,32 @@ from modetrain.inspect import lines
 from modetrain.inspect.finding import Place
 
 _CLOCKS = (
-    *("time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time", "process_time_ns"),
+    *(
+        "time",
+        "time_ns",
+        "perf_counter",
+        "perf_counter_ns",
+        "monotonic",
+        "monotonic_ns",
+        "process_time",
+        "process_time_ns",
+    ),
     *("thread_time", "thread_time_ns", "ctime", "localtime", "gmtime", "strftime", "asctime"),
 )
 _UNSEEDED = "MT301 where no seed is given"
-_FILES = ("system", "popen", "mkdir", "makedirs", "remove", "unlink", "rename", "replace", "rmdir", "removedirs", "open")
+_FILES = (
+    "system",
+    "popen",
+    "mkdir",
+    "makedirs",
+    "remove",
+    "unlink",
+    "rename",
+    "replace",
+    "rmdir",
+    "removedirs",
+    "open",
+)
 _RANDOM = tuple(
     name
     for name in random.__all__
@@ -52,7 +73,8 @@ _RANDOM = tuple(
 _NUMPY = tuple(
     name
     for name in np.random.__all__
-    if isinstance(getattr(np.random, name), (types.BuiltinFunctionType, types.MethodType)) or type(getattr(np.random, name)).__name__ == "cython_function_or_method"
+    if isinstance(getattr(np.random, name), (types.BuiltinFunctionType, types.MethodType))
+    or type(getattr(np.random, name)).__name__ == "cython_function_or_method"
     if name not in ("seed", "get_state", "set_state", "default_rng", "get_bit_generator", "set_bit_generator")
 )
 # (where, names, code): what is exchanged, and what it means when the user's line calls it.

@@ -18,13 +18,17 @@ _KINDS = (
     ),
     (
         r"has no attribute 'numpy'|numpy\(\) is (not supported|only available)|Cannot convert a symbolic"
-        r"|[Ss]ymbolic `?tf\.Tensor`? as a Python|Using a symbolic|[Ii]terating over a symbolic|SymbolicTensor|NotImplementedError: numpy"
+        r"|[Ss]ymbolic `?tf\.Tensor`? as a Python|Using a symbolic|[Ii]terating over a symbolic|SymbolicTensor"
+        r"|NotImplementedError: numpy"
         r"|only (integer )?scalar arrays can be converted|Expected any non-tensor type|__array__|\.item|tolist"
         r"|[Ss]ymbolic.*(bool|iterat|hash|index)|must be real number, not|cannot be interpreted as an integer"
         r"|TypeError: (int|float|bool|complex|unsupported format)|'(Symbolic)?Tensor' object (is not|cannot)",
         "MT105",
     ),
-    (r"out of scope|InaccessibleTensorError|defined in another function|FuncGraph.*another|should be from the same graph", "MT203"),
+    (
+        r"out of scope|InaccessibleTensorError|defined in another function|FuncGraph.*another|should be from the same graph",
+        "MT203",
+    ),
 )
 
 
@@ -51,11 +55,7 @@ def asks_for_value(said: str) -> bool:
 
 def place_of(error: BaseException) -> Place | None:
     """The innermost of the user's lines that an error tells of."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if lines.is_users(frame.filename)
-    ]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if lines.is_users(frame.filename)]
     message = reason.read(error)
     for stack in message.stacks if message is not None else ():
         users = [frame for frame in stack if lines.is_users(frame.filename)]

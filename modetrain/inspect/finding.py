@@ -62,7 +62,9 @@ class Finding:
         return Place(file=self.file, line=self.line)
 
 
-def finding(code: str, place: Place, what: str, *, evidence: str, mode: str | None = None, fix: str | None = None) -> Finding:
+def finding(
+    code: str, place: Place, what: str, *, evidence: str, mode: str | None = None, fix: str | None = None
+) -> Finding:
     """A finding with what its code says of every one of its kind.
 
     Args:

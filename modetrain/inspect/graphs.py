@@ -13,7 +13,15 @@ from modetrain.inspect.finding import Place
 
 # What differs between two traces of one function without meaning anything.
 _COUNTED = re.compile(r"_+\d+(?=\D|$)|0x[0-9a-f]+|pyfunc_\d+")
-_NAMES = ("_output_shapes", "token", "shared_name", "container", "_user_specified_name", "debug_name", "_gradient_op_type")
+_NAMES = (
+    "_output_shapes",
+    "token",
+    "shared_name",
+    "container",
+    "_user_specified_name",
+    "debug_name",
+    "_gradient_op_type",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +50,9 @@ def inner_graphs(op: tf.Operation) -> list[tf.Graph]:
     """The graphs of the functions that an operation calls."""
     found = []
     for attribute in op.node_def.attr.values():
-        names = [attribute.func.name] if attribute.WhichOneof("value") == "func" else [f.name for f in attribute.list.func]
+        names = (
+            [attribute.func.name] if attribute.WhichOneof("value") == "func" else [f.name for f in attribute.list.func]
+        )
         for name in names:
             try:
                 inner = op.graph._get_function(name)
@@ -66,7 +76,9 @@ def difference(first: tf.Graph, second: tf.Graph) -> Difference | None:
         return None
     places = ((op, lines.of_op(op)) for op in sorted([*here, *there], key=lambda op: op.type != "Const"))
     op, place = next(((op, place) for op, place in places if place is not None), ((here or there)[0], None))
-    constants = [[_short(tf.make_ndarray(op.get_attr("value"))) for op in ops if op.type == "Const"] for ops in (here, there)]
+    constants = [
+        [_short(tf.make_ndarray(op.get_attr("value"))) for op in ops if op.type == "Const"] for ops in (here, there)
+    ]
     if op.type == "Const" and all(constants):
         what = f"a constant of the graph was {constants[0][0]} in one trace and {constants[1][0]} in the next"
     else:
@@ -91,7 +103,12 @@ def _signature(op: tf.Operation) -> tuple:
         kind = value.WhichOneof("value")
         if kind == "func" or (kind == "list" and value.list.func):
             continue  # the functions' own operations are compared
-        attributes.append((name, _COUNTED.sub("", str(value)) if kind in ("s", "list") else value.SerializeToString(deterministic=True)))
+        attributes.append(
+            (
+                name,
+                _COUNTED.sub("", str(value)) if kind in ("s", "list") else value.SerializeToString(deterministic=True),
+            )
+        )
     return op.type, tuple(attributes), len(op.inputs)
 
 

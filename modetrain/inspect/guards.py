@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
+from tensorflow.python.ops import handle_data_util
 
 from modetrain.inspect import graphs, lines
 from modetrain.inspect.finding import Place
@@ -139,14 +140,14 @@ def _gather(op: tf.Operation) -> _Flagged:
     size = params.shape[int(axis)]
     size = tf.shape(params)[int(axis)] if size is None else size
     known = tf.get_static_value(indices)
-    if known is not None and isinstance(size, int) and known.size and 0 <= known.min() and known.max() < size:
+    if known is not None and isinstance(size, int) and known.size and known.min() >= 0 and known.max() < size:
         return None
     return "MT601", f"an index is not in [0, {size if isinstance(size, int) else 'size'})", _outside(indices, size)
 
 
 def _resource_gather(op: tf.Operation) -> _Flagged:
-    data = getattr(op.inputs[0], "_handle_data", None)
-    if data is None or not data.shape_and_type or op.get_attr("batch_dims"):
+    data = handle_data_util.get_resource_handle_data(op.inputs[0])
+    if not data.shape_and_type or op.get_attr("batch_dims"):
         return None
     size = data.shape_and_type[0].shape.dim[0].size
     return "MT601", f"an index is not in [0, {size})", _outside(op.inputs[1], size)
@@ -230,7 +231,9 @@ _CHECKS: dict[str, Callable[[tf.Operation], _Flagged]] = {
     "TensorScatterSub": _tensor_scatter,
     "TensorScatterMax": _tensor_scatter,
     "TensorScatterMin": _tensor_scatter,
-    **dict.fromkeys(("UnsortedSegmentSum", "UnsortedSegmentMax", "UnsortedSegmentMin", "UnsortedSegmentProd"), _segments),
+    **dict.fromkeys(
+        ("UnsortedSegmentSum", "UnsortedSegmentMax", "UnsortedSegmentMin", "UnsortedSegmentProd"), _segments
+    ),
     **dict.fromkeys(("FloorDiv", "FloorMod", "Div", "TruncateDiv", "TruncateMod", "Mod"), _division),
     "SparseSoftmaxCrossEntropyWithLogits": _labels,
     "Pow": _power,

@@ -29,7 +29,20 @@ from modetrain.optimizer import Optimizer
 _EVIDENCE = "source"
 _AT_START = {"__init__", "__new__", "__post_init__", "__setstate__", "build", "__init_subclass__", "setUp", "setup"}
 _CHANGES = {
-    *("append", "extend", "insert", "pop", "remove", "clear", "update", "setdefault", "add", "discard", "popitem", "appendleft"),
+    *(
+        "append",
+        "extend",
+        "insert",
+        "pop",
+        "remove",
+        "clear",
+        "update",
+        "setdefault",
+        "add",
+        "discard",
+        "popitem",
+        "appendleft",
+    ),
     *("popleft", "sort", "reverse", "fill", "put", "subtract", "rotate"),
 }
 _SWAPPED = (Optimizer, keras.optimizers.Optimizer, keras.Layer, types.FunctionType, tf.Variable, keras.Variable)
@@ -86,23 +99,33 @@ def look(recipe: Any, reached: Reached, seen: Traces, users: Sequence[object] = 
 
 def _told(change: _Use, reads: dict[tuple[int, Any], _Use]) -> Iterator[Finding]:
     name = change.key[1]
-    if name == "trainable" and isinstance(change.owner, keras.Layer):
+    if name == "trainable" and (change.owner is None or isinstance(change.owner, keras.Layer)):
         yield finding("MT403", change.place, f"{change.text} is set outside the step", evidence=_EVIDENCE)
         return
-    if isinstance(change.owner, (Optimizer, keras.optimizers.Optimizer)) and not isinstance(change.value, (tf.Variable, keras.Variable)):
-        if not (isinstance(change.owner, keras.optimizers.Optimizer) and name in ("learning_rate", "iterations")):
-            what = f"{change.text} is set outside the step, which has its old value in the graph"
-            yield finding("MT401", change.place, what, evidence=_EVIDENCE)
-            return
+    if _is_setting_of_optimizer(change):
+        what = f"{change.text} is set outside the step, which has its old value in the graph"
+        yield finding("MT401", change.place, what, evidence=_EVIDENCE)
+        return
     read = reads.get(change.key) or reads.get((change.key[0], None))
     if read is None:
         return
     swapped = isinstance(read.value, _SWAPPED)
     code = "MT404" if swapped else "MT402" if read.decides else "MT401"
     where = f"line {change.place.line}" + ("" if change.place.file == read.place.file else f" of {change.place.file}")
-    yield finding(code, read.place, f"{read.text} is {_short(read.value)} now, and {where} changes it", evidence=_EVIDENCE)
+    yield finding(
+        code, read.place, f"{read.text} is {_short(read.value)} now, and {where} changes it", evidence=_EVIDENCE
+    )
     what = f"{change.text}: the step reads it at line {read.place.line}"
     yield finding("MT405", change.place, what, evidence=_EVIDENCE)
+
+
+def _is_setting_of_optimizer(change: _Use) -> bool:
+    """Whether a plain attribute of an optimizer is set; a Keras optimizer's learning rate is a variable."""
+    if isinstance(change.value, (tf.Variable, keras.Variable)):
+        return False
+    if isinstance(change.owner, keras.optimizers.Optimizer):
+        return change.key[1] not in ("learning_rate", "iterations")
+    return isinstance(change.owner, Optimizer)
 
 
 # --- reads ------------------------------------------------------------------------------------------------------------
@@ -170,9 +193,15 @@ def _key(owner: Any, name: str) -> tuple[int, Any]:
 # --- changes ----------------------------------------------------------------------------------------------------------
 
 
-def _outside(recipe: Any, reached: Reached, users: Sequence[object], ran: set[tuple[str, int]]) -> Iterator[tuple[types.FunctionType, Any]]:
+def _outside(
+    recipe: Any, reached: Reached, users: Sequence[object], ran: set[tuple[str, int]]
+) -> Iterator[tuple[types.FunctionType, Any]]:
     """Functions of the user's that run between steps, if ever, each with the object whose method it is."""
-    objects = [recipe, *(thing for thing in reached.objects.values() if not isinstance(thing, (type, types.ModuleType))), *users]
+    objects = [
+        recipe,
+        *(thing for thing in reached.objects.values() if not isinstance(thing, (type, types.ModuleType))),
+        *users,
+    ]
     files = {file for file in reached.files if is_users(file)}
     done: set[types.CodeType] = set()
     for thing in objects:
@@ -191,9 +220,17 @@ def _outside(recipe: Any, reached: Reached, users: Sequence[object], ran: set[tu
             continue
         for value in list(vars(module).values()):
             callbacks = isinstance(value, type) and issubclass(value, Callback) and value.__module__ == module.__name__
-            members = [member for _, member in python_inspect.getmembers(value, python_inspect.isfunction)] if callbacks else [value]
+            members = (
+                [member for _, member in python_inspect.getmembers(value, python_inspect.isfunction)]
+                if callbacks
+                else [value]
+            )
             for function in members:
-                if not isinstance(function, types.FunctionType) or function.__code__ in done or function.__name__ in _AT_START:
+                if (
+                    not isinstance(function, types.FunctionType)
+                    or function.__code__ in done
+                    or function.__name__ in _AT_START
+                ):
                     continue
                 done.add(function.__code__)
                 if is_users(function.__code__.co_filename) and not _has_run(function, ran):
@@ -228,6 +265,15 @@ def _writes(function: types.FunctionType, scope: Scope) -> Iterator[_Use]:
     file = function.__code__.co_filename
     if tree is None:
         return
+    for node in ast.walk(tree):
+        for target in _targets(node):
+            if (
+                isinstance(target, ast.Attribute)
+                and target.attr == "trainable"
+                and not known(scope.value(target.value))
+            ):
+                place = Place(file=file, line=target.lineno)
+                yield _Use(key=(0, "trainable"), place=place, text=ast.unparse(target), value=None, owner=None)
     outer = {name for node in ast.walk(tree) if isinstance(node, (ast.Global, ast.Nonlocal)) for name in node.names}
     for node in ast.walk(tree):
         for target in _targets(node):
@@ -241,7 +287,9 @@ def _writes(function: types.FunctionType, scope: Scope) -> Iterator[_Use]:
             value = scope.value(node.func.value)
             if known(value) and not isinstance(value, (types.ModuleType, type)):
                 place = Place(file=file, line=node.lineno)
-                yield _Use(key=(id(value), None), place=place, text=ast.unparse(node.func.value), value=value, owner=value)
+                yield _Use(
+                    key=(id(value), None), place=place, text=ast.unparse(node.func.value), value=value, owner=value
+                )
 
 
 def _targets(node: ast.AST) -> Iterator[Any]:

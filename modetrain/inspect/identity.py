@@ -16,7 +16,21 @@ from modetrain.inspect.reach import Reached, tree_of
 from modetrain.inspect.resolve import Scope, known
 from modetrain.inspect.traces import Traces
 
-_IN_ORDER = {"list", "tuple", "enumerate", "zip", "map", "iter", "next", "join", "stack", "concat", "add_n", "array", "constant"}
+_IN_ORDER = {
+    "list",
+    "tuple",
+    "enumerate",
+    "zip",
+    "map",
+    "iter",
+    "next",
+    "join",
+    "stack",
+    "concat",
+    "add_n",
+    "array",
+    "constant",
+}
 _COMPREHENSIONS = (ast.ListComp, ast.GeneratorExp, ast.DictComp)
 _SORTING = {"sorted", "set", "frozenset", "len", "min", "max", "any", "all"}
 
@@ -38,18 +52,27 @@ def look(recipe: Any, reached: Reached, seen: Traces) -> Iterator[Finding]:
 
 
 def _what(node: ast.AST, parents: dict, scope: Scope, sets: set[str], function: types.FunctionType) -> str | None:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("id", "hash"):
-        if scope.names.get(node.func.id) is None and _is_computed_with(node, parents):
-            return f"{node.func.id}() becomes a number of the graph"
+    if _is_builtin_call(node, scope) and _is_computed_with(node, parents):
+        return f"{_called(node)}() becomes a number of the graph"  # type: ignore[arg-type]
     if isinstance(node, ast.For) and _has_no_order(node.iter, scope, sets):
         return f"the order of {ast.unparse(node.iter)} differs from process to process"
-    if isinstance(node, _COMPREHENSIONS) and not _is_sorted(node, parents):
-        if any(_has_no_order(one.iter, scope, sets) for one in node.generators):
-            return "the order of a set differs from process to process"
-    if isinstance(node, ast.Call) and _called(node) in _IN_ORDER and not _is_sorted(node, parents):
-        if any(_has_no_order(one, scope, sets) for one in node.args):
-            return f"{_called(node)}() takes the order of a set, which differs from process to process"
+    if _is_sorted(node, parents):
+        return None
+    if isinstance(node, _COMPREHENSIONS) and any(_has_no_order(one.iter, scope, sets) for one in node.generators):
+        return "the order of a set differs from process to process"
+    if (
+        isinstance(node, ast.Call)
+        and _called(node) in _IN_ORDER
+        and any(_has_no_order(a, scope, sets) for a in node.args)
+    ):
+        return f"{_called(node)}() takes the order of a set, which differs from process to process"
     return None
+
+
+def _is_builtin_call(node: ast.AST, scope: Scope) -> bool:
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        return False
+    return node.func.id in ("id", "hash") and node.func.id not in scope.names
 
 
 def _is_computed_with(node: ast.AST, parents: dict) -> bool:
@@ -61,7 +84,17 @@ def _is_computed_with(node: ast.AST, parents: dict) -> bool:
         if isinstance(outer, (ast.BinOp, ast.UnaryOp)):
             return True
         if isinstance(outer, ast.Call) and inner is not outer.func:
-            return _called(outer) not in ("add", "append", "get", "setdefault", "discard", "format", "str", "repr", "print")
+            return _called(outer) not in (
+                "add",
+                "append",
+                "get",
+                "setdefault",
+                "discard",
+                "format",
+                "str",
+                "repr",
+                "print",
+            )
         inner, outer = outer, parents.get(outer)
     return False
 
@@ -72,7 +105,13 @@ def _is_sorted(node: ast.AST, parents: dict) -> bool:
 
 
 def _called(node: ast.Call) -> str:
-    return node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id if isinstance(node.func, ast.Name) else ""
+    return (
+        node.func.attr
+        if isinstance(node.func, ast.Attribute)
+        else node.func.id
+        if isinstance(node.func, ast.Name)
+        else ""
+    )
 
 
 def _has_no_order(node: ast.AST, scope: Scope, sets: set[str]) -> bool:
@@ -85,7 +124,9 @@ def _has_no_order(node: ast.AST, scope: Scope, sets: set[str]) -> bool:
     if isinstance(node, ast.Name) and node.id in sets:
         return True
     value = scope.value(node)
-    return known(value) and isinstance(value, (set, frozenset)) and any(not isinstance(one, (int, float)) for one in value)
+    return (
+        known(value) and isinstance(value, (set, frozenset)) and any(not isinstance(one, (int, float)) for one in value)
+    )
 
 
 def _names_of_sets(tree: ast.AST) -> set[str]:

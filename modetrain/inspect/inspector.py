@@ -90,7 +90,7 @@ class Inspector:
 
 def _specific(found: Sequence[Finding]) -> Iterator[Finding]:
     """Leaves out what another finding at the same line says better."""
-    better = {"MT304": ("MT301", "MT302", "MT303"), "MT303": ("MT301",)}
+    better = {"MT304": ("MT301", "MT302", "MT303"), "MT303": ("MT301",), "MT301": ("MT206",)}
     codes: dict[Place, set[str]] = {}
     for one in found:
         codes.setdefault(one.place, set()).add(one.code)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from modetrain.inspect.reach import is_users_object, reached
-from modetrain.inspect.state import holds_symbols
+from modetrain.inspect.walk import holds_symbols
 from modetrain.recipe import Recipe
 
 _MOST_DEPTH = 6
@@ -64,20 +64,24 @@ def _keep(thing: Any, undo: list[Callable[[], None]], visited: set[int], depth: 
     elif type(thing) in _LISTS:
         items = list(thing)
         inner = items[:100]
-        undo.append(lambda: (thing.clear(), thing.extend(items)) if list(map(id, thing)) != list(map(id, items)) else None)
+        undo.append(lambda: _refill(thing, thing.extend, items))
     elif type(thing) in _MAPPINGS:
         pairs = dict(thing)
         inner = list(pairs.values())[:100]
-        undo.append(lambda: (thing.clear(), thing.update(pairs)))
+        undo.append(lambda: _refill(thing, thing.update, pairs))
     elif type(thing) is set:
         members = set(thing)
-        undo.append(lambda: (thing.clear(), thing.update(members)))
+        undo.append(lambda: _refill(thing, thing.update, members))
     elif isinstance(thing, np.ndarray) and thing.nbytes < _MOST_BYTES and thing.flags.writeable:
         array = thing.copy()
         undo.append(lambda: np.copyto(thing, array))
     elif isinstance(thing, type):
         for name, value in list(vars(thing).items()):
-            if not name.startswith("__") and not callable(value) and not isinstance(value, (property, classmethod, staticmethod)):
+            if (
+                not name.startswith("__")
+                and not callable(value)
+                and not isinstance(value, (property, classmethod, staticmethod))
+            ):
                 undo.append(_setting(thing, name, value))
                 inner.append(value)
     elif isinstance(thing, types.ModuleType):
@@ -85,9 +89,14 @@ def _keep(thing: Any, undo: list[Callable[[], None]], visited: set[int], depth: 
     elif is_users_object(thing) and hasattr(thing, "__dict__") and not _is_keras(thing):
         attributes = dict(vars(thing))
         inner = list(attributes.values())
-        undo.append(lambda: (vars(thing).clear(), vars(thing).update(attributes)))
+        undo.append(lambda: _refill(vars(thing), vars(thing).update, attributes))
     for one in inner:
         _keep(one, undo, visited, depth + 1)
+
+
+def _refill(container: Any, fill: Callable[[Any], None], items: Any) -> None:
+    container.clear()
+    fill(items)
 
 
 def _keep_generator(generator: Any, undo: list[Callable[[], None]]) -> None:

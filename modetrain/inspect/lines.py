@@ -23,7 +23,7 @@ _HERE = str(Path(__file__).parent) + os.sep
 _MODETRAIN = str(Path(__file__).parent.parent) + os.sep
 _PROGRAM = str(Path(__file__).parent.parent / "program.py")
 _SHIPPED = str(paths.shipped() / "recipes") + os.sep
-_FRAMEWORKS = tuple(str(Path(file).parent) + os.sep for file in (tf.__file__, keras.__file__)) + (_MODETRAIN,)
+_FRAMEWORKS = (*(str(Path(file).parent) + os.sep for file in (tf.__file__, keras.__file__)), _MODETRAIN)
 # AutoGraph calls functions on behalf of the line that it has converted.
 _AUTOGRAPH = tuple(
     str(Path(tf.__file__).parent / "python" / "autograph" / part) + os.sep for part in ("impl", "operators")
@@ -103,6 +103,16 @@ def here(*, direct: bool = False) -> Place | None:
 def of_op(op: tf.Operation) -> Place | None:
     """The user's line that made an operation."""
     return of_stack(list(op.traceback))
+
+
+def made_by_modetrain(op: tf.Operation) -> bool:
+    """Whether modetrain made the operation on behalf of the user's line: an optimizer's update, say."""
+    for frame in inside_trace(list(op.traceback)):
+        if is_users(frame.filename):
+            return False
+        if is_modetrains(frame.filename):
+            return True
+    return True
 
 
 def made_by_layer(op: tf.Operation) -> bool:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ast
 import collections
+import functools
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -30,6 +32,8 @@ def look(graph: tf.Graph) -> Iterator[Finding]:
     nodes: dict[Place, ast.AST | None] = {}
     for stack, ops in _by_stack(graph).items():
         most = max(collections.Counter(op.type for op in ops).values())
+        if most < _ROWS:
+            continue
         for place, node in _loops_around(stack):
             nodes[place] = node
             rounds[place] = max(rounds[place], most)
@@ -47,14 +51,19 @@ def look(graph: tf.Graph) -> Iterator[Finding]:
 def _by_stack(graph: tf.Graph) -> dict[tuple[tuple[str, int], ...], list[tf.Operation]]:
     """Operations by the user's lines that made them, innermost first; those of gradients left out."""
     counts = collections.Counter(op.type for op in graph.get_operations())
-    often = {kind for kind, count in counts.items() if count >= _ROWS and kind not in ("Const", "Placeholder", "Identity", "NoOp")}
+    often = {
+        kind
+        for kind, count in counts.items()
+        if count >= _ROWS and kind not in ("Const", "Placeholder", "Identity", "NoOp")
+    }
     found: dict[tuple[tuple[str, int], ...], list[tf.Operation]] = {}
     if not often:
         return found
     for op in graphs.operations(graph):
         if op.type in often and "gradient_tape" not in op.name:
             frames = list(lines.inside_trace(list(op.traceback)))
-            key = tuple((frame.filename, frame.lineno) for frame in frames)
+            # A function that calls itself has its lines again and again in the stack.
+            key = tuple(dict.fromkeys((frame.filename, frame.lineno) for frame in frames))
             found.setdefault(key, []).append(op)
     return found
 
@@ -72,15 +81,18 @@ def _loops_around(stack: tuple[tuple[str, int], ...]) -> Iterator[tuple[Place, a
 
 
 def _loop_at(file: str, line: int) -> ast.AST | None:
-    tree = tree_of_file(file)
-    if tree is None:
-        return None
     around = [
         node
-        for node in ast.walk(tree)
-        if isinstance(node, _LOOPS) and node.lineno <= line <= (node.end_lineno or node.lineno) and _in_body(node, line)
+        for node in _loops_of(file)
+        if node.lineno <= line <= (node.end_lineno or node.lineno) and _in_body(node, line)
     ]
     return max(around, key=lambda node: node.lineno, default=None)
+
+
+@functools.lru_cache(maxsize=256)
+def _loops_of(file: str) -> tuple[Any, ...]:
+    tree = tree_of_file(file)
+    return tuple(node for node in ast.walk(tree) if isinstance(node, _LOOPS)) if tree is not None else ()
 
 
 def _in_body(node: ast.AST, line: int) -> bool:
@@ -88,7 +100,9 @@ def _in_body(node: ast.AST, line: int) -> bool:
     if isinstance(node, _COMPREHENSIONS):
         return True
     body = node.body  # type: ignore[attr-defined]
-    return body[0].lineno <= line <= (body[-1].end_lineno or body[-1].lineno) or (isinstance(node, ast.While) and line == node.lineno)
+    return body[0].lineno <= line <= (body[-1].end_lineno or body[-1].lineno) or (
+        isinstance(node, ast.While) and line == node.lineno
+    )
 
 
 def _threshold(node: ast.AST | None) -> int:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.python.util import pywrap_xla_ops
 
 from modetrain.inspect import graphs, lines
-from modetrain.inspect.finding import Finding, Place, finding
+from modetrain.inspect.finding import Finding, finding
 
 _PYTHON = ("PyFunc", "EagerPyFunc", "PyFuncStateless")
 _STATEFUL = re.compile(
@@ -27,6 +27,7 @@ _SELECTS = re.compile(
     r"Where|Unique\w*|NonMaxSuppression\w*|DynamicPartition|ListDiff|SetSize|DenseToDenseSetOperation|Ragged\w+|Sparse(Slice|Reorder"
     r"|Concat|Add|FillEmptyRows)\w*|StringSplit\w*|CombinedNonMaxSuppression|GenerateBoundingBoxProposals"
 )
+_WIDE = (tf.float64, tf.complex128)
 # Operations whose result has the shape that some of their inputs say: which inputs.
 _SHAPED_BY = {
     "Reshape": (1,),
@@ -98,13 +99,15 @@ def _for_xla(op: tf.Operation, target: str, prints: bool) -> Iterator[Finding]:
         return
     if _SELECTS.fullmatch(kind) and _unknown(op):
         yield from _at(op, "MT504", f"operation {kind}: the size of its result depends on values", target)
-    elif kind in _SHAPED_BY and _unknown(op) and any(
-        _depends_on_data(op.inputs[index]) for index in _SHAPED_BY[kind] if index < len(op.inputs)
+    elif (
+        kind in _SHAPED_BY
+        and _unknown(op)
+        and any(_depends_on_data(op.inputs[index]) for index in _SHAPED_BY[kind] if index < len(op.inputs))
     ):
         yield from _at(op, "MT504", f"operation {kind}: its shape {_shapes(op)} is computed from data", target)
     elif kind not in _NOT_COMPILED and kind not in _compilable() and kind not in _PYTHON:
         yield from _at(op, "MT505", f"XLA has no operation {kind}", target)
-    elif target == "tpu" and any(tensor.dtype in (tf.float64, tf.complex128) for tensor in op.outputs):
+    elif target == "tpu" and any(tensor.dtype in _WIDE for tensor in op.outputs) and not lines.made_by_modetrain(op):
         yield from _at(op, "MT506", f"operation {kind} computes in {op.outputs[0].dtype.name}", target)
 
 
@@ -129,7 +132,9 @@ def _is_of_gradient(op: tf.Operation) -> bool:
 
 
 def _unknown(op: tf.Operation) -> bool:
-    return any(not tensor.shape.is_fully_defined() for tensor in op.outputs if tensor.dtype not in (tf.variant, tf.resource))
+    return any(
+        not tensor.shape.is_fully_defined() for tensor in op.outputs if tensor.dtype not in (tf.variant, tf.resource)
+    )
 
 
 def _shapes(op: tf.Operation) -> str:
@@ -138,7 +143,7 @@ def _shapes(op: tf.Operation) -> str:
 
 def _depends_on_data(tensor: tf.Tensor) -> bool:
     """Whether a tensor is computed from values, and not from shapes alone."""
-    if tf.get_static_value(tensor) is not None:
+    if tf.get_static_value(tensor) is not None or _is_bounded_to_one(tensor):
         return False
     pending, seen = [tensor.op], set()
     while pending:
@@ -152,6 +157,15 @@ def _depends_on_data(tensor: tf.Tensor) -> bool:
     return False
 
 
-def place_of_first(ops: Iterator[tf.Operation]) -> Place | None:
-    """The user's line of the first operation that has one."""
-    return next((place for op in ops if (place := lines.of_op(op)) is not None), None)
+def _is_bounded_to_one(tensor: tf.Tensor) -> bool:
+    """Whether it is minimum(n, maximum(n, ...)): `bincount` with minlength and maxlength equal."""
+    bounds = {}
+    for _ in range(4):
+        op = tensor.op
+        if op.type in ("Minimum", "Maximum"):
+            constants = [tf.get_static_value(one) for one in op.inputs]
+            bounds[op.type] = next((int(one) for one in constants if one is not None), None)
+            tensor = next((one for one, value in zip(op.inputs, constants, strict=True) if value is None), op.inputs[0])
+        elif op.inputs:
+            tensor = op.inputs[0]
+    return len(bounds) == 2 and bounds["Minimum"] == bounds["Maximum"] is not None

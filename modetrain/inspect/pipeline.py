@@ -83,7 +83,9 @@ def _of_source(recipe: Recipe) -> Iterator[Finding]:
         file = function.__code__.co_filename
         for node in functions_in(file):
             lines_ = node.lineno, node.end_lineno  # type: ignore[attr-defined]
-            if function.__code__.co_firstlineno in range(lines_[0] - 5, lines_[0] + 1) and function.__name__ == getattr(node, "name", ""):
+            if function.__code__.co_firstlineno in range(lines_[0] - 5, lines_[0] + 1) and function.__name__ == getattr(
+                node, "name", ""
+            ):
                 yield from _of_calls(node, file)
 
 
@@ -100,20 +102,30 @@ def _of_calls(tree: ast.AST, file: str) -> Iterator[Finding]:
 
 def _order(function: ast.Attribute, args: Sequence[ast.expr], given: Mapping[str | None, ast.expr]) -> str | None:
     name = function.attr
-    if name == "shuffle" and "seed" not in given and len(args) < 2 and _may_be_dataset(function.value) and (args or "buffer_size" in given):
+    if (
+        name == "shuffle"
+        and "seed" not in given
+        and len(args) < 2
+        and _may_be_dataset(function.value)
+        and (args or "buffer_size" in given)
+    ):
         return "shuffle() without a seed"
     if name == "list_files" and "seed" not in given and not _is_false(given.get("shuffle")) and len(args) < 2:
         return "list_files() shuffles, without a seed"
     if name in ("map", "interleave", "batch", "padded_batch") and _is_false(given.get("deterministic")):
         return f"{name}(deterministic=False)"
-    if name in ("sample_from_datasets", "rejection_resample", "random") and "seed" not in given and "data" in ast.unparse(function.value):
+    if (
+        name in ("sample_from_datasets", "rejection_resample", "random")
+        and "seed" not in given
+        and "data" in ast.unparse(function.value)
+    ):
         return f"{name}() without a seed"
     return None
 
 
 def _may_be_dataset(node: ast.expr) -> bool:
     text = ast.unparse(node)
-    return not text.split("(")[0].split(".")[0] in ("random", "np", "numpy", "rng", "tf") or ".data." in text
+    return text.split("(")[0].split(".")[0] not in ("random", "np", "numpy", "rng", "tf") or ".data." in text
 
 
 def _is_false(node: ast.expr | None) -> bool:

@@ -76,7 +76,7 @@ class _Search:
     def add_object(self, expression: str, thing: Any) -> None:
         if self._is_new(thing):
             self.found.objects[expression] = thing
-            for name, value in list(_attributes(thing).items()):
+            for name, value in list(attributes_of(thing).items()):
                 self.consider(f"{expression}.{name}", value)
 
     def consider(self, expression: str, value: Any, owner: Any = None) -> None:
@@ -145,7 +145,7 @@ class _Search:
             if is_users_object(inner) and self._is_new(inner):
                 self.found.objects[expression if inner is layer else f"{expression}/{inner.name}"] = inner
                 self.consider(expression, type(inner).call, inner)
-                for name, value in list(_attributes(inner).items()):
+                for name, value in list(attributes_of(inner).items()):
                     if not name.startswith("_"):
                         self.consider(f"{expression}.{name}", value)
 
@@ -155,11 +155,10 @@ class _Search:
                 if name in vars(thing):
                     self.consider(f"{expression}.{name}", vars(thing)[name])
                 continue
+            # Of every class that has it: `super()` leads from one to the next.
             for cls in thing.__mro__ if isinstance(thing, type) else type(thing).__mro__:
-                if name in vars(cls):
-                    if is_users(_file_of(cls)):
-                        self.consider(f"{expression}.{name}", vars(cls)[name], None if thing is cls else thing)
-                    break
+                if name in vars(cls) and is_users(_file_of(cls)):
+                    self.consider(f"{expression}.{name}", vars(cls)[name], None if thing is cls else thing)
         if isinstance(thing, type) and "__init__" in vars(thing):
             self.consider(expression, vars(thing)["__init__"])
 
@@ -199,7 +198,8 @@ def _file_of(cls: type) -> str:
     return file or "<none>"
 
 
-def _attributes(thing: Any) -> dict[str, Any]:
+def attributes_of(thing: Any) -> dict[str, Any]:
+    """The attributes of an object itself, those in slots included."""
     if isinstance(thing, (type, types.ModuleType)):
         return {}
     found = dict(getattr(thing, "__dict__", {}))
@@ -217,7 +217,7 @@ def _slots(cls: type) -> tuple[str, ...]:
 
 def _wrapped(value: Any) -> Any:
     """The Python function inside a `tf.function` or an `lru_cache`."""
-    if isinstance(value, type) or isinstance(value, types.ModuleType):
+    if isinstance(value, (type, types.ModuleType)):
         return None
     for name in ("python_function", "__wrapped__"):
         try:

@@ -8,6 +8,8 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+from modetrain.inspect.reach import tree_of
+
 _MISSING = object()
 
 
@@ -39,7 +41,16 @@ class Scope:
             names["recipe"] = recipe
         if owner is not None and code.co_argcount:
             names[code.co_varnames[0]] = owner
-        return cls(names=names, recipe=recipe)
+        scope = cls(names=names, recipe=recipe)
+        tree = tree_of(function)
+        for node in ast.walk(tree) if tree is not None else ():  # `recipe = run.recipe`
+            if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+                value = scope.value(node.value)
+                if known(value):
+                    names[node.targets[0].id] = value
+                elif not isinstance(node.value, ast.Constant):
+                    names.pop(node.targets[0].id, None)
+        return scope
 
     def value(self, node: ast.AST) -> Any:
         """What an expression is now, without calling anything; `_MISSING` (see `known`) where that cannot be told."""
@@ -54,7 +65,8 @@ class Scope:
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
             owner = self.value(node.value)
             try:
-                return owner[node.slice.value] if isinstance(owner, (dict, list, tuple)) else _MISSING
+                key: Any = node.slice.value
+                return owner[key] if isinstance(owner, (dict, list, tuple)) else _MISSING
             except (KeyError, IndexError, TypeError):
                 return _MISSING
         return _MISSING

@@ -23,7 +23,13 @@ from modetrain.inspect.traces import Traces
 _CLIPS = {"clip_by_global_norm", "clip_by_norm", "clip_by_value", "clip_by_average_norm", "clip"}
 _ALWAYS = {"clip_by_global_norm"}
 _MOMENTS = {"moments", "weighted_moments", "normalize_moments", "fused_batch_norm", "batch_normalization"}
-_ASSIGNS = {"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp", "ResourceScatterUpdate", "ResourceScatterAdd"}
+_ASSIGNS = {
+    "AssignVariableOp",
+    "AssignAddVariableOp",
+    "AssignSubVariableOp",
+    "ResourceScatterUpdate",
+    "ResourceScatterAdd",
+}
 
 
 def look(steps: Steps, reached: Reached, seen: Traces) -> Iterator[Finding]:
@@ -59,7 +65,13 @@ def _of_source(steps: Steps, reached: Reached, seen: Traces) -> Iterator[Finding
 
 
 def _of_call(node: ast.Call, place: Place, scope: Scope, gradients: set[str]) -> Iterator[Finding]:
-    name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id if isinstance(node.func, ast.Name) else ""
+    name = (
+        node.func.attr
+        if isinstance(node.func, ast.Attribute)
+        else node.func.id
+        if isinstance(node.func, ast.Name)
+        else ""
+    )
     text = ast.unparse(node)
     if name in _ALWAYS or (name in _CLIPS and any(one in gradients for one in _names(node))):
         yield finding("MT703", place, f"{name} on this replica's gradients", evidence="source")
@@ -91,7 +103,9 @@ def _names_of_gradients(tree: ast.AST) -> set[str]:
 
 def _takes_gradients(node: ast.AST) -> bool:
     return any(
-        isinstance(one, ast.Call) and isinstance(one.func, ast.Attribute) and one.func.attr in ("gradient", "jacobian", "gradients")
+        isinstance(one, ast.Call)
+        and isinstance(one.func, ast.Attribute)
+        and one.func.attr in ("gradient", "jacobian", "gradients")
         for one in ast.walk(node)
     )
 
@@ -115,7 +129,11 @@ def _is_batch_size(node: ast.expr, scope: Scope, steps: Steps) -> bool:
 def _layers(steps: Steps) -> Iterator[Finding]:
     for model in steps.recipe.models():
         for layer in model._flatten_layers(include_self=False, recursive=True):
-            if isinstance(layer, keras.layers.BatchNormalization) and not layer.synchronized and not steps.mode.sync_batch_norm:
+            if (
+                isinstance(layer, keras.layers.BatchNormalization)
+                and not layer.synchronized
+                and not steps.mode.sync_batch_norm
+            ):
                 what = f"layer {layer.name} is not synchronised (mode.sync_batch_norm=false)"
                 yield finding("MT702", steps.place, what, evidence="layers of the model")
 
@@ -128,21 +146,13 @@ def _of_graph(graph: tf.Graph) -> Iterator[Finding]:
     for op in graphs.operations(graph):
         place = None
         if op.type in _ASSIGNS and not lines.made_by_layer(op):
-            place = _of_user(op)
+            place = None if lines.made_by_modetrain(op) else lines.of_op(op)
             if place is not None and _reads(op.inputs[-1], batches):
-                yield finding("MT704", place, "what is assigned depends on the batch", evidence="operations of the graph")
+                yield finding(
+                    "MT704", place, "what is assigned depends on the batch", evidence="operations of the graph"
+                )
         elif is_stateful(op) and (place := lines.of_op(op)) is not None:
             yield finding("MT705", place, f"operation {op.type}", evidence="operations of the graph")
-
-
-def _of_user(op: tf.Operation) -> Place | None:
-    """The user's line, unless modetrain made the operation on behalf of it: an optimizer's update is meant to be."""
-    for frame in lines.inside_trace(list(op.traceback)):
-        if lines.is_users(frame.filename):
-            return Place(file=frame.filename, line=frame.lineno)
-        if lines.is_modetrains(frame.filename):
-            return None
-    return None
 
 
 def _reads(tensor: tf.Tensor, inputs: set[str]) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from modetrain.callbacks import Callback
-from modetrain.inspect.finding import Finding, finding
+from modetrain.inspect.finding import Finding, finding, shown_path
 from modetrain.inspect.reach import reached
 from modetrain.inspect.start import place_of_method, place_of_read
 from modetrain.inspect.state import Change, State, changes
@@ -35,7 +35,7 @@ class StalePython(Callback):
 
     def look(self, run):
         for one in self._watch.changed() if self._watch is not None else ():
-            self._say(f"WARNING: step {run.step}: {one.place.file}:{one.line}: {one.code} {one.what}")
+            self._say(f"WARNING: step {run.step}: {shown_path(one.file)}:{one.line}: {one.code} {one.what}")
 
     def end(self, run):
         self.look(run)
@@ -52,22 +52,28 @@ class Watch:
         self._recipe = recipe
         self._reach = reached(recipe, ["train_step"])
         self._state = State.of(recipe, self._reach)
-        self._look = self._state.look()
+        self._traced = self._state.look()
+        self._known: set[str] = set()
 
     def changed(self) -> list[Finding]:
-        """What has changed since the last time this was asked; each change is told once."""
-        look = self._state.look()
-        found = changes(self._look, look)
-        self._look = look
-        return [self._told(change) for change in found if change.kind in _KINDS and self._is_read(change)]
+        """What is not as it was when the watch began; each expression is told once."""
+        found = [
+            change
+            for change in changes(self._traced, self._state.look())
+            if change.kind in _KINDS and change.expression not in self._known and self._is_read(change)
+        ]
+        self._known |= {change.expression for change in found}
+        return [self._told(change) for change in found]
 
     def _is_read(self, change: Change) -> bool:
-        name = _last_name(change.expression)
-        return change.kind == "layer" or name in self._reach.names
+        if change.kind == "layer":  # of a layer that is still there
+            return change.before is not None and change.after is not None
+        return _last_name(change.expression) in self._reach.names
 
     def _told(self, change: Change) -> Finding:
         place = place_of_read(change.expression, self._reach) or place_of_method(self._recipe, "train_step")
-        what = f"{change.described()} since the step was traced; the compiled step goes on with the old value"
+        before, after = (one.shown if one is not None else "not there" for one in (change.before, change.after))
+        what = f"{change.expression} was {before} when the step was traced and is {after} now: the compiled step keeps {before}"
         return finding(_CODES.get(change.kind, "MT401"), place, what, evidence="the running job")
 
 

@@ -93,7 +93,10 @@ def _leaves_no_doubt(change: Change) -> bool:
         return False
     if change.kind == "container":
         return change.after.token[0] == "sequence"
-    numbers = [isinstance(one.token, str) or (isinstance(one.token, tuple) and one.token[0] in ("int", "float")) for one in (change.before, change.after)]
+    numbers = [
+        isinstance(one.token, str) or (isinstance(one.token, tuple) and one.token[0] in ("int", "float"))
+        for one in (change.before, change.after)
+    ]
     return change.kind == "plain" and all(numbers)
 
 
@@ -109,7 +112,9 @@ def place_of_change(expression: str, reach: Reached) -> Place | None:
     if not names:
         return None
     for function, node in nodes_of(reach.functions):
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+        )
         if isinstance(node, ast.Call):
             inner = node.func.value if isinstance(node.func, ast.Attribute) else None
             targets = [*([inner] if inner is not None else []), *node.args]  # a method of it, or next(it)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -21,7 +21,7 @@ from modetrain.recipe import Recipe
 from modetrain.replicas import Replicas
 
 Batch = Mapping[str, Any]
-Concrete = tf.types.experimental.ConcreteFunction
+Concrete: TypeAlias = "tf.types.experimental.ConcreteFunction"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

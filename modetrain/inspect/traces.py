@@ -80,7 +80,15 @@ def _trace(steps: Steps, reached: Reached) -> _Trace:
             concrete = steps.trace(steps.batches[0])
         except Exception as failed:
             error = failed
-    return _Trace(concrete=concrete, error=error, changes=blame.changes, calls=calls, retraces=retraces, ran=frozenset(blame.ran), lasting=blame.lasting)
+    return _Trace(
+        concrete=concrete,
+        error=error,
+        changes=blame.changes,
+        calls=calls,
+        retraces=retraces,
+        ran=frozenset(blame.ran),
+        lasting=blame.lasting,
+    )
 
 
 def _findings(steps: Steps, first: _Trace, second: _Trace | None) -> Iterator[Finding]:
@@ -105,7 +113,9 @@ def _findings(steps: Steps, first: _Trace, second: _Trace | None) -> Iterator[Fi
             if harmless and not _concerns(change.expression, again):  # set on first use, and the same ever since
                 continue
         explained = True
-        yield finding(CODE_OF_CHANGE[change.kind], place, change.described(), evidence="state before and after each line")
+        yield finding(
+            CODE_OF_CHANGE[change.kind], place, change.described(), evidence="state before and after each line"
+        )
     if differs is not None and not explained:
         yield finding("MT304", differs.place or steps.place, differs.what, evidence="two traces compared")
 

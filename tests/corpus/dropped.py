@@ -59,7 +59,9 @@ class LabelOutOfRange(Tiny):
 class KerasLabelOutOfRange(Tiny):
     def losses(self, batch):
         logits = self.logits(batch)
-        return keras.losses.sparse_categorical_crossentropy(batch["label"] * 2, logits, from_logits=True)  # expect MT602
+        return keras.losses.sparse_categorical_crossentropy(  # expect MT602
+            batch["label"] * 2, logits, from_logits=True
+        )
 
 
 class DividesByZero(Tiny):

@@ -55,4 +55,6 @@ class ShufflesUnseeded(Tiny):
 class MapsInAnyOrder(Tiny):
     def __init__(self, **given):
         super().__init__(**given)
-        self.extra = tf.data.Dataset.range(10).map(lambda n: n, num_parallel_calls=2, deterministic=False)  # expect MT803
+        self.extra = tf.data.Dataset.range(10).map(  # expect MT803
+            lambda n: n, num_parallel_calls=2, deterministic=False
+        )

@@ -85,5 +85,7 @@ class AppliesByHand(Shared):
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(self.losses(batch))
         gradients = tape.gradient(loss, self.model.trainable_variables)
-        self.keras_optimizer.apply_gradients(zip(gradients, self.model.trainable_variables, strict=True))  # expect MT706
+        self.keras_optimizer.apply_gradients(  # expect MT706
+            zip(gradients, self.model.trainable_variables, strict=True)
+        )
         return {"loss": loss}
