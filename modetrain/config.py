@@ -23,6 +23,7 @@ from modetrain.settings import (
     CompareSettings,
     DataSettings,
     InitFromSettings,
+    InspectSettings,
     NonfiniteSettings,
     OptimizerSettings,
     Settings,
@@ -149,6 +150,7 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         watchdog=WatchdogSettings(**config["watchdog"]),
         stop_after=seconds(config["stop_after"]),
         compare=CompareSettings(**compare),
+        inspect=InspectSettings(**config["inspect"]),
         notes=notes,
         resolved=config,
     )

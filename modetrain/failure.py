@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from modetrain import run_folder
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.data import Block
+from modetrain.inspect.guards import GuardError
 from modetrain.nonfinite import Finding
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def explain(run: Trainer, method: str, block: Block | None, step: Callable[[], i
     except Exception as error:
         if sentence := plain_sentence(error):
             error.add_note(f"modetrain: {sentence}")
-        failed = step()
+        failed = error.step if isinstance(error, GuardError) else step()
         where = (
             f"evaluation batch {failed + 1} after step {run.step}" if method == "eval_step" else f"step {failed + 1}"
         )

@@ -38,7 +38,7 @@ class Key:
       help: what it is, in a few words.
       example: a value to propose where a wrong one was given.
       optional: whether it may be null.
-      choices: the only values, for a `str`; or the words that an `int` or a `list` may be instead.
+      choices: the only values, for a `str`; or the words that an `int`, a `bool` or a `list` may be instead.
       at_least, above, at_most, below: bounds of a number.
       each: what the values of a `list` are; None for anything.
       shortest: least length of a `list`.
@@ -96,7 +96,7 @@ class Key:
         if value is None:
             return self.optional
         if self.kind == "bool":
-            return isinstance(value, bool)
+            return isinstance(value, bool) or (isinstance(value, str) and value in self.choices)
         if self.kind == "str":
             some = value != "" or self.lenient
             return isinstance(value, str) and some and (not self.choices or value in self.choices)

@@ -16,6 +16,7 @@ from modetrain.settings import (
     CompareSettings,
     DataSettings,
     InitFromSettings,
+    InspectSettings,
     NonfiniteSettings,
     OptimizerSettings,
     WatchdogSettings,
@@ -127,7 +128,10 @@ KEYS: Mapping[str, Key] = {
         kind="float", help="seconds between signs of life in heartbeat.json; 0 is off", example=10.0, at_least=0
     ),
     "do.name": Key(
-        kind="str", help="what is done with the run", example="train", choices=("train", "evaluate", "compare")
+        kind="str",
+        help="what is done with the run",
+        example="train",
+        choices=("train", "evaluate", "compare", "inspect"),
     ),
     "compare.modes": Key(
         kind="list",
@@ -152,6 +156,20 @@ KEYS: Mapping[str, Key] = {
         example=2,
         at_least=2,
         at_most=1024,
+    ),
+    "inspect.at_start": Key(
+        kind="bool",
+        help="a graph or xla run says what tracing changes",
+        example=False,
+        common=True,
+        also=("inspect_at_start", "lint"),
+    ),
+    "inspect.target": Key(
+        kind="str",
+        help="what do=inspect judges by; null is the mode's own",
+        example="tpu",
+        optional=True,
+        choices=("graph", "xla", "tpu"),
     ),
     "data.name": Key(
         kind="str",
@@ -360,6 +378,13 @@ KEYS: Mapping[str, Key] = {
     "mode.deterministic": Key(kind="bool", help="only kernels that repeat bit by bit", example=True, common=True),
     "mode.strict": Key(kind="bool", help="graph bitwise equal to eager", example=True, common=True),
     "mode.debug_data": Key(kind="bool", help="breakpoints work inside Dataset.map", example=True, common=True),
+    "mode.guards": Key(
+        kind="bool",
+        help="raise the errors that XLA drops; auto is under XLA",
+        example=True,
+        choices=("auto",),
+        also=("guards", "bounds_checks"),
+    ),
     "callbacks.log.every": _every("log lines and points in TensorBoard", 1),
     "callbacks.evaluate.every": _every("evaluations", 0),
     "callbacks.checkpoint.every": _every("checkpoints", 0),
@@ -399,6 +424,7 @@ DATACLASSES: Mapping[str, type] = {
     "data": DataSettings,
     "optimizer": OptimizerSettings,
     "mode": Mode,
+    "inspect": InspectSettings,
 }
 FREE = ("recipe", "model")  # sections whose keys are the arguments of their `_target_`
 SECTIONS = tuple(dict.fromkeys([*(key.split(".")[0] for key in KEYS), *FREE, "debug"]))
