@@ -75,7 +75,7 @@ def test_a_block_of_another_shape_is_traced_once(make_program):
     _, program, block = make_program("graph")
     short = dataclasses.replace(block, arrays={name: array[:, :, :, :3] for name, array in block.arrays.items()})
     for blocks in (block, short, block, short):
-        assert program(blocks, 0, 2).shape == (2, 1, 3, 2)
+        assert program(blocks, 0, 2).shape == (2, 1, len(program.names), 2)
     assert program.traces == 2
 
 
@@ -87,7 +87,7 @@ def test_rows_hold_what_each_step_returned(mode, make_program):
 
     _, program, block = make_program(mode, Numbered)
     rows = program(moved(block, 40), 2, 6)[:, 0]
-    assert program.names == ["step", "index", "grad_norm"]
+    assert program.names[:3] == ["step", "index", "grad_norm"]
     assert rows[:, 0, 0].tolist() == [8 * n for n in (42, 43, 44, 45)]
     assert rows[:, 1, 0].tolist() == block.arrays["index"].numpy()[2:6, 0, 0].sum(axis=1).tolist()
     assert rows[:, :2, 1].tolist() == [[8, 8]] * 4
