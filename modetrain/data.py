@@ -107,8 +107,8 @@ class Data:
       seed: the run's seed.
       prepare: `Recipe.prepare`.
       cut: how a training batch is cut.
-      debug: prepare training batches in this thread, one at a time and only when they are needed, so that a breakpoint
-        in `prepare` stops on the values of the batch that the next step gets.
+      debug: prepare batches in this thread, one at a time and only when they are needed, so that a breakpoint in
+        `prepare` stops on the values of the batch that the next step gets.
 
     Attributes:
       source: as given.
@@ -160,7 +160,12 @@ class Data:
         return self._train_batch(tf.constant(step, tf.int64))
 
     def steps_that_fit(self) -> int:
-        """What `mode.steps_per_call=auto` comes to: as many training batches as fit 64 MiB, at most 100."""
+        """What `mode.steps_per_call=auto` comes to: as many training batches as fit 64 MiB, at most 100.
+
+        1 where batches are debugged: none is prepared before a step needs it, not even to tell how large it is.
+        """
+        if self._debug:
+            return 1
         batch = self.batch(0)
         size = sum(int(np.prod(t.shape.as_list())) * t.dtype.size for t in batch.values())
         size = size * self.cut.local // self.cut.replicas
@@ -193,19 +198,34 @@ class Data:
             batch = self._gather(self._eval, rows)
             return self._prepared(batch, index, training=False)
 
-        def of_round(number):
+        def of_round(number, prepared=prepared):
             # A block is filled up beyond the last full batch, with examples that are not counted.
             batches = [prepared(tf.minimum(number * count + first + i, full - 1), batch_size) for i in range(local)]
             return {name: tf.stack([batch[name] for batch in batches])[tf.newaxis] for name in batches[0]}
 
-        if full:
-            arrays_of_blocks = (
+        def in_python():
+            last: dict[int, dict[str, tf.Tensor]] = {}
+
+            def once(index, examples):  # what fills a block up is not prepared again
+                if int(index) not in last:
+                    last.clear()
+                    last[int(index)] = prepared(index, examples)
+                return last[int(index)]
+
+            for start in range(0, rounds, length):
+                batches = [of_round(tf.constant(start + n, tf.int64), once) for n in range(length)]
+                yield {name: tf.stack([batch[name] for batch in batches]) for name in batches[0]}
+
+        def in_pipeline():
+            return (
                 tf.data.Dataset.range(-(-rounds // length) * length)
                 .map(of_round, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
                 .batch(length, drop_remainder=True)
                 .prefetch(2)
             )
-            for number, arrays in enumerate(arrays_of_blocks):
+
+        if full:
+            for number, arrays in enumerate(in_python() if self._debug else in_pipeline()):
                 here = (
                     np.arange(number * length, (number + 1) * length)[:, np.newaxis] * count + np.arange(local) + first
                 )

@@ -188,6 +188,29 @@ def test_debugged_data_is_prepared_in_python_when_a_step_needs_it(make_data):
             same({name: array[index, 0, 0] for name, array in found.arrays.items()}, plain.batch(found.first + index))
 
 
+def test_debugged_evaluation_is_prepared_in_python_when_it_is_needed(make_data):
+    """The same batches, with values in `prepare`, each once: those that fill a block up are not prepared again."""
+    seen = []
+
+    def prepare(batch, *, seed, training):
+        seen.append((tf.executing_eagerly(), training))
+        return {**batch, "noise": tf.random.stateless_uniform([len(batch["index"])], seed)}
+
+    data = make_data(prepare=prepare, debug=True, eval_batch_size=4)
+    assert data.steps_that_fit() == 1
+    blocks = data.eval_blocks(2)
+    assert seen == []
+    found = [next(blocks)]
+    assert seen == [(True, False)] * 2
+    found += blocks
+    assert seen == [(True, False)] * 6, "5 full batches and a short one"
+    plain = list(make_data(prepare=prepare, eval_batch_size=4).eval_blocks(2))
+    for debugged, other in zip(found, plain, strict=True):
+        assert (debugged.first, debugged.length) == (other.first, other.length)
+        same(debugged.arrays, other.arrays)
+        np.testing.assert_array_equal(debugged.counted, other.counted)
+
+
 # --- evaluation ------------------------------------------------------------------------------------------------------
 
 
