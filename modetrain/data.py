@@ -146,14 +146,14 @@ class Data:
             )
         with tf.device("CPU:0"):  # where the input pipeline gathers from
             self._train = {name: tf.constant(array) for name, array in source.train.items()}
-            self._eval = self._train if settings.overfit else {k: tf.constant(v) for k, v in source.eval.items()}
+            self._eval = {} if settings.overfit else {k: tf.constant(v) for k, v in source.eval.items()}
 
     @property
     def eval_examples(self) -> int:
         """Examples that one evaluation sees."""
         size = self._overfit_examples if self.settings.overfit else _size(self.source.eval)
         batches = self.settings.eval_batches
-        return size if batches is None else min(size, batches * self.settings.eval_batch_size)
+        return size if batches is None else min(size, batches * self._eval_batch_size)
 
     def batch(self, step: int) -> dict[str, tf.Tensor]:
         """The training batch of one step: per feature a tensor [batch_size, ...]."""
@@ -185,18 +185,21 @@ class Data:
             first += length
 
     def eval_blocks(self, length: int) -> Iterator[Block]:
-        """Blocks of up to `length` evaluation batches a replica: all of one shape, but for the last batch where it is short."""
-        size, batch_size = self.eval_examples, self.settings.eval_batch_size
+        """Blocks of up to `length` evaluation batches a replica: all of one shape, but for the last batch where it is short.
+
+        With `overfit` they are the very batches trained on, as large and prepared alike.
+        """
+        size, batch_size = self.eval_examples, self._eval_batch_size
         full, rest = divmod(size, batch_size)
         count, first, local = self.cut.replicas, self.cut.first, self.cut.local
         rounds = -(-full // count)  # in a round every replica evaluates a batch
         length = max(1, min(length, rounds))
 
         def prepared(index, examples):
+            if self.settings.overfit:
+                return self._train_batch(index)
             positions = index * batch_size + tf.range(examples, dtype=tf.int64)
-            rows = self._train_rows(positions) if self.settings.overfit else positions
-            batch = self._gather(self._eval, rows)
-            return self._prepared(batch, index, training=False)
+            return self._prepared(self._gather(self._eval, positions), index, training=False)
 
         def of_round(number, prepared=prepared):
             # A block is filled up beyond the last full batch, with examples that are not counted.
@@ -286,6 +289,10 @@ class Data:
     @property
     def _overfit_examples(self) -> int:
         return self.settings.overfit * self.settings.batch_size
+
+    @property
+    def _eval_batch_size(self) -> int:
+        return self.settings.batch_size if self.settings.overfit else self.settings.eval_batch_size
 
     def _train_rows(self, positions: tf.Tensor) -> tf.Tensor:
         """Rows of the training arrays for positions (int64) in the endless stream of training examples."""

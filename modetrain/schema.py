@@ -139,7 +139,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "data.overfit": Key(
         kind="int",
-        help="so many training batches again and again, and evaluation sees them too; 0 is off",
+        help="so many training batches again and again, and evaluation sees them too, augmented alike; 0 is off",
         example=1,
         at_least=0,
         also=("overfit_batches",),

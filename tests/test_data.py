@@ -260,3 +260,18 @@ def test_overfitting_repeats_the_first_batches_and_evaluation_sees_them(make_dat
     assert [n for batch in batches for n in numbers(batch)] == first[0] + first[1]
     for batch in batches:
         np.testing.assert_array_equal(batch["image"], source.train["image"][batch["index"]])
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_overfitting_evaluates_the_very_batches_trained_on(make_data, debug):
+    """Augmented with the same draws: else a loss of zero in training would not be one in evaluation."""
+
+    def prepare(batch, *, seed, training):
+        count = batch["index"].shape[0]
+        return {**batch, "noise": tf.random.stateless_uniform([count], seed), "training": tf.fill([count], training)}
+
+    data = make_data(prepare=prepare, overfit=2, eval_batch_size=6, debug=debug)
+    batches = [batch for _, batch in evaluated(data, 3)]
+    assert len(batches) == 2
+    for step, batch in enumerate(batches):
+        same(batch, data.batch(step))
