@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -162,7 +163,7 @@ class Trainer:
         blocks, begun = self.data.eval_blocks(self.steps_per_call), 0
         with self.clock.book("eval"), self.recipe.averaged():
             while True:
-                with explain(self, "prepare", None, lambda begun=begun: begun, evaluating=True):
+                with explain(self, "prepare", None, functools.partial(int, begun), evaluating=True):
                     block = next(blocks, None)
                 if block is None:
                     break
