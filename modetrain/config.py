@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from modetrain import overrides, paths, rules, run_folder, schema, targets, values
+from modetrain import members, overrides, paths, rules, run_folder, schema, targets, values
 from modetrain.compose import Composition, compose
 from modetrain.errors import ConfigError
 from modetrain.key import text
@@ -77,6 +78,7 @@ def _own_problems(composition: Composition, code: SourceText, folders: Sequence[
     for section, node in own.items():
         yield from targets.check(section, node, code, given=composition.given)
         declared |= targets.declared(section, node, code)
+    yield from _class_problems(composition, own, code)
     yield from values.free_problems(composition, declared)
     if own["recipe"]:
         choice = f"model={text(composition.choices.get('model'))}"
@@ -134,6 +136,31 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         notes=notes,
         resolved=config,
     )
+
+
+def _class_problems(composition: Composition, own: Mapping[str, Any], code: SourceText) -> Iterator[str]:
+    """What is wrong with the classes that are named: the recipe's, those of callbacks, the metrics they return."""
+    config, callbacks = composition.config, composition.config.get("callbacks") or {}
+    targets_of = {
+        section: node["_target_"]
+        for section, node in own.items()
+        if isinstance(node, Mapping) and isinstance(node.get("_target_"), str) and not node.get("_partial_")
+    }
+    evaluates = callbacks.get("evaluate") is not None
+    needed = [
+        *(["train_step"] if config["do"]["name"] != "evaluate" else []),
+        *(["eval_step"] if evaluates or config["do"]["name"] == "evaluate" else []),
+    ]
+    for section, target in targets_of.items():
+        given = composition.given(f"{section}._target_", target)
+        if section == "recipe":
+            yield from members.check_recipe(target, given, needed, code)
+        elif section.startswith("callbacks."):
+            yield from members.check_callback(target, given, code)
+    key = "callbacks.checkpoint.best"
+    metric = (callbacks.get("checkpoint") or {}).get("best")
+    if metric not in (None, schema.AUTO) and evaluates and config["do"]["name"] == "train" and "recipe" in targets_of:
+        yield from members.check_metric(targets_of["recipe"], metric, composition.given(key, metric), key, code)
 
 
 def _absolute(path: str, cwd: Path) -> Path:

@@ -254,7 +254,7 @@ def _callbacks(
                 best_value=restored.meta.get("best_value") if restored and kept else None,
             )
         )
-        if evaluate is None and save["best"] is not None:
+        if evaluate is None and save["best"] not in (None, "auto"):
             say(f"callbacks.checkpoint.best={save['best']}: nothing is evaluated, so no best checkpoint is kept")
     if profile and profile["at"] is not None:
         found.append(Profile(at=profile["at"], steps=profile["steps"]))

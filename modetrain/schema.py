@@ -16,6 +16,7 @@ from modetrain.settings import CompareSettings, DataSettings, OptimizerSettings
 from modetrain.sources import SOURCES
 
 MISSING = "???"  # how a YAML file says that a value has to be given
+AUTO = "auto"  # callbacks.checkpoint.best: whichever of accuracy and loss the evaluation returns
 
 
 def _every(what: str, at_least: int) -> Key:
@@ -139,7 +140,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "data.overfit": Key(
         kind="int",
-        help="so many training batches again and again, and evaluation sees them too, augmented alike; 0 is off",
+        help="so many training batches for ever, and evaluation sees them too, augmented alike; 0 is off",
         example=1,
         at_least=0,
         also=("overfit_batches",),
@@ -302,7 +303,10 @@ KEYS: Mapping[str, Key] = {
         kind="int", help="the last so many checkpoints are kept", example=3, at_least=1, common=True
     ),
     "callbacks.checkpoint.best": Key(
-        kind="str", help="evaluation metric whose best checkpoint is kept too", example="accuracy", optional=True
+        kind="str",
+        help="evaluation metric whose best checkpoint is kept too; auto is accuracy, else loss",
+        example="accuracy",
+        optional=True,
     ),
     "callbacks.profile.at": Key(
         kind="int",

@@ -301,6 +301,19 @@ def test_a_metric_that_is_not_there_is_named_with_those_that_are(make_trainer):
     assert "callbacks.checkpoint.best=null" in message
 
 
+@pytest.mark.parametrize(("name", "best"), [("accuracy", 4), ("loss", 2), ("recall", None)])
+def test_auto_is_accuracy_else_loss_else_none(tmp_path, make_trainer, name, best):
+    scores = Scores([0.5, 0.8], name)
+    trainer = make_trainer("graph", steps=4, callbacks=[scores, Checkpoint(every=2, best="auto")])
+    trainer.train()
+    assert ("best.npz" in kept(tmp_path)) is (best is not None)
+    if best is not None:
+        assert checkpoint.load(tmp_path / "checkpoints" / "best.npz").step == best
+    said = [line for line in trainer.said if "callbacks.checkpoint.best=auto" in line]
+    assert len(said) == 1
+    assert (f"best {name}" if best else "no accuracy and no loss") in said[0]
+
+
 @pytest.mark.parametrize("status", ["failed", "stopped"])
 def test_a_run_that_fails_saves_nothing_and_one_that_is_stopped_does(tmp_path, make_trainer, status):
     class End(Callback):

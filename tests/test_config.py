@@ -232,6 +232,8 @@ WRONG_WORDS = [
     (["recipe=gan", "recipe.samples=0"], ["at least 1, not 0", "recipe.samples=16"]),
     (["recipe=gan", "recipe.discriminator_speed=-1"], ["above 0, not -1", "recipe.discriminator_speed=1.0"]),
     (["recipe=gan", "model.latent=0"], ["at least 1, not 0"]),
+    # metrics that its text says it does not return
+    ([M, "callbacks.checkpoint.best=acuracy"], ["recipes.mnist.Digits returns loss, accuracy", "best=accuracy?"]),
     # models that a recipe cannot train
     ([M, "model=null"], ["model=null: recipes.mnist.Digits builds a model", "Type model=cnn or model=mlp."]),
     ([M, "~model"], ["model=null: recipes.mnist.Digits builds a model"]),
@@ -253,8 +255,12 @@ def test_a_wrong_command_line_is_refused(folder, capsys, words, expected):
 # --- files -----------------------------------------------------------------------------------------------------------
 
 RECIPE = "# @package _global_\nrecipe:\n  _target_: recipes.mine.Mine\n"
-ALONE = "class Mine:\n    def __init__(self, *, model, optimizer, info): ...\n"
-MINE = "from modetrain import Recipe\n\nclass Mine(Recipe):\n    pass\n"
+STEPS = "    def train_step(self, batch): ...\n    def eval_step(self, batch): ...\n"
+ALONE = (
+    "import modetrain\n\nclass Mine(modetrain.Recipe):\n    def __init__(self, *, model, optimizer, info): ...\n"
+    + STEPS
+)
+MINE = "from modetrain import Recipe\n\nclass Mine(Recipe):\n" + STEPS
 WITH = ["recipe=mine", "model=mlp"]
 
 WRONG_FILES = [
@@ -369,6 +375,31 @@ WRONG_FILES = [
         [M, "+callbacks.mine._target_=callback.Mine", "+callbacks.mine.every=often"],
         ["+callbacks.mine.every=often", "a whole number, not 'often'", "callbacks.mine.every=10"],
     ),
+    # classes without what the run needs
+    (
+        {"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": MINE.replace("train_step", "train_stp")},
+        WITH,
+        ["class Mine in recipes/mine.py:3 has no train_step", "Did you mean train_step, where it says train_stp?"],
+    ),
+    (
+        {
+            "conf/recipe/mine.yaml": RECIPE,
+            "recipes/mine.py": "from .base import Base\n\nclass Mine(Base):\n    def train_step(self, batch): ...\n",
+            "recipes/base.py": "import modetrain\n\nclass Base(modetrain.Recipe): ...\n",
+        },
+        WITH,
+        ["has no eval_step", "Write def eval_step(self, batch):"],
+    ),
+    (
+        {"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": MINE.replace("(Recipe)", "")},
+        WITH,
+        ["is no recipe, it does not derive from modetrain.Recipe. Write class Mine(modetrain.Recipe):"],
+    ),
+    (
+        {"callback.py": "class Mine:\n    def look(self, run): ...\n"},
+        [M, "+callbacks.mine._target_=callback.Mine"],
+        ["class Mine in callback.py:1 is no callback", "Write class Mine(modetrain.Callback):"],
+    ),
     # run folders
     ({"out": ""}, [M, "run_dir=out"], ["out is a file"]),
     ({"out": ""}, [M, "run_dir=out/deeper"], ["out is a file"]),
@@ -457,7 +488,8 @@ def test_values_arrive_as_typed(folder):
 
 
 def test_a_callback_can_be_switched_off_and_be_ones_own(folder):
-    write(folder, {"callback.py": "class Mine:\n    def __init__(self, *, every): ...\n"})
+    code = "import modetrain\n\nclass Mine(modetrain.Callback):\n    def __init__(self, *, every): ...\n"
+    write(folder, {"callback.py": code})
     words = [M, "callbacks.log=null", "~callbacks.profile", "+callbacks.mine._target_=callback.Mine"]
     settings = config.load([*words, "+callbacks.mine.every=3"], folder)
     assert set(settings.callbacks) == {"evaluate", "checkpoint", "mine"}
@@ -493,7 +525,7 @@ def test_the_users_files_come_before_the_shipped_ones(folder):
     [
         "from recipes.mnist import Digits as Mine",
         "import somewhere\n\nclass Mine(somewhere.Base): ...",
-        "class Mine:\n    def __init__(self, **anything): ...",
+        f"import modetrain\n\nclass Mine(modetrain.Recipe):\n    def __init__(self, **anything): ...\n{STEPS}",
         "from somewhere import *",
         "Mine = make_a_class()",
         "@wrapped\nclass Mine: ...",

@@ -9,6 +9,7 @@ from typing import Any
 
 from modetrain import checkpoint, run_folder
 from modetrain.callbacks import Callback
+from modetrain.callbacks.best import best_of
 from modetrain.errors import did_you_mean
 
 
@@ -19,7 +20,7 @@ class Checkpoint(Callback):
       every: steps between checkpoints; 0 or None for the end alone.
       keep: how many of the last are kept.
       best: evaluation metric by which the best is kept too; smaller is better where its name holds `loss` or `error`.
-        None keeps none.
+        None keeps none; `auto` is accuracy, else loss, whichever the evaluation returns.
       evaluate_every: steps between evaluations, which the best is chosen among.
       meta: kept with each checkpoint, to tell on resuming what has changed.
       best_value: of the run that is resumed.
@@ -72,6 +73,8 @@ class Checkpoint(Callback):
         if not run.replicas.chief:
             return
         with run.clock.book("checkpoint"):
+            if run.evaluated == run.step:
+                self._best = best_of(self._best, run.results["eval"], run.say)
             evaluated = self._best is not None and run.evaluated == run.step
             unknown = evaluated and self._best not in run.results["eval"]
             # Whatever is wrong with the metric's name, the steps made so far are not lost.
