@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from modetrain import members, overrides, paths, rules, run_folder, schema, targets, values
-from modetrain.compose import Composition, compose
+from modetrain.compose import Composition, compose, no_package_line
 from modetrain.errors import ConfigError
 from modetrain.key import text
 from modetrain.mode import Mode
@@ -66,7 +66,12 @@ def _raise(problems: Iterable[str]) -> None:
 def _own_problems(composition: Composition, code: SourceText, folders: Sequence[Path]) -> Iterator[str]:
     """What is wrong in the sections that belong to the user, and with the code that they name."""
     config = composition.config
-    if not config.get("recipe") or "_target_" not in config["recipe"]:
+    recipe = config.get("recipe") or {}
+    if "_target_" not in recipe and isinstance(recipe.get("recipe"), Mapping):
+        key = next((key for key in composition.origin if key.startswith("recipe.recipe.")), "")
+        yield no_package_line(composition.origin.get(key, "the recipe's file"), "recipe")
+        return
+    if "_target_" not in recipe:
         yield (
             f"recipe={composition.choices['recipe']}: its file names no class. Write recipe: with a line "
             "_target_: recipes.<file>.<Class> below it, or type +recipe._target_=recipes.<file>.<Class>."

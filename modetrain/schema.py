@@ -291,6 +291,12 @@ KEYS: Mapping[str, Key] = {
         example="mixed_bfloat16",
         choices=PRECISIONS,
         common=True,
+        meant={
+            **dict.fromkeys(("bfloat16", "bf16", "mixed_bf16"), "mixed_bfloat16"),
+            **dict.fromkeys(("float16", "fp16", "f16", "half", "mixed", "amp", "mixed_fp16"), "mixed_float16"),
+            **dict.fromkeys(("fp32", "f32", "single"), "float32"),
+            **dict.fromkeys(("fp64", "f64", "double"), "float64"),
+        },
         also=("dtype", "mixed_precision"),
     ),
     "mode.deterministic": Key(kind="bool", help="only kernels that repeat bit by bit", example=True, common=True),
