@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from modetrain import overrides, paths, rules, run_folder, schema, targets, values
-from modetrain.compose import Composition, compose
+from modetrain import members, overrides, paths, rules, run_folder, schema, targets, values
+from modetrain.compose import Composition, compose, no_package_line
 from modetrain.errors import ConfigError
 from modetrain.key import seconds, text
 from modetrain.mode import Mode
@@ -74,7 +75,12 @@ def _raise(problems: Iterable[str]) -> None:
 def _own_problems(composition: Composition, code: SourceText, folders: Sequence[Path]) -> Iterator[str]:
     """What is wrong in the sections that belong to the user, and with the code that they name."""
     config = composition.config
-    if not config.get("recipe") or "_target_" not in config["recipe"]:
+    recipe = config.get("recipe") or {}
+    if "_target_" not in recipe and isinstance(recipe.get("recipe"), Mapping):
+        key = next((key for key in composition.origin if key.startswith("recipe.recipe.")), "")
+        yield no_package_line(composition.origin.get(key, "the recipe's file"), "recipe")
+        return
+    if "_target_" not in recipe:
         yield (
             f"recipe={composition.choices['recipe']}: its file names no class. Write recipe: with a line "
             "_target_: recipes.<file>.<Class> below it, or type +recipe._target_=recipes.<file>.<Class>."
@@ -86,6 +92,7 @@ def _own_problems(composition: Composition, code: SourceText, folders: Sequence[
     for section, node in own.items():
         yield from targets.check(section, node, code, given=composition.given)
         declared |= targets.declared(section, node, code)
+    yield from _class_problems(composition, own, code)
     yield from values.free_problems(composition, declared)
     if own["recipe"]:
         choice = f"model={text(composition.choices.get('model'))}"
@@ -154,6 +161,31 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         notes=notes,
         resolved=config,
     )
+
+
+def _class_problems(composition: Composition, own: Mapping[str, Any], code: SourceText) -> Iterator[str]:
+    """What is wrong with the classes that are named: the recipe's, those of callbacks, the metrics they return."""
+    config, callbacks = composition.config, composition.config.get("callbacks") or {}
+    targets_of = {
+        section: node["_target_"]
+        for section, node in own.items()
+        if isinstance(node, Mapping) and isinstance(node.get("_target_"), str) and not node.get("_partial_")
+    }
+    evaluates = callbacks.get("evaluate") is not None
+    needed = [
+        *(["train_step"] if config["do"]["name"] != "evaluate" else []),
+        *(["eval_step"] if evaluates or config["do"]["name"] == "evaluate" else []),
+    ]
+    for section, target in targets_of.items():
+        given = composition.given(f"{section}._target_", target)
+        if section == "recipe":
+            yield from members.check_recipe(target, given, needed, code)
+        elif section.startswith("callbacks."):
+            yield from members.check_callback(target, given, code)
+    key = "callbacks.checkpoint.best"
+    metric = (callbacks.get("checkpoint") or {}).get("best")
+    if metric not in (None, schema.AUTO) and evaluates and config["do"]["name"] == "train" and "recipe" in targets_of:
+        yield from members.check_metric(targets_of["recipe"], metric, composition.given(key, metric), key, code)
 
 
 def _absolute(path: str, cwd: Path) -> Path:

@@ -24,6 +24,7 @@ from modetrain.settings import (
 from modetrain.sources import SOURCES
 
 MISSING = "???"  # how a YAML file says that a value has to be given
+AUTO = "auto"  # callbacks.checkpoint.best: whichever of accuracy and loss the evaluation returns
 
 
 def _every(what: str, at_least: int) -> Key:
@@ -219,7 +220,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "data.overfit": Key(
         kind="int",
-        help="so many training batches again and again, and evaluation sees them too; 0 is off",
+        help="so many training batches for ever, and evaluation sees them too, augmented alike; 0 is off",
         example=1,
         at_least=0,
         also=("overfit_batches",),
@@ -373,6 +374,12 @@ KEYS: Mapping[str, Key] = {
         example="mixed_bfloat16",
         choices=PRECISIONS,
         common=True,
+        meant={
+            **dict.fromkeys(("bfloat16", "bf16", "mixed_bf16"), "mixed_bfloat16"),
+            **dict.fromkeys(("float16", "fp16", "f16", "half", "mixed", "amp", "mixed_fp16"), "mixed_float16"),
+            **dict.fromkeys(("fp32", "f32", "single"), "float32"),
+            **dict.fromkeys(("fp64", "f64", "double"), "float64"),
+        },
         also=("dtype", "mixed_precision"),
     ),
     "mode.deterministic": Key(kind="bool", help="only kernels that repeat bit by bit", example=True, common=True),
@@ -402,7 +409,10 @@ KEYS: Mapping[str, Key] = {
         kind="bool", help="steps go on while a checkpoint is written", example=True, also=("async", "async_save")
     ),
     "callbacks.checkpoint.best": Key(
-        kind="str", help="evaluation metric whose best checkpoint is kept too", example="accuracy", optional=True
+        kind="str",
+        help="evaluation metric whose best checkpoint is kept too; auto is accuracy, else loss",
+        example="accuracy",
+        optional=True,
     ),
     "callbacks.profile.at": Key(
         kind="int",

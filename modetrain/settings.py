@@ -27,8 +27,9 @@ class DataSettings:
       train_split, eval_split: TFDS split expressions (`train`, `train[:90%]`, `test`).
       batch_size: examples in one global training batch.
       eval_batch_size: examples in one global evaluation batch; the last batch may be shorter.
+        With `overfit` they are those of training.
       image_size: `(height, width)` every image is resized to; None keeps images as they are.
-      overfit: number of training batches to repeat for ever, which evaluation then sees too; 0 is off.
+      overfit: number of training batches to repeat for ever, which evaluation then sees too, augmented alike; 0 is off.
       eval_batches: evaluation stops after so many batches; None sees every example exactly once.
       retries: how often a batch that could not be had is asked for again.
     """

@@ -6,6 +6,7 @@ there in as few calls of the compiled program as the mode allows. `steps_per_cal
 
 from __future__ import annotations
 
+import functools
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -179,8 +180,14 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """Means over every evaluation example, with the averaged weights where an optimizer keeps them."""
         means = Means()
+        blocks, begun = self.data.eval_blocks(self.steps_per_call), 0
         with self.clock.book("eval"), self.recipe.averaged():
-            for block in self.data.eval_blocks(self.steps_per_call):
+            while True:
+                with explain(self, "prepare", None, functools.partial(int, begun), evaluating=True):
+                    block = next(blocks, None)
+                if block is None:
+                    break
+                begun = int(block.numbers[block.length - 1].numpy().max()) + 1
                 with explain(self, "eval_step", block, self._reached(self.eval_program, block.first)):
                     if not self.eval_program.has(block):
                         with self.clock.book("compile"):

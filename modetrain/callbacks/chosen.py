@@ -87,6 +87,6 @@ def chosen(
                 first=settings.nonfinite.policy == "rollback",
             )
         )
-        if evaluate is None and save["best"] is not None:
+        if evaluate is None and save["best"] not in (None, "auto"):
             say(f"callbacks.checkpoint.best={save['best']}: nothing is evaluated, so no best checkpoint is kept")
     return found
