@@ -54,6 +54,9 @@ def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
     paths.install_recipes(cwd)
     _raise(_own_problems(composition, SourceText(cwd), folders))
     notes = _notes(composition, arguments, folders, cwd)
+    run_dir = composition.config["run_dir"]
+    if run_dir is not None and run_folder.failed_at_once(_absolute(run_dir, cwd)):
+        notes = (*notes, f"run_dir={run_dir}: the run in it failed before its first step, and is written over")
     settings = _settings(composition, _command(arguments, config_dirs), notes, cwd)
     _raise(rules.problems(settings, composition))
     return settings

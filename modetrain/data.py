@@ -116,7 +116,7 @@ class Data:
       cut: as given.
 
     Raises:
-      ConfigError: a batch cannot be cut into equal shares, or there are too few examples for `overfit`.
+      ConfigError: a batch cannot be cut into equal shares, or there are too few examples for one or for `overfit`.
     """
 
     def __init__(
@@ -137,6 +137,7 @@ class Data:
         self._debug = debug
         self._train_size = _size(source.train)
         self._check_cut()
+        self._check_size()
         if self._overfit_examples > self._train_size:
             most = self._train_size // settings.batch_size
             raise ConfigError(
@@ -266,6 +267,17 @@ class Data:
                 f"data.batch_size={size} over {cuts}: every replica gets an equal share of the batch, and "
                 f"{parts * replicas} does not divide {size}. Type data.batch_size={nearest}."
             )
+
+    def _check_size(self) -> None:
+        given, shares = self.settings.batch_size, self.cut.parts * self.cut.replicas
+        if given <= self._train_size or self.settings.overfit:
+            return
+        most = self._train_size // shares * shares
+        fix = f"Type data.batch_size={most} or less." if most else f"At least {shares} examples are needed."
+        raise ConfigError(
+            f"data.batch_size={given}: there are only {self._train_size:,} training examples, so a batch would hold some of "
+            f"them more than once. {fix}"
+        )
 
     def _train_arrays(self, first: int, length: int) -> Iterator[dict[str, tf.Tensor]]:
         """The arrays of successive blocks."""

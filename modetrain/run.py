@@ -173,11 +173,6 @@ def build(
     with replicas.scope():
         recipe = build_recipe(settings, source)
     batch_norm.synchronise(recipe.models(), settings.mode, replicas, say)
-    if settings.data.batch_size > len(source.train["label"]):
-        say(
-            f"data.batch_size={settings.data.batch_size}: there are only {len(source.train['label'])} training examples, "
-            "so each batch holds some of them more than once"
-        )
     prepare = recipe.prepare if recipe.prepares else None
     cut = Cut.over(replicas, recipe.micro_batches)
     debug = settings.mode.debug_data

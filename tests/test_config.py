@@ -188,6 +188,7 @@ WRONG_WORDS = [
     ([M, "mode.compile=xla", "mode.strict=true"], ["Type mode.compile=graph mode.strict=true"]),
     ([M, "debug=nan", "mode=xla"], ["do not compile under XLA", "Type debug=nan mode=graph"]),
     ([M, "check_numerics=true", "mode.compile=xla"], ["mode.compile=graph"]),
+    ([M, "mode=tpu"], ["mode=tpu: neither mode.tpu= nor TPU_NAME", "Type mode.tpu=local"]),
     ([M, "optimizer.accumulate=3"], ["3 does not divide 64", "data.batch_size=63"]),
     ([M, "optimizer.accumulate=100"], ["data.batch_size=100"]),
     ([M, "optimizer.warmup=50", "steps=50"], ["before the learning rate has risen", "optimizer.warmup=5"]),
@@ -424,6 +425,11 @@ WRONG_FILES = [
         ["is no recipe, it does not derive from modetrain.Recipe. Write class Mine(modetrain.Recipe):"],
     ),
     (
+        {"conf/recipe/mine.yaml": RECIPE.replace("Mine", "thing"), "recipes/mine.py": MINE + "\nthing = 3\n"},
+        WITH,
+        ["that is a plain value (recipes/mine.py: thing = 3), not a class", "Type recipes.mine.Mine."],
+    ),
+    (
         {"callback.py": "class Mine:\n    def look(self, run): ...\n"},
         [M, "+callbacks.mine._target_=callback.Mine"],
         ["class Mine in callback.py:1 is no callback", "Write class Mine(modetrain.Callback):"],
@@ -478,6 +484,16 @@ def test_a_run_folder_that_cannot_be_made_is_refused(folder, capsys):
     assert "nothing can be made in locked" in refused(capsys, [M, "run_dir=locked/run"])
 
 
+def test_a_run_that_failed_before_its_first_step_does_not_block_its_folder(folder, capsys):
+    write(folder, {"out/run.json": '{"status": "failed", "steps": 0}'})
+    assert any("run_dir=out: the run in it failed" in note for note in config.load([M, "run_dir=out"], folder).notes)
+    for record in ('{"status": "failed", "steps": 1}', '{"status": "running", "steps": 0}', "{}", "", "[]"):
+        write(folder, {"out/run.json": record})
+        assert "already holds a run" in refused(capsys, [M, "run_dir=out"])
+    write(folder, {"out/run.json": '{"status": "failed", "steps": 0}', "out/checkpoints/best.npz": ""})
+    assert "already holds a run" in refused(capsys, [M, "run_dir=out"])
+
+
 def test_nothing_is_left_of_the_attempt_to_write(folder):
     config.load([M], folder)
     config.load([M, "run_dir=new/run"], folder)
@@ -487,7 +503,8 @@ def test_nothing_is_left_of_the_attempt_to_write(folder):
 # --- what is right ---------------------------------------------------------------------------------------------------
 
 
-def test_every_shipped_option_composes(folder):
+def test_every_shipped_option_composes(folder, monkeypatch):
+    monkeypatch.setenv("TPU_NAME", "local")
     for group in ("model", "optimizer", "mode", "debug"):
         for file in sorted((shipped() / "conf" / group).glob("*.yaml")):
             recipe = "recipe=gan" if (group, file.stem) == ("model", "gan") else M

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from modetrain.data import Cut
+from modetrain.errors import ConfigError
 from modetrain.sources import Source
 
 
@@ -57,10 +59,8 @@ def test_epochs_follow_each_other_without_gaps(make_data):
         assert sorted(stream[40 * epoch : 40 * epoch + 40]) == list(range(40))
 
 
-def test_a_batch_may_be_larger_than_an_epoch(make_data):
-    counts = np.bincount(numbers(make_data(batch_size=100).batch(3)), minlength=40)
-    assert counts.sum() == 100
-    assert set(counts) == {2, 3}
+def test_a_batch_may_be_the_whole_epoch(make_data):
+    assert sorted(numbers(make_data(batch_size=40).batch(3))) == list(range(40))
 
 
 def test_images_keep_their_labels(make_data, source):
@@ -275,3 +275,10 @@ def test_overfitting_evaluates_the_very_batches_trained_on(make_data, debug):
     assert len(batches) == 2
     for step, batch in enumerate(batches):
         same(batch, data.batch(step))
+
+
+@pytest.mark.parametrize(("cut", "most"), [(Cut(), 40), (Cut(replicas=3, local=3), 39), (Cut(parts=2, replicas=8), 32)])
+def test_a_batch_of_more_examples_than_there_are_is_refused(make_data, cut, most):
+    with pytest.raises(ConfigError, match=rf"batch_size=48: there are only 40 .* Type data.batch_size={most} or less"):
+        make_data(batch_size=48, cut=cut)
+    assert make_data(batch_size=most, cut=cut).settings.batch_size == most
