@@ -30,7 +30,16 @@ def convert(function: Callable) -> Callable:
     """The user's function, converted by AutoGraph where a step is being traced; itself in eager mode."""
     if tf.executing_eagerly() or not _contexts:
         return function
-    return tf.__internal__.autograph.tf_convert(function, _contexts[-1])
+    context = _contexts[-1]
+    converted = tf.__internal__.autograph.tf_convert(function, context)
+
+    def run(*arguments: Any) -> Any:
+        # A function inside a converted one is converted already, and returned as it is: then it is here that AutoGraph is
+        # on again, for the functions which that one calls.
+        with context:
+            return converted(*arguments)
+
+    return run
 
 
 _compiling: list[bool] = []
