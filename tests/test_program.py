@@ -204,3 +204,27 @@ def test_what_xla_cannot_compile_fails_and_never_runs_uncompiled(make_program, m
     assert values(recipe) == before
     _, program, block = make_program("graph", Uncompilable, model=model)
     assert program(block, 0, 1)[0, 0, program.names.index("length"), 0] == 8
+
+
+class Helped(Digits):
+    """Python over tensors in a function that the loss function calls."""
+
+    def train_step(self, batch):
+        def loss():
+            logits = self.model(self.halved(batch["image"]), training=True)
+            return keras.losses.sparse_categorical_crossentropy(batch["label"], logits, from_logits=True)
+
+        return self.minimize(loss)
+
+    def halved(self, images):
+        if tf.reduce_mean(images) > 0.25:
+            images = images / 2.0
+        for _ in tf.range(2):
+            images = images * 0.9
+        return images
+
+
+def test_functions_that_a_loss_calls_are_converted_too(mode, make_program):
+    """A `for` or `if` over tensors works in them as it does in the loss itself."""
+    _, program, block = make_program(mode, Helped)
+    assert np.isfinite(program(block, 0, 2)).all()
