@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modetrain import inspect as inspect
     from modetrain.callbacks import Callback as Callback
     from modetrain.comparison.findings import Comparison as Comparison
     from modetrain.comparison.library import compare as compare
@@ -33,17 +34,19 @@ _MODULES = {
     "Recipe": "modetrain.recipe",
     "Settings": "modetrain.settings",
     "compare": "modetrain.comparison.library",
+    "inspect": "modetrain.inspect",
 }
 __all__ = [
     *("Bounds", "Callback", "Comparison", "ConfigError", "Length", "Mode", "Recipe", "Settings"),
-    *("__version__", "compare"),
+    *("__version__", "compare", "inspect"),
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'modetrain' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    module = importlib.import_module(_MODULES[name])
+    return module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -19,6 +19,8 @@ from modetrain.key import text
 from modetrain.overrides import groups
 from modetrain.paths import options, shown
 
+_PACKAGE_LINE = "# @package _global_"
+
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
@@ -187,9 +189,23 @@ def _check_key(key: str, value: str, line: str, adds: bool, base: Mapping[str, A
             + (f"Did you mean {mine[0]}={value}? " if mine else "")
             + f"If its code takes it, type +{line.lstrip('+')}."
         )
-    near_group = closest(key, groups(folders)) if not {".", "/"} & set(key) else None
+    near_group = _near_group(key, value, folders) if not {".", "/"} & set(key) else None
     hint = f"Did you mean {near_group}={value}?" if near_group else suggest.sentence(key, known, value)
     raise ConfigError(f"{line}: there is no key {key!r}. {hint}")
+
+
+def _near_group(name: str, option: str, folders: Sequence[Path]) -> str | None:
+    """The group that was probably meant, of those that have the option if there are any: `modle=mlp` is no mode."""
+    having = [group for group in groups(folders) if option in options(group, folders)]
+    return closest(name, having) or closest(name, groups(folders))
+
+
+def no_package_line(file: str, group: str) -> str:
+    """What is said of a file that means the whole configuration and does not say so."""
+    return (
+        f"{file}: the line {_PACKAGE_LINE!r} is missing: without it all that the file says is put below {group}. Write it "
+        "as the first line."
+    )
 
 
 def _broken_yaml(error: Exception, cwd: Path) -> ConfigError:
@@ -215,6 +231,15 @@ def _explained(error: Exception, folders: Sequence[Path], cwd: Path, typed: Mapp
     first = said.splitlines()[0].rstrip(".")
     inside = re.match(r"In '([^']*)': (.*)", first)
     file = _file_of(inside[1], folders, cwd) if inside else ""
+    several = re.match(r"Multiple values for (\w+)\. To override a value use 'override (\S+): ([^']*)'", said)
+    if several:
+        group, name = several[1], several[3]
+        asks = _asks_for(group, name, folders, cwd, overriding="")
+        line = f"- override /{group}: {name}"
+        return ConfigError(f"{asks} {group}: {name}, and {group} is chosen already. Write `{line}` in it instead.")
+    elsewhere = re.search(r"Could not override '(\w+)@(\w+)\.\w+'", first)
+    if inside and elsewhere and elsewhere[1] in groups(folders):
+        return ConfigError(no_package_line(file, elsewhere[2]))
     unused = re.search(r"Could not override '([^'@]*)'", first)
     if unused and unused[1] in groups(folders):
         group, root = unused[1], _file_of("config", folders, cwd)
@@ -223,21 +248,32 @@ def _explained(error: Exception, folders: Sequence[Path], cwd: Path, typed: Mapp
             return ConfigError(f"{file}: it overrides {group}, which {root} lacks. {fix}")
         return ConfigError(f"{group}=: {root} has no {group} among its defaults. Type +{group}= to add it.")
     if inside:
-        hint = did_you_mean(unused[1], groups(folders)) if unused else ""
-        return ConfigError(f"{file}: {inside[2]}.{hint}")
+        near = _near_group(unused[1], _overridden(inside[1], unused[1], folders), folders) if unused else None
+        return ConfigError(f"{file}: {inside[2]}." + (f" Did you mean {near!r}?" if near else ""))
     if about:
         fix = f"Type {about}=VALUE." if "." not in about or about in schema.KEYS else "Mend it in its file."
         return ConfigError(f"{typed.get(about, about)}: {first}. {fix}")
     return ConfigError(f"the configs do not compose: {first}.")
 
 
-def _asks_for(group: str, name: str, folders: Sequence[Path], cwd: Path) -> str:
-    """The file whose defaults list names an option that does not exist; Hydra names the file it overrides."""
-    line = re.compile(rf"^\s*-\s+(override\s+)?/?({re.escape(group)}(@\S+)?:\s*)?{re.escape(name)}\b", re.M)
-    for file in (file for folder in folders for file in sorted(folder.rglob("*.yaml"))):
+def _asks_for(group: str, name: str, folders: Sequence[Path], cwd: Path, overriding: str = r"(override\s+)?") -> str:
+    """The file whose defaults list names an option; of one that does not exist Hydra names the file it overrides."""
+    line = re.compile(rf"^\s*-\s+{overriding}/?({re.escape(group)}(@\S+)?:\s*)?{re.escape(name)}\b", re.M)
+    inner = [file for folder in folders for file in sorted(folder.rglob("*.yaml"))]
+    roots = [folder / "config.yaml" for folder in folders]  # last: what they ask for, another file may ask for again
+    for file in sorted(inner, key=lambda file: file in roots):
         if line.search(file.read_text(encoding="utf-8", errors="replace")):
             return f"{shown(file, cwd)}: its defaults list asks for"
     return "a defaults list asks for"
+
+
+def _overridden(config_path: str, group: str, folders: Sequence[Path]) -> str:
+    """The option that a file wants for a group; empty if that does not show."""
+    for file in (folder / f"{config_path}.yaml" for folder in folders):
+        if file.is_file():
+            line = re.search(rf"^\s*-\s+override\s+/?{re.escape(group)}:\s*(\S+)", file.read_text("utf-8"), re.M)
+            return line[1] if line else ""
+    return ""
 
 
 def _file_of(config_path: str, folders: Sequence[Path], cwd: Path) -> str:

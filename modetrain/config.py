@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from modetrain import overrides, paths, rules, run_folder, schema, targets, values
-from modetrain.compose import Composition, compose
+from modetrain import members, overrides, paths, rules, run_folder, schema, targets, values
+from modetrain.compose import Composition, compose, no_package_line
 from modetrain.errors import ConfigError
 from modetrain.key import seconds, text
 from modetrain.mode import Mode
@@ -23,6 +24,7 @@ from modetrain.settings import (
     CompareSettings,
     DataSettings,
     InitFromSettings,
+    InspectSettings,
     NonfiniteSettings,
     OptimizerSettings,
     Settings,
@@ -52,6 +54,9 @@ def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
     paths.install_recipes(cwd)
     _raise(_own_problems(composition, SourceText(cwd), folders))
     notes = _notes(composition, arguments, folders, cwd)
+    run_dir = composition.config["run_dir"]
+    if run_dir is not None and run_folder.failed_at_once(_absolute(run_dir, cwd)):
+        notes = (*notes, f"run_dir={run_dir}: the run in it failed before its first step, and is written over")
     settings = _settings(composition, _command(arguments, config_dirs), notes, cwd)
     _raise(rules.problems(settings, composition))
     return settings
@@ -73,7 +78,12 @@ def _raise(problems: Iterable[str]) -> None:
 def _own_problems(composition: Composition, code: SourceText, folders: Sequence[Path]) -> Iterator[str]:
     """What is wrong in the sections that belong to the user, and with the code that they name."""
     config = composition.config
-    if not config.get("recipe") or "_target_" not in config["recipe"]:
+    recipe = config.get("recipe") or {}
+    if "_target_" not in recipe and isinstance(recipe.get("recipe"), Mapping):
+        key = next((key for key in composition.origin if key.startswith("recipe.recipe.")), "")
+        yield no_package_line(composition.origin.get(key, "the recipe's file"), "recipe")
+        return
+    if "_target_" not in recipe:
         yield (
             f"recipe={composition.choices['recipe']}: its file names no class. Write recipe: with a line "
             "_target_: recipes.<file>.<Class> below it, or type +recipe._target_=recipes.<file>.<Class>."
@@ -85,6 +95,7 @@ def _own_problems(composition: Composition, code: SourceText, folders: Sequence[
     for section, node in own.items():
         yield from targets.check(section, node, code, given=composition.given)
         declared |= targets.declared(section, node, code)
+    yield from _class_problems(composition, own, code)
     yield from values.free_problems(composition, declared)
     if own["recipe"]:
         choice = f"model={text(composition.choices.get('model'))}"
@@ -149,9 +160,35 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         watchdog=WatchdogSettings(**config["watchdog"]),
         stop_after=seconds(config["stop_after"]),
         compare=CompareSettings(**compare),
+        inspect=InspectSettings(**config["inspect"]),
         notes=notes,
         resolved=config,
     )
+
+
+def _class_problems(composition: Composition, own: Mapping[str, Any], code: SourceText) -> Iterator[str]:
+    """What is wrong with the classes that are named: the recipe's, those of callbacks, the metrics they return."""
+    config, callbacks = composition.config, composition.config.get("callbacks") or {}
+    targets_of = {
+        section: node["_target_"]
+        for section, node in own.items()
+        if isinstance(node, Mapping) and isinstance(node.get("_target_"), str) and not node.get("_partial_")
+    }
+    evaluates = callbacks.get("evaluate") is not None
+    needed = [
+        *(["train_step"] if config["do"]["name"] != "evaluate" else []),
+        *(["eval_step"] if evaluates or config["do"]["name"] == "evaluate" else []),
+    ]
+    for section, target in targets_of.items():
+        given = composition.given(f"{section}._target_", target)
+        if section == "recipe":
+            yield from members.check_recipe(target, given, needed, code)
+        elif section.startswith("callbacks."):
+            yield from members.check_callback(target, given, code)
+    key = "callbacks.checkpoint.best"
+    metric = (callbacks.get("checkpoint") or {}).get("best")
+    if metric not in (None, schema.AUTO) and evaluates and config["do"]["name"] == "train" and "recipe" in targets_of:
+        yield from members.check_metric(targets_of["recipe"], metric, composition.given(key, metric), key, code)
 
 
 def _absolute(path: str, cwd: Path) -> Path:

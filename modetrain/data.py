@@ -107,8 +107,8 @@ class Data:
       seed: the run's seed.
       prepare: `Recipe.prepare`.
       cut: how a training batch is cut.
-      debug: prepare training batches in this thread, one at a time and only when they are needed, so that a breakpoint
-        in `prepare` stops on the values of the batch that the next step gets.
+      debug: prepare batches in this thread, one at a time and only when they are needed, so that a breakpoint in
+        `prepare` stops on the values of the batch that the next step gets.
 
     Attributes:
       source: as given.
@@ -116,7 +116,7 @@ class Data:
       cut: as given.
 
     Raises:
-      ConfigError: a batch cannot be cut into equal shares, or there are too few examples for `overfit`.
+      ConfigError: a batch cannot be cut into equal shares, or there are too few examples for one or for `overfit`.
     """
 
     def __init__(
@@ -137,6 +137,7 @@ class Data:
         self._debug = debug
         self._train_size = _size(source.train)
         self._check_cut()
+        self._check_size()
         if self._overfit_examples > self._train_size:
             most = self._train_size // settings.batch_size
             raise ConfigError(
@@ -146,21 +147,26 @@ class Data:
             )
         with tf.device("CPU:0"):  # where the input pipeline gathers from
             self._train = {name: tf.constant(array) for name, array in source.train.items()}
-            self._eval = self._train if settings.overfit else {k: tf.constant(v) for k, v in source.eval.items()}
+            self._eval = {} if settings.overfit else {k: tf.constant(v) for k, v in source.eval.items()}
 
     @property
     def eval_examples(self) -> int:
         """Examples that one evaluation sees."""
         size = self._overfit_examples if self.settings.overfit else _size(self.source.eval)
         batches = self.settings.eval_batches
-        return size if batches is None else min(size, batches * self.settings.eval_batch_size)
+        return size if batches is None else min(size, batches * self._eval_batch_size)
 
     def batch(self, step: int) -> dict[str, tf.Tensor]:
         """The training batch of one step: per feature a tensor [batch_size, ...]."""
         return self._train_batch(tf.constant(step, tf.int64))
 
     def steps_that_fit(self) -> int:
-        """What `mode.steps_per_call=auto` comes to: as many training batches as fit 64 MiB, at most 100."""
+        """What `mode.steps_per_call=auto` comes to: as many training batches as fit 64 MiB, at most 100.
+
+        1 where batches are debugged: none is prepared before a step needs it, not even to tell how large it is.
+        """
+        if self._debug:
+            return 1
         batch = self.batch(0)
         size = sum(int(np.prod(t.shape.as_list())) * t.dtype.size for t in batch.values())
         size = size * self.cut.local // self.cut.replicas
@@ -186,32 +192,50 @@ class Data:
             first += length
 
     def eval_blocks(self, length: int) -> Iterator[Block]:
-        """Blocks of up to `length` evaluation batches a replica: all of one shape, but for the last batch where it is short."""
-        size, batch_size = self.eval_examples, self.settings.eval_batch_size
+        """Blocks of up to `length` evaluation batches a replica: all of one shape, but for the last batch where it is short.
+
+        With `overfit` they are the very batches trained on, as large and prepared alike.
+        """
+        size, batch_size = self.eval_examples, self._eval_batch_size
         full, rest = divmod(size, batch_size)
         count, first, local = self.cut.replicas, self.cut.first, self.cut.local
         rounds = -(-full // count)  # in a round every replica evaluates a batch
         length = max(1, min(length, rounds))
 
         def prepared(index, examples):
+            if self.settings.overfit:
+                return self._train_batch(index)
             positions = index * batch_size + tf.range(examples, dtype=tf.int64)
-            rows = self._train_rows(positions) if self.settings.overfit else positions
-            batch = self._gather(self._eval, rows)
-            return self._prepared(batch, index, training=False)
+            return self._prepared(self._gather(self._eval, positions), index, training=False)
 
-        def of_round(number):
+        def of_round(number, prepared=prepared):
             # A block is filled up beyond the last full batch, with examples that are not counted.
             batches = [prepared(tf.minimum(number * count + first + i, full - 1), batch_size) for i in range(local)]
             return {name: tf.stack([batch[name] for batch in batches])[tf.newaxis] for name in batches[0]}
 
-        if full:
-            arrays_of_blocks = (
+        def in_python():
+            last: dict[int, dict[str, tf.Tensor]] = {}
+
+            def once(index, examples):  # what fills a block up is not prepared again
+                if int(index) not in last:
+                    last.clear()
+                    last[int(index)] = prepared(index, examples)
+                return last[int(index)]
+
+            for start in range(0, rounds, length):
+                batches = [of_round(tf.constant(start + n, tf.int64), once) for n in range(length)]
+                yield {name: tf.stack([batch[name] for batch in batches]) for name in batches[0]}
+
+        def in_pipeline():
+            return (
                 tf.data.Dataset.range(-(-rounds // length) * length)
                 .map(of_round, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
                 .batch(length, drop_remainder=True)
                 .prefetch(2)
             )
-            for number, arrays in enumerate(arrays_of_blocks):
+
+        if full:
+            for number, arrays in enumerate(in_python() if self._debug else in_pipeline()):
                 here = (
                     np.arange(number * length, (number + 1) * length)[:, np.newaxis] * count + np.arange(local) + first
                 )
@@ -244,6 +268,17 @@ class Data:
                 f"{parts * replicas} does not divide {size}. Type data.batch_size={nearest}."
             )
 
+    def _check_size(self) -> None:
+        given, shares = self.settings.batch_size, self.cut.parts * self.cut.replicas
+        if given <= self._train_size or self.settings.overfit:
+            return
+        most = self._train_size // shares * shares
+        fix = f"Type data.batch_size={most} or less." if most else f"At least {shares} examples are needed."
+        raise ConfigError(
+            f"data.batch_size={given}: there are only {self._train_size:,} training examples, so a batch would hold some of "
+            f"them more than once. {fix}"
+        )
+
     def _train_arrays(self, first: int, length: int) -> Iterator[dict[str, tf.Tensor]]:
         """The arrays of successive blocks."""
         most = np.iinfo(np.int64).max - length
@@ -272,6 +307,10 @@ class Data:
     @property
     def _overfit_examples(self) -> int:
         return self.settings.overfit * self.settings.batch_size
+
+    @property
+    def _eval_batch_size(self) -> int:
+        return self.settings.batch_size if self.settings.overfit else self.settings.eval_batch_size
 
     def _train_rows(self, positions: tf.Tensor) -> tf.Tensor:
         """Rows of the training arrays for positions (int64) in the endless stream of training examples."""

@@ -66,6 +66,20 @@ def named_seed(seed: int, name: str, step: tf.Tensor | int, part: tf.Tensor | in
 # ones (tensorflow#121243). Drawing integers, which agree, and doing TensorFlow's conversion ourselves mends it.
 
 
+# Where TensorFlow's kernel starts the generator that makes key and counter out of a seed.
+_SEED_KEY = 0x02461E293EC8F720
+
+
+def _key_and_counter(seed) -> tuple[tf.Tensor, tf.Tensor]:
+    """Key and counter of a seed, integers [2], as TensorFlow's kernel makes them.
+
+    XLA takes but the low 32 bits of each word: half of all seeds are negative, and gave other numbers.
+    """
+    words = tf.bitcast(tf.cast(seed, tf.int64), tf.uint64)
+    mixed = _full_int([2], [tf.constant(_SEED_KEY, tf.uint64)], words, dtype=tf.uint64, alg=_PHILOX)
+    return mixed[:1], tf.stack([tf.constant(0, tf.uint64), mixed[1]])
+
+
 def _words(shape, key, counter) -> tf.Tensor:
     """The 32-bit words of the generator, uint32 of the given shape.
 
@@ -122,11 +136,18 @@ def portable() -> Iterator[None]:
     def portable_normal(shape, key, counter, alg, dtype=tf.float32, name=None):
         return _normal(shape, key, counter, tf.as_dtype(dtype))
 
+    key_counter = stateless_ops.stateless_random_get_key_counter
+
+    def portable_key_counter(seed, name=None):
+        return _key_and_counter(seed)
+
     stateless_ops.stateless_random_uniform_v2 = portable_uniform
     stateless_ops.stateless_random_normal_v2 = portable_normal
+    stateless_ops.stateless_random_get_key_counter = portable_key_counter
     try:
         yield
     finally:
+        stateless_ops.stateless_random_get_key_counter = key_counter
         stateless_ops.stateless_random_uniform_v2 = uniform
         stateless_ops.stateless_random_normal_v2 = normal
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from modetrain import run_folder
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.data import Block
+from modetrain.inspect.guards import GuardError
 from modetrain.nonfinite import Finding
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ class NonFiniteError(ArithmeticError):
 
 
 @contextlib.contextmanager
-def explain(run: Trainer, method: str, block: Block | None, step: Callable[[], int]) -> Iterator[None]:
+def explain(
+    run: Trainer, method: str, block: Block | None, step: Callable[[], int], *, evaluating: bool = False
+) -> Iterator[None]:
     """Adds a note to whatever is raised inside: recipe, step, mode, batch, and how to step through it.
 
     Args:
@@ -87,7 +90,9 @@ def explain(run: Trainer, method: str, block: Block | None, step: Callable[[], i
       method: the recipe's method that is called inside (`train_step`, `eval_step`, `prepare`).
       block: the batches; None where there are none yet.
       step: tells which step (in evaluation, which batch) was under way.
+      evaluating: whether a `prepare` is for evaluation; an `eval_step` always is.
     """
+    evaluating = evaluating or method == "eval_step"
     try:
         yield
     except bdb.BdbQuit:  # whoever quits the debugger knows where they are
@@ -95,13 +100,11 @@ def explain(run: Trainer, method: str, block: Block | None, step: Callable[[], i
     except Exception as error:
         if sentence := plain_sentence(error):
             error.add_note(f"modetrain: {sentence}")
-        failed = step()
-        where = (
-            f"evaluation batch {failed + 1} after step {run.step}" if method == "eval_step" else f"step {failed + 1}"
-        )
+        failed = error.step if isinstance(error, GuardError) else step()
+        where = f"evaluation batch {failed + 1} after step {run.step}" if evaluating else f"step {failed + 1}"
         error.add_note(f"modetrain: failed in {where} of {run.steps}: {_where(run, method, block)}")
         extra = ("mode.debug_data=true",) if method == "prepare" else ()
-        for note in _notes(run, run.step if method == "eval_step" else failed, extra=extra):
+        for note in _notes(run, run.step if evaluating else failed, extra=extra):
             error.add_note(note)
         raise
 

@@ -30,6 +30,7 @@ EXAMPLES = (
     ("python -m modetrain recipe=mnist", "train, in graph mode"),
     ("python -m modetrain recipe=mnist mode=eager steps=5", "step through it: breakpoints and print work"),
     ("python -m modetrain -m recipe=mnist mode=eager,graph,xla steps=50", "compare the modes, one process each"),
+    ("python -m modetrain recipe=mnist do=compare", "whether the modes compute the same, and where and why not"),
     ("python -m modetrain recipe=mnist debug=fast", "a few steps of everything, to see that all of it runs"),
     ("python -m modetrain recipe=mnist resume=latest steps=3000", "go on where the newest run stopped"),
 )

@@ -38,12 +38,13 @@ class Key:
       help: what it is, in a few words.
       example: a value to propose where a wrong one was given.
       optional: whether it may be null.
-      choices: the only values, for a `str`; or the words that an `int` or a `list` may be instead.
+      choices: the only values, for a `str`; or the words that an `int`, a `bool` or a `list` may be instead.
       at_least, above, at_most, below: bounds of a number.
       each: what the values of a `list` are; None for anything.
       shortest: least length of a `list`.
       lenient: an infinity is a number and an empty text a text too: in the user's own code they may mean something.
       common: whether `--help` lists it.
+      meant: words that people try for one of the choices, with that choice.
       also: other names that people try.
     """
 
@@ -60,6 +61,7 @@ class Key:
     shortest: int = 0
     lenient: bool = False
     common: bool = False
+    meant: Mapping[str, str] = dataclasses.field(default_factory=dict)
     also: tuple[str, ...] = ()
 
     def takes(self, value: Any = None) -> str:
@@ -96,7 +98,7 @@ class Key:
         if value is None:
             return self.optional
         if self.kind == "bool":
-            return isinstance(value, bool)
+            return isinstance(value, bool) or (isinstance(value, str) and value in self.choices)
         if self.kind == "str":
             some = value != "" or self.lenient
             return isinstance(value, str) and some and (not self.choices or value in self.choices)
@@ -127,7 +129,7 @@ class Key:
     def propose(self, value: Any) -> Any:
         """The good value that was probably meant by a wrong one, else the example."""
         if isinstance(value, str) and self.choices:
-            return closest(value.lower(), self.choices) or self.example
+            return self.meant.get(value.lower()) or closest(value.lower(), self.choices) or self.example
         if self.kind == "bool":
             words = {"yes": True, "on": True, "1": True, "no": False, "off": False, "0": False}
             return words.get(str(value).lower(), self.example)
@@ -149,7 +151,7 @@ class Key:
         right = right or (isinstance(value, list) and self.kind == "list")
         is_a = "" if right or value is None else f", which is {kind.get(type(value), 'a section')}"
         proposal = self.propose(value)
-        near = isinstance(value, str) and self.choices and proposal != self.example
+        near = isinstance(value, str) and self.choices and (proposal != self.example or value.lower() in self.meant)
         ask = f"Did you mean {name}={text(proposal)}?" if near else f"Type for example {name}={text(proposal)}."
         help = f" ({self.help})" if self.help else ""
         return f"{name}{help} takes {self.takes(value)}, not {seen}{is_a}. {ask}"

@@ -44,6 +44,7 @@ class Mode:
       deterministic: ask TensorFlow for deterministic kernels, and refuse those that have none.
       strict: make `graph` bitwise equal to `eager`, by switching off the graph optimizations that reorder arithmetic.
       debug_data: run `Dataset.map` functions eagerly too, so that breakpoints work inside them.
+      guards: raise from the compiled program the errors that XLA drops (`inspect/guards.py`); `auto` does so under XLA.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Mode:
     deterministic: bool = False
     strict: bool = False
     debug_data: bool = False
+    guards: bool | str = "auto"
 
     def check(self) -> None:
         """Raises ConfigError for a value that is no choice, or a combination that TensorFlow cannot run."""
@@ -157,6 +159,11 @@ class Mode:
             if self.exact:  # else what the user has set themselves stands
                 os.environ[name] = value
             os.environ.setdefault(name, value)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether `guards` are on."""
+        return self.compile == "xla" if self.guards == "auto" else bool(self.guards)
 
     @property
     def exact(self) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +20,7 @@ import tensorflow as tf
 from modetrain import draws
 from modetrain.call import Call
 from modetrain.data import Block
+from modetrain.inspect.guards import Guards
 from modetrain.mode import Mode
 from modetrain.replicas import Replicas
 from modetrain.tracing import autograph_on, gradients_compiled
@@ -28,6 +29,9 @@ Batch = dict[str, tf.Tensor]
 
 
 Step = Callable[[Batch, Call], tuple[list[str], tf.Tensor]]
+_MOST_GUARDS = 2**20  # a step's index and the number of a guard share one integer
+Concrete: TypeAlias = "tf.types.experimental.ConcreteFunction"
+Observe = Callable[[Callable[[], Concrete]], Concrete]
 
 
 class Program:
@@ -39,6 +43,7 @@ class Program:
       replicas: where to run it.
       state: tells the variables that the step may write, by name.
       portable: under XLA, draw the same random numbers as eager and graph mode.
+      observe: calls what it is given, which traces the step, and returns what that returns: the short form of `inspect`.
 
     Attributes:
       names: the metrics, in the order of the rows; known after the first call or `prepare`.
@@ -53,13 +58,16 @@ class Program:
         replicas: Replicas | None = None,
         state: Callable[[], Mapping[str, Any]] = dict,
         portable: bool = True,
+        observe: Observe | None = None,
     ):
+        self._observe = observe or (lambda trace: trace())
         self._step = tf.autograph.experimental.do_not_convert(step)
         self._mode = mode
         self._replicas = replicas or Replicas()
         self._state = state
         self._portable = portable
         self._built: dict[tuple, _Built] = {}
+        self._guards: dict[int, Guards] = {}  # by id of the traced step, which is kept with them
         # Which step is under way: the one thing that tells where inside a call a step has failed.
         self._reached = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.names: list[str] = []
@@ -100,7 +108,12 @@ class Program:
             return self._run_eagerly(block, lo, hi, watch_every)
         self.prepare(block)
         bounds = tf.constant([lo, hi, watch_every or 2**62], tf.int64)
-        return self._built[_shapes(block)].loop(dict(block.arrays), block.numbers, bounds).numpy()[: hi - lo]
+        built = self._built[_shapes(block)]
+        rows, failed = built.loop(dict(block.arrays), block.numbers, bounds)
+        if built.guards is not None and (failed := int(failed)):
+            index, guard = divmod(failed, _MOST_GUARDS)
+            raise built.guards.error(guard, int(block.numbers[index, 0]))
+        return rows.numpy()[: hi - lo]
 
     @property
     def compiled(self) -> bool | None:
@@ -150,11 +163,12 @@ class Program:
     def _build(self, block: Block) -> _Built:
         xla = self._mode.compile == "xla"
         parts = block.parts
-        steps = [self._trace(block, last_part) for last_part in ([True] if parts == 1 else [False, True])]
+        steps = [self.trace(block, last_part) for last_part in ([True] if parts == 1 else [False, True])]
         unit = None
         if xla:
             several = self._replicas.count > 1
             unit = "gradients" if several else "step" if any(map(_slow_in_a_loop, steps)) else "call"
+        guards = self._guards.get(id(steps[-1]))
         *early, last = steps
         if unit == "step":
             *early, last = [_compiled(step) for step in steps]
@@ -163,45 +177,75 @@ class Program:
             def run_part(step, part):
                 return step(_batches(arrays, i, part), numbers[i], watch, part)
 
-            sums = []
+            sums, failed = [], tf.constant(0)
             if early:  # traced once, whatever the number of micro-batches
-                _, total = tf.while_loop(
-                    lambda part, _: part < parts - 1,
-                    lambda part, total: (part + 1, total + run_part(early[0], part)),
-                    (tf.constant(1), run_part(early[0], tf.constant(0))),
+
+                def add_part(part, total, failed):
+                    row, other = run_part(early[0], part)
+                    return part + 1, total + row, _first(failed, other)
+
+                _, total, failed = tf.while_loop(
+                    lambda part, *_: part < parts - 1,
+                    add_part,
+                    (tf.constant(1), *run_part(early[0], tf.constant(0))),
                     parallel_iterations=1,
                 )
                 sums = [total]
-            return _merged(sums, run_part(last, tf.constant(parts - 1)))
+            row, other = run_part(last, tf.constant(parts - 1))
+            return _merged(sums, row), _first(failed, other)
 
-        shape, dtype = steps[-1].structured_outputs.shape, steps[-1].structured_outputs.dtype
+        shape, dtype = steps[-1].structured_outputs[0].shape, steps[-1].structured_outputs[0].dtype
 
         def loop(arrays, numbers, bounds):
             lo, hi, watch_every = tf.unstack(bounds)
 
-            def body(i, rows):
+            def body(i, rows, *failed):
                 number = numbers[i, 0]
                 if not xla:  # an XLA program fails as it is compiled, not in one of its steps
                     self._reached.assign(number)
                 watch = tf.equal((number + 1) % watch_every, 0)
-                return i + 1, rows.write(tf.cast(i - lo, tf.int32), one_step(arrays, numbers, watch, i))
+                row, guard = one_step(arrays, numbers, watch, i)
+                rows = rows.write(tf.cast(i - lo, tf.int32), row)
+                if guards is None:
+                    return i + 1, rows
+                found = tf.where(guard == 0, tf.constant(0, tf.int64), i * _MOST_GUARDS + tf.cast(guard, tf.int64))
+                return i + 1, rows, _first(failed[0], found)
 
             rows = tf.TensorArray(dtype, size=block.length, element_shape=shape)
-            _, rows = tf.while_loop(lambda i, _: i < hi, body, (lo, rows), parallel_iterations=1)
-            return rows.stack()
+            nothing = tf.constant(0, tf.int64)
+            start = (lo, rows) if guards is None else (lo, rows, nothing)
+            _, rows, *failed = tf.while_loop(lambda i, *_: i < hi, body, start, parallel_iterations=1)
+            return rows.stack(), failed[0] if failed else nothing
 
         looping = tf.function(loop, jit_compile=unit == "call", autograph=False).get_concrete_function(
             dict(block.arrays), tf.TensorSpec(block.numbers.shape, tf.int64), tf.TensorSpec([3], tf.int64)
         )
         by_xla = {"call": [looping], "step": [*early, last], "gradients": steps, None: [looping]}[unit]
         seen = _holds_xla if unit == "gradients" else _is_xla
-        return _Built(loop=looping, steps=tuple(steps), compiled=all(map(seen, by_xla)), unit=unit)
+        return _Built(loop=looping, steps=tuple(steps), compiled=all(map(seen, by_xla)), unit=unit, guards=guards)
 
-    def _trace(self, block: Block, last_part: bool) -> tf.types.experimental.ConcreteFunction:
+    def trace(self, block: Block, last_part: bool) -> tf.types.experimental.ConcreteFunction:
+        """Traces the step anew for batches of this shape.
+
+        Args:
+          block: of batches.
+          last_part: whether for the last micro-batch of a step, or for one before.
+        """
+
+        found: list[Guards] = []
+
         @tf.function(autograph=True)
         def step(batches, numbers, watch, part):
             with autograph_on(tf.__internal__.autograph.control_status_ctx()):
-                return self._on_replicas(batches, numbers, watch, part, last_part)
+                rows = self._on_replicas(batches, numbers, watch, part, last_part)
+            if not self._mode.guarded:
+                return rows, tf.constant(0)
+            return rows, guarded()
+
+        @tf.autograph.experimental.do_not_convert
+        def guarded():
+            found.append(Guards.of(tf.compat.v1.get_default_graph()))
+            return found[-1].failed
 
         self.traces += 1
         xla = self._mode.compile == "xla"
@@ -214,12 +258,16 @@ class Program:
                     while_tracing.enter_context(gradients_compiled())
             batch = {k: tf.TensorSpec(v.shape[3:], v.dtype, name=k) for k, v in block.arrays.items()}
             count = self._replicas.local
-            return step.get_concrete_function(
+            signature = (
                 [batch] * count,
                 tf.TensorSpec([count], tf.int64),
                 tf.TensorSpec([], tf.bool),
                 tf.TensorSpec([], tf.int32),
             )
+            traced = self._observe(lambda: step.get_concrete_function(*signature))
+        if found and found[-1].guards:
+            self._guards[id(traced)] = found[-1]
+        return traced
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,12 +279,19 @@ class _Built:
       steps: the traced step; with micro-batches one for the early ones and one for the last.
       compiled: whether XLA compiles what `unit` says.
       unit: see `Program.unit`.
+      guards: those of the step, where it has any.
     """
 
     loop: tf.types.experimental.ConcreteFunction
     steps: tuple[tf.types.experimental.ConcreteFunction, ...]
     compiled: bool
     unit: str | None
+    guards: Guards | None
+
+
+def _first(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
+    """The first of two numbers that is not 0."""
+    return tf.where(one == 0, other, one)
 
 
 def _batches(arrays: Mapping[str, tf.Tensor], i, part) -> list[Batch]:

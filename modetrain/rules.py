@@ -123,6 +123,17 @@ def numerics(settings: Settings) -> str | None:
     )
 
 
+def tpu(settings: Settings) -> str | None:
+    mode = settings.mode
+    if mode.strategy != "tpu" or mode.tpu is not None or os.environ.get("TPU_NAME"):
+        return None
+    key = "mode" if mode.name == "tpu" else "mode.strategy"
+    return (
+        f"{key}=tpu: neither mode.tpu= nor TPU_NAME in the environment says which. Type mode.tpu=local on a machine that has "
+        "TPUs, mode.tpu= with a name or address, or mode=xla to run without one."
+    )
+
+
 def shares(settings: Settings) -> str | None:
     """As far as the number of replicas is known here; GPUs are counted later."""
     mode, parts = settings.mode, settings.optimizer.accumulate
@@ -371,6 +382,7 @@ def compare(settings: Settings) -> str | None:
 Rule = Callable[[Settings], str | None]
 RULES: tuple[Rule, ...] = (
     mode,
+    tpu,
     numerics,
     accumulate,
     shares,

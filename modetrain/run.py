@@ -23,6 +23,7 @@ from modetrain.data import Cut, Data
 from modetrain.errors import ConfigError
 from modetrain.events import Events
 from modetrain.failure import NonFiniteError
+from modetrain.inspect.start import Start
 from modetrain.lock import Lock
 from modetrain.mode import Mode
 from modetrain.optimizer import Optimizer
@@ -114,6 +115,13 @@ def _run(
             trainer, source = build(settings, where, replicas, clock, console, points, say)
             run_record.follow(trainer, source)
         run_record.write()
+        if settings.do == "inspect":
+            from modetrain.inspect import command
+
+            findings = command.run(trainer, settings, where.folder, say)
+            trainer.status, trainer.steps = "completed", trainer.step
+            run_record.write()
+            return EXIT_FAILED if findings else EXIT_DONE
         if settings.do == "evaluate":
             trainer.steps = trainer.step
             trainer.evaluate()
@@ -165,11 +173,6 @@ def build(
     with replicas.scope():
         recipe = build_recipe(settings, source)
     batch_norm.synchronise(recipe.models(), settings.mode, replicas, say)
-    if settings.data.batch_size > len(source.train["label"]):
-        say(
-            f"data.batch_size={settings.data.batch_size}: there are only {len(source.train['label'])} training examples, "
-            "so each batch holds some of them more than once"
-        )
     prepare = recipe.prepare if recipe.prepares else None
     cut = Cut.over(replicas, recipe.micro_batches)
     debug = settings.mode.debug_data
@@ -190,6 +193,8 @@ def build(
             f"run_dir={where.folder}: the workers would go on from steps {', '.join(f'{one:.0f}' for one in steps)}: they do "
             "not see the same checkpoints. Type run_dir= with a folder that is the same on all machines."
         )
+    at_start = settings.inspect.at_start and settings.do != "inspect" and settings.mode.compile != "eager"
+    start = Start(recipe, settings.mode, say, settings.command) if at_start and replicas.chief else None
     trainer = Trainer(
         recipe=recipe,
         mode=settings.mode,
@@ -205,6 +210,7 @@ def build(
         say=say,
         command=settings.command,
         portable_draws=portable,
+        observe=start.of if start is not None else None,
     )
     if restored is not None:
         trainer.resume(restored)

@@ -8,6 +8,7 @@ runs/<recipe>/<mode>/<time>/
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from pathlib import Path
 
@@ -48,8 +49,18 @@ def latest(root: Path, recipe: str, mode: str) -> Path | None:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a folder already is the folder of a run."""
-    return (folder / RECORD).exists() or bool(steps(folder))
+    """Whether a folder already is the folder of a run; one that failed before its first step left nothing to keep."""
+    return bool(steps(folder)) or ((folder / RECORD).exists() and not failed_at_once(folder))
+
+
+def failed_at_once(folder: Path) -> bool:
+    """Whether a folder holds only what a run leaves that failed before its first step: no step made, no checkpoint."""
+    try:
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    made_none = isinstance(found, dict) and found.get("status") == "failed" and found.get("steps") == 0
+    return made_none and not any((folder / CHECKPOINTS).glob("*.npz"))
 
 
 def checkpoint(folder: Path, step: int) -> Path:

@@ -16,6 +16,7 @@ from modetrain.settings import (
     CompareSettings,
     DataSettings,
     InitFromSettings,
+    InspectSettings,
     NonfiniteSettings,
     OptimizerSettings,
     WatchdogSettings,
@@ -23,6 +24,7 @@ from modetrain.settings import (
 from modetrain.sources import SOURCES
 
 MISSING = "???"  # how a YAML file says that a value has to be given
+AUTO = "auto"  # callbacks.checkpoint.best: whichever of accuracy and loss the evaluation returns
 
 
 def _every(what: str, at_least: int) -> Key:
@@ -127,7 +129,10 @@ KEYS: Mapping[str, Key] = {
         kind="float", help="seconds between signs of life in heartbeat.json; 0 is off", example=10.0, at_least=0
     ),
     "do.name": Key(
-        kind="str", help="what is done with the run", example="train", choices=("train", "evaluate", "compare")
+        kind="str",
+        help="what is done with the run",
+        example="train",
+        choices=("train", "evaluate", "compare", "inspect"),
     ),
     "compare.modes": Key(
         kind="list",
@@ -152,6 +157,20 @@ KEYS: Mapping[str, Key] = {
         example=2,
         at_least=2,
         at_most=1024,
+    ),
+    "inspect.at_start": Key(
+        kind="bool",
+        help="a graph or xla run says what tracing changes",
+        example=False,
+        common=True,
+        also=("inspect_at_start", "lint"),
+    ),
+    "inspect.target": Key(
+        kind="str",
+        help="what do=inspect judges by; null is the mode's own",
+        example="tpu",
+        optional=True,
+        choices=("graph", "xla", "tpu"),
     ),
     "data.name": Key(
         kind="str",
@@ -201,7 +220,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "data.overfit": Key(
         kind="int",
-        help="so many training batches again and again, and evaluation sees them too; 0 is off",
+        help="so many training batches for ever, and evaluation sees them too, augmented alike; 0 is off",
         example=1,
         at_least=0,
         also=("overfit_batches",),
@@ -355,11 +374,24 @@ KEYS: Mapping[str, Key] = {
         example="mixed_bfloat16",
         choices=PRECISIONS,
         common=True,
+        meant={
+            **dict.fromkeys(("bfloat16", "bf16", "mixed_bf16"), "mixed_bfloat16"),
+            **dict.fromkeys(("float16", "fp16", "f16", "half", "mixed", "amp", "mixed_fp16"), "mixed_float16"),
+            **dict.fromkeys(("fp32", "f32", "single"), "float32"),
+            **dict.fromkeys(("fp64", "f64", "double"), "float64"),
+        },
         also=("dtype", "mixed_precision"),
     ),
     "mode.deterministic": Key(kind="bool", help="only kernels that repeat bit by bit", example=True, common=True),
     "mode.strict": Key(kind="bool", help="graph bitwise equal to eager", example=True, common=True),
     "mode.debug_data": Key(kind="bool", help="breakpoints work inside Dataset.map", example=True, common=True),
+    "mode.guards": Key(
+        kind="bool",
+        help="raise the errors that XLA drops; auto is under XLA",
+        example=True,
+        choices=("auto",),
+        also=("guards", "bounds_checks"),
+    ),
     "callbacks.log.every": _every("log lines and points in TensorBoard", 1),
     "callbacks.evaluate.every": _every("evaluations", 0),
     "callbacks.checkpoint.every": _every("checkpoints", 0),
@@ -377,7 +409,10 @@ KEYS: Mapping[str, Key] = {
         kind="bool", help="steps go on while a checkpoint is written", example=True, also=("async", "async_save")
     ),
     "callbacks.checkpoint.best": Key(
-        kind="str", help="evaluation metric whose best checkpoint is kept too", example="accuracy", optional=True
+        kind="str",
+        help="evaluation metric whose best checkpoint is kept too; auto is accuracy, else loss",
+        example="accuracy",
+        optional=True,
     ),
     "callbacks.profile.at": Key(
         kind="int",
@@ -399,6 +434,7 @@ DATACLASSES: Mapping[str, type] = {
     "data": DataSettings,
     "optimizer": OptimizerSettings,
     "mode": Mode,
+    "inspect": InspectSettings,
 }
 FREE = ("recipe", "model")  # sections whose keys are the arguments of their `_target_`
 SECTIONS = tuple(dict.fromkeys([*(key.split(".")[0] for key in KEYS), *FREE, "debug"]))

@@ -27,8 +27,9 @@ class DataSettings:
       train_split, eval_split: TFDS split expressions (`train`, `train[:90%]`, `test`).
       batch_size: examples in one global training batch.
       eval_batch_size: examples in one global evaluation batch; the last batch may be shorter.
+        With `overfit` they are those of training.
       image_size: `(height, width)` every image is resized to; None keeps images as they are.
-      overfit: number of training batches to repeat for ever, which evaluation then sees too; 0 is off.
+      overfit: number of training batches to repeat for ever, which evaluation then sees too, augmented alike; 0 is off.
       eval_batches: evaluation stops after so many batches; None sees every example exactly once.
       retries: how often a batch that could not be had is asked for again.
     """
@@ -142,6 +143,19 @@ class CompareSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class InspectSettings:
+    """What is looked for in the user's own code.
+
+    Attributes:
+      at_start: whether a graph or XLA run says, as it traces its steps, what tracing changes.
+      target: what `do=inspect` judges by: `graph`, `xla` or `tpu`; None is what the mode compiles with.
+    """
+
+    at_start: bool = True
+    target: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything one run is made from.
 
@@ -149,7 +163,7 @@ class Settings:
       recipe_name, model_name, debug_name: the chosen option of these config groups (`debug_name` may be None).
       recipe, model: what Hydra instantiates (a mapping with `_target_`).
       callbacks: per callback name its own settings (`{"log": {"every": 100}, ...}`).
-      do: what is done with the run (`train`, `evaluate`, `compare`).
+      do: what is done with the run (`train`, `evaluate`, `compare`, `inspect`).
       compare: of `do=compare`.
       steps: number of updates.
       seed: every random draw of the run is a function of it and the step.
@@ -159,6 +173,7 @@ class Settings:
       check_numerics: stop at the first NaN or infinity and name the op that made it (`eager` and `graph` only).
       nonfinite, init_from, watchdog: see their classes.
       stop_after: seconds after which the run saves and stops; None lets it run.
+      inspect: see `InspectSettings`.
       command: the command line, to be typed again.
       notes: what a debug preset turned on and off, one line each, printed at start.
       resolved: the whole composed config as plain containers, which the run folder keeps.
@@ -184,6 +199,7 @@ class Settings:
     init_from: InitFromSettings = InitFromSettings()
     watchdog: WatchdogSettings = WatchdogSettings()
     stop_after: float | None = None
+    inspect: InspectSettings = dataclasses.field(default_factory=InspectSettings)
     notes: tuple[str, ...] = ()
     compare: CompareSettings = CompareSettings()
     resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -124,7 +124,7 @@ class SourceText:
             elif isinstance(statement, ast.Import):
                 if any((alias.asname or alias.name.partition(".")[0]) == name for alias in statement.names):
                     return None
-            elif name in _assigned(statement):
+            elif name in assigned(statement):
                 return None
         if loose:
             return None
@@ -142,7 +142,7 @@ class SourceText:
             return self.of_function(module, statement, bound=False)
         if not isinstance(statement, ast.ClassDef) or statement.keywords:
             return ANYTHING
-        decorators = [_last_name(d) for d in statement.decorator_list]
+        decorators = [last_name(d) for d in statement.decorator_list]
         if "dataclass" in decorators:
             return self._of_dataclass(module, statement)
         if any(name not in KEEPS_SIGNATURE for name in decorators):
@@ -151,7 +151,7 @@ class SourceText:
             if isinstance(inner, ast.FunctionDef) and inner.name in ("__init__", "__new__"):
                 return self.of_function(module, inner, bound=True)
         for base in statement.bases:
-            found = self._base(module, base)
+            found = self.base(module, base)
             if found is None:
                 return ANYTHING
             signature = self.signature(*found)
@@ -164,7 +164,7 @@ class SourceText:
         required: list[str] = []
         keys: dict[str, Key] = {}
         for base in statement.bases:
-            found = self._base(module, base)
+            found = self.base(module, base)
             inherited = self.signature(*found) if found else ANYTHING
             if inherited.open:
                 return ANYTHING
@@ -184,10 +184,10 @@ class SourceText:
 
     def of_function(self, module: str, function: ast.FunctionDef, *, bound: bool) -> Signature:
         """What calling a function takes; `bound`: its first argument is given already."""
-        if any(_last_name(d) not in KEEPS_SIGNATURE for d in function.decorator_list):
+        if any(last_name(d) not in KEEPS_SIGNATURE for d in function.decorator_list):
             return ANYTHING
         arguments = function.args
-        static = any(_last_name(d) == "staticmethod" for d in function.decorator_list)
+        static = any(last_name(d) == "staticmethod" for d in function.decorator_list)
         positional = [*arguments.posonlyargs, *arguments.args]
         missing = len(positional) - len(arguments.defaults)
         defaults = [*[None] * missing, *arguments.defaults, *arguments.kw_defaults]
@@ -215,7 +215,7 @@ class SourceText:
                 source = _absolute(module, statement, file.name == "__init__.py")
                 original = next(a.name for a in statement.names if (a.asname or a.name) == name)
                 found.append(self.alias(source, original, depth + 1) if source else None)
-            elif name in _assigned(statement):
+            elif name in assigned(statement):
                 value = getattr(statement, "value", None)
                 found.append((module, value) if isinstance(value, ast.expr) else None)
         return found[0] if len(found) == 1 else None
@@ -228,7 +228,8 @@ class SourceText:
             return False
         return found is not None and found[0].partition(".")[0] == "modetrain"
 
-    def _base(self, module: str, base: ast.expr) -> tuple[str, ast.stmt] | None:
+    def base(self, module: str, base: ast.expr) -> tuple[str, ast.stmt] | None:
+        """Where a base class of a class in this module is defined; None if that cannot be told."""
         try:
             if isinstance(base, ast.Name):
                 return self.definition(module, base.id)
@@ -250,7 +251,8 @@ def _statements(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
                 yield from _statements(handler.body)
 
 
-def _assigned(statement: ast.stmt) -> set[str]:
+def assigned(statement: ast.stmt) -> set[str]:
+    """The names that an assignment sets; none for other statements."""
     targets = getattr(statement, "targets", None) or [getattr(statement, "target", None)]
     return {node.id for t in targets if t is not None for node in ast.walk(t) if isinstance(node, ast.Name)}
 
@@ -263,6 +265,7 @@ def _absolute(module: str, statement: ast.ImportFrom, is_package: bool) -> str |
     return ".".join([*parts, *([statement.module] if statement.module else [])]) or None
 
 
-def _last_name(node: ast.expr) -> str:
+def last_name(node: ast.expr) -> str:
+    """The name of a decorator, without what it is called with and the module it is of."""
     node = node.func if isinstance(node, ast.Call) else node
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

@@ -27,6 +27,7 @@ RUN_GIVES: Mapping[str, tuple[str, ...]] = {
     "model": ("image_shape", "classes"),
 }
 
+_PLAIN = (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.Set, ast.JoinedStr)  # nothing of these can be called
 _TUPLE = ("tuple[", "Tuple[")  # how the annotation of several models begins
 
 
@@ -181,6 +182,14 @@ def _within(module: str, names: Sequence[str], file: Path, sources: SourceText) 
         fix = hint if near or not defined else f"{hint} Type {module}.{defined[0]}."
         raise LookupError(f"{shown(file, sources.cwd)} has no {names[0]!r}. {fix}") from None
     if found is None:
+        value = sources.alias(module, names[0])
+        if len(names) == 1 and value is not None and isinstance(value[1], _PLAIN):
+            defined = sources.names(module)
+            fix = (
+                f"Type {module}.{defined[0]}." if len(defined) == 1 else f"Name one of {', '.join(defined) or 'these'}."
+            )
+            line = f"{shown(file, sources.cwd)}: {names[0]} = {_short(value[1])}"
+            raise LookupError(f"that is a plain value ({line}), not a class or function. {fix}")
         return ANYTHING
     if len(names) > 1 and not isinstance(found[1], ast.ClassDef):
         raise LookupError(f"{module}.{names[0]} is a function, it has no {names[1]!r}. Type {module}.{names[0]}.")
@@ -190,6 +199,11 @@ def _within(module: str, names: Sequence[str], file: Path, sources: SourceText) 
         inner = [s for s in getattr(found[1], "body", ()) if isinstance(s, ast.FunctionDef) and s.name == names[1]]
         return sources.of_function(module, inner[0], bound=True) if inner else ANYTHING
     return sources.signature(*found)
+
+
+def _short(value: ast.expr) -> str:
+    written = ast.unparse(value)
+    return written if len(written) <= 40 else f"{written[:37]}..."
 
 
 def instantiate(node: Mapping[str, Any], **kwargs: Any) -> Any:

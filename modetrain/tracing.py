@@ -30,7 +30,16 @@ def convert(function: Callable) -> Callable:
     """The user's function, converted by AutoGraph where a step is being traced; itself in eager mode."""
     if tf.executing_eagerly() or not _contexts:
         return function
-    return tf.__internal__.autograph.tf_convert(function, _contexts[-1])
+    context = _contexts[-1]
+    converted = tf.__internal__.autograph.tf_convert(function, context)
+
+    def in_context(*args: Any, **kwargs: Any) -> Any:
+        # A function from inside one that is converted is converted already, and is run where it is called: within the
+        # library AutoGraph is off, and what such a function calls would stay as it is.
+        with context:
+            return converted(*args, **kwargs)
+
+    return in_context
 
 
 _compiling: list[bool] = []

@@ -6,6 +6,7 @@ there in as few calls of the compiled program as the mode allows. `steps_per_cal
 
 from __future__ import annotations
 
+import functools
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from modetrain.feed import Feed
 from modetrain.metrics import Means
 from modetrain.mode import Mode
 from modetrain.nonfinite import Nonfinite
-from modetrain.program import Program
+from modetrain.program import Observe, Program
 from modetrain.recipe import Recipe
 from modetrain.replicas import Replicas
 from modetrain.rows import Recent, Rows
@@ -49,6 +50,7 @@ class Trainer:
       say: prints a line for the user.
       command: the command line of this run, for the message of an error.
       portable_draws: whether XLA draws eager's random numbers (see `draws.portable_works`).
+      observe: by the name of a recipe's method, who watches its traces (see `Program`).
 
     Attributes, which callbacks may read: all of the above, and
       evaluation: means of the latest evaluation.
@@ -78,6 +80,7 @@ class Trainer:
         say: Callable[[str], None] = print,
         command: str = "",
         portable_draws: bool = True,
+        observe: Callable[[str], Observe] | None = None,
     ):
         assert data.cut.parts == recipe.micro_batches, "data is cut for another number of micro-batches"
         self.recipe = recipe
@@ -109,8 +112,15 @@ class Trainer:
         else:  # a short run prepares no more batches than it has steps
             self.steps_per_call = max(1, min(data.steps_that_fit(), steps - step))
         self.train_program, self.eval_program = (
-            Program(step, mode, replicas=self.replicas, state=recipe.state, portable=portable_draws)
-            for step in (recipe.run_train_step, recipe.run_eval_step)
+            Program(
+                step,
+                mode,
+                replicas=self.replicas,
+                state=recipe.state,
+                portable=portable_draws,
+                observe=observe(method) if observe is not None else None,
+            )
+            for method, step in (("train_step", recipe.run_train_step), ("eval_step", recipe.run_eval_step))
         )
         self.feed = Feed(data, self.steps_per_call, say=say)
         self.recent = Recent()
@@ -170,8 +180,14 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """Means over every evaluation example, with the averaged weights where an optimizer keeps them."""
         means = Means()
+        blocks, begun = self.data.eval_blocks(self.steps_per_call), 0
         with self.clock.book("eval"), self.recipe.averaged():
-            for block in self.data.eval_blocks(self.steps_per_call):
+            while True:
+                with explain(self, "prepare", None, functools.partial(int, begun), evaluating=True):
+                    block = next(blocks, None)
+                if block is None:
+                    break
+                begun = int(block.numbers[block.length - 1].numpy().max()) + 1
                 with explain(self, "eval_step", block, self._reached(self.eval_program, block.first)):
                     if not self.eval_program.has(block):
                         with self.clock.book("compile"):

@@ -307,6 +307,19 @@ def test_a_metric_that_is_not_there_is_named_with_those_that_are(make_trainer):
     assert "callbacks.checkpoint.best=null" in message
 
 
+@pytest.mark.parametrize(("name", "best"), [("accuracy", 4), ("loss", 2), ("recall", None)])
+def test_auto_is_accuracy_else_loss_else_none(tmp_path, make_trainer, name, best):
+    scores = Scores([0.5, 0.8], name)
+    trainer = make_trainer("graph", steps=4, callbacks=[scores, Checkpoint(every=2, best="auto")])
+    trainer.train()
+    assert ("best.npz" in kept(tmp_path)) is (best is not None)
+    if best is not None:
+        assert checkpoint.load(tmp_path / "checkpoints" / "best.npz").step == best
+    said = [line for line in trainer.said if "callbacks.checkpoint.best=auto" in line]
+    assert len(said) == 1
+    assert (f"best {name}" if best else "no accuracy and no loss") in said[0]
+
+
 @pytest.mark.parametrize(("ends", "steps"), [("stop", [3]), ("callback", [3]), ("step", [])])
 def test_a_run_that_ends_early_is_saved_where_its_variables_are_whole(tmp_path, make_trainer, ends, steps):
     class End(Callback):

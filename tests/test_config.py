@@ -82,6 +82,7 @@ WRONG_WORDS = [
     ([M, "mode=grpah"], ["eager, graph, mirrored", "Did you mean mode=graph?"]),
     ([M, "mode=fast"], ["mode=fast", "eager, graph, mirrored", "Type for example mode="]),
     ([M, "modee=xla"], ["Did you mean mode=xla?"]),
+    ([M, "modle=mlp"], ["Did you mean model=mlp?"]),
     ([M, "optimizer=sgdd"], ["Did you mean optimizer=sgd?"]),
     ([M, "debug=fsat"], ["Did you mean debug=fast?"]),
     ([M, "do=evalute"], ["Did you mean do=evaluate?"]),
@@ -128,6 +129,10 @@ WRONG_WORDS = [
     ([M, "steps=true"], ["whole number", "not true"]),
     ([M, "steps=null"], ["whole number", "not null"]),
     ([M, "steps="], ["steps=:", "whole number"]),
+    ([M, "mode.precision=bfloat16"], ["Did you mean mode.precision=mixed_bfloat16?"]),
+    ([M, "mode.precision=bf16"], ["Did you mean mode.precision=mixed_bfloat16?"]),
+    ([M, "mode.precision=float16"], ["Did you mean mode.precision=mixed_float16?"]),
+    ([M, "mode.precision=fp16"], ["Did you mean mode.precision=mixed_float16?"]),
     ([M, "seed=1.5"], ["seed=1.5", "whole number", "seed=1."]),
     ([M, "seed=-1"], ["at least 0"]),
     ([M, "seed=99999999999"], ["at most"]),
@@ -183,6 +188,7 @@ WRONG_WORDS = [
     ([M, "mode.compile=xla", "mode.strict=true"], ["Type mode.compile=graph mode.strict=true"]),
     ([M, "debug=nan", "mode=xla"], ["do not compile under XLA", "Type debug=nan mode=graph"]),
     ([M, "check_numerics=true", "mode.compile=xla"], ["mode.compile=graph"]),
+    ([M, "mode=tpu"], ["mode=tpu: neither mode.tpu= nor TPU_NAME", "Type mode.tpu=local"]),
     ([M, "optimizer.accumulate=3"], ["3 does not divide 64", "data.batch_size=63"]),
     ([M, "optimizer.accumulate=100"], ["data.batch_size=100"]),
     ([M, "optimizer.warmup=50", "steps=50"], ["before the learning rate has risen", "optimizer.warmup=5"]),
@@ -232,6 +238,8 @@ WRONG_WORDS = [
     (["recipe=gan", "recipe.samples=0"], ["at least 1, not 0", "recipe.samples=16"]),
     (["recipe=gan", "recipe.discriminator_speed=-1"], ["above 0, not -1", "recipe.discriminator_speed=1.0"]),
     (["recipe=gan", "model.latent=0"], ["at least 1, not 0"]),
+    # metrics that its text says it does not return
+    ([M, "callbacks.checkpoint.best=acuracy"], ["recipes.mnist.Digits returns loss, accuracy", "best=accuracy?"]),
     # models that a recipe cannot train
     ([M, "model=null"], ["model=null: recipes.mnist.Digits builds a model", "Type model=cnn or model=mlp."]),
     ([M, "~model"], ["model=null: recipes.mnist.Digits builds a model"]),
@@ -253,8 +261,12 @@ def test_a_wrong_command_line_is_refused(folder, capsys, words, expected):
 # --- files -----------------------------------------------------------------------------------------------------------
 
 RECIPE = "# @package _global_\nrecipe:\n  _target_: recipes.mine.Mine\n"
-ALONE = "class Mine:\n    def __init__(self, *, model, optimizer, info): ...\n"
-MINE = "from modetrain import Recipe\n\nclass Mine(Recipe):\n    pass\n"
+STEPS = "    def train_step(self, batch): ...\n    def eval_step(self, batch): ...\n"
+ALONE = (
+    "import modetrain\n\nclass Mine(modetrain.Recipe):\n    def __init__(self, *, model, optimizer, info): ...\n"
+    + STEPS
+)
+MINE = "from modetrain import Recipe\n\nclass Mine(Recipe):\n" + STEPS
 WITH = ["recipe=mine", "model=mlp"]
 
 WRONG_FILES = [
@@ -276,6 +288,29 @@ WRONG_FILES = [
         {"conf/recipe/mine.yaml": "# @package _global_\ndefaults:\n  - override /optimzer: sgd\n"},
         WITH,
         ["conf/recipe/mine.yaml", "optimzer", "Did you mean 'optimizer'?"],
+    ),
+    (
+        {"conf/recipe/mine.yaml": "# @package _global_\ndefaults:\n  - override /modle: mlp\n"},
+        WITH,
+        ["conf/recipe/mine.yaml", "modle", "Did you mean 'model'?"],
+    ),
+    (
+        {
+            "conf/recipe/mine.yaml": RECIPE + "defaults:\n  - /model: mlp\n",
+            "conf/recipe/another.yaml": RECIPE + "defaults:\n  - override /model: mlp\n",
+        },
+        ["recipe=mine"],
+        ["conf/recipe/mine.yaml: its defaults list asks for model: mlp", "Write `- override /model: mlp` in it"],
+    ),
+    (
+        {"conf/recipe/mine.yaml": "defaults:\n  - override /model: mlp\nrecipe:\n  _target_: recipes.mine.Mine\n"},
+        ["recipe=mine"],
+        ["conf/recipe/mine.yaml: the line '# @package _global_' is missing"],
+    ),
+    (
+        {"conf/recipe/mine.yaml": "recipe:\n  _target_: recipes.mine.Mine\n"},
+        ["recipe=mine"],
+        ["conf/recipe/mine.yaml: the line '# @package _global_' is missing"],
     ),
     ({"conf/recipe/mine.yaml": "defaults:\n  - nothing\n"}, WITH, ["conf/recipe/mine.yaml", "recipe/nothing"]),
     ({"conf/recipe/mine.yaml": "defaults: mnist\n"}, WITH, ["recipe/mine", "defaults must be a list"]),
@@ -369,6 +404,36 @@ WRONG_FILES = [
         [M, "+callbacks.mine._target_=callback.Mine", "+callbacks.mine.every=often"],
         ["+callbacks.mine.every=often", "a whole number, not 'often'", "callbacks.mine.every=10"],
     ),
+    # classes without what the run needs
+    (
+        {"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": MINE.replace("train_step", "train_stp")},
+        WITH,
+        ["class Mine in recipes/mine.py:3 has no train_step", "Did you mean train_step, where it says train_stp?"],
+    ),
+    (
+        {
+            "conf/recipe/mine.yaml": RECIPE,
+            "recipes/mine.py": "from .base import Base\n\nclass Mine(Base):\n    def train_step(self, batch): ...\n",
+            "recipes/base.py": "import modetrain\n\nclass Base(modetrain.Recipe): ...\n",
+        },
+        WITH,
+        ["has no eval_step", "Write def eval_step(self, batch):"],
+    ),
+    (
+        {"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": MINE.replace("(Recipe)", "")},
+        WITH,
+        ["is no recipe, it does not derive from modetrain.Recipe. Write class Mine(modetrain.Recipe):"],
+    ),
+    (
+        {"conf/recipe/mine.yaml": RECIPE.replace("Mine", "thing"), "recipes/mine.py": MINE + "\nthing = 3\n"},
+        WITH,
+        ["that is a plain value (recipes/mine.py: thing = 3), not a class", "Type recipes.mine.Mine."],
+    ),
+    (
+        {"callback.py": "class Mine:\n    def look(self, run): ...\n"},
+        [M, "+callbacks.mine._target_=callback.Mine"],
+        ["class Mine in callback.py:1 is no callback", "Write class Mine(modetrain.Callback):"],
+    ),
     # run folders
     ({"out": ""}, [M, "run_dir=out"], ["out is a file"]),
     ({"out": ""}, [M, "run_dir=out/deeper"], ["out is a file"]),
@@ -419,6 +484,16 @@ def test_a_run_folder_that_cannot_be_made_is_refused(folder, capsys):
     assert "nothing can be made in locked" in refused(capsys, [M, "run_dir=locked/run"])
 
 
+def test_a_run_that_failed_before_its_first_step_does_not_block_its_folder(folder, capsys):
+    write(folder, {"out/run.json": '{"status": "failed", "steps": 0}'})
+    assert any("run_dir=out: the run in it failed" in note for note in config.load([M, "run_dir=out"], folder).notes)
+    for record in ('{"status": "failed", "steps": 1}', '{"status": "running", "steps": 0}', "{}", "", "[]"):
+        write(folder, {"out/run.json": record})
+        assert "already holds a run" in refused(capsys, [M, "run_dir=out"])
+    write(folder, {"out/run.json": '{"status": "failed", "steps": 0}', "out/checkpoints/best.npz": ""})
+    assert "already holds a run" in refused(capsys, [M, "run_dir=out"])
+
+
 def test_nothing_is_left_of_the_attempt_to_write(folder):
     config.load([M], folder)
     config.load([M, "run_dir=new/run"], folder)
@@ -428,7 +503,8 @@ def test_nothing_is_left_of_the_attempt_to_write(folder):
 # --- what is right ---------------------------------------------------------------------------------------------------
 
 
-def test_every_shipped_option_composes(folder):
+def test_every_shipped_option_composes(folder, monkeypatch):
+    monkeypatch.setenv("TPU_NAME", "local")
     for group in ("model", "optimizer", "mode", "debug"):
         for file in sorted((shipped() / "conf" / group).glob("*.yaml")):
             recipe = "recipe=gan" if (group, file.stem) == ("model", "gan") else M
@@ -457,7 +533,8 @@ def test_values_arrive_as_typed(folder):
 
 
 def test_a_callback_can_be_switched_off_and_be_ones_own(folder):
-    write(folder, {"callback.py": "class Mine:\n    def __init__(self, *, every): ...\n"})
+    code = "import modetrain\n\nclass Mine(modetrain.Callback):\n    def __init__(self, *, every): ...\n"
+    write(folder, {"callback.py": code})
     words = [M, "callbacks.log=null", "~callbacks.profile", "+callbacks.mine._target_=callback.Mine"]
     settings = config.load([*words, "+callbacks.mine.every=3"], folder)
     assert set(settings.callbacks) == {"evaluate", "checkpoint", "mine"}
@@ -493,7 +570,7 @@ def test_the_users_files_come_before_the_shipped_ones(folder):
     [
         "from recipes.mnist import Digits as Mine",
         "import somewhere\n\nclass Mine(somewhere.Base): ...",
-        "class Mine:\n    def __init__(self, **anything): ...",
+        f"import modetrain\n\nclass Mine(modetrain.Recipe):\n    def __init__(self, **anything): ...\n{STEPS}",
         "from somewhere import *",
         "Mine = make_a_class()",
         "@wrapped\nclass Mine: ...",

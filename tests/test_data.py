@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from modetrain.data import Cut
+from modetrain.errors import ConfigError
 from modetrain.sources import Source
 
 
@@ -57,10 +59,8 @@ def test_epochs_follow_each_other_without_gaps(make_data):
         assert sorted(stream[40 * epoch : 40 * epoch + 40]) == list(range(40))
 
 
-def test_a_batch_may_be_larger_than_an_epoch(make_data):
-    counts = np.bincount(numbers(make_data(batch_size=100).batch(3)), minlength=40)
-    assert counts.sum() == 100
-    assert set(counts) == {2, 3}
+def test_a_batch_may_be_the_whole_epoch(make_data):
+    assert sorted(numbers(make_data(batch_size=40).batch(3))) == list(range(40))
 
 
 def test_images_keep_their_labels(make_data, source):
@@ -188,6 +188,29 @@ def test_debugged_data_is_prepared_in_python_when_a_step_needs_it(make_data):
             same({name: array[index, 0, 0] for name, array in found.arrays.items()}, plain.batch(found.first + index))
 
 
+def test_debugged_evaluation_is_prepared_in_python_when_it_is_needed(make_data):
+    """The same batches, with values in `prepare`, each once: those that fill a block up are not prepared again."""
+    seen = []
+
+    def prepare(batch, *, seed, training):
+        seen.append((tf.executing_eagerly(), training))
+        return {**batch, "noise": tf.random.stateless_uniform([len(batch["index"])], seed)}
+
+    data = make_data(prepare=prepare, debug=True, eval_batch_size=4)
+    assert data.steps_that_fit() == 1
+    blocks = data.eval_blocks(2)
+    assert seen == []
+    found = [next(blocks)]
+    assert seen == [(True, False)] * 2
+    found += blocks
+    assert seen == [(True, False)] * 6, "5 full batches and a short one"
+    plain = list(make_data(prepare=prepare, eval_batch_size=4).eval_blocks(2))
+    for debugged, other in zip(found, plain, strict=True):
+        assert (debugged.first, debugged.length) == (other.first, other.length)
+        same(debugged.arrays, other.arrays)
+        np.testing.assert_array_equal(debugged.counted, other.counted)
+
+
 # --- evaluation ------------------------------------------------------------------------------------------------------
 
 
@@ -237,3 +260,25 @@ def test_overfitting_repeats_the_first_batches_and_evaluation_sees_them(make_dat
     assert [n for batch in batches for n in numbers(batch)] == first[0] + first[1]
     for batch in batches:
         np.testing.assert_array_equal(batch["image"], source.train["image"][batch["index"]])
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_overfitting_evaluates_the_very_batches_trained_on(make_data, debug):
+    """Augmented with the same draws: else a loss of zero in training would not be one in evaluation."""
+
+    def prepare(batch, *, seed, training):
+        count = batch["index"].shape[0]
+        return {**batch, "noise": tf.random.stateless_uniform([count], seed), "training": tf.fill([count], training)}
+
+    data = make_data(prepare=prepare, overfit=2, eval_batch_size=6, debug=debug)
+    batches = [batch for _, batch in evaluated(data, 3)]
+    assert len(batches) == 2
+    for step, batch in enumerate(batches):
+        same(batch, data.batch(step))
+
+
+@pytest.mark.parametrize(("cut", "most"), [(Cut(), 40), (Cut(replicas=3, local=3), 39), (Cut(parts=2, replicas=8), 32)])
+def test_a_batch_of_more_examples_than_there_are_is_refused(make_data, cut, most):
+    with pytest.raises(ConfigError, match=rf"batch_size=48: there are only 40 .* Type data.batch_size={most} or less"):
+        make_data(batch_size=48, cut=cut)
+    assert make_data(batch_size=most, cut=cut).settings.batch_size == most

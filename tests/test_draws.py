@@ -36,6 +36,22 @@ def test_uniform_draws_are_bitwise_equal(dtype):
         assert compiled.numpy().tobytes() == eager.numpy().tobytes()
 
 
+@pytest.mark.parametrize(
+    "seed", [[-11, 3], [11, -3], [-1, -1], tf.constant([-(2**40), 2**50], tf.int64)], ids=["-+", "+-", "--", "int64"]
+)
+def test_draws_by_negative_and_by_wide_seeds_are_bitwise_equal(seed):
+    """Half of the seeds that `Recipe.seed` gives are negative."""
+
+    def draw():
+        return (
+            tf.random.stateless_uniform([5], seed),
+            tf.random.stateless_uniform([5], seed, minval=0, maxval=1000, dtype=tf.int32),
+        )
+
+    for compiled, eager in zip(under_xla(draw), draw(), strict=True):
+        assert compiled.numpy().tobytes() == eager.numpy().tobytes()
+
+
 def test_uniform_draws_within_bounds_and_whole_numbers_are_bitwise_equal():
     def draw():
         return (

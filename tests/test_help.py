@@ -89,7 +89,7 @@ def test_the_examples_of_help_are_right(tmp_path, monkeypatch, capsys, command, 
     words = command.split()
     assert words[:3] == ["python", "-m", "modetrain"]
     assert main([*words[3:], "--cfg", "job"]) == 0
-    assert len(help_page.EXAMPLES) == 5
+    assert len(help_page.EXAMPLES) == 6
 
 
 def test_help_wins_over_whatever_else_is_typed_and_imports_nothing_heavy(tmp_path):

@@ -90,6 +90,18 @@ def test_a_failing_prepare_is_named_too(make_trainer, make_data):
     assert "mode.debug_data=true" in caught.value.__notes__[-1]
 
 
+def test_a_failing_prepare_in_evaluation_is_named_too(make_trainer):
+    def prepare(batch, *, seed, training):
+        return batch if training else {**batch, "picked": tf.gather(tf.range(10), batch["index"])}
+
+    trainer = make_trainer("graph", steps=2, command=COMMAND, data={"prepare": prepare}, mode={"steps_per_call": 1})
+    trainer.train()
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        trainer.evaluate()
+    assert "modetrain: failed in evaluation batch 2 after step 2 of 2: Digits.prepare in mode=graph" in notes(caught)
+    assert "mode.debug_data=true" in caught.value.__notes__[-1]
+
+
 @pytest.mark.parametrize("steps", [0, 5])
 def test_the_note_ends_with_the_command(steps, make_trainer, tmp_path):
     callbacks = [Checkpoint(every=steps, keep=9)] if steps else []

@@ -82,3 +82,13 @@ def test_the_recipe_of_the_readme_trains_from_a_folder_of_its_own(tmp_path):
     assert record["status"] == "completed"
     assert record["steps"] == 3
     assert set(record["results"]["eval"]) == {"loss"}
+
+
+def test_contributing_says_what_every_module_is_for():
+    rows = re.findall(r"^\| `.*$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    listed = set(re.findall(r"`(\w+(?:\.py|/))`", "\n".join(rows)))
+    there = {path.name for path in (ROOT / "modetrain").glob("*.py")} - {"__init__.py"}
+    there |= {f"{path.parent.name}/" for path in (ROOT / "modetrain").glob("*/__init__.py")}
+    assert sorted(there - listed) == [], "not in the table"
+    within = {path.name for path in (ROOT / "modetrain").glob("*/*.py")}
+    assert [name for name in listed - there - within if name.endswith(".py")] == [], "in the table, but not there"

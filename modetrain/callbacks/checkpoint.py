@@ -13,6 +13,7 @@ import numpy as np
 
 from modetrain import carry, checkpoint, run_folder
 from modetrain.callbacks import Callback
+from modetrain.callbacks.best import best_of
 from modetrain.errors import did_you_mean
 from modetrain.saver import Saver
 
@@ -30,7 +31,7 @@ class Checkpoint(Callback):
       keep: how many of the last are kept.
       keep_every: those of each multiple of so many steps are kept for good; None keeps none.
       best: evaluation metric by which the best is kept too; smaller is better where its name holds `loss` or `error`.
-        None keeps none.
+        None keeps none; `auto` is accuracy, else loss, whichever the evaluation returns.
       evaluate_every: steps between evaluations, which the best is chosen among.
       meta: kept with each checkpoint, to tell on resuming what has changed.
       background: whether steps go on while a checkpoint is written.
@@ -128,6 +129,8 @@ class Checkpoint(Callback):
         if not run.replicas.chief:
             return
         with run.clock.book("checkpoint"):
+            if run.evaluated == run.step:
+                self._best = best_of(self._best, run.results["eval"], run.say)
             evaluated = self._best is not None and run.evaluated == run.step
             unknown = evaluated and self._best not in run.results["eval"]
             better = evaluated and not unknown and self._is_better(run.results["eval"][self._best])

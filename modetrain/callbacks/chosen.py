@@ -19,6 +19,7 @@ from modetrain.callbacks.watch import Watch
 from modetrain.config import instantiate
 from modetrain.errors import ConfigError
 from modetrain.events import Events
+from modetrain.inspect.stale import StalePython
 from modetrain.settings import Settings
 
 
@@ -70,6 +71,9 @@ def chosen(
                 "Derive the class from modetrain.Callback."
             )
         found.append(callback)
+    if settings.inspect.at_start and settings.mode.compile != "eager":
+        # After all that may change something, and on every worker, for they plan alike.
+        found.append(StalePython(every=(log or {}).get("every") or 100, say=say))
     if save is not None:
         found.append(
             Checkpoint(
@@ -83,6 +87,6 @@ def chosen(
                 first=settings.nonfinite.policy == "rollback",
             )
         )
-        if evaluate is None and save["best"] is not None:
+        if evaluate is None and save["best"] not in (None, "auto"):
             say(f"callbacks.checkpoint.best={save['best']}: nothing is evaluated, so no best checkpoint is kept")
     return found

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from modetrain.comparison.probe import Entry, Log
 
 # Operations that draw random numbers.
-_RANDOM = re.compile(r"Random|Multinomial|TruncatedNormal|SampleDistortedBoundingBox|CandidateSampler")
+_RANDOM = re.compile(r"Random|Rng|Multinomial|TruncatedNormal|SampleDistortedBoundingBox|CandidateSampler")
+# Constants that eager mode makes at once and a graph by operations, and shapes.
+_CONSTANTS = ("Fill", "Range", "Shape", "Pack", "ZerosLike", "OnesLike", "LinSpace", "Rank", "Size")
 # Rounding flips these where a number is next to a threshold, or two numbers are next to each other.
 _FLIPS = re.compile(
     r"Relu\w*Grad|MaxPool|Greater|Less|Equal|ArgM|Round|Floor|Ceil|Rint|Sign|Cast|TopK|Sort|Select|Unique"
@@ -101,7 +103,7 @@ def origin(first: Log, second: Log, floors: Sequence[float], *, epsilon: float, 
         sudden = before <= (0.0 if exact else tolerance.LIMIT) or ratio > _JUMP * before
         flipped = before > 0 and _FLIPS.search(one.op) is not None and gap.nonfinite is None
         if ratio > limit and sudden and not flipped and not np.isinf(before):
-            stranger = _stranger(second, j, partner)
+            stranger = _stranger(second, j, partner) if not draws_numbers(other.op) else None
             if stranger is not None:
                 return Origin(entry=stranger, only_in="second", gap=gap, floors=ratio)
             missing = _stranger(first, i, {i: j for i, j in aligned})
@@ -145,7 +147,7 @@ def _stranger(log: Log, position: int, partner: dict[int, int]) -> Entry | None:
         if index in known or index in partner:
             continue
         known.add(index)
-        if log[index].place is not None and log[index].value is not None:
+        if log[index].place and log[index].value is not None and log[index].op not in _CONSTANTS:
             found.append(index)
         waiting.extend(log[index].inputs)
     return log[min(found)] if found else None

@@ -134,9 +134,7 @@ class Court:
     def _why(self, mode: str, number: int, gone: bool | None) -> Explanation:
         # A difference that float64 leaves stands out there, and rounding does not.
         why = self.runner.explain(mode, number, "float64") if gone is False else None
-        if why is None or why.rounding:
-            why = self.runner.explain(mode, number) or Explanation()
-        return why
+        return why or self.runner.explain(mode, number) or Explanation()
 
     def _blamed(
         self, mode: str, report: ArmReport, here: Sequence[Verdict], why: Explanation, gone: bool | None

@@ -18,7 +18,7 @@ from modetrain.comparison.bisect import Origin
 from modetrain.comparison.cause import Explanation
 from modetrain.comparison.shelf import Shelf, before
 
-_NOISY_LOGS = 4
+_NOISY_LOGS = 3
 _SAYS_RANDOM = re.compile(r"random|default_rng|\brng\b", re.IGNORECASE)
 _USE_SEEDS = (
     "Draw with tf.random.stateless_* and seed=self.seed('name'), or with a Keras layer, whose seeds modetrain sets: these are "
@@ -79,7 +79,7 @@ def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_co
     second = probe.log_of(arm, arm.mode.compile, number, state)
     found = bisect.origin(first, second, floors, epsilon=size)
     alone = False
-    if found is None and arm.mode.compile == "graph":
+    if found is None and arm.mode.compile == "graph" and arm.compute_dtype() != "float64":
         found, alone = _alone(arm, number, state, first, floors, size), True
     if found is None:
         said = "No operation differs by more than rounding of its sums; what follows from that differs."

@@ -20,7 +20,8 @@ h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-to
 .faint, figcaption, .tick, .axis, .note { color: var(--faint); fill: var(--faint) }
 .good { color: var(--good) } .bad { color: var(--bad) }
 table { border-collapse: collapse; display: block; overflow-x: auto } th, td { padding: .25rem .7rem; text-align: right;
-  border-bottom: 1px solid var(--line); white-space: nowrap } th:first-child, td:first-child, td.text, th.text { text-align: left }
+  border-bottom: 1px solid var(--line); white-space: nowrap } th:first-child, td:first-child,
+  td:nth-child(2), th:nth-child(2) { text-align: left }
 .finding { border-left: 4px solid var(--bad); padding: .1rem 1rem; margin: 1rem 0 }
 code, pre { font: 13px/1.5 ui-monospace, monospace }
 pre { background: color-mix(in srgb, var(--line) 40%, transparent); padding: .5rem .8rem; overflow-x: auto }
@@ -86,9 +87,8 @@ def _agreement(comparison: Comparison) -> str:
     rows = []
     for mode, arm in comparison.arms.items():
         first = arm.first_difference
-        where = (
-            f"step {comparison.first_step + first.step + 1}: {first.tensor}{list(first.index or ())}" if first else ""
-        )
+        element = list(first.index) if first and first.index else ""
+        where = f"step {comparison.first_step + first.step + 1}: {first.tensor}{element}" if first else ""
         rows.append([mode, arm.verdict, *(_farthest(arm, kind) for kind in kinds), where])
     return _table(head, rows)
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 WIDTH, HEIGHT = 560, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66, 14, 34, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 78, 14, 20, 44
 # Told apart by people who see no red or no green (Okabe and Ito, 2008), and by their dashes.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 2", "12 4")
@@ -116,7 +116,7 @@ def _axis_names(x: str, y: str) -> str:
     middle = (_TOP + HEIGHT - _BOTTOM) / 2
     return (
         f'<text class="axis" x="{(_LEFT + WIDTH - _RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(x)}</text>'
-        f'<text class="axis" transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{html.escape(y)}</text>'
+        f'<text class="axis" transform="translate(12 {middle}) rotate(-90)" text-anchor="middle">{html.escape(y)}</text>'
     )
 
 

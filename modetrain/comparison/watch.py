@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from modetrain.comparison import place
 from modetrain.comparison.place import Place
@@ -87,6 +89,7 @@ def _globals_of(recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def _fingerprint(recipe: Recipe, globals_: list[dict[str, Any]]) -> dict[str, Any]:
+    kept = {id(variable) for variable in recipe.state().values()}
     found: dict[str, Any] = {
         "numpy.random's state": hash(np.random.get_state()[1].tobytes()) ^ np.random.get_state()[2],  # type: ignore[index, call-overload]
         "random 's state": hash(random.getstate()),
@@ -96,6 +99,8 @@ def _fingerprint(recipe: Recipe, globals_: list[dict[str, Any]]) -> dict[str, An
             found[f"{name} (generator)"] = str(value.bit_generator.state)
         elif isinstance(value, random.Random):
             found[f"{name} (generator)"] = hash(value.getstate())
+        elif isinstance(value, (tf.Variable, keras.Variable)) and id(value) not in kept:
+            found[f"the variable {name}, which is no attribute of the recipe,"] = _short(value.numpy().tolist())
         elif isinstance(value, _PLAIN):
             found[name] = value
         elif isinstance(value, (list, set, dict)):
@@ -125,7 +130,7 @@ def _closures(cls: type) -> Iterator[tuple[str, Any]]:
         cells = getattr(function, "__closure__", None) or ()
         for name, cell in zip(getattr(getattr(function, "__code__", None), "co_freevars", ()), cells, strict=False):
             try:
-                yield name, cell.cell_contents
+                yield f"closure {name}", cell.cell_contents
             except ValueError:  # not set yet
                 continue
 

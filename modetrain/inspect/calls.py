@@ -1,0 +1,327 @@
+"""Hears what a step does to the world outside the graph while it is traced: printing, logging, files, clocks, random numbers.
+
+    with Calls(reached, namespaces) as calls:
+        ...                                    # trace
+    calls.heard                                # [Call(code="MT101", place=..., name="print")]
+
+Functions are exchanged for ones that note the user's line and go on to the original. A name that the user's module has
+imported itself (`from time import time as now`) is exchanged there too. Everything is put back at the end.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import datetime
+import functools
+import inspect as python_inspect
+import io
+import logging
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+import types
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.autograph.pyct import origin_info
+
+from modetrain.inspect import lines
+from modetrain.inspect.finding import Place
+
+_CLOCKS = (
+    *(
+        "time",
+        "time_ns",
+        "perf_counter",
+        "perf_counter_ns",
+        "monotonic",
+        "monotonic_ns",
+        "process_time",
+        "process_time_ns",
+    ),
+    *("thread_time", "thread_time_ns", "ctime", "localtime", "gmtime", "strftime", "asctime"),
+)
+_UNSEEDED = "MT301 where no seed is given"
+_FILES = (
+    "system",
+    "popen",
+    "mkdir",
+    "makedirs",
+    "remove",
+    "unlink",
+    "rename",
+    "replace",
+    "rmdir",
+    "removedirs",
+    "open",
+)
+_RANDOM = tuple(
+    name
+    for name in random.__all__
+    if isinstance(getattr(random, name), (types.MethodType, types.BuiltinFunctionType))
+    and name not in ("seed", "getstate", "setstate")
+)
+_NUMPY = tuple(
+    name
+    for name in np.random.__all__
+    if isinstance(getattr(np.random, name), (types.BuiltinFunctionType, types.MethodType))
+    or type(getattr(np.random, name)).__name__ == "cython_function_or_method"
+    if name not in ("seed", "get_state", "set_state", "default_rng", "get_bit_generator", "set_bit_generator")
+)
+# (where, names, code): what is exchanged, and what it means when the user's line calls it.
+_TABLE: tuple[tuple[Any, tuple[str, ...], str], ...] = (
+    (builtins, ("print",), "MT101"),
+    (logging.Logger, ("isEnabledFor",), "MT102"),
+    (warnings, ("warn", "warn_explicit"), "MT102"),
+    (builtins, ("open",), "MT103"),
+    (io, ("open",), "MT103"),
+    (os, _FILES, "MT103"),
+    (subprocess.Popen, ("__init__",), "MT103"),
+    (socket.socket, ("connect",), "MT103"),
+    (builtins, ("input", "breakpoint"), "MT104"),
+    (time, ("sleep",), "MT104"),
+    (random, _RANDOM, "MT301"),
+    (np.random, _NUMPY, "MT301"),
+    (np.random, ("default_rng",), _UNSEEDED),
+    (time, _CLOCKS, "MT302"),
+    (os, ("urandom", "getrandom"), "MT303"),
+    (random, ("_urandom",), "MT303"),
+    (uuid, ("uuid1", "uuid4"), "MT303"),
+    (tf.random.Generator, ("__init__",), "MT206"),
+    (keras.Layer, ("__init__",), "MT206"),
+    (keras.optimizers.Optimizer, ("__init__",), "MT206"),
+    (keras.metrics.Metric, ("__init__",), "MT206"),
+    (keras.Variable, ("__init__",), "MT206"),
+)
+_MADE = "MT206"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Call:
+    """A call that was heard.
+
+    Attributes:
+      code: what it means.
+      place: the user's line.
+      name: what was called.
+    """
+
+    code: str
+    place: Place
+    name: str
+
+
+class Calls:
+    """Hears calls within a `with` block.
+
+    Args:
+      functions: the user's functions that may run: names in their modules are exchanged too.
+      namespaces: more dictionaries whose values are exchanged, such as `vars(recipe)`.
+      silent: keeps what is printed from the screen.
+
+    Attributes:
+      heard: the calls, in order.
+    """
+
+    def __init__(
+        self,
+        functions: Iterable[types.FunctionType] = (),
+        namespaces: Iterable[MutableMapping[str, Any]] = (),
+        *,
+        silent: bool = False,
+    ):
+        modules = {id(function.__globals__): function.__globals__ for function in functions}
+        self._namespaces = [*modules.values(), *namespaces]
+        self._silent = silent
+        self._undo: list[Callable[[], None]] = []
+        self.heard: list[Call] = []
+        self._busy = False
+
+    def __enter__(self) -> Calls:
+        replaced: dict[int, tuple[Any, Any]] = {}
+        for holder, names, code in _TABLE:
+            for name in names:
+                original = vars(holder).get(name)
+                if original is not None:
+                    hearing = self._hearing_constructor if name == "__init__" else self._hearing
+                    mine = hearing(original, code, name)
+                    self._exchange(holder, name, mine)
+                    replaced[id(original)] = (original, mine)
+        self._hear_dates(replaced)
+        for stream in ("stdout", "stderr"):
+            self._exchange(sys, stream, _Stream(getattr(sys, stream), self, stream, self._silent))
+        self._exchange_variables()
+        self._exchange(origin_info, "resolve_entity", _resolve_entity)
+        for namespace in self._namespaces:
+            for name, value in list(namespace.items()):
+                if (known := replaced.get(id(value))) and known[0] is value:
+                    self._exchange_in(namespace, name, known[1])
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for undo in reversed(self._undo):
+            undo()
+        self._undo.clear()
+
+    def note(self, code: str, name: str) -> None:
+        """Remembers a call by the line that is being run, if that line is the user's doing."""
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            place = lines.here(direct=code != _MADE)
+        finally:
+            self._busy = False
+        if place is not None:
+            call = Call(code=code, place=place, name=name)
+            if call not in self.heard:
+                self.heard.append(call)
+
+    # --- private ----------------------------------------------------------------------------------------------------
+
+    def _hearing(self, original: Any, code: str, name: str) -> Any:
+        note = self.note
+        silent = self._silent
+
+        if name == "isEnabledFor":  # asked by every method of a logger, whether or not anything is written
+
+            def enabled(logger: logging.Logger, level: int) -> bool:
+                note(code, f"{logger.name}: {logging.getLevelName(level)}")
+                return original(logger, level) and not silent
+
+            return tf.autograph.experimental.do_not_convert(enabled)
+
+        if name == "default_rng" or code == _UNSEEDED:
+            code_ = "MT301"
+
+            def seeded(*args: Any, **kwargs: Any) -> Any:
+                # With a seed it makes the same numbers at each trace, and at each eager step.
+                if not args and not kwargs and _may_be_users(sys._getframe(1).f_code.co_filename):
+                    note(code_, f"{name} without a seed")
+                return original(*args, **kwargs)
+
+            return tf.autograph.experimental.do_not_convert(seeded)
+
+        def hearing(*args: Any, **kwargs: Any) -> Any:
+            # Most calls come from libraries: those are told apart before a stack is taken.
+            if _may_be_users(sys._getframe(1).f_code.co_filename):
+                note(code, name)
+                if silent and code == "MT104":
+                    return ""
+            return original(*args, **kwargs)
+
+        return tf.autograph.experimental.do_not_convert(hearing)
+
+    def _hearing_constructor(self, original: Any, code: str, name: str) -> Any:
+        note = self.note
+
+        @functools.wraps(original)
+        def made(thing: Any, *args: Any, **kwargs: Any) -> None:
+            note(code, _made_name(thing))
+            original(thing, *args, **kwargs)
+
+        return made
+
+    def _hear_dates(self, replaced: dict[int, tuple[Any, Any]]) -> None:
+        """Exchanges the types whose methods tell the time, which cannot be changed themselves."""
+        for name in ("datetime", "date"):
+            original = getattr(datetime, name)
+            mine = _hearing_date(original, self.note)
+            self._exchange(datetime, name, mine)
+            replaced[id(original)] = (original, mine)
+
+    def _exchange_variables(self) -> None:
+        from tensorflow.python.eager.polymorphic_function import polymorphic_function
+        from tensorflow.python.ops import resource_variable_ops
+
+        for cls in (polymorphic_function.UnliftedInitializerVariable, resource_variable_ops.ResourceVariable):
+            self._exchange(cls, "__init__", self._hearing_constructor(vars(cls)["__init__"], _MADE, "__init__"))
+
+    def _exchange(self, holder: Any, name: str, mine: Any) -> None:
+        original = vars(holder)[name]
+        setattr(holder, name, mine)
+        self._undo.append(lambda: setattr(holder, name, original))
+
+    def _exchange_in(self, namespace: MutableMapping[str, Any], name: str, mine: Any) -> None:
+        original = namespace[name]
+        namespace[name] = mine
+
+        def undo() -> None:
+            if namespace.get(name) is mine:
+                namespace[name] = original
+
+        self._undo.append(undo)
+
+
+def _resolve_entity(node: Any, source: str, entity: Any) -> None:
+    """`origin_info.resolve_entity`, but for a wrapper made by `functools.wraps`.
+
+    Python's `inspect` takes such a wrapper for what it wraps, and AutoGraph would count its lines from there.
+    """
+    lines_, first = python_inspect.getsourcelines(getattr(entity, "__code__", entity))
+    file = python_inspect.getsourcefile(getattr(entity, "__code__", entity))
+    origin_info.resolve(node, source, file, first, python_inspect.indentsize(lines_[0]))
+
+
+def _made_name(thing: Any) -> str:
+    return "tf.Variable" if isinstance(thing, tf.Variable) else type(thing).__name__
+
+
+def _may_be_users(filename: str) -> bool:
+    return lines.is_users(filename) or lines.acts_for_its_caller(filename)
+
+
+class _Stream:
+    """A stream that notes who writes to it; everything else is the original's."""
+
+    def __init__(self, stream: Any, calls: Calls, name: str, silent: bool):
+        self._stream, self._calls, self._name, self._silent = stream, calls, name, silent
+
+    @tf.autograph.experimental.do_not_convert
+    def write(self, text: str) -> int:
+        if _may_be_users(sys._getframe(1).f_code.co_filename):
+            self._calls.note("MT101", f"sys.{self._name}.write")
+        return len(text) if self._silent else self._stream.write(text)
+
+    def writelines(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _hearing_date(original: Any, note: Callable[[str, str], None]) -> Any:
+    """A type that stands in for `datetime.datetime` or `datetime.date`."""
+
+    class Hearing(type):
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, original)
+
+        def __subclasscheck__(cls, other: type) -> bool:
+            return issubclass(other, original)
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            return original(*args, **kwargs)
+
+        def __getattr__(cls, name: str) -> Any:
+            return getattr(original, name)
+
+    def telling(name: str) -> Any:
+        def tell(*args: Any, **kwargs: Any) -> Any:
+            note("MT302", f"{original.__name__}.{name}")
+            return getattr(original, name)(*args, **kwargs)
+
+        return staticmethod(tf.autograph.experimental.do_not_convert(tell))
+
+    methods: Mapping[str, Any] = {name: telling(name) for name in ("now", "utcnow", "today") if hasattr(original, name)}
+    return Hearing(original.__name__, (), {"__module__": "datetime", **methods})

@@ -1,0 +1,59 @@
+"""`do=inspect`: looks at the recipe of a run that is built, prints what was found and keeps it in the run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from modetrain.inspect import report
+from modetrain.inspect.finding import Finding
+from modetrain.inspect.inspector import Inspector
+from modetrain.mode import Mode
+from modetrain.settings import Settings
+from modetrain.trainer import Trainer
+
+_BATCHES = 2
+
+
+def run(trainer: Trainer, settings: Settings, folder: Path, say: Callable[[str], None]) -> list[Finding]:
+    """Looks, tells, and writes `inspect.json`.
+
+    Args:
+      trainer: of the run, which has not trained.
+      settings: what was asked for.
+      folder: the run folder.
+      say: prints a line.
+
+    Returns:
+      What was found.
+    """
+    target = target_of(settings)
+    inspector = Inspector(
+        trainer.recipe,
+        [trainer.data.batch(step) for step in range(_BATCHES)],
+        mode=mode_for(target, settings.mode),
+        replicas=trainer.replicas,
+        target=target,
+    )
+    findings = inspector.findings()
+    report.write(folder, findings, target)
+    for line in report.lines(findings):
+        say(line)
+    say(report.summary(findings, target))
+    return findings
+
+
+def target_of(settings: Settings) -> str:
+    """What to judge by: `inspect.target`, or what the mode compiles with."""
+    if settings.inspect.target is not None:
+        return settings.inspect.target
+    if settings.mode.strategy == "tpu":
+        return "tpu"
+    return "xla" if settings.mode.compile == "xla" else "graph"
+
+
+def mode_for(target: str, mode: Mode) -> Mode:
+    """The mode in which steps are traced: what is looked at is always a trace, whatever the mode of the run."""
+    compile_ = "graph" if target == "graph" else "xla"
+    return dataclasses.replace(mode, compile=compile_, strict=mode.strict and compile_ == "graph", guards=False)

@@ -1,0 +1,103 @@
+"""Puts all the evidence on a recipe together: `Inspector(recipe, batches, ...).findings()`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from modetrain.inspect import host, identity, loops, ops, pipeline, retraces, sharing, traces, values
+from modetrain.inspect.finding import Finding, Place, merged, waived
+from modetrain.inspect.keeping import python_state_kept
+from modetrain.inspect.reach import reached
+from modetrain.inspect.steps import Batch, Steps
+from modetrain.mode import Mode
+from modetrain.recipe import Recipe
+from modetrain.replicas import Replicas
+
+METHODS = ("train_step", "eval_step")
+
+
+class Inspector:
+    """Looks at a recipe.
+
+    Args:
+      recipe: whose steps are looked at.
+      batches: global batches to trace and run them on.
+      mode: how the steps would run.
+      replicas: where.
+      target: `graph`, `xla` or `tpu`.
+      several: whether what goes wrong on several replicas counts too, whatever `replicas` is.
+      prints: whether tf.print counts, which XLA cannot compile.
+      users: more of the user's objects, callbacks say, whose code may change what the steps read.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        batches: Sequence[Batch],
+        *,
+        mode: Mode,
+        replicas: Replicas,
+        target: str,
+        several: bool = False,
+        prints: bool = True,
+        users: Sequence[object] = (),
+    ):
+        self._recipe = recipe
+        self._batches = list(batches)
+        self._mode = mode
+        self._replicas = replicas
+        self._target = target
+        self._several = several or replicas.count > 1
+        self._prints = prints
+        self._users = users
+
+    def findings(self) -> list[Finding]:
+        """Everything that is found, in the order of files and lines."""
+        with python_state_kept(self._recipe):
+            found = [*self._of_steps(), *pipeline.look(self._recipe, self._batches)]
+        return [one for one in merged(found) if not waived(one)]
+
+    def _of_steps(self) -> Iterator[Finding]:
+        for method in METHODS:
+            if getattr(type(self._recipe), method) is getattr(Recipe, method):
+                continue
+            steps = Steps(
+                recipe=self._recipe, method=method, mode=self._mode, replicas=self._replicas, batches=self._batches
+            )
+            with steps.state_kept():
+                yield from self._of_step(steps)
+
+    def _of_step(self, steps: Steps) -> Iterator[Finding]:
+        reach = reached(self._recipe, [steps.method])
+        with python_state_kept(self._recipe):
+            seen = traces.look(steps, reach)
+        found = [*retraces.of_batches(steps), *seen.findings, *identity.look(self._recipe, reach, seen)]
+        found += host.look(self._recipe, reach, seen, self._users)
+        if seen.concrete is not None:
+            found += ops.look(seen.concrete.graph, self._target, prints=self._prints)
+            found += loops.look(seen.concrete.graph)
+            if self._several:
+                found += sharing.look(steps, reach, seen)
+        yield from _specific(found)
+        if _keeps_symbols(found):  # an eager step would stumble over them
+            return
+        with python_state_kept(self._recipe):
+            of_batches, rows = values.of_batches(steps, self._target)
+            yield from of_batches
+            if not found and not of_batches and rows is not None and seen.concrete is not None:
+                yield from list(values.again(steps, rows)) or values.traced(steps, seen.concrete, rows)
+
+
+def _specific(found: Sequence[Finding]) -> Iterator[Finding]:
+    """Leaves out what another finding at the same line says better."""
+    better = {"MT304": ("MT301", "MT302", "MT303"), "MT303": ("MT301",), "MT301": ("MT206",)}
+    codes: dict[Place, set[str]] = {}
+    for one in found:
+        codes.setdefault(one.place, set()).add(one.code)
+    for one in found:
+        if not codes[one.place] & set(better.get(one.code, ())):
+            yield one
+
+
+def _keeps_symbols(found: Sequence[Finding]) -> bool:
+    return any(one.code in ("MT203", "MT204") for one in found)

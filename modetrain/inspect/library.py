@@ -1,0 +1,51 @@
+"""`modetrain.inspect(...)`: the same as `do=inspect`, on a recipe object and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from modetrain.inspect.finding import Finding, by_place
+from modetrain.inspect.inspector import Inspector
+from modetrain.inspect.steps import Batch
+from modetrain.mode import Mode
+from modetrain.recipe import Recipe
+from modetrain.replicas import Replicas
+
+_MODES = ("graph", "xla")
+
+
+def inspect(recipe: Recipe, batches: Iterable[Batch], modes: Sequence[str] | None = None) -> list[Finding]:
+    """Looks at a recipe as `do=inspect` does; variables and Python state are as before at the end.
+
+    Args:
+      recipe: a recipe, built.
+      batches: training batches as a step gets them: per feature an array or a tensor [examples, ...]. Two are enough; more
+        show more of what depends on data.
+      modes: what it shall run in: `graph`, `xla`, `tpu`, `mirrored`. By default graph and XLA, but for tf.print, which XLA
+        cannot compile and graph can: name `xla` to be told of it.
+
+    Returns:
+      What was found, in the order of files and lines. Empty for a step that every one of these modes runs as written.
+
+    Raises:
+      ValueError: a mode has another name.
+    """
+    batches = list(batches)
+    found: list[Finding] = []
+    for name in modes or _MODES:
+        if name not in ("graph", "xla", "tpu", "mirrored"):
+            raise ValueError(f"modes={list(modes or ())}: {name} is not graph, xla, tpu or mirrored.")
+        compile_ = "xla" if name in ("xla", "tpu") else "graph"
+        mode = Mode(name=compile_, compile=compile_, guards=False)
+        target = compile_ if name == "mirrored" else name
+        inspector = Inspector(
+            recipe,
+            batches,
+            mode=mode,
+            replicas=Replicas(),
+            target=target,
+            several=name == "mirrored",
+            prints=modes is not None,
+        )
+        found.extend(inspector.findings())
+    return by_place(found)

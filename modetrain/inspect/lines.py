@@ -1,0 +1,125 @@
+"""Which lines of a stack are the user's own: not TensorFlow's, Keras's, modetrain's or any other library's.
+
+Stacks come from `tf_stack`, which maps the code that AutoGraph generates back to the lines the user has written.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sysconfig
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow.python.util import tf_stack
+
+from modetrain import paths
+from modetrain.inspect.finding import Place
+
+_HERE = str(Path(__file__).parent) + os.sep
+_MODETRAIN = str(Path(__file__).parent.parent) + os.sep
+_PROGRAM = str(Path(__file__).parent.parent / "program.py")
+_SHIPPED = str(paths.shipped() / "recipes") + os.sep
+_FRAMEWORKS = (*(str(Path(file).parent) + os.sep for file in (tf.__file__, keras.__file__)), _MODETRAIN)
+# AutoGraph calls functions on behalf of the line that it has converted.
+_AUTOGRAPH = tuple(
+    str(Path(tf.__file__).parent / "python" / "autograph" / part) + os.sep for part in ("impl", "operators")
+)
+_LIBRARIES = tuple(
+    {os.path.realpath(sysconfig.get_paths()[name]) + os.sep for name in ("purelib", "platlib", "stdlib")}
+    | {sysconfig.get_paths()[name] + os.sep for name in ("purelib", "platlib", "stdlib")}
+    | set(_FRAMEWORKS)
+)
+# Of Keras; its variables and functions do what their caller says.
+_LAYERS = tuple(f"{os.sep}{part}{os.sep}" for part in ("layers", "models", "metrics", "optimizers"))
+_GENERATED = "__autograph_generated_file"
+
+
+@functools.lru_cache(maxsize=4096)
+def is_users(filename: str) -> bool:
+    """Whether a file is the user's own."""
+    if filename.startswith(_SHIPPED):
+        return True
+    return not filename.startswith(("<", *_LIBRARIES)) and _GENERATED not in filename
+
+
+def is_modetrains(filename: str) -> bool:
+    """Whether a file is modetrain's own."""
+    return filename.startswith(_MODETRAIN)
+
+
+@functools.lru_cache(maxsize=4096)
+def is_generated(filename: str) -> bool:
+    """Whether a file is what AutoGraph has made of the user's code."""
+    return _GENERATED in filename
+
+
+@functools.lru_cache(maxsize=4096)
+def acts_for_its_caller(filename: str) -> bool:
+    """Whether code in this file does what the user's line asked for: AutoGraph, the standard library, a logging package.
+
+    What TensorFlow, Keras and modetrain do of their own accord is not the user's doing.
+    """
+    if filename.startswith((*_AUTOGRAPH, _HERE)) or _GENERATED in filename:
+        return True
+    return not filename.startswith(_FRAMEWORKS) and not is_users(filename)
+
+
+def of_stack(stack: Sequence[Any], *, direct: bool = False) -> Place | None:
+    """The innermost of the user's lines in a stack of a trace, or None.
+
+    Args:
+      stack: frames, outermost first, with `filename` and `lineno`.
+      direct: only if nothing but `acts_for_its_caller` lies between that line and the end of the stack.
+    """
+    for frame in inside_trace(stack):
+        if is_users(frame.filename):
+            return Place(file=frame.filename, line=frame.lineno)
+        if direct and not acts_for_its_caller(frame.filename):
+            return None
+    return None
+
+
+def inside_trace(stack: Sequence[Any]) -> Iterable[Any]:
+    """The frames of a stack from the innermost one out to where the library began to trace the step."""
+    seen_others = False
+    for frame in reversed(stack):
+        mine = frame.filename.startswith(_HERE)
+        if (mine and seen_others) or frame.filename == _PROGRAM:
+            return
+        if not mine:
+            seen_others = True
+            yield frame
+
+
+def here(*, direct: bool = False) -> Place | None:
+    """The user's line that is being run, as `of_stack` finds it."""
+    return of_stack(list(tf_stack.extract_stack()), direct=direct)
+
+
+def of_op(op: tf.Operation) -> Place | None:
+    """The user's line that made an operation."""
+    return of_stack(list(op.traceback))
+
+
+def made_by_modetrain(op: tf.Operation) -> bool:
+    """Whether modetrain made the operation on behalf of the user's line: an optimizer's update, say."""
+    for frame in inside_trace(list(op.traceback)):
+        if is_users(frame.filename):
+            return False
+        if is_modetrains(frame.filename):
+            return True
+    return True
+
+
+def made_by_layer(op: tf.Operation) -> bool:
+    """Whether a Keras layer made the operation, and the user's line only called the layer."""
+    for frame in inside_trace(list(op.traceback)):
+        if is_users(frame.filename):
+            return False
+        if frame.filename.startswith(_FRAMEWORKS[1]) and any(part in frame.filename for part in _LAYERS):
+            return True
+    return False

@@ -1,0 +1,169 @@
+"""What goes wrong once several replicas share a batch: found in the step's source, its graph, and on halves of a batch.
+
+A loss that is the mean over examples has on a batch the mean of what it has on the halves. Whatever breaks that equality
+(a sum, a division by the global batch, statistics of the batch) makes N replicas another computation than one device.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+import keras
+import tensorflow as tf
+
+from modetrain.inspect import graphs, lines
+from modetrain.inspect.finding import Finding, Place, finding
+from modetrain.inspect.ops import is_stateful
+from modetrain.inspect.reach import Reached, tree_of
+from modetrain.inspect.resolve import Scope
+from modetrain.inspect.steps import Steps
+from modetrain.inspect.traces import Traces
+
+_CLIPS = {"clip_by_global_norm", "clip_by_norm", "clip_by_value", "clip_by_average_norm", "clip"}
+_ALWAYS = {"clip_by_global_norm"}
+_MOMENTS = {"moments", "weighted_moments", "normalize_moments", "fused_batch_norm", "batch_normalization"}
+_ASSIGNS = {
+    "AssignVariableOp",
+    "AssignAddVariableOp",
+    "AssignSubVariableOp",
+    "ResourceScatterUpdate",
+    "ResourceScatterAdd",
+}
+
+
+def look(steps: Steps, reached: Reached, seen: Traces) -> Iterator[Finding]:
+    """Finds what differs between one device and several replicas."""
+    yield from _of_source(steps, reached, seen)
+    yield from _layers(steps)
+    if seen.concrete is not None:
+        yield from _of_graph(seen.concrete.graph)
+
+
+# --- source -----------------------------------------------------------------------------------------------------------
+
+
+def _of_source(steps: Steps, reached: Reached, seen: Traces) -> Iterator[Finding]:
+    ran = {(place.file, place.line) for place in seen.ran}
+    for function in reached.functions:
+        tree = tree_of(function)
+        file = function.__code__.co_filename
+        if tree is None:
+            continue
+        scope = Scope.of(function, reached.owners.get(function.__code__), steps.recipe)
+        gradients = _names_of_gradients(tree)
+        for node in ast.walk(tree):
+            if not isinstance(node, (ast.Call, ast.BinOp)) or (file, node.lineno) not in ran:
+                continue
+            place = Place(file=file, line=node.lineno)
+            if isinstance(node, ast.BinOp):
+                if isinstance(node.op, ast.Div) and _is_batch_size(node.right, scope, steps):
+                    what = f"divided by the global batch size, {ast.unparse(node.right)}"
+                    yield finding("MT701", place, what, evidence="source")
+                continue
+            yield from _of_call(node, place, scope, gradients)
+
+
+def _of_call(node: ast.Call, place: Place, scope: Scope, gradients: set[str]) -> Iterator[Finding]:
+    name = (
+        node.func.attr
+        if isinstance(node.func, ast.Attribute)
+        else node.func.id
+        if isinstance(node.func, ast.Name)
+        else ""
+    )
+    text = ast.unparse(node)
+    if name in _ALWAYS or (name in _CLIPS and any(one in gradients for one in _names(node))):
+        yield finding("MT703", place, f"{name} on this replica's gradients", evidence="source")
+    elif name in _MOMENTS and "axes" in text + "axes" and name != "batch_normalization":
+        yield finding("MT702", place, f"{name} of this replica's share of the batch", evidence="source")
+    elif name == "compute_average_loss":
+        yield finding("MT701", place, "compute_average_loss divides by the global batch size", evidence="source")
+    elif name in ("apply_gradients", "apply", "minimize") and isinstance(node.func, ast.Attribute):
+        owner = scope.value(node.func.value)
+        if isinstance(owner, keras.optimizers.Optimizer):
+            yield finding("MT706", place, f"{type(owner).__name__}.{name} is called here", evidence="source")
+
+
+def _names_of_gradients(tree: ast.AST) -> set[str]:
+    """Names that hold what `tape.gradient` returned, or what was made of that."""
+    found: set[str] = set()
+    for _ in range(3):
+        for node in ast.walk(tree):
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            value = node.value if isinstance(node, ast.Assign) else None
+            if value is not None and (_takes_gradients(value) or set(_names(value)) & found):
+                found |= {name for target in targets for name in _names(target)}
+            if isinstance(node, ast.comprehension) and (_takes_gradients(node.iter) or set(_names(node.iter)) & found):
+                found |= set(_names(node.target))
+            if isinstance(node, ast.For) and (_takes_gradients(node.iter) or set(_names(node.iter)) & found):
+                found |= set(_names(node.target))
+    return found
+
+
+def _takes_gradients(node: ast.AST) -> bool:
+    return any(
+        isinstance(one, ast.Call)
+        and isinstance(one.func, ast.Attribute)
+        and one.func.attr in ("gradient", "jacobian", "gradients")
+        for one in ast.walk(node)
+    )
+
+
+def _names(node: ast.AST) -> list[str]:
+    return [one.id for one in ast.walk(node) if isinstance(one, ast.Name)]
+
+
+def _is_batch_size(node: ast.expr, scope: Scope, steps: Steps) -> bool:
+    """Whether an expression is the size of the global batch: by its name, and by its value."""
+    inner = node.args[0] if isinstance(node, ast.Call) and node.args else node
+    value = scope.value(inner)
+    size = steps.recipe.info.batch_size
+    named = "batch" in ast.unparse(inner).lower() and ".shape" not in ast.unparse(inner)
+    return named and isinstance(value, (int, float)) and value == size
+
+
+# --- layers -----------------------------------------------------------------------------------------------------------
+
+
+def _layers(steps: Steps) -> Iterator[Finding]:
+    for model in steps.recipe.models():
+        for layer in model._flatten_layers(include_self=False, recursive=True):
+            if (
+                isinstance(layer, keras.layers.BatchNormalization)
+                and not layer.synchronized
+                and not steps.mode.sync_batch_norm
+            ):
+                what = f"layer {layer.name} is not synchronised (mode.sync_batch_norm=false)"
+                yield finding("MT702", steps.place, what, evidence="layers of the model")
+
+
+# --- graph ------------------------------------------------------------------------------------------------------------
+
+
+def _of_graph(graph: tf.Graph) -> Iterator[Finding]:
+    batches = {tensor.name for tensor in graph.inputs if tensor.dtype != tf.resource and tensor.shape.rank}
+    for op in graphs.operations(graph):
+        place = None
+        if op.type in _ASSIGNS and not lines.made_by_layer(op):
+            place = None if lines.made_by_modetrain(op) else lines.of_op(op)
+            if place is not None and _reads(op.inputs[-1], batches):
+                yield finding(
+                    "MT704", place, "what is assigned depends on the batch", evidence="operations of the graph"
+                )
+        elif is_stateful(op) and (place := lines.of_op(op)) is not None:
+            yield finding("MT705", place, f"operation {op.type}", evidence="operations of the graph")
+
+
+def _reads(tensor: tf.Tensor, inputs: set[str]) -> bool:
+    """Whether a tensor is computed from one of the inputs without a mean over replicas on the way."""
+    pending, seen = [tensor], set()
+    while pending:
+        one = pending.pop()
+        if one.name in inputs:
+            return True
+        if one.op.name in seen or one.op.type in ("CollectiveReduceV2", "NcclAllReduce", "Shape"):
+            continue
+        seen.add(one.op.name)
+        pending.extend(one.op.inputs)
+    return False

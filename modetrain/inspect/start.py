@@ -1,0 +1,140 @@
+"""The short form: what tracing changes, told in a line each as a graph or XLA run traces its steps.
+
+It watches the one trace that happens anyway, so that it costs next to nothing (`benchmarks/inspect.py`), and tells only what
+that one trace leaves no doubt of; `do=inspect` traces twice, runs the step and tells the whole story.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+
+from modetrain.inspect import loops, ops, report
+from modetrain.inspect.calls import Calls
+from modetrain.inspect.finding import Finding, Place, finding, merged, waived
+from modetrain.inspect.reach import Reached, nodes_of, reached
+from modetrain.inspect.state import Change, State, changes
+from modetrain.inspect.traces import CODE_OF_CHANGE, said
+from modetrain.mode import Mode
+from modetrain.program import Concrete
+from modetrain.recipe import Recipe
+
+_COUNT = re.compile(r"\d+ items")
+
+
+class Start:
+    """Watches the traces of a run.
+
+    Args:
+      recipe: the recipe.
+      mode: of the run.
+      say: prints a line.
+      command: the command line of the run.
+    """
+
+    def __init__(self, recipe: Recipe, mode: Mode, say: Callable[[str], None], command: str = ""):
+        self._recipe = recipe
+        self._mode = mode
+        self._say = say
+        self._command = command
+        self._told: set[tuple[str, str, int]] = set()
+
+    def of(self, method: str) -> Callable[[Callable[[], Concrete]], Concrete]:
+        """What `Program` calls to trace a step.
+
+        Args:
+          method: `train_step` or `eval_step`.
+        """
+
+        def observe(trace: Callable[[], Concrete]) -> Concrete:
+            reach = reached(self._recipe, [method])
+            state = State.of(self._recipe, reach)
+            before = state.look()
+            calls = Calls(reach.functions, [vars(self._recipe)])
+            concrete = None
+            try:
+                with calls:
+                    concrete = trace()
+            finally:
+                self._tell(self._findings(calls, changes(before, state.look()), reach, concrete, method))
+            return concrete
+
+        return observe
+
+    def _findings(
+        self, calls: Calls, changed: list[Change], reach: Reached, concrete: Concrete | None, method: str
+    ) -> Iterator[Finding]:
+        for call in calls.heard:
+            yield finding(call.code, call.place, said(call.code, call.name), evidence="calls heard while tracing")
+        drawn = any(call.code == "MT301" for call in calls.heard)
+        for change in changed:
+            if _leaves_no_doubt(change) and not (drawn and change.expression in ("random", "numpy.random")):
+                place = place_of_change(change.expression, reach) or place_of_method(self._recipe, method)
+                yield finding(CODE_OF_CHANGE[change.kind], place, change.described(), evidence="state before and after")
+        if concrete is not None:
+            yield from ops.look(concrete.graph, self._mode.compile)
+            yield from loops.look(concrete.graph)
+
+    def _tell(self, findings: Iterator[Finding]) -> None:
+        new = [one for one in merged(findings) if not waived(one) and (one.code, one.file, one.line) not in self._told]
+        self._told |= {(one.code, one.file, one.line) for one in new}
+        for one in new:
+            self._say(f"WARNING: {report.short(one)}")
+        if new and self._command:
+            self._say(f"  the whole story: {self._command} do=inspect")
+
+
+def _leaves_no_doubt(change: Change) -> bool:
+    """Whether a change would happen at each trace, and is no constant that is computed on first use."""
+    if change.kind in ("random", "iterator", "tensor", "cache"):
+        return True
+    if change.before is None or change.after is None:
+        return False
+    if change.kind == "container":
+        return change.after.token[0] == "sequence"
+    numbers = [
+        isinstance(one.token, str) or (isinstance(one.token, tuple) and one.token[0] in ("int", "float"))
+        for one in (change.before, change.after)
+    ]
+    return change.kind == "plain" and all(numbers)
+
+
+def place_of_method(recipe: Recipe, method: str) -> Place:
+    """Where a step begins."""
+    code = getattr(type(recipe), method).__code__
+    return Place(file=code.co_filename, line=code.co_firstlineno)
+
+
+def place_of_change(expression: str, reach: Reached) -> Place | None:
+    """The line in the reached functions that changes what an expression names, found by its last name."""
+    names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\[.*?\]|\(.*?\)", "", expression))
+    if not names:
+        return None
+    for function, node in nodes_of(reach.functions):
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+        )
+        if isinstance(node, ast.Call):
+            inner = node.func.value if isinstance(node.func, ast.Attribute) else None
+            targets = [*([inner] if inner is not None else []), *node.args]  # a method of it, or next(it)
+        if any(_last_name(target) == names[-1] for target in targets):
+            return Place(file=function.__code__.co_filename, line=node.lineno)  # type: ignore[attr-defined]
+    return None
+
+
+def place_of_read(expression: str, reach: Reached) -> Place | None:
+    """The line in the reached functions that reads what an expression names."""
+    names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\[.*?\]|\(.*?\)", "", expression))
+    for function, node in nodes_of(reach.functions):
+        if isinstance(getattr(node, "ctx", None), ast.Load) and names and _last_name(node) == names[-1]:
+            return Place(file=function.__code__.co_filename, line=node.lineno)  # type: ignore[attr-defined]
+    return None
+
+
+def _last_name(node: ast.AST) -> str | None:
+    if isinstance(node, ast.Subscript):
+        return _last_name(node.value)
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else None

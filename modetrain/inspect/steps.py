@@ -1,0 +1,97 @@
+"""Steps to look at: a recipe's step traced as a run would trace it, or run eagerly, on given batches.
+
+Everything goes through `Program`, so that what is looked at is what runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+
+from modetrain.data import Block, Cut
+from modetrain.inspect.finding import Place
+from modetrain.mode import Mode
+from modetrain.program import Program
+from modetrain.recipe import Recipe
+from modetrain.replicas import Replicas
+
+Batch = Mapping[str, Any]
+Concrete: TypeAlias = "tf.types.experimental.ConcreteFunction"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Steps:
+    """One of the steps of a recipe, and the batches it is looked at on.
+
+    Attributes:
+      recipe: whose step it is.
+      method: `train_step` or `eval_step`.
+      mode: how it would run.
+      replicas: where.
+      batches: global batches, of one structure.
+    """
+
+    recipe: Recipe
+    method: str
+    mode: Mode
+    replicas: Replicas
+    batches: Sequence[Batch]
+
+    @property
+    def place(self) -> Place:
+        """Where the step begins, for what belongs to no line in particular."""
+        code = getattr(type(self.recipe), self.method).__code__
+        return Place(file=code.co_filename, line=code.co_firstlineno)
+
+    def trace(self, batch: Batch) -> Concrete:
+        """Traces the step for batches like this one, as a run does; anew at each call.
+
+        Raises:
+          Exception: whatever tracing raises.
+        """
+        return self._program(self.mode).trace(self.block(batch), last_part=True)
+
+    def run_eagerly(self, batch: Batch, number: int = 0) -> tuple[list[str], np.ndarray]:
+        """Runs the step line by line; returns the metrics' names and rows [1, replicas, metrics, 2]."""
+        eager = dataclasses.replace(self.mode, name="eager", compile="eager", strict=False, guards=False)
+        program = self._program(eager)
+        rows = program(self.block(batch, number), 0, 1)
+        return program.names, rows
+
+    def block(self, batch: Batch, number: int = 0) -> Block:
+        """The batch as a block of one step."""
+        training = self.method == "train_step"
+        local = self.replicas.local
+        cut = Cut(
+            parts=self.recipe.micro_batches if training else 1,
+            replicas=self.replicas.count,
+            first=self.replicas.first,
+            local=local,
+        )
+        arrays = {name: cut.of(tf.convert_to_tensor(value))[tf.newaxis] for name, value in batch.items()}
+        return Block(
+            first=number,
+            length=1,
+            arrays=arrays,
+            numbers=tf.fill([1, local], tf.constant(number, tf.int64)),
+            counted=np.ones([1, local], bool),
+        )
+
+    @contextlib.contextmanager
+    def state_kept(self) -> Iterator[None]:
+        """Puts every variable of the recipe back at the end."""
+        kept = [(variable, tf.identity(variable)) for variable in self.recipe.state().values()]
+        try:
+            yield
+        finally:
+            for variable, value in kept:
+                variable.assign(value)
+
+    def _program(self, mode: Mode) -> Program:
+        step = self.recipe.run_train_step if self.method == "train_step" else self.recipe.run_eval_step
+        return Program(step, mode, replicas=self.replicas, state=self.recipe.state)

@@ -1,0 +1,130 @@
+"""Evidence from tracing: calls that were heard, Python state that changed, and two traces that differ.
+
+A step is traced twice. What changes in both traces, or makes the second graph another one, would change at every step of an
+eager run; what is set once and stays (a constant computed on first use) does no harm and is not told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+from modetrain.inspect import failures, graphs
+from modetrain.inspect.blame import Blame
+from modetrain.inspect.calls import Calls
+from modetrain.inspect.finding import Finding, Place, finding
+from modetrain.inspect.reach import Reached
+from modetrain.inspect.retraces import Retraces
+from modetrain.inspect.state import Change, State, is_inside
+from modetrain.inspect.steps import Concrete, Steps
+
+CODE_OF_CHANGE = {
+    "plain": "MT201",
+    "object": "MT201",
+    "layer": "MT201",
+    "container": "MT202",
+    "array": "MT202",
+    "tensor": "MT203",
+    "cache": "MT204",
+    "iterator": "MT205",
+    "random": "MT301",
+}
+
+
+_MAY_BE_HARMLESS = ("plain", "object", "layer", "container", "array")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Traces:
+    """What tracing a step showed.
+
+    Attributes:
+      findings: what was found.
+      concrete: the first trace; None where tracing failed.
+      ran: the user's lines that tracing ran.
+      changed: expressions that the step itself changes.
+    """
+
+    findings: list[Finding]
+    concrete: Concrete | None
+    ran: frozenset[Place]
+    changed: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Trace:
+    concrete: Concrete | None
+    error: BaseException | None
+    changes: list[tuple[Place, Change]]
+    calls: Calls
+    retraces: Retraces
+    ran: frozenset[Place]
+    lasting: frozenset[str]
+
+
+def look(steps: Steps, reached: Reached) -> Traces:
+    """Traces a step twice and tells what came to light."""
+    first = _trace(steps, reached)
+    second = _trace(steps, reached) if first.error is None else None
+    findings = list(_findings(steps, first, second))
+    changed = frozenset(change.expression for one in (first, second) if one for _, change in one.changes)
+    return Traces(findings=findings, concrete=first.concrete, ran=first.ran, changed=changed)
+
+
+def _trace(steps: Steps, reached: Reached) -> _Trace:
+    state = State.of(steps.recipe, reached)
+    calls, retraces = Calls(reached.functions, [vars(steps.recipe)], silent=True), Retraces()
+    concrete, error = None, None
+    with calls, retraces, Blame(state) as blame:
+        try:
+            concrete = steps.trace(steps.batches[0])
+        except Exception as failed:
+            error = failed
+    return _Trace(
+        concrete=concrete,
+        error=error,
+        changes=blame.changes,
+        calls=calls,
+        retraces=retraces,
+        ran=frozenset(blame.ran),
+        lasting=blame.lasting,
+    )
+
+
+def _findings(steps: Steps, first: _Trace, second: _Trace | None) -> Iterator[Finding]:
+    for one in (first, second):
+        for call in one.calls.heard if one else ():
+            yield finding(call.code, call.place, said(call.code, call.name), evidence="calls heard while tracing")
+    yield from first.retraces.findings
+    if first.error is not None:
+        yield failures.of_trace(first.error, steps)
+    elif second is not None and second.error is not None:
+        yield failures.of_trace(second.error, steps, again=True)
+    differs = None
+    if second is not None and first.concrete is not None and second.concrete is not None:
+        differs = graphs.difference(first.concrete.graph, second.concrete.graph)
+    again = {change.expression for _, change in second.changes} if second is not None else set()
+    harmless = second is not None and second.error is None and differs is None
+    explained = any(call.code in ("MT301", "MT302", "MT303") for call in first.calls.heard)
+    for place, change in first.changes:
+        if change.kind in _MAY_BE_HARMLESS:
+            if not _concerns(change.expression, first.lasting):  # put back before the step ended
+                continue
+            if harmless and not _concerns(change.expression, again):  # set on first use, and the same ever since
+                continue
+        explained = True
+        yield finding(
+            CODE_OF_CHANGE[change.kind], place, change.described(), evidence="state before and after each line"
+        )
+    if differs is not None and not explained:
+        yield finding("MT304", differs.place or steps.place, differs.what, evidence="two traces compared")
+
+
+def _concerns(expression: str, others: Iterable[str]) -> bool:
+    """Whether it is one of the others, is in one of them, or one of them is in it."""
+    return any(one == expression or is_inside(one, expression) or is_inside(expression, one) for one in others)
+
+
+def said(code: str, name: str) -> str:
+    """What was heard, in words."""
+    return f"{name} is made here" if code == "MT206" else f"{name} is called here"

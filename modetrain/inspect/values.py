@@ -1,0 +1,157 @@
+"""Evidence from running: the step eagerly on the batches, eagerly once more, and as the traced graph.
+
+Eager stops at errors that XLA drops; the traceback then names the user's line. What the step computes is compared last and only
+where nothing else was found: a number that differs says that something is wrong, and not what.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import op_callbacks
+
+from modetrain.inspect import failures, lines
+from modetrain.inspect.calls import Calls
+from modetrain.inspect.finding import Finding, Place, finding
+from modetrain.inspect.steps import Concrete, Steps
+
+# What TensorFlow's kernels say of what XLA drops.
+_DROPPED = (
+    (r"label value of|labels? (value )?.*(outside|out of range|must be)", "MT602"),
+    (r"[Ii]nteger division by zero|integer modulo by zero|division by zero|negative integer powers", "MT603"),
+    (r"[Aa]ssertion failed|\bassert_|did not hold|to be true\. Summarized data", "MT604"),
+    (r"Tensor had (NaN|Inf|-Inf|inf)|check_numerics|CheckNumerics", "MT605"),
+    (r"not invertible|Cholesky decomposition was not successful|singular", "MT607"),
+    (r"is not in \[|does not index into|out of bound|out of range|segment_ids?.*range|indices\[", "MT601"),
+)
+_EAGER = "the step run eagerly on the batches"
+
+
+def of_batches(steps: Steps, target: str) -> tuple[list[Finding], list[np.ndarray] | None]:
+    """Runs one step a batch, one after the other, line by line.
+
+    Returns:
+      What was found, and the rows of the steps; None where one has failed.
+    """
+    casts = _Casts()
+    with steps.state_kept(), casts, Calls(silent=True), _stateful_seed():
+        rows = []
+        for number, batch in enumerate(steps.batches):
+            try:
+                rows.append(steps.run_eagerly(batch, number)[1])
+            except Exception as error:
+                return [*casts.findings(target), *_failed(error, steps, number, target)], None
+    return casts.findings(target), rows
+
+
+def again(steps: Steps, rows: Sequence[np.ndarray]) -> Iterator[Finding]:
+    """Runs the same steps eagerly once more: they should give the same."""
+    _, once_more = of_batches(steps, "graph")
+    if once_more is not None and (seen := _difference(rows, once_more)):
+        yield finding("MT306", steps.place, seen, evidence="two eager runs compared")
+
+
+def traced(steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray]) -> Iterator[Finding]:
+    """Runs the traced step on the same batches: it should give the same."""
+    graph = []
+    with steps.state_kept(), Calls(silent=True), _stateful_seed():
+        for number, batch in enumerate(steps.batches):
+            try:
+                graph.append(_run(concrete, steps, batch, number))
+            except Exception as error:
+                place = failures.place_of(error) or steps.place
+                yield finding("MT307", place, _said(error), evidence="eager and graph compared")
+                return
+    if seen := _difference(rows, graph):
+        yield finding("MT307", steps.place, seen, evidence="eager and graph compared")
+
+
+def _run(concrete: Concrete, steps: Steps, batch, number: int) -> np.ndarray:
+    block = steps.block(batch, number)
+    batches = [
+        {name: value[0, block.parts - 1, index] for name, value in block.arrays.items()}
+        for index in range(steps.replicas.local)
+    ]
+    rows, _ = concrete(batches, block.numbers[0], tf.constant(False), tf.constant(block.parts - 1))
+    return rows.numpy()[np.newaxis]
+
+
+@contextlib.contextmanager
+def _stateful_seed() -> Iterator[None]:
+    """TensorFlow's own generators go on from one place, so that only the step's doing differs."""
+    tf.random.set_seed(0)
+    yield
+
+
+def _failed(error: BaseException, steps: Steps, number: int, target: str) -> Iterator[Finding]:
+    said = _said(error)
+    place = failures.place_of(error) or steps.place
+    if isinstance(error, tf.errors.InvalidArgumentError):
+        code = next((code for pattern, code in _DROPPED if re.search(pattern, said)), None)
+        if code is not None:
+            if target != "graph":  # graph mode stops there too
+                yield finding(code, place, f"batch {number}: {said}", evidence=_EAGER, mode=target)
+            return
+    if isinstance(error, AssertionError) and place.text.startswith("assert"):
+        if target != "graph":  # AutoGraph makes it a tf.Assert, if it is about a tensor
+            yield finding("MT604", place, f"batch {number}: {said}", evidence=_EAGER, mode=target)
+        return
+    yield finding("MT308", place, f"batch {number}: {said}", evidence=_EAGER)
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _difference(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> str | None:
+    """In words how far results are apart, where that is more than rounding."""
+    policy = keras.config.dtype_policy().compute_dtype
+    tolerance = 1e-3 if policy in ("float32", "float64") else 0.1
+    for step, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        one, other = one.astype(np.float64).sum(axis=1), other.astype(np.float64).sum(axis=1)
+        if one.shape != other.shape:
+            return f"step {step + 1}: {one.shape[1]} metrics against {other.shape[1]}"
+        count = np.maximum(one[..., 1:], 1)
+        means, others = one[..., :1] / count, other[..., :1] / count
+        same = np.isclose(means, others, rtol=tolerance, atol=tolerance * 1e-2, equal_nan=True)
+        if not same.all():
+            index = tuple(np.argwhere(~same)[0])
+            return f"step {step + 1}: a metric was {means[index]:.6g}, and then {others[index]:.6g}"
+    return None
+
+
+class _Casts:
+    """Watches eager operations for casts to integers of numbers that no integer stands for."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Place, str] = {}
+
+    def __enter__(self) -> _Casts:
+        op_callbacks.add_op_callback(self._called)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        op_callbacks.remove_op_callback(self._called)
+
+    def _called(self, op_type, inputs, attrs, outputs, op_name=None, graph=None):
+        if op_type not in ("Cast", b"Cast") or graph is not None or not inputs:
+            return None
+        value, made = inputs[0], outputs[0]
+        if value.dtype.is_floating and made.dtype.is_integer:
+            array = value.numpy().astype(np.float64)
+            low, high = float(made.dtype.min), float(made.dtype.max)
+            bad = ~np.isfinite(array) | (array < low) | (array > high)
+            if bad.any() and (place := lines.here()) is not None:
+                self._seen.setdefault(place, f"{array[bad].flat[0]:g} was cast to {made.dtype.name}")
+        return None
+
+    def findings(self, target: str) -> list[Finding]:
+        """What was seen, for a target that may make something else of it."""
+        if target == "graph":
+            return []
+        return [finding("MT606", place, what, evidence=_EAGER, mode=target) for place, what in self._seen.items()]

@@ -1,0 +1,200 @@
+"""`do=inspect` and `modetrain.inspect`: what they say, where, and what they leave as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import modetrain
+from modetrain.inspect.codes import CODES
+from modetrain.inspect.command import mode_for, target_of
+from modetrain.inspect.finding import Finding
+from modetrain.mode import Mode
+from modetrain.settings import InspectSettings
+from tests.corpus.base import Tiny, batches, made
+
+ROOT = Path(__file__).resolve().parent.parent
+
+RECIPE = """
+import random
+
+from recipes.mnist import Digits
+
+
+class Noisy(Digits):
+    def train_step(self, batch):
+        print("a step")
+        scale = random.random()
+        values = super().train_step(batch)
+        return {**values, "scale": values["loss"] * scale}
+"""
+CONFIG = """# @package _global_
+# Prints and draws in Python.
+defaults:
+  - override /model: mlp
+recipe:
+  _target_: recipes.noisy.Noisy
+model:
+  hidden: [4]
+"""
+WORDS = ("data.source=bundled", "data.batch_size=8", "do=inspect")
+
+
+@pytest.fixture(scope="module")
+def inspected(cli):
+    cli.write({"recipes/noisy.py": RECIPE, "conf/recipe/noisy.yaml": CONFIG})
+    return cli.run("recipe=noisy", "mode=graph", *WORDS, folder="noisy")
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def test_findings_are_printed_with_line_text_reason_and_fix(inspected):
+    assert inspected.code == 1, inspected.err
+    assert 'recipes/noisy.py:9: MT101 prints only while tracing\n    print("a step")' in inspected.out
+    assert "recipes/noisy.py:10: MT301" in inspected.out
+    assert "    why   A traced step runs its Python once" in inspected.out
+    assert "    fix   Use tf.random.stateless_uniform" in inspected.out
+    assert "inspect: 2 findings for target=graph: MT101, MT301" in inspected.out
+
+
+def test_findings_are_kept_as_data(inspected):
+    kept = json.loads((inspected.folder / "inspect.json").read_text())
+    assert kept["target"] == "graph"
+    assert [(one["code"], one["line"]) for one in kept["findings"]] == [("MT101", 9), ("MT301", 10)]
+    assert set(kept["findings"][0]) == {field.name for field in dataclasses.fields(Finding)}
+    assert inspected.json["status"] == "completed"
+    assert inspected.json["steps"] == 0
+
+
+def test_nothing_is_said_of_a_shipped_recipe(cli):
+    run = cli.run("recipe=mnist", "model.filters=[4]", "mode=xla", "inspect.target=tpu", *WORDS, folder="clean")
+    assert run.code == 0, run.out
+    assert "inspect: nothing found for target=tpu" in run.out
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked", "target"),
+    [
+        (Mode(name="graph", compile="graph"), None, "graph"),
+        (Mode(name="eager", compile="eager"), None, "graph"),
+        (Mode(name="xla", compile="xla"), None, "xla"),
+        (Mode(name="xla", compile="xla"), "tpu", "tpu"),
+        (Mode(name="tpu", compile="xla", strategy="tpu"), None, "tpu"),
+    ],
+)
+def test_the_mode_decides_what_to_judge_by(mode, asked, target, settings):
+    chosen = settings(mode=mode, inspect=InspectSettings(target=asked))
+    assert target_of(chosen) == target
+    assert mode_for(target, mode).compile == ("graph" if target == "graph" else "xla")
+
+
+# --- the library ------------------------------------------------------------------------------------------------------
+
+
+class Counts(Tiny):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.calls = 0
+        self.seen = []
+        self.rng = np.random.default_rng(0)
+
+    def losses(self, batch):
+        self.calls += 1
+        self.seen.append(super().losses(batch))
+        return self.seen[-1] * self.rng.normal()
+
+
+def test_findings_are_data():
+    findings = modetrain.inspect(made(Counts), batches(), modes=["graph"])
+    assert [one.code for one in findings] == ["MT201", "MT203", "MT301"]
+    first = findings[0]
+    assert first.file == __file__
+    assert first.text == "self.calls += 1"
+    assert first.what == "self.calls: 0 -> 1"
+    assert first.evidence
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        first.line = 3
+
+
+def test_variables_and_python_are_as_before():
+    recipe = made(Counts)
+    weights = [v.numpy() for v in recipe.model.variables]
+    drawn = recipe.rng.bit_generator.state["state"]["state"]
+    modetrain.inspect(recipe, batches(), modes=["graph"])
+    assert recipe.calls == 0
+    assert recipe.seen == []
+    assert recipe.rng.bit_generator.state["state"]["state"] == drawn
+    for variable, weight in zip(recipe.model.variables, weights):
+        np.testing.assert_array_equal(variable, weight)
+
+
+class Waives(Tiny):
+    def losses(self, batch):
+        print("traced")  # modetrain: ignore MT101
+        print("traced")  # modetrain: ignore MT102
+        return super().losses(batch)
+
+
+def test_a_line_can_be_waived():
+    findings = modetrain.inspect(made(Waives), batches(), modes=["graph"])
+    assert [one.text for one in findings] == ['print("traced")  # modetrain: ignore MT102']
+
+
+class Selects(Tiny):
+    def losses(self, batch):
+        found = super().losses(batch)
+        return tf.reduce_mean(tf.boolean_mask(found, found > 0.5))
+
+
+def test_what_matters_under_xla_alone_is_told_for_xla_alone():
+    assert modetrain.inspect(made(Selects), batches(), modes=["graph"]) == []
+    (one,) = modetrain.inspect(made(Selects), batches(), modes=["graph", "xla"])
+    assert (one.code, one.mode) == ("MT504", "xla")
+
+
+def test_batches_of_several_shapes_are_told_by_the_argument():
+    first, second = batches()
+    second = {name: value[:6] for name, value in second.items()}
+    findings = modetrain.inspect(made(Tiny), [first, second], modes=["graph"])
+    assert [one.code for one in findings] == ["MT502", "MT502"] or [one.code for one in findings] == ["MT502"]
+    assert "batch['x']: float32 (8, 4) -> float32 (6, 4)" in findings[0].what
+
+
+class CallsItsOwnFunction(Tiny):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.scaled = tf.function(lambda x, by: x * by)
+
+    def losses(self, batch):
+        found = super().losses(batch)
+        for by in (1.0, 2.0):
+            found = self.scaled(found, by)
+        return found
+
+
+def test_a_function_of_the_users_own_that_is_traced_again_names_the_argument():
+    (one,) = modetrain.inspect(made(CallsItsOwnFunction), batches(), modes=["graph"])
+    assert one.code == "MT502"
+    assert "by: the Python float 1.0 -> the Python float 2.0" in one.what
+    assert one.text == "found = self.scaled(found, by)"
+
+
+def test_a_mode_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="turbo is not graph, xla, tpu or mirrored"):
+        modetrain.inspect(made(Tiny), batches(), modes=["turbo"])
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_lists_every_code_with_its_title():
+    page = (ROOT / "docs" / "inspect.md").read_text()
+    listed = dict(re.findall(r"^\| `(MT\d+)` \| ([^|]+?) \|", page, re.M))
+    assert listed == {code: one.title for code, one in CODES.items()}

@@ -1,0 +1,132 @@
+"""The short form at the start of a run, and the watch for stale Python while it goes on."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import keras
+import pytest
+
+from modetrain import Callback
+from modetrain.data import Cut
+from modetrain.inspect.stale import StalePython, Watch
+from modetrain.inspect.start import Start
+from modetrain.mode import Mode
+from modetrain.trainer import Trainer
+from recipes.mnist import Digits
+
+
+class Careless(Digits):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.calls = 0
+        self.weight = 1.0
+        self.table = None
+
+    def train_step(self, batch):
+        self.calls += 1
+        if self.table is None:
+            self.table = [1.0]
+        values = super().train_step(batch)
+        print("loss", values["loss"])
+        return {**values, "weighted": values["loss"] * self.weight * random.random()}
+
+
+@pytest.fixture
+def started(make_recipe, make_data, tmp_path):
+    """Trains with the short form on; returns what was said."""
+
+    def run(cls, compile="graph", callbacks=(), steps=6):
+        said = []
+        recipe, mode = make_recipe(cls, steps=steps), Mode(name=compile, compile=compile)
+        trainer = Trainer(
+            recipe=recipe,
+            mode=mode,
+            data=make_data(cut=Cut()),
+            steps=steps,
+            callbacks=[*callbacks, StalePython(every=2, say=said.append)],
+            folder=tmp_path,
+            say=said.append,
+            observe=Start(recipe, mode, said.append, "python -m modetrain recipe=mine").of,
+        )
+        trainer.train()
+        trainer.evaluate()
+        return said
+
+    return run
+
+
+@pytest.mark.parametrize("compile", ["graph", "xla"])
+def test_one_line_for_each_finding_and_the_command_for_the_whole_story(compile, started):
+    said = started(Careless, compile)
+    warnings = [line.split(": ", 2)[2] for line in said if line.startswith("WARNING")]
+    assert [line.split()[0] for line in warnings] == ["MT201", "MT101", "MT301"]
+    assert "self.calls: 0 -> 1" in warnings[0]
+    assert said[-1] == "  the whole story: python -m modetrain recipe=mine do=inspect"
+
+
+@pytest.mark.parametrize("compile", ["graph", "xla"])
+def test_nothing_is_said_of_a_clean_recipe(compile, started):
+    assert started(Digits, compile) == []
+
+
+class Failing(Digits):
+    def train_step(self, batch):
+        print("before")
+        raise ValueError("mine")
+
+
+def test_what_was_heard_before_tracing_failed_is_told(make_recipe):
+    said = []
+    start = Start(make_recipe(Failing), Mode(name="graph", compile="graph"), said.append)
+
+    def trace():
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        start.of("train_step")(trace)
+
+
+def test_everything_that_was_exchanged_is_put_back(started):
+    before = (print, random.random, keras.Layer.__init__)
+    started(Careless)
+    assert before == (print, random.random, keras.Layer.__init__)
+
+
+# --- stale Python -----------------------------------------------------------------------------------------------------
+
+
+class Anneals(Callback):
+    def look(self, run):
+        run.recipe.weight *= 0.5
+        run.recipe.note = "not read by the step"
+
+
+def test_a_value_that_a_callback_changes_is_told_once_with_the_line_that_reads_it(started):
+    said = [line for line in started(Careless, callbacks=[Anneals(every=2)]) if "MT401" in line]
+    (line,) = said
+    assert line.startswith("WARNING: step 2: ")
+    assert "self.weight was 1.0 when the step was traced and is 0.5 now: the compiled step keeps 1.0" in line
+    reads = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "* self.weight *" in text)
+    assert f"test_inspect_start.py:{reads}: MT401" in line
+
+
+def test_a_layer_that_is_frozen_later_is_told(make_recipe):
+    recipe = make_recipe(Digits)
+    watch = Watch(recipe)
+    assert watch.changed() == []
+    recipe.model.layers[-1].trainable = False
+    (one,) = watch.changed()
+    assert one.code == "MT403"
+    assert "was True when the step was traced and is False now" in one.what
+    assert watch.changed() == []
+
+
+def test_an_optimizer_that_is_swapped_is_told(make_recipe):
+    recipe = make_recipe(Careless)
+    watch = Watch(recipe)
+    recipe.model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    (one,) = watch.changed()
+    assert one.code == "MT404"
+    assert one.what.startswith("self.model was ")
