@@ -174,7 +174,7 @@ def test_a_failed_run_is_on_record(failed):
     assert found["steps"] == 5
     assert found["error"] == "InvalidArgumentError: indices = 1000 is not in [0, 10)"
     assert found["results"]["state_digest"] is None
-    assert [path.name for path in (failed.folder / "checkpoints").iterdir()] == ["step-00000005.npz"]
+    assert [path.name for path in (failed.folder / "checkpoints").glob("*.npz")] == ["step-00000005.npz"]
 
 
 def test_the_complete_error_is_in_the_run_folder(failed):
