@@ -178,6 +178,12 @@ class FrozenSetOrder(Tiny):
         return found
 
 
+class DiffersInEager(Tiny):
+    def train_step(self, batch):  # expect MT307
+        scale = 1.0 if tf.executing_eagerly() else 0.5
+        return {"loss": super().train_step(batch)["loss"] * scale}
+
+
 class StatefulNormal(Tiny):
     def losses(self, batch):
         x = batch["x"] + tf.random.normal([8, 4])  # expect MT305
