@@ -84,10 +84,11 @@ class Inspector:
         with python_state_kept(self._recipe):
             of_batches, rows = values.of_batches(steps, self._target)
             yield from of_batches
-            if not found and not of_batches and rows is not None and seen.concrete is not None:
-                if unlike := list(values.traced(steps, seen.concrete, rows)):
-                    # Is it tracing that makes the difference, or is no run of the step like another?
-                    yield from list(values.again(steps, rows)) or unlike
+            if found or of_batches or rows is None or seen.concrete is None:
+                return
+            if unlike := list(values.traced(steps, seen.concrete, rows)):
+                # Is it tracing that makes the difference, or is no run of the step like another?
+                yield from list(values.again(steps, rows)) or unlike
 
 
 def _specific(found: Sequence[Finding]) -> Iterator[Finding]:
