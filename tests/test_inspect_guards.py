@@ -112,8 +112,18 @@ def test_without_guards_xla_goes_on(make_trainer, mlp):
     assert trainer.step == 8
 
 
-def test_a_micro_batch_that_fails_is_told_too(make_trainer, mlp):
-    trainer = make_trainer("xla", Divides, steps=8, model=mlp(units=0, dropout=0.0), accumulate=2)
+class DividesInOnePart(Bad):
+    row = 0  # number of an example that only one micro-batch of step 5 has
+
+    def planted(self, batch, bad):
+        there = tf.reduce_any(batch["index"] == self.row)
+        return 7 // tf.where(tf.logical_and(bad, there), 0, 1)
+
+
+@pytest.mark.parametrize("position", [0, 7])
+def test_a_micro_batch_that_fails_is_told_whichever_it_is(position, make_trainer, make_data, mlp):
+    trainer = make_trainer("xla", DividesInOnePart, steps=8, model=mlp(units=0, dropout=0.0), accumulate=2)
+    trainer.recipe.row = int(make_data().batch(FAILS_AT)["index"][position])
     with pytest.raises(GuardError) as caught:
         trainer.train()
     assert caught.value.step == FAILS_AT

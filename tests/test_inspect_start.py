@@ -13,6 +13,7 @@ from modetrain.data import Cut
 from modetrain.inspect.stale import StalePython, Watch
 from modetrain.inspect.start import Start
 from modetrain.mode import Mode
+from modetrain.program import Program
 from modetrain.trainer import Trainer
 from recipes.mnist import Digits
 
@@ -77,15 +78,14 @@ class Failing(Digits):
         raise ValueError("mine")
 
 
-def test_what_was_heard_before_tracing_failed_is_told(make_recipe):
+def test_what_was_heard_before_tracing_failed_is_told(make_recipe, make_data):
     said = []
-    start = Start(make_recipe(Failing), Mode(name="graph", compile="graph"), said.append)
-
-    def trace():
-        raise ValueError("mine")
-
+    recipe, mode = make_recipe(Failing), Mode(name="graph", compile="graph")
+    observe = Start(recipe, mode, said.append).of("train_step")
+    program = Program(recipe.run_train_step, mode, state=recipe.state, observe=observe)
     with pytest.raises(ValueError, match="mine"):
-        start.of("train_step")(trace)
+        program.prepare(next(make_data().train_blocks(0, 2)))
+    assert ["MT101" in line for line in said] == [True]
 
 
 def test_everything_that_was_exchanged_is_put_back(started):

@@ -88,7 +88,8 @@ def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_co
 
 
 def _said(found: Origin, compile: str, reference: str, *, alone: bool) -> Explanation:
-    if found.random:
+    # The library draws by other operations under XLA: what only one mode runs at a line that draws is a draw.
+    if found.random or (found.only_in and _says_random(found)):
         drawn = f"Different random numbers: {_named(found)} draws others in {compile} than in {reference}."
         return Explanation(kind="random", op=found.entry.op, place=found.entry.place, said=(drawn,), advice=_USE_SEEDS)
     if found.only_in:
