@@ -34,7 +34,7 @@ SMALL = (
     [
         (["compare.modes=[xla]"], r"nothing to compare one mode with\. Type compare\.modes=\[eager,xla\]"),
         (["compare.modes=[eager,xla,eager]"], r"eager is in it twice.*compare\.modes=\[eager,xla\]"),
-        (["compare.modes=eager"], r"takes a list of names"),
+        (["compare.modes=eager"], r"takes a list of 1 or more"),
         (["compare.steps=0"], r"compare\.steps .*at least 1"),
         (["compare.draws=0"], r"compare\.draws .*at least 1"),
         (["compare.replicas=1"], r"compare\.replicas .*at least 2"),
