@@ -236,11 +236,13 @@ class Watch:
         return Cause(kind="lost", workers=(worker,), what=f"lost its peers{after}: {line}", at=at)
 
     def _missing(self, now: float, frozen: Collection[int]) -> Cause | None:
-        if self.joined_at is not None or self._signals or self._stops() or now - self._started < self._limits.silence:
+        if self.joined_at is not None or self._signals or self._stops():
             return None
-        if stopped := tuple(worker for worker in frozen if worker not in self._exits):
+        waited = now - self._started
+        stopped = tuple(worker for worker in frozen if worker not in self._exits)
+        if stopped and waited >= self._limits.silence:
             return Cause(kind="stalled", workers=stopped, what="stopped answering before all had joined", at=now)
-        if now - self._started < self._limits.startup:
+        if waited < self._limits.startup:
             return None
         missing = tuple(worker for worker in self._workers if worker not in self._ready)
         left = [worker for worker in missing if worker in self._exits]

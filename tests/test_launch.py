@@ -329,8 +329,8 @@ except ZeroDivisionError as error:
 
 
 def test_what_a_worker_printed_last_is_shown_where_it_says_no_more(bench):
-    outcome = bench.launch("ready()\nif me == 1: print('é: no such file'); sys.exit(3)\nwait()")
-    assert (outcome.code, outcome.cause) == (1, "worker 1 exited with code 3")
+    outcome = bench.launch("ready()\nif me == 1: print('é: no such file'); sys.exit(4)\nwait()")
+    assert (outcome.code, outcome.cause) == (1, "worker 1 exited with code 4")
     assert "[worker 1] é: no such file" in bench.said
 
 
