@@ -523,7 +523,8 @@ def test_earlier_downloads_of_other_data_change_nothing(tmp_path, monkeypatch):
         assert time.perf_counter() - begin < 2 * network.PROBE_SECONDS + 3
         assert source.kind == "bundled"
         assert said == []
-        assert len(connections) == 1, "TFDS was not let out"
+        # Its ten retries would be a storm. In a long test process a probe of an earlier test may come late, through here.
+        assert len(connections) <= 2, "TFDS was not let out"
 
 
 def test_a_proxy_that_says_no_costs_one_connection(tmp_path, monkeypatch):
