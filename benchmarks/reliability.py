@@ -39,7 +39,8 @@ ARMS = {
 def worker(arm: str, mode: str, pipe: Connection, folder: str) -> None:
     """Trains windows of steps, one at each request, and answers with wall-clock and processor seconds."""
     os.chdir(folder)
-    from modetrain import Callback, config
+    from modetrain import Callback
+    from modetrain.config import load as config
 
     class Windows(Callback):
         """Holds the run at the end of each window until the next one is asked for."""

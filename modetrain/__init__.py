@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from modetrain.callbacks import Callback as Callback
     from modetrain.comparison.findings import Comparison as Comparison
     from modetrain.comparison.library import compare as compare
+    from modetrain.config.key import Bounds as Bounds
+    from modetrain.config.key import Length as Length
     from modetrain.errors import ConfigError as ConfigError
-    from modetrain.key import Bounds as Bounds
-    from modetrain.key import Length as Length
     from modetrain.mode import Mode as Mode
     from modetrain.recipe import Recipe as Recipe
     from modetrain.settings import Settings as Settings
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "Bounds": "modetrain.key",
+    "Bounds": "modetrain.config.key",
     "Callback": "modetrain.callbacks",
     "Comparison": "modetrain.comparison.findings",
     "ConfigError": "modetrain.errors",
-    "Length": "modetrain.key",
+    "Length": "modetrain.config.key",
     "Mode": "modetrain.mode",
     "Recipe": "modetrain.recipe",
     "Settings": "modetrain.settings",

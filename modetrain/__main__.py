@@ -15,8 +15,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modetrain import command_line, paths, worker
+from modetrain import command_line, paths
 from modetrain.errors import ConfigError
+from modetrain.workers import worker
 
 _STARTED = time.perf_counter()
 
@@ -51,7 +52,7 @@ def _main(words: Sequence[str], cwd: Path) -> int:
     if line.version:
         print(_versions())
         return 0
-    from modetrain import config
+    from modetrain.config import load as config
 
     if line.multirun:
         from modetrain import sweep
@@ -70,7 +71,7 @@ def _main(words: Sequence[str], cwd: Path) -> int:
 
         return command.run(settings, line, cwd)
     if settings.mode.strategy == "multiworker":
-        from modetrain import multiworker
+        from modetrain.workers import multiworker
 
         code = multiworker.start(settings, line, cwd)
         if code is not None:

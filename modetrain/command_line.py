@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from modetrain import schema, suggest
+from modetrain.config import schema, suggest
 from modetrain.errors import ConfigError, closest
 
 # Per flag what --help says of it. The second name of each is its short form.

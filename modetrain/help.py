@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modetrain import schema
 from modetrain.command_line import FLAGS
+from modetrain.config import schema
 from modetrain.paths import describe, options
 
 ABOUT = (

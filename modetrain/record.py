@@ -13,9 +13,10 @@ import keras
 import yaml
 
 import modetrain
-from modetrain import checkpoint, reason, run_folder, run_json
+from modetrain import reason, run_folder, run_json
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.system import System
+from modetrain.checkpoints import checkpoint
 from modetrain.settings import Settings
 from modetrain.sources import Source
 from modetrain.trainer import Trainer

@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modetrain import checkpoint, run_folder
+from modetrain import run_folder
 from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.checkpoints import checkpoint
 
 if TYPE_CHECKING:
     from modetrain.failure import NonFiniteError

@@ -14,11 +14,12 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
-from modetrain import batch_norm, draws, fingerprint, init_from, paths, record, report, resume, signals, sources, worker
+from modetrain import batch_norm, draws, paths, record, report, signals, sources
 from modetrain.callbacks.chosen import chosen
-from modetrain.checkpoint import NotFiniteError
+from modetrain.checkpoints import fingerprint, init_from, resume
+from modetrain.checkpoints.checkpoint import NotFiniteError
 from modetrain.clock import Clock
-from modetrain.config import instantiate
+from modetrain.config.targets import instantiate
 from modetrain.data import Cut, Data
 from modetrain.errors import ConfigError
 from modetrain.events import Events
@@ -31,6 +32,7 @@ from modetrain.recipe import Info, Recipe
 from modetrain.replicas import Replicas
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
+from modetrain.workers import worker
 
 EXIT_DONE, EXIT_FAILED, EXIT_NOT_FINITE = 0, 1, 3
 

@@ -1,7 +1,7 @@
 """The settings of a run as frozen values: what the command line and conf/ say, checked, and nothing else.
 
 Light on purpose: neither TensorFlow nor Hydra is imported here, so that a wrong value is reported in
-well under a second. `config.py` builds a `Settings`; every other part of the library reads one.
+well under a second. `config/load.py` builds a `Settings`; every other part of the library reads one.
 """
 
 from __future__ import annotations

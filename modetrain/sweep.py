@@ -19,7 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modetrain import config, overrides, paths, run_folder, run_json
+from modetrain import paths, run_folder, run_json
+from modetrain.config import load as config
+from modetrain.config import overrides
 from modetrain.errors import ConfigError
 from modetrain.settings import Settings
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from modetrain import carry, rollback
+from modetrain import rollback
 from modetrain.callbacks import Callback
-from modetrain.checkpoint import Checkpoint
+from modetrain.checkpoints import carry
+from modetrain.checkpoints.checkpoint import Checkpoint
 from modetrain.clock import Clock
 from modetrain.data import Data
 from modetrain.failure import NonFiniteError, explain

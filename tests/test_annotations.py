@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modetrain.signatures import SourceText
+from modetrain.config.signatures import SourceText
 
 INF = float("inf")
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain import checkpoint, run_folder
+from modetrain import run_folder
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
-from modetrain.checkpoint import CheckpointError
+from modetrain.checkpoints import checkpoint
+from modetrain.checkpoints.checkpoint import CheckpointError
 from modetrain.errors import ConfigError
 from recipes.mnist import Digits
 

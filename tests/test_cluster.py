@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from modetrain.cluster import Cluster, from_environment
 from modetrain.errors import ConfigError
-from modetrain.slurm import expand_nodes, expand_tasks
+from modetrain.workers.cluster import Cluster, from_environment
+from modetrain.workers.slurm import expand_nodes, expand_tasks
 
 # --- TF_CONFIG -------------------------------------------------------------------------------------------------------
 
@@ -298,5 +298,5 @@ def test_a_step_goes_before_a_job():
 
 @pytest.mark.parametrize("module", ["cluster", "launch"])
 def test_tensorflow_is_not_imported(module):
-    code = f"import sys, modetrain.{module}; sys.exit('tensorflow' in sys.modules or 'numpy' in sys.modules)"
+    code = f"import sys, modetrain.workers.{module}; sys.exit('tensorflow' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

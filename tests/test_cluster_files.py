@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modetrain import slurm
-from modetrain.cluster import PORT, from_environment
+from modetrain.workers import slurm
+from modetrain.workers.cluster import PORT, from_environment
 
 ROOT = Path(__file__).parent.parent
 FILES = ROOT / "docs" / "cluster"
@@ -105,7 +105,7 @@ for rank in range(nodes * per_node):
 """
 PYTHON = """
 import dataclasses, json, os, sys
-from modetrain.cluster import from_environment
+from modetrain.workers.cluster import from_environment
 cluster = from_environment(os.environ)
 found = {"words": sys.argv[1:], "options": os.environ["FAKE_OPTIONS"], "cluster": cluster and dataclasses.asdict(cluster)}
 print(json.dumps(found))

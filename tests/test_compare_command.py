@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from modetrain import config
 from modetrain.command_line import CommandLine as Words
 from modetrain.comparison import command
+from modetrain.config import load as config
 from modetrain.errors import ConfigError
 
 SMALL = (

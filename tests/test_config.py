@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from modetrain import config, schema
 from modetrain.__main__ import main
+from modetrain.config import load as config
+from modetrain.config import schema
 from modetrain.errors import ConfigError
 from modetrain.paths import install_recipes, shipped
 from modetrain.settings import DataSettings, OptimizerSettings

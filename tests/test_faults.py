@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from modetrain import checkpoint, run_folder
+from modetrain import run_folder
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.log import Log
-from modetrain.checkpoint import NotSavedError
+from modetrain.checkpoints import checkpoint
+from modetrain.checkpoints.checkpoint import NotSavedError
 from modetrain.errors import ConfigError
 from modetrain.events import Events
 from modetrain.replicas import Replicas

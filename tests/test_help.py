@@ -13,9 +13,9 @@ import pytest
 
 import modetrain
 from modetrain import help as help_page
-from modetrain import schema
 from modetrain.__main__ import main
 from modetrain.command_line import FLAGS
+from modetrain.config import schema
 from modetrain.paths import conf_dirs, options, shipped
 
 ISSUED = (  # names that scripts type

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modetrain import checkpoint, init_from, run_folder
+from modetrain import run_folder
+from modetrain.checkpoints import checkpoint, init_from
 from modetrain.errors import ConfigError
 from modetrain.settings import InitFromSettings
 

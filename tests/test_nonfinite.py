@@ -8,11 +8,12 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from modetrain import checkpoint, resume, run_folder
+from modetrain import run_folder
 from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.checkpoints import checkpoint, resume
+from modetrain.checkpoints.resume import Place
 from modetrain.failure import NonFiniteError
 from modetrain.nonfinite import Nonfinite
-from modetrain.resume import Place
 from modetrain.rows import Rows
 from modetrain.settings import NonfiniteSettings
 from recipes.mnist import Digits, cross_entropy

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from conftest import Run
 
-from modetrain import checkpoint, run_folder
+from modetrain import run_folder
+from modetrain.checkpoints import checkpoint
 
 STEPS = 50
 COMMON = (

@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from modetrain import checkpoint, run_folder
+from modetrain import run_folder
+from modetrain.checkpoints import checkpoint
 
 # Calls are followed by a pause, so that a run of a second is not over before it is noticed.
 SLOW = """

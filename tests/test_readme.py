@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from modetrain import command_line, config, sweep
-from modetrain.schema import KEYS
+from modetrain import command_line, sweep
+from modetrain.config import load as config
+from modetrain.config.schema import KEYS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

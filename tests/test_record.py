@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from modetrain import checkpoint, record, run_folder
+from modetrain import record, run_folder
+from modetrain.checkpoints import checkpoint
 from recipes.mnist import Digits
 
 NUMBER, TEXT = (int, float), str

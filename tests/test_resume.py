@@ -8,15 +8,16 @@ import shutil
 import numpy as np
 import pytest
 
-from modetrain import checkpoint, resume, run_folder
+from modetrain import run_folder
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.log import Log
-from modetrain.checkpoint import CheckpointError
+from modetrain.checkpoints import checkpoint, resume
+from modetrain.checkpoints.checkpoint import CheckpointError
+from modetrain.checkpoints.resume import Place
 from modetrain.errors import ConfigError
 from modetrain.events import Events
 from modetrain.metrics import Means
-from modetrain.resume import Place
 
 STEPS = 7  # 5 batches are an epoch
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from modetrain.verdict import Action, Limits, Watch
-from modetrain.worker import Report
+from modetrain.workers.verdict import Action, Limits, Watch
+from modetrain.workers.worker import Report
 
 LIMITS = Limits(startup=60, grace=3, term=2, silence=20, stop=300, kill=10)
 HEARTBEAT = "Task /job:worker/task:1 stopped sending heartbeats; the coordination service has shut down"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 
-from modetrain.schema import AUTO
+from modetrain.config.schema import AUTO
 
 _METRICS = ("accuracy", "loss")
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from modetrain import carry, checkpoint, run_folder
+from modetrain import run_folder
 from modetrain.callbacks import Callback
 from modetrain.callbacks.best import best_of
+from modetrain.checkpoints import carry, checkpoint
+from modetrain.checkpoints.saver import Saver
 from modetrain.errors import did_you_mean
-from modetrain.saver import Saver
 
 _BEST = "best.npz"
 

@@ -16,7 +16,7 @@ from modetrain.callbacks.profile import Profile
 from modetrain.callbacks.progress import ProgressBar
 from modetrain.callbacks.system import System
 from modetrain.callbacks.watch import Watch
-from modetrain.config import instantiate
+from modetrain.config.targets import instantiate
 from modetrain.errors import ConfigError
 from modetrain.events import Events
 from modetrain.inspect.stale import StalePython

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modetrain import config, worker
 from modetrain.comparison.shelf import Shelf
+from modetrain.config import load as config
 from modetrain.settings import Settings
+from modetrain.workers import worker
 
 if TYPE_CHECKING:
     from modetrain.comparison.arm import Arm
@@ -78,7 +79,8 @@ def build(job: Job, settings: Settings, shelf: Shelf) -> tuple[bool, Arm]:
     """Makes the arm; tells whether this process is the one that keeps what is found."""
     import keras
 
-    from modetrain import batch_norm, record, resume, run, sources
+    from modetrain import batch_norm, record, run, sources
+    from modetrain.checkpoints import resume
     from modetrain.comparison.arm import Arm
     from modetrain.data import Data
     from modetrain.replicas import Replicas

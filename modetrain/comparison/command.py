@@ -17,13 +17,15 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from modetrain import config, paths, resume
+from modetrain import paths
+from modetrain.checkpoints import resume
 from modetrain.command_line import CommandLine
 from modetrain.comparison import page, table
 from modetrain.comparison.conduct import conduct
 from modetrain.comparison.findings import Comparison
 from modetrain.comparison.processes import Processes
 from modetrain.comparison.shelf import Shelf
+from modetrain.config import load as config
 from modetrain.errors import ConfigError, did_you_mean
 from modetrain.settings import Settings
 

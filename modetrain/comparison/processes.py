@@ -14,16 +14,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modetrain import config, resume
+from modetrain.checkpoints import resume
 from modetrain.comparison import place
 from modetrain.comparison.cause import Explanation
 from modetrain.comparison.child import Job
 from modetrain.comparison.runner import Death
 from modetrain.comparison.seen import ArmReport
 from modetrain.comparison.shelf import Shelf
-from modetrain.launch import launch
+from modetrain.config import load as config
 from modetrain.settings import Settings
-from modetrain.verdict import Limits
+from modetrain.workers.launch import launch
+from modetrain.workers.verdict import Limits
 
 # What each variant of an arm changes.
 _CHANGED = {"float64": ("mode.precision=float64",), "strict": ("mode.compile=graph", "mode.strict=true"), "onednn": ()}

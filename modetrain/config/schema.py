@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from modetrain.key import Key
+from modetrain.config.key import Key
 from modetrain.mode import COMPILE, DEVICES, PRECISIONS, STRATEGIES, Mode
 from modetrain.settings import (
     CompareSettings,

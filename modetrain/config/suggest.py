@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from modetrain.config.schema import KEYS
 from modetrain.errors import closest
-from modetrain.schema import KEYS
 
 
 def keys(key: str, known: Iterable[str] = ()) -> list[str]:

@@ -11,9 +11,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from modetrain.annotations import key_of
+from modetrain.config.annotations import key_of
+from modetrain.config.key import Key
 from modetrain.errors import ConfigError
-from modetrain.key import Key
 from modetrain.paths import recipes_dirs, shown
 
 # Decorators that leave a signature as it is; any other may change it.

@@ -15,8 +15,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from modetrain import slurm
 from modetrain.errors import ConfigError
+from modetrain.workers import slurm
 
 # The port of Kubernetes workers; TensorFlow's own examples use it.
 PORT = 2222
@@ -30,7 +30,7 @@ class Cluster:
       workers: `host:port` of each, in the order of their index.
       index: which of them this process is.
       origin: where that was read: `TF_CONFIG`, `slurm`, `kubernetes`, or `local` for workers that
-        `modetrain.launch` started.
+        `modetrain.workers.launch` started.
     """
 
     workers: tuple[str, ...]

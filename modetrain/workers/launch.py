@@ -8,10 +8,10 @@
     record["restarts"] = [dataclasses.asdict(restart) for restart in outcome.restarts]
     sys.exit(outcome.code)
 
-Each worker finds TF_CONFIG in its environment and calls the three functions of `modetrain.worker`. Worker 0's output is
+Each worker finds TF_CONFIG in its environment and calls the three functions of `modetrain.workers.worker`. Worker 0's output is
 shown as it comes, in a terminal if ours is one; all output is kept in `<folder>/workers/worker-<k>.log`. Ctrl-C and SIGTERM
 are passed on to all workers once, and a second one ends them at once. What is to be done when is decided by
-`modetrain.verdict`. Call it from the main thread, where signals are handled and which the workers' lives are tied to.
+`modetrain.workers.verdict`. Call it from the main thread, where signals are handled and which the workers' lives are tied to.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from modetrain.attempt import Attempt
-from modetrain.screen import Screen
-from modetrain.verdict import Limits, Watch
+from modetrain.workers.attempt import Attempt
+from modetrain.workers.screen import Screen
+from modetrain.workers.verdict import Limits, Watch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

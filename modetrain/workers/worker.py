@@ -10,7 +10,7 @@
             leave()                              # the launcher names the cause, which this traceback would hide
         raise
 
-Each is a no-op in a process that `modetrain.launch` did not start. MODETRAIN_WORKER and MODETRAIN_RESTART are there for
+Each is a no-op in a process that `modetrain.workers.launch` did not start. MODETRAIN_WORKER and MODETRAIN_RESTART are there for
 whoever wants to know the worker's index and how many restarts there were before.
 """
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modetrain import schema, suggest
+from modetrain.config import schema, suggest
+from modetrain.config.key import text
+from modetrain.config.overrides import groups
 from modetrain.errors import ConfigError, closest, did_you_mean
-from modetrain.key import text
-from modetrain.overrides import groups
 from modetrain.paths import options, shown
 
 _PACKAGE_LINE = "# @package _global_"

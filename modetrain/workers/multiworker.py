@@ -14,13 +14,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from modetrain import overrides, paths, resume, run_folder, run_json, worker
-from modetrain.cluster import from_environment
+from modetrain import paths, run_folder, run_json
+from modetrain.checkpoints import resume
 from modetrain.command_line import CommandLine
+from modetrain.config import overrides
 from modetrain.errors import ConfigError
-from modetrain.launch import Restart, launch
 from modetrain.settings import Settings
-from modetrain.verdict import Limits
+from modetrain.workers import worker
+from modetrain.workers.cluster import from_environment
+from modetrain.workers.launch import Restart, launch
+from modetrain.workers.verdict import Limits
 
 _LAUNCHERS = ("run_dir", "resume", "mode.workers")
 

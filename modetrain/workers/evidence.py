@@ -1,6 +1,6 @@
 """What the end of a worker tells: an exception it reported, an exit code, a signal, or the loss of a peer.
 
-Whoever lost a peer fails as well, 2 to 10 s later, and that is no cause; `modetrain.verdict` decides what is.
+Whoever lost a peer fails as well, 2 to 10 s later, and that is no cause; `modetrain.workers.verdict` decides what is.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 import signal
 from collections.abc import Collection, Iterator, Mapping
 
-from modetrain.worker import LOST_PEER, Report
+from modetrain.workers.worker import LOST_PEER, Report
 
 # Being told to stop is no failure.
 STOPS = (signal.SIGINT, signal.SIGTERM)

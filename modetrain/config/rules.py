@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from modetrain import run_folder, sources
-from modetrain.compose import Composition
+from modetrain.config.compose import Composition
+from modetrain.config.key import text
 from modetrain.errors import ConfigError
-from modetrain.key import text
 from modetrain.lock import held
 from modetrain.paths import shown
 from modetrain.settings import CompareSettings, DataSettings, OptimizerSettings, Settings

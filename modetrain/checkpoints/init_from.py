@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from modetrain import checkpoint, run_folder
+from modetrain import run_folder
+from modetrain.checkpoints import checkpoint
 from modetrain.errors import ConfigError, did_you_mean
 from modetrain.recipe import Recipe
 from modetrain.settings import InitFromSettings

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modetrain import schema, suggest
+from modetrain.config import schema, suggest
+from modetrain.config.key import text
 from modetrain.errors import ConfigError, closest
-from modetrain.key import text
 from modetrain.paths import GROUPS, options
 
 if TYPE_CHECKING:

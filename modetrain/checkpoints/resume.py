@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modetrain import checkpoint, run_folder
+from modetrain import run_folder
+from modetrain.checkpoints import checkpoint
 from modetrain.errors import ConfigError
 from modetrain.settings import Settings
 

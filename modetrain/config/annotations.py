@@ -14,10 +14,10 @@ import ast
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from modetrain.key import Bounds, Key, Length
+from modetrain.config.key import Bounds, Key, Length
 
 if TYPE_CHECKING:
-    from modetrain.signatures import SourceText
+    from modetrain.config.signatures import SourceText
 
 _PLAIN = ("int", "float", "bool", "str")
 _LISTS = ("list", "List", "Sequence", "Iterable", "Collection")

@@ -16,8 +16,8 @@ import enum
 import signal
 from collections.abc import Collection
 
-from modetrain.evidence import STOPS, Cause, Exit, causes, consequences, named
-from modetrain.worker import Report
+from modetrain.workers.evidence import STOPS, Cause, Exit, causes, consequences, named
+from modetrain.workers.worker import Report
 
 _INTERRUPTIONS = ("KeyboardInterrupt", "SystemExit")  # the exit code tells the same
 

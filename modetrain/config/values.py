@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
-from modetrain import schema, suggest
-from modetrain.compose import Composition
-from modetrain.key import text
-from modetrain.schema import KEYS, MISSING
+from modetrain.config import schema, suggest
+from modetrain.config.compose import Composition
+from modetrain.config.key import text
+from modetrain.config.schema import KEYS, MISSING
 
 GROUPED = ("do", *schema.DATACLASSES)
 

@@ -15,10 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modetrain import members, overrides, paths, rules, run_folder, schema, targets, values
-from modetrain.compose import Composition, compose, no_package_line
+from modetrain import paths, run_folder
+from modetrain.config import members, overrides, rules, schema, targets, values
+from modetrain.config.compose import Composition, compose, no_package_line
+from modetrain.config.key import seconds, text
+from modetrain.config.signatures import SourceText
+from modetrain.config.targets import instantiate
 from modetrain.errors import ConfigError
-from modetrain.key import seconds, text
 from modetrain.mode import Mode
 from modetrain.settings import (
     CompareSettings,
@@ -30,8 +33,6 @@ from modetrain.settings import (
     Settings,
     WatchdogSettings,
 )
-from modetrain.signatures import SourceText
-from modetrain.targets import instantiate
 
 __all__ = ["instantiate", "load"]
 

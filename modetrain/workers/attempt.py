@@ -1,6 +1,6 @@
 """The worker processes of one attempt on this machine: started, looked after as the verdict asks, and ended, every one.
 
-No process outlives the context, and none outlives this process either (`modetrain.worker`).
+No process outlives the context, and none outlives this process either (`modetrain.workers.worker`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from modetrain import worker as protocol
-from modetrain.cluster import Cluster
-from modetrain.screen import Feed, Screen
-from modetrain.verdict import Action, Limits, Watch
+from modetrain.workers import worker as protocol
+from modetrain.workers.cluster import Cluster
+from modetrain.workers.screen import Feed, Screen
+from modetrain.workers.verdict import Action, Limits, Watch
 
 # Ports below those that Linux hands out to outgoing connections: a worker binds its own seconds after it was chosen.
 _PORTS = range(20_000, 32_000)

@@ -9,9 +9,9 @@ import ast
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+from modetrain.config.signatures import KEEPS_SIGNATURE, SourceText, assigned, last_name
 from modetrain.errors import closest
 from modetrain.paths import shown
-from modetrain.signatures import KEEPS_SIGNATURE, SourceText, assigned, last_name
 
 _RECIPE, _CALLBACK = ("modetrain.recipe", "Recipe"), ("modetrain.callbacks", "Callback")
 
