@@ -64,7 +64,7 @@ class SourceText:
         if package == "recipes":
             return recipes_dirs(self.cwd)
         if package == "modetrain":
-            return [Path(__file__).resolve().parent]
+            return [Path(__file__).resolve().parents[1]]
         return [self.cwd / package] if (self.cwd / package).is_dir() else []
 
     def file(self, module: str) -> Path | None:
