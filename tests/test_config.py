@@ -724,7 +724,7 @@ def test_instantiate_refuses_foreign_targets(folder):
 
 
 def python(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(Path(config.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(config.__file__).parents[2])}
     return subprocess.run(
         [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
     )
