@@ -488,7 +488,9 @@ def test_a_second_signal_ends_them_at_once(bench):
     bench.wait_for("ready-0", "ready-1")
     pids = [bench.pid(worker) for worker in range(2)]
     process.send_signal(signal.SIGINT)
+    until = time.monotonic() + 20
     while "told 2" not in bench.log(1):
+        assert time.monotonic() < until
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 130
