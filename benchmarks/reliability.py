@@ -4,7 +4,12 @@
 
 Two workers train the same thing in turn, each in a process of its own. `on`: checkpoints every 100 steps in the background,
 the finite flag of every loss and gradient (`nonfinite.policy=stop`), heartbeat, watchdog and lock. `off`: no checkpoint, no flag
-(`nonfinite.policy=ignore`), no watching. A round gives each a window of `--steps` steps; the ratio is taken within rounds.
+(`nonfinite.policy=ignore`), no watching, no flight recorder. `unrecorded`: `on` without the recorder; for its cost, of a small
+model whose steps are short, which hides least,
+
+    python benchmarks/reliability.py --arms on,unrecorded --over unrecorded --words model=mlp,data.batch_size=32 --steps 3000
+
+A round gives each a window of `--steps` steps; the ratio is taken within rounds.
 """
 
 from __future__ import annotations
@@ -31,12 +36,16 @@ ARMS = {
     ),
     "off": (
         *("callbacks.checkpoint.every=0", "callbacks.checkpoint.best=null", "nonfinite.policy=ignore"),
-        *("watchdog.after=0", "watchdog.heartbeat=0"),
+        *("watchdog.after=0", "watchdog.heartbeat=0", "callbacks.recorder=null"),
+    ),
+    "unrecorded": (
+        *("callbacks.checkpoint.every=100", "callbacks.checkpoint.best=null"),
+        "callbacks.recorder=null",
     ),
 }
 
 
-def worker(arm: str, mode: str, pipe: Connection, folder: str) -> None:
+def worker(arm: str, words: list[str], pipe: Connection, folder: str) -> None:
     """Trains windows of steps, one at each request, and answers with wall-clock and processor seconds."""
     os.chdir(folder)
     from modetrain import Callback
@@ -71,7 +80,7 @@ def worker(arm: str, mode: str, pipe: Connection, folder: str) -> None:
             self.until = run.step + (steps or 0)
             self.began = (time.perf_counter(), time.process_time())
 
-    settings = config.load([*TRAINING, *ARMS[arm], f"mode={mode}", f"run_dir={folder}/{arm}"], Path.cwd())
+    settings = config.load([*TRAINING, *ARMS[arm], *words, f"run_dir={folder}/{arm}"], Path.cwd())
     for name, value in settings.mode.environment().items():
         os.environ.setdefault(name, value)
     from modetrain import run
@@ -94,10 +103,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="of a window")
     parser.add_argument("--warmup", type=int, default=2, help="windows of each that are not recorded")
     parser.add_argument("--mode", default="graph")
-    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--arms", default="on,synchronous,off")
+    parser.add_argument("--over", default="off", help="the arm that the others are compared with")
+    parser.add_argument("--words", default="", help="more overrides, with commas between")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     arms = options.arms.split(",")
+    words = [f"mode={options.mode}", *filter(None, options.words.split(","))]
     spawn = multiprocessing.get_context("spawn")
     windows: dict[str, list[tuple[float, float]]] = {arm: [] for arm in arms}
     booked: dict[str, tuple[float, float]] = {}
@@ -105,7 +117,7 @@ def main() -> None:
         pipes = {}
         for arm in arms:
             pipes[arm], other = spawn.Pipe()
-            spawn.Process(target=worker, args=(arm, options.mode, other, folder), daemon=True).start()
+            spawn.Process(target=worker, args=(arm, words, other, folder), daemon=True).start()
         for number in range(options.warmup + options.rounds):
             order = arms[number % len(arms) :] + arms[: number % len(arms)]
             for arm in order:
@@ -121,11 +133,11 @@ def main() -> None:
     for arm in arms:
         wall, cpu = (1e3 * statistics.median(column) / options.steps for column in zip(*windows[arm], strict=True))
         line = f"  {arm:12s} wall {wall:7.3f}  cpu {cpu:7.3f}"
-        if arm != "off" and "off" in arms:
-            pairs = zip(windows[arm], windows["off"], strict=True)
+        if arm != options.over and options.over in arms:
+            pairs = zip(windows[arm], windows[options.over], strict=True)
             walls, cpus = zip(*((a[0] / b[0], a[1] / b[1]) for a, b in pairs), strict=True)
             low, _, high = statistics.quantiles(walls, n=4)
-            line += f"  over off: wall x{statistics.median(walls):.4f} ({low:.4f} to {high:.4f})"
+            line += f"  over {options.over}: wall x{statistics.median(walls):.4f} ({low:.4f} to {high:.4f})"
             line += f"  cpu x{statistics.median(cpus):.4f}"
         print(line + f"  (booked to checkpoints {booked[arm][0]:.3f} s, in the background {booked[arm][1]:.3f} s)")
     if options.json:

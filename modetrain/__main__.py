@@ -80,6 +80,10 @@ def _main(words: Sequence[str], cwd: Path) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with _quiet_stderr():
         import tensorflow  # noqa: F401
+    if settings.do == "replay":
+        from modetrain.replay import command as replaying
+
+        return replaying.replay(settings, line, cwd)
     from modetrain.run import run
 
     settings = dataclasses.replace(settings, command=os.environ.get(worker.COMMAND, settings.command))

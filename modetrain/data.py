@@ -93,6 +93,26 @@ class Block:
         """Micro-batches of a step."""
         return next(iter(self.arrays.values())).shape[1]
 
+    @classmethod
+    def of(cls, batches: Mapping[str, np.ndarray], first: int, cut: Cut) -> Block:
+        """Training batches of successive steps, per feature [steps, examples, ...], cut."""
+        with tf.device("CPU:0"):
+            arrays = {name: cut.of(tf.constant(array), axis=1) for name, array in batches.items()}
+        return cls.of_cut(arrays, first, cut)
+
+    @classmethod
+    def of_cut(cls, arrays: Mapping[str, tf.Tensor], first: int, cut: Cut) -> Block:
+        """Training batches of successive steps that are cut already."""
+        length = next(iter(arrays.values())).shape[0]
+        numbers = np.repeat(np.arange(first, first + length)[:, np.newaxis], cut.local, axis=1)
+        return cls(
+            first=first,
+            length=length,
+            arrays=arrays,
+            numbers=tf.constant(numbers, tf.int64),
+            counted=np.ones(numbers.shape, bool),
+        )
+
     def described(self) -> str:
         """Dtype and shape of what a step gets, per feature."""
         return ", ".join(f"{name}: {value.dtype.name} {tuple(value.shape[3:])}" for name, value in self.arrays.items())
@@ -181,14 +201,7 @@ class Data:
           passed_over: so many batches were left out before: step `n` gets batch `n + passed_over`.
         """
         for arrays in self._train_arrays(first + passed_over, length):
-            steps = np.repeat(np.arange(first, first + length)[:, np.newaxis], self.cut.local, axis=1)
-            yield Block(
-                first=first,
-                length=length,
-                arrays=arrays,
-                numbers=tf.constant(steps, tf.int64),
-                counted=np.ones(steps.shape, bool),
-            )
+            yield Block.of_cut(arrays, first, self.cut)
             first += length
 
     def eval_blocks(self, length: int) -> Iterator[Block]:

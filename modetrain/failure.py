@@ -5,13 +5,10 @@ from __future__ import annotations
 import bdb
 import contextlib
 import re
-import shlex
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from modetrain import run_folder
-from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.callbacks import recorder as recording
 from modetrain.data import Block
 from modetrain.inspect.guards import GuardError
 from modetrain.nonfinite import Finding
@@ -75,8 +72,7 @@ class NonFiniteError(ArithmeticError):
         self.step = found.step
         super().__init__(f"{found.what} in step {found.step + 1} of {run.steps} in mode={run.mode.name}.")
         self.add_note(f"modetrain: {_where(run, 'train_step', block)}")
-        for note in _notes(run, found.step, extra=("check_numerics=true",), purpose="to see which operation made it"):
-            self.add_note(note)
+        _add_command(run, found.step, self)
 
 
 @contextlib.contextmanager
@@ -103,9 +99,7 @@ def explain(
         failed = error.step if isinstance(error, GuardError) else step()
         where = f"evaluation batch {failed + 1} after step {run.step}" if evaluating else f"step {failed + 1}"
         error.add_note(f"modetrain: failed in {where} of {run.steps}: {_where(run, method, block)}")
-        extra = ("mode.debug_data=true",) if method == "prepare" else ()
-        for note in _notes(run, run.step if evaluating else failed, extra=extra):
-            error.add_note(note)
+        _add_command(run, failed, error, method="eval_step" if evaluating else method, block=block)
         raise
 
 
@@ -124,57 +118,21 @@ def plain_sentence(error: BaseException) -> str | None:
     return next((sentence for pattern, sentence in _EVERYDAY if re.search(pattern, text)), None)
 
 
-def eager_command(command: str, *, checkpoint: Path | None, run_dir: Path, extra: Sequence[str] = ()) -> str:
-    """The command that runs the same thing eagerly and stops in the debugger where a step fails.
+def _add_command(
+    run: Trainer, step: int, error: BaseException, *, method: str = "train_step", block: Block | None = None
+) -> None:
+    """Adds a note with the command that makes the failing step again, from a capsule that is written for it.
 
-    Args:
-      command: the command line of the run that failed.
-      checkpoint: the newest one before the failure, to go on from.
-      run_dir: where it writes, so that the failed run stays as it is; used with a checkpoint alone.
-      extra: more overrides.
+    A step that was never traced has no state but that which the run began with.
     """
-    # What belongs to the fast run, and a profile, whose steps may lie beyond the failure.
-    several = (
-        "strategy",
-        "replicas",
-        "workers",
-        "restarts",
-        "restart_workers",
-        "startup_timeout",
-        "devices",
-        "tpu",
-        "sync_batch_norm",
-    )
-    fast = (
-        "mode=",
-        *(f"mode.{key}=" for key in ("compile", "steps_per_call", "strict", *several)),
-        "run_dir=",
-        "resume=",
-    )
-    dropped = (*fast, "callbacks.profile.", "debug=profile", *(f"{word.partition('=')[0]}=" for word in extra))
-    words = [word for word in shlex.split(command) if not word.lstrip("+").startswith(dropped) and word != "--pdb"]
-    words += ["--pdb", "mode=eager", *extra]
-    if checkpoint is not None:
-        words += [f"resume={checkpoint}", f"run_dir={run_dir}"]
-    return shlex.join(words)
-
-
-def _notes(
-    run: Trainer,
-    step: int,
-    *,
-    extra: Sequence[str] = (),
-    purpose: str = "to step through it line by line",
-) -> list[str]:
     if not run.command:
-        return []
-    for callback in run.callbacks:
-        if isinstance(callback, Checkpoint):
-            callback.saver.settle()  # what is being written is there in a moment
-    command = eager_command(
-        run.command,
-        checkpoint=run_folder.newest(run.folder, at_most=step),
-        run_dir=run.folder / f"eager-{step}",
-        extra=extra,
-    )
-    return [f"modetrain: {purpose}, in the debugger:\n  {command}"]
+        return
+    recorder, path = recording.of(run), None
+    if recorder is not None and (run.train_program.names or method != "train_step"):
+        why = "nonfinite" if isinstance(error, NonFiniteError) else "error"
+        said = f"{type(error).__name__}: {error}"
+        path = recorder.write(run, step, why=why, said=said, method=method, block=block)
+    if path is None and method == "eval_step":
+        return
+    command = recording.replay_command(path) if path is not None else recording.replay_command(run.folder, step=step)
+    error.add_note(f"modetrain: to make that step once more, line by line, in the debugger:\n  {command}")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import os
 import platform
 import traceback
 from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 import yaml
 
 import modetrain
@@ -17,6 +19,7 @@ from modetrain import reason, run_folder, run_json
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.system import System
 from modetrain.checkpoints import checkpoint
+from modetrain.replicas import Replicas
 from modetrain.settings import Settings
 from modetrain.sources import Source
 from modetrain.trainer import Trainer
@@ -33,6 +36,17 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def made_on(replicas: Replicas) -> dict[str, Any]:
+    """What the last bits of a result depend on besides the code."""
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count()
+    return {
+        "versions": versions(),
+        "threads": threads,
+        "devices": list(replicas.devices),
+        "replicas": replicas.count,
+    }
 
 
 class Record:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import pdb
 import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import keras
 import tensorflow as tf
@@ -65,16 +63,17 @@ def summary(run: Trainer, settings: Settings, folder: str) -> Table:
 def failure(error: BaseException, folder: Path) -> None:
     """Prints what went wrong at which of the user's own lines; what libraries add stands in the run folder."""
     complete = f"modetrain: the complete error: {paths.shown(folder / run_folder.ERROR, Path.cwd())}"
-    sys.stderr.write("".join(_lines(error, [complete])))
+    sys.stderr.write("".join(lines(error, [complete])))
 
 
-def _lines(error: BaseException, notes: Sequence[str] = ()) -> Iterator[str]:
+def lines(error: BaseException, notes: Sequence[str] = ()) -> Iterator[str]:
+    """What a person is told of an error: the user's own lines, the reason and the notes."""
     earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if earlier is not None:
-        yield from _lines(earlier)
+        yield from lines(earlier)
         yield f"\n{_CAUSE if error.__cause__ else _CONTEXT}\n\n"
     shown = traceback.TracebackException.from_exception(error)
-    frames = [frame for frame in shown.stack if _is_users(frame.filename)]
+    frames = [frame for frame in shown.stack if is_users(frame.filename)]
     message = reason.read(error)
     if message is not None:
         told = _told(message, shown.stack)
@@ -97,7 +96,7 @@ def _told(message: reason.Message, caught: Sequence[traceback.FrameSummary]) -> 
     for stack in message.stacks:
         # Such a stack begins where the program does; a traceback, where the error is caught.
         start = next((n for n, frame in enumerate(stack) if caught and _place(frame) == _place(caught[0])), 0)
-        if users := [frame for frame in stack[start:] if _is_users(frame.filename)]:
+        if users := [frame for frame in stack[start:] if is_users(frame.filename)]:
             return users
     return []
 
@@ -106,21 +105,8 @@ def _place(frame: traceback.FrameSummary) -> tuple[str, str]:
     return frame.filename, frame.name
 
 
-def post_mortem(error: BaseException) -> None:
-    """Opens the debugger where the error came up in the user's own code, not deep inside TensorFlow."""
-    frames = [tb for tb in _tracebacks(error.__traceback__) if _is_users(tb.tb_frame.f_code.co_filename)]
-    if frames:
-        frames[-1].tb_next = None
-    pdb.post_mortem(error.__traceback__)
-
-
-def _tracebacks(first: TracebackType | None) -> Iterator[TracebackType]:
-    while first is not None:
-        yield first
-        first = first.tb_next
-
-
-def _is_users(filename: str) -> bool:
+def is_users(filename: str) -> bool:
+    """Whether a file is the user's own code."""
     # AutoGraph's own files repeat frames that its message shows with the user's lines.
     if filename.startswith(str(paths.shipped() / "recipes") + os.sep):
         return True

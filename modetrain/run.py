@@ -21,6 +21,7 @@ from modetrain.checkpoints.checkpoint import NotFiniteError
 from modetrain.clock import Clock
 from modetrain.config.targets import instantiate
 from modetrain.data import Cut, Data
+from modetrain.debugger import post_mortem
 from modetrain.errors import ConfigError
 from modetrain.events import Events
 from modetrain.failure import NonFiniteError
@@ -143,7 +144,7 @@ def _run(
             raise
         report.failure(error, where.folder)
         if debugger:
-            report.post_mortem(error)
+            post_mortem(error)
         return EXIT_NOT_FINITE if isinstance(error, (NonFiniteError, NotFiniteError)) else EXIT_FAILED
     finally:
         points.close()
@@ -173,7 +174,7 @@ def build(
     source = sources.load(settings.data, say=say)
     say(f"data: {source.description}")
     with replicas.scope():
-        recipe = build_recipe(settings, source)
+        recipe = build_recipe(settings, info_of(settings, source))
     batch_norm.synchronise(recipe.models(), settings.mode, replicas, say)
     prepare = recipe.prepare if recipe.prepares else None
     cut = Cut.over(replicas, recipe.micro_batches)
@@ -195,7 +196,7 @@ def build(
             f"run_dir={where.folder}: the workers would go on from steps {', '.join(f'{one:.0f}' for one in steps)}: they do "
             "not see the same checkpoints. Type run_dir= with a folder that is the same on all machines."
         )
-    at_start = settings.inspect.at_start and settings.do != "inspect" and settings.mode.compile != "eager"
+    at_start = settings.inspect.at_start and settings.do in ("train", "evaluate") and settings.mode.compile != "eager"
     start = Start(recipe, settings.mode, say, settings.command) if at_start and replicas.chief else None
     trainer = Trainer(
         recipe=recipe,
@@ -203,7 +204,7 @@ def build(
         replicas=replicas,
         data=data,
         steps=settings.steps,
-        callbacks=chosen(settings, facts, made_of, points, console, say, replicas.chief),
+        callbacks=chosen(settings, facts, made_of, points, console, say, replicas),
         folder=where.folder,
         step=step,
         nonfinite=settings.nonfinite,
@@ -256,9 +257,9 @@ def apply_mode(mode: Mode, say) -> bool:
     return portable
 
 
-def build_recipe(settings: Settings, source: sources.Source) -> Recipe:
-    """Makes the recipe with its model and optimizers."""
-    info = Info(
+def info_of(settings: Settings, source: sources.Source) -> Info:
+    """What a recipe may know of its data and its run."""
+    return Info(
         image_shape=tuple(source.train["image"].shape[1:]),
         classes=source.classes,
         train_examples=len(source.train["label"]),
@@ -267,6 +268,10 @@ def build_recipe(settings: Settings, source: sources.Source) -> Recipe:
         steps=settings.steps,
         seed=settings.seed,
     )
+
+
+def build_recipe(settings: Settings, info: Info) -> Recipe:
+    """Makes the recipe with its model and optimizers."""
 
     def optimizer(variables, **changes) -> Optimizer:
         changed = dataclasses.replace(settings.optimizer, **changes)

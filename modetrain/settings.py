@@ -156,6 +156,21 @@ class InspectSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ReplaySettings:
+    """Which step `do=replay` makes again.
+
+    Attributes:
+      path: a capsule, a run folder or a checkpoint (`replay.from`).
+      step: the step as messages name it: 8 is the eighth update. None is that of the capsule.
+      check: look for what first goes wrong, in every mode, instead of stopping in the debugger.
+    """
+
+    path: str | None = None
+    step: int | None = None
+    check: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything one run is made from.
 
@@ -163,8 +178,9 @@ class Settings:
       recipe_name, model_name, debug_name: the chosen option of these config groups (`debug_name` may be None).
       recipe, model: what Hydra instantiates (a mapping with `_target_`).
       callbacks: per callback name its own settings (`{"log": {"every": 100}, ...}`).
-      do: what is done with the run (`train`, `evaluate`, `compare`, `inspect`).
+      do: what is done with the run (`train`, `evaluate`, `compare`, `inspect`, `replay`).
       compare: of `do=compare`.
+      replay: of `do=replay`.
       steps: number of updates.
       seed: every random draw of the run is a function of it and the step.
       run_dir: the run folder; None makes `runs/<recipe>/<mode>/<time>`.
@@ -202,4 +218,5 @@ class Settings:
     inspect: InspectSettings = dataclasses.field(default_factory=InspectSettings)
     notes: tuple[str, ...] = ()
     compare: CompareSettings = CompareSettings()
+    replay: ReplaySettings = ReplaySettings()
     resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -1,4 +1,5 @@
-"""Signals to a run: SIGTERM and SIGINT save and stop, a second one ends at once, SIGUSR1 saves and goes on.
+"""Signals to a run: SIGTERM and SIGINT save and stop, a second one ends at once, SIGUSR1 saves and goes on, SIGQUIT writes
+a capsule of the step under way and goes on.
 
 A thread hears them, because Python's own handlers wait for TensorFlow to return, and a call may take minutes.
 """
@@ -14,11 +15,14 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from modetrain.callbacks import recorder
+
 if TYPE_CHECKING:
     from modetrain.trainer import Trainer
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
 _SAVE = (signal.SIGUSR1,)
+_RECORD = (signal.SIGQUIT,)
 _END = b"\0"  # no signal has this number
 
 
@@ -32,6 +36,8 @@ def heard_by(run: Trainer, say: Callable[[str], None]) -> Iterator[None]:
         if signum in _SAVE:
             say(f"{name}: saving after this call")
             run.save()
+        elif signum in _RECORD:
+            say(f"{name}: {recorder.beside(run, why='asked', said='') or 'no capsule, this run has no recorder'}")
         elif asked:
             say(f"{name}: stopping at once")
             sys.stdout.flush()
@@ -46,7 +52,7 @@ def heard_by(run: Trainer, say: Callable[[str], None]) -> Iterator[None]:
             for signum in ears.recv(16):
                 if bytes([signum]) == _END:
                     return
-                if signum in (*_STOP, *_SAVE):
+                if signum in (*_STOP, *_SAVE, *_RECORD):
                     hear(signum)
 
     ears, mouth = socket.socketpair()
@@ -55,7 +61,7 @@ def heard_by(run: Trainer, say: Callable[[str], None]) -> Iterator[None]:
     thread.start()
     before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
     # These do nothing: that there are any makes Python write to the socket, from C and at once.
-    old = {signum: signal.signal(signum, lambda *_: None) for signum in (*_STOP, *_SAVE)}
+    old = {signum: signal.signal(signum, lambda *_: None) for signum in (*_STOP, *_SAVE, *_RECORD)}
     try:
         yield
     finally:

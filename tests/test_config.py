@@ -538,7 +538,7 @@ def test_a_callback_can_be_switched_off_and_be_ones_own(folder):
     write(folder, {"callback.py": code})
     words = [M, "callbacks.log=null", "~callbacks.profile", "+callbacks.mine._target_=callback.Mine"]
     settings = config.load([*words, "+callbacks.mine.every=3"], folder)
-    assert set(settings.callbacks) == {"evaluate", "checkpoint", "mine"}
+    assert set(settings.callbacks) == {"evaluate", "checkpoint", "recorder", "mine"}
 
 
 def test_null_and_tilde_leave_a_group_out(folder):

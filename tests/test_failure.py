@@ -3,71 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
 from modetrain import report
-from modetrain.failure import NonFiniteError, eager_command, plain_sentence
+from modetrain.failure import NonFiniteError, plain_sentence
 from modetrain.nonfinite import Finding
 from recipes.mnist import Digits
-
-
-def words(command, **given):
-    return shlex.split(eager_command(command, **{"checkpoint": None, "run_dir": Path("runs/x/eager-7"), **given}))
-
-
-# --- the command -----------------------------------------------------------------------------------------------------
-
-
-def test_the_command_is_the_one_that_was_typed_in_eager_mode_and_in_the_debugger():
-    assert words("python -m modetrain recipe=mine steps=20") == [
-        *("python", "-m", "modetrain", "recipe=mine", "steps=20", "--pdb", "mode=eager"),
-    ]
-
-
-def test_a_checkpoint_is_gone_on_from_in_a_folder_of_its_own():
-    found = words("python -m modetrain recipe=mine run_dir=a", checkpoint=Path("a/checkpoints/step-5.npz"))
-    assert found[-2:] == ["resume=a/checkpoints/step-5.npz", "run_dir=runs/x/eager-7"]
-    assert "run_dir=a" not in found
-
-
-@pytest.mark.parametrize(
-    "typed",
-    [
-        *("mode=xla", "mode.compile=xla", "mode.steps_per_call=7", "mode.strict=true", "run_dir=x", "resume=latest"),
-        *("callbacks.profile.at=50", "callbacks.profile.steps=9", "debug=profile", "+mode.compile=xla"),
-    ],
-)
-def test_what_belongs_to_the_fast_run_is_left_out(typed):
-    assert typed not in words(f"python -m modetrain {typed} recipe=mine")
-
-
-@pytest.mark.parametrize(
-    "typed", ["data.batch_size=7", "optimizer=sgd", "seed=3", "mode.precision=float64", "model.hidden=[1,2]"]
-)
-def test_what_decides_the_numbers_is_kept(typed):
-    assert typed in words(f"modetrain recipe=mine {shlex.quote(typed)}")
-
-
-def test_it_can_be_pasted_into_a_shell():
-    command = eager_command(
-        "python -m modetrain 'data.train_split=\"train[:90%]\"'", checkpoint=Path("my runs/step.npz"), run_dir=Path("r")
-    )
-    assert "'data.train_split=\"train[:90%]\"'" in command
-    assert "'resume=my runs/step.npz'" in command
-
-
-def test_what_is_added_replaces_what_was_typed():
-    found = words("modetrain recipe=mine check_numerics=false", extra=("check_numerics=true",))
-    assert [word for word in found if word.startswith("check_numerics")] == ["check_numerics=true"]
-
 
 # --- a loss that is not finite ---------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_says_how_to_find_the_operation(make_trainer, tmp_path):
+def test_a_loss_that_is_not_finite_says_how_to_make_the_step_again(make_trainer, tmp_path):
     run = make_trainer("graph", steps=20, command="python -m modetrain recipe=mine steps=20")
     error = NonFiniteError(Finding(step=6, what="loss is nan"), run, next(run.data.train_blocks(6, 1)))
     assert str(error) == "loss is nan in step 7 of 20 in mode=graph."
@@ -76,7 +24,7 @@ def test_a_loss_that_is_not_finite_says_how_to_find_the_operation(make_trainer, 
         "modetrain: Digits.train_step in mode=graph (compile=graph, precision=float32)"
     )
     command = shlex.split(error.__notes__[-1].splitlines()[-1])
-    assert {"mode=eager", "check_numerics=true", "--pdb"} < set(command)
+    assert command[3:] == ["do=replay", f"replay.from={tmp_path}", "replay.step=7", "mode=eager"]
 
 
 # --- sentences -------------------------------------------------------------------------------------------------------

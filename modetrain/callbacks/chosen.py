@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from modetrain import record
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.deadline import Deadline
@@ -14,12 +15,14 @@ from modetrain.callbacks.evaluate import Evaluate
 from modetrain.callbacks.log import Log
 from modetrain.callbacks.profile import Profile
 from modetrain.callbacks.progress import ProgressBar
+from modetrain.callbacks.recorder import Recorder
 from modetrain.callbacks.system import System
 from modetrain.callbacks.watch import Watch
 from modetrain.config.targets import instantiate
 from modetrain.errors import ConfigError
 from modetrain.events import Events
 from modetrain.inspect.stale import StalePython
+from modetrain.replicas import Replicas
 from modetrain.settings import Settings
 
 
@@ -30,7 +33,7 @@ def chosen(
     events: Events,
     console: Console,
     say: Callable[[str], None],
-    chief: bool,
+    replicas: Replicas,
 ) -> list[Callback]:
     """The callbacks of a run in their order; last the one that saves, so that it has what the others know.
 
@@ -40,15 +43,17 @@ def chosen(
       events: where points for TensorBoard go.
       console: where a progress bar may be shown.
       say: prints a line.
-      chief: whether this process shows one.
+      replicas: of the run; the chief alone shows one.
 
     Raises:
       ConfigError: a class named by `_target_` makes no callback.
     """
     found: list[Callback] = []
     wanted = dict(settings.callbacks)
-    bar = chief and console.is_terminal and settings.mode.compile != "eager"
-    evaluate, log, save, profile = (wanted.pop(name, None) for name in ("evaluate", "log", "checkpoint", "profile"))
+    bar = replicas.chief and console.is_terminal and settings.mode.compile != "eager"
+    evaluate, log, save, profile, recorder = (
+        wanted.pop(name, None) for name in ("evaluate", "log", "checkpoint", "profile", "recorder")
+    )
     if log and log["every"]:
         found.append(Log(every=log["every"], events=events, lines=not bar))
     if evaluate is not None:
@@ -74,6 +79,9 @@ def chosen(
     if settings.inspect.at_start and settings.mode.compile != "eager":
         # After all that may change something, and on every worker, for they plan alike.
         found.append(StalePython(every=(log or {}).get("every") or 100, say=say))
+    if recorder is not None:
+        config = dict(settings.resolved)
+        found.append(Recorder(keep=recorder["keep"], config=config, made_on=record.made_on(replicas)))
     if save is not None:
         found.append(
             Checkpoint(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modetrain.callbacks import Callback
+from modetrain.callbacks import Callback, recorder
 from modetrain.lock import HEARTBEAT
 
 
@@ -107,6 +107,8 @@ class Watch(Callback):
             run.say(f"WARNING: {said}; where each thread stands could not be written to {path} ({error.strerror})")
             return
         run.say(f"WARNING: {said}; where each thread stands: {path} (watchdog.after={self._after:g})")
+        if line := recorder.beside(run, why="stall", said=said):
+            run.say(f"  {line}")
 
 
 def _of_worker(run, name: str) -> Path:

@@ -30,6 +30,8 @@ _HARMLESS = (
     "mode.debug_data",
     "callbacks",
     "compare",
+    "inspect",
+    "replay",
     "do",
     "debug",
     "notes",

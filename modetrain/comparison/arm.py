@@ -74,20 +74,7 @@ class Arm:
 
     def block_of(self, batches: Batches, first: int = 0) -> Block:
         """Batches as this arm's replicas take them; `first` counts from the comparison's first step."""
-        here = self.replicas
-        cut = Cut(parts=self.recipe.micro_batches, replicas=here.count, first=here.first, local=here.local)
-        length = len(next(iter(batches.values())))
-        first += self._first
-        numbers = np.repeat(np.arange(first, first + length)[:, np.newaxis], here.local, axis=1)
-        with tf.device("CPU:0"):
-            arrays = {name: cut.of(tf.constant(array), axis=1) for name, array in batches.items()}
-        return Block(
-            first=first,
-            length=length,
-            arrays=arrays,
-            numbers=tf.constant(numbers, tf.int64),
-            counted=np.ones(numbers.shape, bool),
-        )
+        return Block.of(batches, self._first + first, Cut.over(self.replicas, self.recipe.micro_batches))
 
     def read(self) -> dict[str, np.ndarray]:
         """Every variable by name."""

@@ -91,7 +91,7 @@ def build(job: Job, settings: Settings, shelf: Shelf) -> tuple[bool, Arm]:
     keras.utils.set_random_seed(settings.seed)
     source = sources.load(settings.data, say=print)
     with replicas.scope():
-        recipe = run.build_recipe(settings, source)
+        recipe = run.build_recipe(settings, run.info_of(settings, source))
     batch_norm.synchronise(recipe.models(), settings.mode, replicas, print)
     place = resume.Place(folder=Path(), checkpoints=job.checkpoints)
     restored = resume.restore(place, recipe, settings, print)

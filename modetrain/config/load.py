@@ -23,6 +23,7 @@ from modetrain.config.signatures import SourceText
 from modetrain.config.targets import instantiate
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
+from modetrain.replay import origin
 from modetrain.settings import (
     CompareSettings,
     DataSettings,
@@ -30,6 +31,7 @@ from modetrain.settings import (
     InspectSettings,
     NonfiniteSettings,
     OptimizerSettings,
+    ReplaySettings,
     Settings,
     WatchdogSettings,
 )
@@ -48,6 +50,10 @@ def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
     Raises:
       ConfigError: the configuration cannot run; the message has a line for each reason.
     """
+    typed = arguments
+    if origin.DO in arguments:
+        arguments, dirs, _ = origin.words(arguments, cwd)
+        config_dirs = [*dirs, *config_dirs]
     folders = paths.conf_dirs(cwd, config_dirs)
     parsed = overrides.parse(arguments, folders)
     composition = compose(parsed, folders, cwd)
@@ -58,7 +64,7 @@ def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
     run_dir = composition.config["run_dir"]
     if run_dir is not None and run_folder.failed_at_once(_absolute(run_dir, cwd)):
         notes = (*notes, f"run_dir={run_dir}: the run in it failed before its first step, and is written over")
-    settings = _settings(composition, _command(arguments, config_dirs), notes, cwd)
+    settings = _settings(composition, _command(typed, config_dirs), notes, cwd)
     _raise(rules.problems(settings, composition))
     return settings
 
@@ -138,6 +144,7 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         exclude=tuple(first["exclude"]) if first["exclude"] is not None else None,
     )
     callbacks = {name: callback for name, callback in (config.get("callbacks") or {}).items() if callback is not None}
+    replay = config["replay"]
     compare = {**config["compare"], "modes": tuple(config["compare"]["modes"])}
     return Settings(
         recipe_name=recipe_name,
@@ -161,6 +168,11 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         watchdog=WatchdogSettings(**config["watchdog"]),
         stop_after=seconds(config["stop_after"]),
         compare=CompareSettings(**compare),
+        replay=ReplaySettings(
+            path=str(_absolute(replay["from"], cwd)) if replay["from"] is not None else None,
+            step=replay["step"],
+            check=replay["check"],
+        ),
         inspect=InspectSettings(**config["inspect"]),
         notes=notes,
         resolved=config,

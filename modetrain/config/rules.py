@@ -192,6 +192,8 @@ def nesterov(settings: Settings) -> str | None:
 
 
 def data(settings: Settings) -> str | None:
+    if settings.do == "replay":  # which may need none: a capsule has its batch
+        return None
     return _refusal(lambda: sources.check(settings.data))
 
 
@@ -379,6 +381,22 @@ def compare(settings: Settings) -> str | None:
     return None
 
 
+def replay(settings: Settings) -> str | None:
+    asked = {"from": settings.replay.path, "step": settings.replay.step, "check": settings.replay.check or None}
+    if settings.do != "replay":
+        given = next((name for name, value in asked.items() if value is not None), None)
+        return given and f"replay.{given}= with do={settings.do}: only replay uses it. Type do=replay replay.from=."
+    mode = settings.mode
+    if mode.strategy != "one_device":
+        return (
+            f"mode={mode.name} with do=replay: a step is made again on one device, which gives what all replicas gave "
+            "together. Type mode=eager, mode=graph or mode=xla."
+        )
+    if settings.resume is not None:
+        return "resume= with do=replay: replay.from= says what to begin from. Leave resume out."
+    return None
+
+
 Rule = Callable[[Settings], str | None]
 RULES: tuple[Rule, ...] = (
     mode,
@@ -397,4 +415,5 @@ RULES: tuple[Rule, ...] = (
     further,
     evaluate,
     compare,
+    replay,
 )

@@ -132,7 +132,26 @@ KEYS: Mapping[str, Key] = {
         kind="str",
         help="what is done with the run",
         example="train",
-        choices=("train", "evaluate", "compare", "inspect"),
+        choices=("train", "evaluate", "compare", "inspect", "replay"),
+    ),
+    "replay.from": Key(
+        kind="str",
+        help="of do=replay: a capsule, a run folder or a checkpoint",
+        example="runs/mine",
+        optional=True,
+        common=True,
+        also=("capsule",),
+    ),
+    "replay.step": Key(
+        kind="int",
+        help="of do=replay: the step as messages name it; null is the capsule's",
+        example=138,
+        at_least=1,
+        optional=True,
+        common=True,
+    ),
+    "replay.check": Key(
+        kind="bool", help="of do=replay: say what first goes wrong, in every mode", example=True, common=True
     ),
     "compare.modes": Key(
         kind="list",
@@ -414,6 +433,9 @@ KEYS: Mapping[str, Key] = {
         example="accuracy",
         optional=True,
     ),
+    "callbacks.recorder.keep": Key(
+        kind="int", help="capsules of failed steps that are kept, the newest", example=3, at_least=1
+    ),
     "callbacks.profile.at": Key(
         kind="int",
         help="step at which a profiler trace begins; null takes none",
@@ -449,6 +471,7 @@ def defaults() -> dict[str, Any]:
         "stop_after": None,
         "check_numerics": False,
         "callbacks": {},
+        "replay": {"from": None, "step": None, "check": False},
     }
     for section, cls in DATACLASSES.items():
         fields = dataclasses.fields(cls)

@@ -1,0 +1,74 @@
+"""A process that makes one step of a capsule in one mode, and leaves what it found in a file.
+
+python -m modetrain.replay.child ANSWER.json do=replay replay.from=CAPSULE mode=xla
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+from modetrain import command_line
+from modetrain.config import load as config
+from modetrain.settings import Settings
+
+
+def main(answer: str, *words: str) -> int:
+    """Returns 0 wherever there is an answer, also that the step fails."""
+    line = command_line.parse(words)
+    settings = config.load(line.overrides, Path.cwd(), line.config_dirs)
+    settings.mode.set_environment()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    found = _found(settings)
+    partial = Path(f"{answer}.partial")
+    partial.write_text(json.dumps(dataclasses.asdict(found)))
+    os.replace(partial, answer)
+    return 0
+
+
+def _found(settings: Settings):
+    from modetrain import paths
+    from modetrain.comparison import place
+    from modetrain.comparison.arm import described
+    from modetrain.inspect.guards import GuardError
+    from modetrain.replay import capsule, command
+    from modetrain.replay.check import Found
+    from modetrain.replay.step import Cause, Step, is_bad
+
+    mode = settings.mode.name
+
+    def failed(said: str, cause: Cause | None, metrics=None) -> Found:
+        where = cause.place if cause is not None else None
+        shown = f"{paths.shown(Path(where.file), Path.cwd())}:{where.line}" if where is not None else None
+        return Found(
+            mode=mode,
+            failed=True,
+            said=said,
+            first=cause.what if cause is not None else None,
+            place=shown,
+            text=where.text if where is not None else None,
+            metrics=metrics or {},
+        )
+
+    portable = command.start(settings, print)
+    step = Step(capsule.load(Path(str(settings.replay.path))), settings, portable=portable)
+    try:
+        metrics = step.make()
+    except Exception as error:
+        found = described(error)
+        where = found.place
+        if isinstance(error, GuardError) and error.place is not None:
+            where = place.at(error.place.file, error.place.line)
+        return failed("raises", Cause(what=str(found), place=where))
+    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    if is_bad(metrics):
+        return failed(command.shown(metrics), step.cause(), finite)
+    return Found(mode=mode, failed=False, said=command.shown(metrics), metrics=finite)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

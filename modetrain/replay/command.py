@@ -1,0 +1,197 @@
+"""`do=replay` on the command line: one step of a run, made again in the debugger, or checked in every mode."""
+
+from __future__ import annotations
+
+import bdb
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+from rich.console import Console
+
+from modetrain import batch_norm, debugger, paths, record, report, run, run_folder
+from modetrain.checkpoints import resume
+from modetrain.command_line import CommandLine
+from modetrain.errors import ConfigError
+from modetrain.nonfinite import FLAG
+from modetrain.recipe import Recipe
+from modetrain.replay import capsule, check, run_up
+from modetrain.replay import origin as origins
+from modetrain.replay.capsule import Capsule
+from modetrain.replay.origin import Origin
+from modetrain.replay.step import Cause, Step, is_bad
+from modetrain.replicas import Replicas
+from modetrain.settings import Settings
+
+FINE, FAILS = 0, 1
+Say = Callable[[str], None]
+
+
+def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
+    """Makes one step again; returns the exit code: 0 the step is fine, 1 it fails.
+
+    Args:
+      settings: of `do=replay`, checked.
+      line: what was typed.
+      cwd: the folder to run in.
+
+    Raises:
+      ConfigError: there is nothing to make the step from.
+    """
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    origin = origins.find(Path(str(settings.replay.path)))
+    origin, number = _which(origin, settings)
+    say(f"modetrain: do=replay of step {number + 1} from {paths.shown(origin.path, cwd)} in mode={settings.mode.name}")
+    changes = resume.differences(origin.config, settings.resolved)
+    for changed in (one for one in changes if not one.startswith(("mode.compile", "mode.strict", "mode.guards"))):
+        say(f"  differs from the run it is from: {changed}")
+    made = origin.capsule
+    if made is not None and made.said:
+        say(f"  the run: {made.said.splitlines()[0]}")
+    try:
+        if made is not None and made.batch is None and made.method == "eval_step":
+            return _evaluate_again(origin, settings, say)
+        recipe, portable = None, True
+        if made is None or made.step != number or not made.complete:
+            trainer = run_up.trainer_at(origin, settings, number, say)
+            if made is not None and made.method == "prepare":
+                say(f"  preparing the batch of step {number + 1}")
+            made = run_up.capsule_at(trainer, origin)
+            recipe, portable = trainer.recipe, trainer.portable_draws
+        else:
+            _say_differences(made, say)
+        if settings.replay.check:
+            return _check(made, origin, settings, line, say, console)
+        return _one_step(made, settings, recipe, portable, say)
+    except bdb.BdbQuit:
+        say("stopped in the debugger")
+        return FAILS
+    except ConfigError:
+        raise
+    except Exception as error:
+        sys.stderr.write("".join(report.lines(error)))
+        debugger.post_mortem(error)
+        return FAILS
+
+
+def _which(origin: Origin, settings: Settings) -> tuple[Origin, int]:
+    """The step that is wanted (updates before it), and what it is made from: a capsule of the run where one fits."""
+    wanted = settings.replay.step - 1 if settings.replay.step is not None else None
+    made = origin.capsule
+    if made is None and origin.path.is_dir():
+        there = [origins.find(path) for path in reversed(capsule.in_folder(origin.path))]
+        fits = (one for one in there if one.capsule is not None and wanted in (None, one.capsule.step))
+        origin = next((one for one in fits if one.capsule is not None and one.capsule.complete), origin)
+        made = origin.capsule
+    if wanted is None and made is None and origin.path.is_file():
+        wanted = run_folder.step_of(origin.path)
+    if wanted is None and made is None:
+        raise ConfigError(
+            f"{origins.FROM}={settings.replay.path}: which step? The run has no capsule of a step that failed. Type "
+            f"{origins.STEP}= with its number, as log lines and messages have it."
+        )
+    number = wanted if wanted is not None or made is None else made.step
+    assert number is not None
+    if made is not None and number < made.state_step:
+        raise ConfigError(
+            f"{origins.STEP}={number + 1}: the capsule's state is of step {made.state_step} already. Type {origins.FROM}= with "
+            f"the run folder, or {origins.STEP}={made.step + 1}."
+        )
+    if number >= settings.steps:
+        raise ConfigError(
+            f"{origins.STEP}={number + 1}: the run had steps={settings.steps}. Type {origins.STEP}= with one of them."
+        )
+    return origin, number
+
+
+def _one_step(made: Capsule, settings: Settings, recipe: Recipe | None, portable: bool, say: Say) -> int:
+    if recipe is None:
+        portable = start(settings, say)
+    eager = settings.mode.compile == "eager"
+    step = Step(made, settings, portable=portable, recipe=recipe)
+    batch_norm.synchronise(step.recipe.models(), settings.mode, Replicas(), say)
+    metrics = step.make(wrap=debugger.stopping_at_once if eager else None)
+    say(f"{named(made)}: {shown(metrics)}")
+    if not is_bad(metrics):
+        say("  all of it is finite")
+        return FINE
+    cause = step.cause()
+    say_cause(cause, say)
+    if eager and cause is not None and cause.place is not None:
+        step.make(wrap=functools.partial(debugger.stopping_at, cause.place.file, cause.place.line))
+    return FAILS
+
+
+def start(settings: Settings, say: Say) -> bool:
+    """Sets what is global, as for a run; returns whether XLA draws eager's random numbers."""
+    Replicas.of(settings.mode)
+    portable = run.apply_mode(settings.mode, say)
+    keras.utils.set_random_seed(settings.seed)
+    return portable
+
+
+def named(made: Capsule) -> str:
+    """What the step is called."""
+    if made.method == "eval_step":
+        return f"evaluation batch {made.number + 1} after step {made.step}"
+    return f"step {made.step + 1}"
+
+
+def shown(metrics: Mapping[str, float]) -> str:
+    """Metrics as a person reads them."""
+    return ", ".join(f"{name} {value:.6g}" for name, value in metrics.items() if name.split("/")[0] != FLAG)
+
+
+def say_cause(cause: Cause | None, say: Say) -> None:
+    """Prints what first went wrong."""
+    if cause is None:
+        say("  which operation made it first could not be told")
+        return
+    say(f"  first: {cause.what}")
+    if cause.place is not None:
+        say(f'  File "{cause.place.file}", line {cause.place.line}, in {cause.place.function}')
+        say(f"    {cause.place.text}")
+
+
+def _evaluate_again(origin: Origin, settings: Settings, say: Say) -> int:
+    """A whole evaluation, whose data failed: batches are prepared in this thread, so that the debugger sees them."""
+    made = origin.capsule
+    assert made is not None
+    mode = dataclasses.replace(settings.mode, debug_data=True)
+    trainer = run_up.trainer_at(origin, settings, made.step, say, mode=mode)
+    metrics = trainer.evaluate()
+    say(f"evaluation after step {made.step}: {shown(metrics)}")
+    return FINE
+
+
+def _say_differences(made: Capsule, say: Say) -> None:
+    here: dict[str, Any] = record.made_on(Replicas())
+    for name, was in made.made_on.items():
+        now = here.get(name)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            for key, value in was.items():
+                if now.get(key) != value:
+                    say(f"  made with {key} {value}, here {now.get(key)}: the last bits may differ")
+        elif now != was:
+            say(f"  made with {name} {was}, here {now}: the last bits may differ")
+
+
+def _check(made: Capsule, origin: Origin, settings: Settings, line: CommandLine, say: Say, console: Console) -> int:
+    folder = settings.run_dir
+    if folder is None:
+        folder = run_folder.new(origin.folder or run_folder.RUNS / settings.recipe_name, "replay", settings.mode.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = origin.path if made is origin.capsule else capsule.path_of(folder, made)
+    if made is not origin.capsule:
+        made.save(path)
+    found = check.run(path, settings, line, folder)
+    console.print(check.table(found))
+    say(check.verdict(found, made))
+    check.write(folder, found, made, settings)
+    say(f"replay.json: {paths.shown(folder, Path.cwd())}")
+    return FAILS if any(one.failed for one in found) else FINE

@@ -1,0 +1,140 @@
+"""What `replay.from=` names, and the command line that it stands for: a replay is configured as its run was.
+
+    words = origin.words(["do=replay", "replay.from=runs/.../capsules/step-138-nonfinite.npz", "mode=eager"], cwd)
+
+Imports no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modetrain import paths, run_folder, run_json
+from modetrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from modetrain.replay.capsule import Capsule
+
+DO, FROM, STEP = "do=replay", "replay.from", "replay.step"
+# What belongs to the run and not to its steps.
+_OF_THE_RUN = ("run_dir", "resume", "stop_after", "do", "check_numerics")
+_SECTIONS_OF_THE_RUN = ("init_from", "callbacks", "compare", "inspect", "watchdog", "replay")
+# What says how and where steps ran, for which `mode=` of the replay stands.
+_HOW: tuple[str, ...] = (
+    "mode",
+    "mode.name",
+    "mode.compile",
+    "mode.steps_per_call",
+    "mode.strategy",
+    "mode.replicas",
+    "mode.workers",
+)
+_HOW += ("mode.restarts", "mode.restart_workers", "mode.startup_timeout", "mode.devices", "mode.tpu")
+_HOW += ("mode.sync_batch_norm",)
+_PRESETS_OF_THE_RUN = ("nan", "profile", "rehearse")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Origin:
+    """A run that steps can be taken from.
+
+    Attributes:
+      path: the capsule, run folder or checkpoint.
+      folder: its run folder; None for a capsule that was moved.
+      command: of the run.
+      config: its resolved configuration.
+      capsule: where the path is one.
+    """
+
+    path: Path
+    folder: Path | None
+    command: str
+    config: Mapping[str, Any]
+    capsule: Capsule | None = None
+
+
+def find(path: Path) -> Origin:
+    """Finds out what a path is.
+
+    Raises:
+      ConfigError: nothing that can be replayed.
+    """
+    named = f"{FROM}={paths.shown(path, Path.cwd())}"
+    if not path.exists():
+        raise ConfigError(
+            f"{named}: there is no such file or folder. Type {FROM}= with a capsule (in the folder capsules/ of a run that "
+            "failed), a run folder or a checkpoint."
+        )
+    if path.is_file():
+        from modetrain.replay import capsule
+
+        folder = path.parent.parent
+        if path.parent.name != run_folder.CHECKPOINTS:
+            made = capsule.load(path)
+            own = folder if path.parent.name == capsule.FOLDER and run_folder.holds_run(folder) else None
+            return Origin(path=path, folder=own, command=made.command, config=made.config, capsule=made)
+        return dataclasses.replace(_of_folder(folder, named), path=path)
+    return _of_folder(path, named)
+
+
+def words(arguments: Sequence[str], cwd: Path) -> tuple[list[str], list[str], Origin]:
+    """The whole command line of a replay: that of the run it is from, and what was typed over it.
+
+    Returns:
+      The overrides, the folders of configs (`--config-dir`) of the run, and the run.
+
+    Raises:
+      ConfigError: `replay.from=` is missing, or names nothing that can be replayed.
+    """
+    from modetrain import command_line
+
+    given = next((word.partition("=")[2] for word in arguments if _key(word) == FROM), "")
+    given = given.strip("\"'")
+    if not given or given == "null":
+        raise ConfigError(
+            f"{DO} without {FROM}=: there is no step to make again. Type {FROM}= with a capsule, which a run that fails "
+            f"writes and names, or with a run folder and {STEP}=."
+        )
+    found = find((cwd / Path(given).expanduser()).resolve())
+    if not found.command:
+        raise ConfigError(f"{FROM}={given}: it does not say by which command it was made. Type the folder of a run.")
+    line = command_line.parse(shlex.split(found.command)[3:])
+    typed = {_key(word) for word in arguments}
+    moded = "mode" in typed
+    kept = [word for word in line.overrides if _is_kept(word, typed)]
+    if moded:
+        kept = [word for word in kept if _key(word) != "mode.strict"]
+    else:  # as the run's steps were compiled, on one device
+        kept.append(f"mode={_compile(found)}")
+    return [*kept, *arguments], list(line.config_dirs), found
+
+
+def _is_kept(word: str, typed: set[str]) -> bool:
+    key = _key(word)
+    if key in typed or key in _OF_THE_RUN or key in _HOW or key.partition(".")[0] in _SECTIONS_OF_THE_RUN:
+        return False
+    return not (key == "debug" and word.partition("=")[2] in _PRESETS_OF_THE_RUN)
+
+
+def _compile(found: Origin) -> str:
+    return str((found.config.get("mode") or {}).get("compile", "graph"))
+
+
+def _of_folder(folder: Path, named: str) -> Origin:
+    import yaml
+
+    try:
+        config = yaml.safe_load((folder / run_folder.CONFIG).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        config = None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{named}: it holds no run ({run_folder.CONFIG} is missing). Type {FROM}= with a run folder.")
+    return Origin(path=folder, folder=folder, command=run_json.read(folder).get("command", ""), config=config)
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")

@@ -1,0 +1,139 @@
+"""From a run folder, a checkpoint or a capsule of an earlier state to the capsule of one step: the steps between are run.
+
+They run as they ran then: compiled alike, on one device. Where the run had one device too, that is bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from modetrain import record, run, run_folder
+from modetrain.checkpoints import checkpoint, resume
+from modetrain.clock import Clock
+from modetrain.errors import ConfigError
+from modetrain.events import Events
+from modetrain.mode import Mode
+from modetrain.replay.capsule import Capsule
+from modetrain.replay.origin import Origin
+from modetrain.replicas import Replicas
+from modetrain.settings import Settings, WatchdogSettings
+from modetrain.trainer import Trainer
+
+
+def mode_of(origin: Origin, mode: Mode) -> Mode:
+    """How the run's steps were compiled, on the device of this replay."""
+    was = origin.config["mode"]
+    return dataclasses.replace(
+        mode,
+        name=was["compile"],
+        compile=was["compile"],
+        strict=was["strict"],
+        steps_per_call=was["steps_per_call"],
+        guards=was.get("guards", "auto"),
+    )
+
+
+def trainer_at(
+    origin: Origin, settings: Settings, number: int, say: Callable[[str], None], *, mode: Mode | None = None
+) -> Trainer:
+    """A trainer of the run that has made `number` updates.
+
+    Args:
+      origin: the run.
+      settings: of the replay.
+      number: how many updates.
+      say: prints a line.
+      mode: how to run the steps that are missing; as the run did by default.
+
+    Raises:
+      ConfigError: the run has nothing to begin from, or its data is not to be had here.
+      NonFiniteError: a step before the one that is wanted is not finite already.
+    """
+    base = _base(origin, number, say)
+    quiet = dataclasses.replace(
+        settings,
+        mode=mode or mode_of(origin, settings.mode),
+        callbacks={},
+        watchdog=WatchdogSettings(after=0, heartbeat=0),
+        command="",
+    )
+    where = resume.Place(folder=origin.folder or Path())
+    with Clock().book("setup"):
+        trainer, source = run.build(
+            quiet, where, Replicas.of(quiet.mode), Clock(), Console(), Events(None, say=say), say
+        )
+    if base is not None:
+        facts = base.meta.get("facts", {})
+        for name, value in {"data.source": source.kind, "training examples": len(source.train["label"])}.items():
+            if facts.get(name, value) != value:
+                raise ConfigError(
+                    f"replay.from={settings.replay.path}: that run had {name} {facts[name]}, here it is {value}, so its "
+                    "steps would be made of other examples. Type data.source= as it was there (see its run.json)."
+                )
+        checkpoint.restore(base, trainer.recipe.state(), origin.path)
+        trainer.resume(base)
+    windows = [*trainer.feed.left_out, *_later_windows(origin, trainer.step)]
+    if trainer.step < number:
+        say(f"  from step {trainer.step} on, {number - trainer.step} steps in mode={quiet.mode.name}")
+    # What a run left out after going back (nonfinite.policy=rollback) is left out from that step on.
+    for stop in sorted({*(at for at, _ in windows if trainer.step < at < number), number}):
+        trainer.feed.left_out = [(at, count) for at, count in windows if at <= trainer.step]
+        trainer.feed.forget()
+        trainer.steps = stop
+        trainer.train()
+    trainer.feed.left_out = [(at, count) for at, count in windows if at <= number]
+    return trainer
+
+
+def capsule_at(trainer: Trainer, origin: Origin) -> Capsule:
+    """The capsule of the step that a trainer would make next."""
+    batch = trainer.data.batch(trainer.step + trainer.feed.passed_over)
+    return Capsule(
+        step=trainer.step,
+        state_step=trainer.step,
+        method="train_step",
+        state=checkpoint.copied(trainer.recipe.state()),
+        batch={name: value.numpy() for name, value in batch.items()},
+        number=trainer.step,
+        why="replayed",
+        said="",
+        command=origin.command,
+        config=origin.config,
+        info=dataclasses.asdict(trainer.recipe.info),
+        carry={},
+        made_on=record.made_on(trainer.replicas),
+    )
+
+
+def _base(origin: Origin, number: int, say: Callable[[str], None]) -> checkpoint.Checkpoint | None:
+    """What to go on from: the newest state of a step up to `number`; None for the run's own beginning."""
+    if origin.capsule is not None:
+        made = origin.capsule
+        return checkpoint.Checkpoint(step=made.state_step, arrays=made.state, meta={"carry": made.carry})
+    if origin.path.is_file():
+        return checkpoint.load(origin.path)
+    for step in reversed([step for step in run_folder.steps(origin.path) if step <= number]):
+        try:
+            return checkpoint.load(run_folder.checkpoint(origin.path, step))
+        except checkpoint.CheckpointError as error:
+            say(f"WARNING: {error} Beginning from the checkpoint before it.")
+    if origin.config.get("resume") or (origin.config.get("init_from") or {}).get("path"):
+        raise ConfigError(
+            f"{origin.path}: it has no checkpoint of a step up to {number}, and that run did not begin from its recipe's own "
+            "values. Type replay.from= with the run or checkpoint that it began from."
+        )
+    return None
+
+
+def _later_windows(origin: Origin, step: int) -> list[tuple[int, int]]:
+    """Windows of batches that the run left out from `step` on: the newest checkpoint knows all."""
+    folder = origin.folder
+    newest = run_folder.newest(folder) if folder is not None else None
+    if newest is None:
+        return []
+    carried = checkpoint.load(newest).meta.get("carry", {}).get("left_out", [])
+    return [(at, count) for at, count in carried if at >= step]

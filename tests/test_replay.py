@@ -1,0 +1,312 @@
+"""The flight recorder, capsules and `do=replay`: a step that failed is made again, as it was, here and elsewhere."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from modetrain.callbacks import recorder as recording
+from modetrain.callbacks.recorder import Recorder
+from modetrain.checkpoints import checkpoint
+from modetrain.failure import NonFiniteError
+from modetrain.replay import capsule, check
+from modetrain.replay.check import Found
+from recipes.mnist import Digits
+
+COMMAND = "python -m modetrain recipe=mine"
+
+
+class Poisoned(Digits):
+    """A NaN in the loss of the step after 7 updates, and an evaluation that fails in its second batch."""
+
+    def train_step(self, batch):
+        found = super().train_step(batch)
+        return {"loss": found["loss"] + tf.where(self.step == 7, np.nan, 0.0)}
+
+    def eval_step(self, batch):
+        row = tf.where(self.step == 1, 1000, 3)
+        return {**super().eval_step(batch), "picked": tf.gather(tf.range(10), row)}
+
+
+def recorder(**given) -> Recorder:
+    return Recorder(**{"keep": 3, "config": {"seed": 0}, "made_on": {}, **given})
+
+
+def state_of(trainer) -> dict:
+    return checkpoint.copied(trainer.recipe.state())
+
+
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+# --- the recorder ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cap", [1, 3, 50])
+def test_a_capsule_holds_the_state_right_before_the_step_that_failed(cap, mode, make_trainer, tmp_path):
+    trainer = make_trainer(
+        mode, Poisoned, steps=20, command=COMMAND, callbacks=[recorder()], mode={"steps_per_call": cap}
+    )
+    with pytest.raises(NonFiniteError, match=r"step 8 of 20") as caught:
+        trainer.train()
+    path = tmp_path / "capsules" / "step-8-nonfinite.npz"
+    assert shlex.split(caught.value.__notes__[-1].splitlines()[-1])[-2:] == [f"replay.from={path}", "mode=eager"]
+    made = capsule.load(path)
+    assert (made.step, made.state_step, made.complete, made.method) == (7, 7, True, "train_step")
+    assert made.said.startswith("NonFiniteError: loss is nan in step 8")
+    before = make_trainer(mode, Poisoned, steps=7, mode={"steps_per_call": cap}, seed=0)
+    before.recipe.info = trainer.recipe.info  # of 20 steps, as far as a schedule goes
+    before.train()
+    before.recipe.seek(7)
+    expected = state_of(before)
+    seeds = {name for name in expected if "seed" in name or expected[name].dtype.kind != "f"}
+    assert same(
+        {n: v for n, v in made.state.items() if n not in seeds}, {n: v for n, v in expected.items() if n not in seeds}
+    )
+    assert same(dict(made.batch), {name: value.numpy() for name, value in before.data.batch(7).items()})
+
+
+def test_of_an_evaluation_the_capsule_holds_the_batch(make_trainer, tmp_path):
+    trainer = make_trainer("graph", Poisoned, steps=3, command=COMMAND, callbacks=[recorder()])
+    trainer.train()
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        trainer.evaluate()
+    made = capsule.load(tmp_path / "capsules" / "after-step-3-error.npz")
+    assert (made.step, made.method, made.number, made.complete) == (3, "eval_step", 1, True)
+    assert list(made.batch["index"]) == list(range(10, 20))
+    assert same(dict(made.state), state_of(trainer))
+
+
+def test_the_newest_are_kept(make_trainer, tmp_path):
+    keeper = recorder(keep=2)
+    trainer = make_trainer("graph", steps=3, command=COMMAND, callbacks=[keeper])
+    trainer.train()
+    for number in range(4):
+        assert recording.beside(trainer, why="asked", said=str(number))
+        time.sleep(0.01)
+    assert [capsule.load(path).said for path in capsule.in_folder(tmp_path)] == ["2", "3"]
+
+
+def test_copies_take_no_more_than_their_share_of_the_time(make_trainer, monkeypatch):
+    keeper = recorder()
+    trainer = make_trainer("eager", steps=2, callbacks=[keeper])
+    now = [0.0]
+    monkeypatch.setattr(recording.time, "perf_counter", lambda: now[0])
+    taken = []
+
+    def copied(state):
+        now[0] += 0.1  # what a copy takes
+        taken.append(now[0])
+        return {}
+
+    monkeypatch.setattr(recording.checkpoint, "copied", copied)
+    keeper.start(trainer)
+    for _ in range(1000):
+        now[0] += 0.1
+        keeper.call(trainer, None)
+    assert len(taken) - 1 == pytest.approx(100 / 20, abs=1), "a two-hundredth"
+
+
+def test_a_capsule_that_cannot_be_written_hides_nothing(make_trainer, tmp_path):
+    (tmp_path / "capsules").write_text("a file")
+    trainer = make_trainer("graph", Poisoned, steps=20, command=COMMAND, callbacks=[recorder()])
+    with pytest.raises(NonFiniteError, match="step 8") as caught:
+        trainer.train()
+    assert caught.value.__notes__[-1].endswith(f"replay.from={tmp_path} replay.step=8 mode=eager")
+    assert any("could not be written" in line for line in trainer.said)
+
+
+def test_a_damaged_capsule_is_refused(make_trainer, tmp_path):
+    trainer = make_trainer("graph", steps=1, command=COMMAND, callbacks=[recorder()])
+    trainer.train()
+    recording.beside(trainer, why="asked", said="")
+    (path,) = capsule.in_folder(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(checkpoint.CheckpointError, match="damaged"):
+        capsule.load(path)
+
+
+# --- the verdict -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("failing", "expected"),
+    [
+        (
+            ("eager", "graph", "xla"),
+            "fails in eager, graph and xla: the model or its data makes it, not the compilation",
+        ),
+        (("xla",), "fails in xla and not in eager and graph: the compilation makes it"),
+        (("eager",), "fails in eager and not in graph and xla: compiling hides it"),
+        ((), "fine in eager, graph and xla, though the run failed there"),
+    ],
+)
+def test_who_fails_tells_what_makes_it(failing, expected):
+    found = [Found(mode=mode, failed=mode in failing, said="") for mode in check.MODES]
+    made = capsule.Capsule(
+        **{
+            "step": 7,
+            "state_step": 7,
+            "method": "train_step",
+            "state": {},
+            "batch": {},
+            "number": 7,
+            "why": "nonfinite",
+        },
+        **{"said": "loss is nan", "command": "", "config": {}, "info": {}, "carry": {}, "made_on": {}},
+    )
+    assert check.verdict(found, made).startswith(expected)
+
+
+# --- in real processes -----------------------------------------------------------------------------------------------
+
+RECIPE = """
+import keras
+import tensorflow as tf
+
+from recipes.mnist import Digits
+
+
+def logarithm(x):
+    return tf.math.log(x)
+
+
+class Poisoned(Digits):
+    def train_step(self, batch):
+        def loss():
+            logits = self.model(batch["image"], training=True)
+            shift = logarithm(tf.where(self.step == 36, -1.0, 1.0))
+            return keras.losses.sparse_categorical_crossentropy(batch["label"], logits + shift, from_logits=True)
+
+        return self.minimize(loss)
+"""
+CONFIG = """# @package _global_
+# A NaN in step 37.
+defaults:
+  - override /model: mlp
+recipe:
+  _target_: recipes.poisoned.Poisoned
+model:
+  hidden: [4]
+"""
+WORDS = ("recipe=poisoned", "data.source=bundled", "steps=60", "optimizer.warmup=15", "mode.steps_per_call=50")
+LINE = 9  # of the recipe's file, where the NaN is made
+
+
+@pytest.fixture(scope="module")
+def poisoned(cli):
+    """Per mode a run of up to 50 steps a call that met a NaN."""
+    cli.write({"recipes/poisoned.py": RECIPE, "conf/recipe/poisoned.yaml": CONFIG})
+    return {mode: cli.run(*WORDS, f"mode={mode}", folder=f"poisoned-{mode}") for mode in ("eager", "graph", "xla")}
+
+
+def printed(run) -> list[str]:
+    return shlex.split(run.err.splitlines()[-1])[3:]
+
+
+def test_the_printed_command_names_the_line_that_made_the_nan(cli, poisoned, mode):
+    run = poisoned[mode]
+    assert run.code == 3
+    assert f"loss is nan in step 37 of 60 in mode={mode}" in run.err
+    again = cli.run(*printed(run), typed="c\np 'was given', float(x)\nq\n")
+    assert again.code == 1
+    assert f'File "{cli.cwd}/recipes/poisoned.py", line {LINE}, in logarithm' in again.out
+    assert "first: operation Log made 1 NaN" in again.out
+    assert "-> def loss():" in again.out, "stops at the step's first line"
+    assert "-> return tf.math.log(x)" in again.out, "and at the line that made it"
+    assert "('was given', -1.0)" in again.out
+
+
+def test_without_a_terminal_it_says_the_same_and_ends(cli, poisoned):
+    again = cli.run(*printed(poisoned["graph"]))
+    assert again.code == 1
+    assert f'File "{cli.cwd}/recipes/poisoned.py", line {LINE}, in logarithm' in again.out
+
+
+def test_a_capsule_moves_to_a_machine_without_the_data(cli, poisoned, tmp_path_factory):
+    there = type(cli)(tmp_path_factory.mktemp("elsewhere"))
+    there.write({"recipes/poisoned.py": RECIPE, "conf/recipe/poisoned.yaml": CONFIG})
+    shutil.copy(poisoned["graph"].folder / "capsules/step-37-nonfinite.npz", there.cwd / "mine.npz")
+    words = ("data.source=folder", "data.path=/nowhere")  # of which nothing may be read
+    found = there.run("do=replay", "replay.from=mine.npz", "mode=graph", *words)
+    assert (found.code, "first: operation Log made 1 NaN" in found.out) == (1, True), found.out + found.err
+
+
+def test_every_mode_is_checked(cli, poisoned):
+    path = poisoned["xla"].folder / "capsules/step-37-nonfinite.npz"
+    run = cli.run("do=replay", f"replay.from={path}", "replay.check=true", folder="checked")
+    assert run.code == 1
+    assert "fails in eager, graph and xla: the model or its data makes it, not the compilation" in run.out
+    found = json.loads((run.folder / "replay.json").read_text())
+    assert {mode: one["place"] for mode, one in found["modes"].items()} == dict.fromkeys(
+        ("eager", "graph", "xla"), f"recipes/poisoned.py:{LINE}"
+    )
+
+
+def test_any_step_of_a_run_can_be_made_again_bit_for_bit(cli, poisoned):
+    """From the nearest checkpoint, in the run's own mode, to the state that the run itself had there."""
+    words = ("recipe=mnist", "model=mlp", "model.hidden=[4]", "data.source=bundled", "steps=40", "optimizer.warmup=15")
+    run = cli.run(*words, "callbacks.checkpoint.every=10", "callbacks.checkpoint.keep=9", folder="healthy")
+    assert run.code == 0, run.err
+    (run.folder / "checkpoints/step-00000030.npz").rename(cli.cwd / "kept.npz")
+    again = cli.run("do=replay", "replay.from=healthy", "replay.step=31", "replay.check=true", folder="remade")
+    assert (again.code, "from step 20 on, 10 steps in mode=graph" in again.out) == (0, True), again.out + again.err
+    assert "fine in eager, graph and xla" in again.out
+    made = capsule.load(again.folder / "capsules/step-31-replayed.npz")
+    was = np.load(cli.cwd / "kept.npz")
+    for name, value in made.state.items():
+        if value.dtype.kind == "f":
+            assert np.array_equal(value, was[name]), name
+
+
+def test_sigquit_writes_a_capsule_and_the_run_goes_on(cli, poisoned):
+    words = (
+        "recipe=mnist",
+        "model=mlp",
+        "model.hidden=[4]",
+        "data.source=bundled",
+        "steps=2000",
+        "optimizer.warmup=15",
+    )
+    words += ("callbacks.checkpoint.every=20", "callbacks.checkpoint.keep=200", "mode=eager")
+    run = cli.signal_after(20, signal.SIGQUIT, *words, folder="asked")
+    assert run.json["status"] == "completed"
+    (path,) = capsule.in_folder(run.folder)
+    assert f"SIGQUIT: to make the step under way once more: python -m modetrain do=replay replay.from={path}" in (
+        run.out.replace("asked/", f"{run.folder}/")
+    )
+    made = capsule.load(path)
+    assert (made.why, made.method) == ("asked", "train_step")
+    assert made.step >= made.state_step >= 0
+
+
+# --- what cannot be replayed -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["do=replay"], "do=replay without replay.from=: there is no step to make again"),
+        (["do=replay", "replay.from=nowhere"], "replay.from=nowhere: there is no such file or folder"),
+        (["do=replay", "replay.from=conf"], "replay.from=conf: it holds no run (config.yaml is missing)"),
+        (["do=replay", "replay.from=CAPSULE", "mode=mirrored"], "mode=mirrored with do=replay"),
+        (["do=replay", "replay.from=CAPSULE", "replay.step=999"], "replay.step=999: the run had steps=60"),
+        (["do=replay", "replay.from=CAPSULE", "replay.step=2"], "the capsule's state is of step 36 already"),
+        (["recipe=mnist", "replay.step=3"], "replay.step= with do=train: only replay uses it"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused(cli, poisoned, words, expected):
+    path = Path("poisoned-graph/capsules/step-37-nonfinite.npz")
+    run = cli.run(*(word.replace("CAPSULE", str(path)) for word in words))
+    assert (run.code, expected in run.err) == (2, True), run.err
