@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import scaling
 from modetrain.command_line import CommandLine as Words
 from modetrain.comparison import command
 from modetrain.config import load as config
@@ -120,14 +121,24 @@ def test_compare_json_is_as_documented(found):
 def test_the_cost_of_an_all_reduce_is_there_to_scale_with(found):
     assert found["arms"]["eager"]["time"]["all_reduce"] is None
     cost = found["arms"]["mirrored"]["time"]["all_reduce"]
-    assert cost["bytes_per_step"] == 4 * (784 * 8 + 8 + 8 * 10 + 10)
+    assert cost["tensors_per_step"] == 4 + 1, "of the variables, and the loss"
+    assert cost["bytes_per_step"] == 4 * (784 * 8 + 8 + 8 * 10 + 10 + 1)
     assert cost["latency_ms"] >= 0
     assert [one["ms"] > 0 for one in cost["measured"]] == [True] * 4
+
+
+def test_it_has_what_the_model_of_step_time_reads(found):
+    larger = {**found, "batch_size": 4 * found["batch_size"]}
+    constants = scaling.Constants.measured([found], [larger], "mirrored")
+    assert (constants.tensors, constants.ring, constants.whole_batch) == (5, False, False)
+    assert constants.input_s > 0
+    assert constants.step_s(2, 16) > constants.all_reduce_s(2) > 0
 
 
 def test_the_page_needs_nothing_from_elsewhere(agreeing):
     page = (agreeing.folder / "compare.html").read_text()
     assert page.count("<svg viewBox") >= 5
+    assert "mirrored: 5 all-reduces a step over 2 replicas, of 0.02 MB together" in page
     assert not re.findall(r"https?://|<script|<link|@import|url\(", page)
 
 
