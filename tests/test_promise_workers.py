@@ -40,12 +40,13 @@ ROOT = Path(__file__).parent.parent
 
 
 class Launched:
-    """A launcher and its two workers, in a folder."""
+    """A launcher and its two workers, in a folder; `words` go before those of all runs here."""
 
     def __init__(self, cwd: Path, name: str, *words: str):
         self.folder = cwd / name
+        typed = {word.partition("=")[0]: word for word in (*WORDS, *words)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "modetrain", *WORDS, f"run_dir={name}", *words],
+            [sys.executable, "-m", "modetrain", *typed.values(), f"run_dir={name}"],
             cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,

@@ -68,8 +68,14 @@ def main(folder: str, name: str) -> int:
     os.environ.update(job.environ)
     settings.mode.set_environment()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    chief, arm = build(job, settings, shelf)
-    result = _do(job, arm, shelf if chief else _ReadOnly(shelf.folder))
+    try:
+        chief, arm = build(job, settings, shelf)
+        result = _do(job, arm, shelf if chief else _ReadOnly(shelf.folder))
+    except Exception as error:
+        told = worker.announce_failure(error, os.environ)
+        if told is not None and told.lost_a_peer:
+            worker.leave()
+        raise
     if chief:
         shelf.put(f"{name}/result", result)
     return 0
