@@ -232,10 +232,19 @@ def test_a_replica_that_overflows_has_all_of_them_skip(compile, replicas, make_t
     assert len({float(value) for value in copies_of(many, many.recipe.optimizer.loss_scale)}) == 1
 
 
-@pytest.mark.parametrize("compile", ["eager", "graph", "xla"])
-@pytest.mark.parametrize("policy", ["stop", "skip", "rollback"])
+@pytest.mark.parametrize(
+    ("compile", "policy"),
+    [
+        ("graph", "stop"),
+        ("eager", "skip"),
+        ("graph", "skip"),
+        ("xla", "skip"),
+        ("graph", "rollback"),
+        ("xla", "rollback"),
+    ],
+)
 def test_nan_on_one_replica_leads_to_what_it_leads_to_on_one_device(
-    compile, policy, replicas, make_trainer, make_recipe, mlp, tmp_path
+    compile, policy, make_trainer, make_recipe, mlp, tmp_path
 ):
     class BadExample(Digits):
         def train_step(self, batch):
@@ -246,7 +255,7 @@ def test_nan_on_one_replica_leads_to_what_it_leads_to_on_one_device(
             return self.minimize(loss)
 
     found = []
-    for where in (Replicas(), replicas):
+    for where in (Replicas(), REPLICAS[2]):
         with where.scope():
             recipe = make_recipe(BadExample, model=mlp(), nonfinite=policy, ema=0.9)
         trainer = make_trainer(
