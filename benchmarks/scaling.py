@@ -1,10 +1,12 @@
 """Predicts step time and efficiency on N replicas from constants that `do=compare` measures, and draws them.
 
-    python -m modetrain recipe=mnist do=compare compare.modes=[graph,multiworker] data.batch_size=64 run_dir=small
-    python -m modetrain recipe=mnist do=compare compare.modes=[graph,multiworker] data.batch_size=256 run_dir=large
-    python benchmarks/scaling.py small/compare.json large/compare.json --plot docs/scaling.svg
+    python -m modetrain recipe=mnist do=compare compare.modes=[graph,mirrored,multiworker] data.batch_size=64 run_dir=small
+    python -m modetrain recipe=mnist do=compare compare.modes=[graph,mirrored,multiworker] data.batch_size=256 run_dir=large
+    python -m modetrain recipe=mnist mode=multiworker mode.workers=2 steps=60 data.batch_size=64 run_dir=two
+    python benchmarks/scaling.py --small small/compare.json --large large/compare.json --check two/run.json \\
+        --plot docs/scaling.svg
 
-The model and what it leaves out are in docs/scaling.md. Needs matplotlib for the plot.
+The model and what it leaves out are in docs/scaling.md. Needs matplotlib for the plot: pip install 'modetrain[plot]'.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,101 +29,142 @@ class Constants:
 
     Attributes:
       host_s: what a step costs whatever its batch.
-      example_s: what one example costs more.
+      example_s: what computing one example costs more, with all processors of a machine.
+      input_s: what making one example of a batch costs, with all processors.
+      whole_batch: every process makes the whole batch and not only its share.
       tensors: all-reduces of a step.
-      bytes: that they move together.
-      hop_s: latency of one hop of a ring.
-      bandwidth: bytes a second from one replica to the next.
+      bytes: that a replica gives to them together.
+      pair_s: the part of an all-reduce between two replicas that does not depend on its size.
+      bandwidth: bytes a second of an all-reduce between two.
+      ring: the replicas are processes and pass sums on in a ring; else one of them adds up for all, in one process.
     """
 
     host_s: float
     example_s: float
+    input_s: float
+    whole_batch: bool
     tensors: int
     bytes: int
-    hop_s: float
+    pair_s: float
     bandwidth: float
+    ring: bool
 
     @classmethod
-    def measured(cls, small: Mapping[str, Any], large: Mapping[str, Any]) -> Constants:
-        """From two comparisons of one device with two workers, at two batch sizes."""
-        one, other = (found["arms"][found["reference"]]["time"]["step_ms"]["p50"] / 1e3 for found in (small, large))
-        example = (other - one) / (large["batch_size"] - small["batch_size"])
-        reduce = next(
-            arm["time"]["all_reduce"] for arm in small["arms"].values() if (arm["time"] or {}).get("all_reduce")
+    def measured(cls, small: Sequence[Mapping[str, Any]], large: Sequence[Mapping[str, Any]], mode: str) -> Constants:
+        """From comparisons of one device with two replicas in `mode`, at two batch sizes.
+
+        Of several at one size the lowest time counts, which the machine's other work has disturbed least.
+        """
+        one, other = (
+            min(found["arms"][found["reference"]]["time"]["step_ms"]["p50"] for found in each) / 1e3
+            for each in (small, large)
         )
+        least, most = small[0]["batch_size"], large[0]["batch_size"]
+        example = (other - one) / (most - least)
+        arms = [found["arms"][mode] for found in (*small, *large)]
+        reduces = [arm["time"]["all_reduce"] for arm in arms]
         return cls(
-            host_s=max(one - example * small["batch_size"], 0.0),
+            host_s=max(one - example * least, 0.0),
             example_s=example,
-            tensors=reduce["tensors_per_step"],
-            bytes=reduce["bytes_per_step"],
-            hop_s=reduce["latency_ms"] / 1e3 / 2,  # a ring of two has two hops
-            bandwidth=reduce["bandwidth_mb_per_s"] * 2**20,
+            input_s=min(found["input"]["step_ms"] for found in large) / 1e3 / most,
+            whole_batch=large[0]["input"]["whole_batch"],
+            tensors=reduces[0]["tensors_per_step"],
+            bytes=reduces[0]["bytes_per_step"],
+            pair_s=min(reduce["latency_ms"] for reduce in reduces) / 1e3,
+            bandwidth=max(reduce["bandwidth_mb_per_s"] or math.inf for reduce in reduces) * 2**20,
+            ring=arms[0]["effective"]["workers"] > 1,
         )
 
     def all_reduce_s(self, replicas: int) -> float:
-        """A ring all-reduce of each tensor, one after the other, hidden by nothing."""
-        hops = 2 * (replicas - 1)
-        return hops * self.tensors * self.hop_s + hops / replicas * self.bytes / self.bandwidth
+        """All-reduces of a step, one after the other, hidden by nothing."""
+        if replicas == 1:
+            return 0.0
+        latency, transfer = self.tensors * self.pair_s, self.bytes / self.bandwidth
+        if self.ring:  # 2 (N - 1) hops, each with one Nth of the bytes; between two that is 2 hops and all bytes once
+            return (replicas - 1) * latency + 2 * (replicas - 1) / replicas * transfer
+        return replicas / 2 * (latency + transfer)
 
-    def step_s(self, replicas: int, batch_size: int, *, shared: int = 1) -> float:
-        """A step on a global batch, where `shared` replicas have the processors of one machine between them."""
-        return self.host_s + self.example_s * batch_size / replicas * shared + self.all_reduce_s(replicas)
+    def step_s(self, replicas: int, batch_size: int) -> float:
+        """A step on a global batch, each process on a machine of its own; replicas of one process share its input."""
+        made = batch_size / replicas if self.ring and not self.whole_batch else batch_size
+        return self.host_s + self.example_s * batch_size / replicas + self.input_s * made + self.all_reduce_s(replicas)
+
+    def shared_step_s(self, replicas: int, batch_size: int, cores: int) -> float:
+        """The same with all replicas on the one machine that the constants are of, where they take turns on its cores."""
+        turns = max(1.0, replicas / cores)
+        made = batch_size * replicas if self.ring and self.whole_batch else batch_size
+        return self.host_s * turns + self.example_s * batch_size + self.input_s * made + self.all_reduce_s(replicas)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("small", type=Path, help="compare.json at a small batch size")
-    parser.add_argument("large", type=Path, help="compare.json at a large one")
+    parser.add_argument("--small", type=Path, nargs="+", required=True, help="compare.json at a small batch size")
+    parser.add_argument("--large", type=Path, nargs="+", required=True, help="compare.json at a large one")
     parser.add_argument("--check", type=Path, nargs="*", default=[], help="run.json of runs to hold against the model")
+    parser.add_argument("--cores", type=int, default=os.cpu_count(), help="of the machine that all of this ran on")
     parser.add_argument("--plot", type=Path, help="where to draw the predictions, an .svg or .png")
     given = parser.parse_args()
-    small, large = (json.loads(path.read_text()) for path in (given.small, given.large))
-    constants = Constants.measured(small, large)
-    for field in dataclasses.fields(constants):
-        print(f"{field.name:>10} {getattr(constants, field.name):.6g}")
-    share = small["batch_size"]
-    print(f"\n{'replicas':>8} {'fixed share ms':>15} {'efficiency':>11} {'fixed batch ms':>15} {'speed-up':>9}")
-    for n in REPLICAS:
-        weak, strong = constants.step_s(n, share * n), constants.step_s(n, share)
-        alone = constants.step_s(1, share)
-        print(f"{n:8} {weak * 1e3:15.2f} {alone / weak:11.1%} {strong * 1e3:15.2f} {alone / strong:9.2f}")
+    small, large = ([json.loads(path.read_text()) for path in paths] for paths in (given.small, given.large))
+    share = small[0]["batch_size"]
+    found = {
+        mode: Constants.measured(small, large, mode)
+        for mode, arm in small[0]["arms"].items()
+        if (arm["time"] or {}).get("all_reduce")
+    }
+    for mode, constants in found.items():
+        print(f"{mode}:")
+        for field in dataclasses.fields(constants):
+            print(f"{field.name:>12} {getattr(constants, field.name):.6g}")
     for path in given.check:
         run = json.loads(path.read_text())
-        n, batch = run["mode"]["effective"]["replicas"], run["data"]["batch_size"]
-        seen, predicted = run["time"]["step_ms"]["p50"], constants.step_s(n, batch, shared=n) * 1e3
-        print(f"{path}: {n} replicas on one machine, batch {batch}: {seen:.1f} ms, predicted {predicted:.1f}")
+        effective, batch = run["mode"]["effective"], run["data"]["batch_size"]
+        n, seen = effective["replicas"], run["time"]["step_ms"]["p50"]
+        constants = found[run["mode"]["requested"]] if n > 1 else next(iter(found.values()))
+        predicted = constants.shared_step_s(n, batch, given.cores) * 1e3
+        print(
+            f"{path}: {effective['strategy']}, {n} replicas on {given.cores} cores, batch {batch}: measured {seen:.1f} ms, "
+            f"predicted {predicted:.1f}, ratio {seen / predicted:.2f}"
+        )
+    network = next((one for one in found.values() if one.ring), None)
+    if network is None:
+        return
+    print(f"\n{'replicas':>8} {'fixed share ms':>15} {'efficiency':>11} {'fixed batch ms':>15} {'speed-up':>9}")
+    alone = network.step_s(1, share)
+    for n in REPLICAS:
+        weak, strong = network.step_s(n, share * n), network.step_s(n, share)
+        # With more replicas than examples a fixed batch cannot be cut.
+        cut = f"{strong * 1e3:15.2f} {alone / strong:9.2f}" if n <= share else f"{'-':>15} {'-':>9}"
+        print(f"{n:8} {weak * 1e3:15.2f} {alone / weak:11.1%} {cut}")
     if given.plot:
-        draw(constants, share, given.plot)
+        draw(network, share, given.plot)
 
 
 def draw(constants: Constants, share: int, path: Path) -> None:
-    """Efficiency with a fixed share a replica, for all-reduces as measured and on faster networks."""
+    """Efficiency with a fixed share a replica and speed-up of a fixed batch, as measured and with parts replaced."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    networks = {
-        "as measured here": constants,
-        "hops of 5 us, 12.5 GB/s": dataclasses.replace(constants, hop_s=5e-6, bandwidth=12.5e9),
+    fast = dataclasses.replace(constants, pair_s=1e-5, bandwidth=12.5e9)
+    cases = {
+        "all-reduce and input as measured": constants,
+        "assumed network: hop 5 us, 12.5 GB/s": fast,
+        "that, and each worker makes its share only": dataclasses.replace(fast, whole_batch=False),
     }
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for name, network in networks.items():
-        left.plot(REPLICAS, [network.step_s(n, share * n) * 1e3 for n in REPLICAS], "o-", label=name)
-        right.plot(
-            REPLICAS, [network.step_s(1, share) / network.step_s(n, share * n) for n in REPLICAS], "o-", label=name
-        )
-    left.set(
-        xscale="log",
-        yscale="log",
-        xlabel="replicas",
-        ylabel="ms a step",
-        title=f"step time, {share} examples a replica",
-    )
-    right.set(xscale="log", xlabel="replicas", ylabel="efficiency", ylim=(0, 1.05), title="predicted, not measured")
+    batch = share * REPLICAS[-1]
+    for name, case in cases.items():
+        alone = case.step_s(1, share)
+        left.plot(REPLICAS, [alone / case.step_s(n, share * n) for n in REPLICAS], "o-", label=name)
+        right.plot(REPLICAS, [case.step_s(1, batch) / case.step_s(n, batch) for n in REPLICAS], "o-", label=name)
+    right.plot(REPLICAS, REPLICAS, color="0.6", linestyle="--", label="as many times as replicas")
+    left.set(xscale="log", xlabel="replicas", ylabel="efficiency", ylim=(0, 1.05), title=f"{share} examples a replica")
+    right.set(xscale="log", yscale="log", xlabel="replicas", ylabel="speed-up", title=f"a batch of {batch:,}")
     for axes in (left, right):
         axes.axvspan(1, 4, color="0.9", zorder=0)
-        axes.legend()
+        axes.legend(fontsize="small")
+    figure.suptitle("Predicted, not measured; held against runs in the grey part only")
     figure.savefig(path)
 
 

@@ -170,6 +170,11 @@ class Data:
             self._eval = {} if settings.overfit else {k: tf.constant(v) for k, v in source.eval.items()}
 
     @property
+    def prepares(self) -> bool:
+        """Whether whole batches are prepared, and cut only then."""
+        return self._prepare is not None
+
+    @property
     def eval_examples(self) -> int:
         """Examples that one evaluation sees."""
         size = self._overfit_examples if self.settings.overfit else _size(self.source.eval)

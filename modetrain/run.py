@@ -65,10 +65,17 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
         say(f"nothing to do: that run has made its {settings.steps} steps. Type steps= with more of them to go on")
         return EXIT_DONE
     with clock.book("setup"):
-        replicas = Replicas.of(settings.mode)
+        replicas = Replicas.of(mode_here(settings))
     worker.announce_ready(os.environ)
     with _owned(where.folder, replicas, say):
         return _run(settings, where, replicas, clock, console, say, debugger=debugger)
+
+
+def mode_here(settings: Settings) -> Mode:
+    """The mode that says which devices are used: `do=inspect` looks at what a TPU would run without one."""
+    if settings.do == "inspect" and settings.mode.strategy == "tpu":
+        return dataclasses.replace(settings.mode, strategy="one_device", devices="cpu", tpu=None)
+    return settings.mode
 
 
 @contextlib.contextmanager
@@ -167,7 +174,8 @@ def build(
     say: Callable[[str], None],
 ) -> tuple[Trainer, sources.Source]:
     """Makes everything a run is made of, in the order that TensorFlow's global settings ask for."""
-    portable = apply_mode(settings.mode, say)
+    mode = mode_here(settings)
+    portable = apply_mode(mode, say)
     if settings.check_numerics:
         tf.debugging.enable_check_numerics()
     keras.utils.set_random_seed(settings.seed)
@@ -200,7 +208,7 @@ def build(
     start = Start(recipe, settings.mode, say, settings.command) if at_start and replicas.chief else None
     trainer = Trainer(
         recipe=recipe,
-        mode=settings.mode,
+        mode=mode,
         replicas=replicas,
         data=data,
         steps=settings.steps,
@@ -219,9 +227,11 @@ def build(
         trainer.resume(restored)
     if settings.do == "train" and settings.resume is not None:
         points.rewind(step)
+    if mode is not settings.mode:
+        say("no TPU is used: the step is judged by what XLA can compile on this machine, and by its shapes")
     say(
-        f"mode: compile={settings.mode.compile} precision={settings.mode.precision} "
-        f"steps_per_call={trainer.steps_per_call} strategy={settings.mode.strategy} replicas={replicas.count} "
+        f"mode: compile={mode.compile} precision={mode.precision} "
+        f"steps_per_call={trainer.steps_per_call} strategy={mode.strategy} replicas={replicas.count} "
         f"on {', '.join(replicas.devices)}"
     )
     return trainer, source

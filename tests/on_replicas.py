@@ -11,9 +11,14 @@ import tensorflow as tf
 from keras import layers
 
 from modetrain import batch_norm, draws
+from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.comparison import meetings
+from modetrain.comparison.arm import Arm
 from modetrain.errors import ConfigError
+from modetrain.failure import NonFiniteError
 from modetrain.mode import Mode
 from modetrain.replicas import Replicas, number_of_this
+from modetrain.settings import NonfiniteSettings
 from recipes.mnist import Digits, cross_entropy, hits
 
 (_cpu,) = tf.config.list_physical_devices("CPU")
@@ -227,6 +232,58 @@ def test_a_replica_that_overflows_has_all_of_them_skip(compile, replicas, make_t
     assert len({float(value) for value in copies_of(many, many.recipe.optimizer.loss_scale)}) == 1
 
 
+@pytest.mark.parametrize(
+    ("compile", "policy"),
+    [
+        ("graph", "stop"),
+        ("eager", "skip"),
+        ("graph", "skip"),
+        ("xla", "skip"),
+        ("graph", "rollback"),
+        ("xla", "rollback"),
+    ],
+)
+def test_nan_on_one_replica_leads_to_what_it_leads_to_on_one_device(
+    compile, policy, make_trainer, make_recipe, mlp, tmp_path
+):
+    class BadExample(Digits):
+        def train_step(self, batch):
+            def loss():
+                each = cross_entropy(batch["label"], self.model(batch["image"], training=True))
+                return each * tf.where(batch["index"] == 7, np.float32(np.nan), 1.0)
+
+            return self.minimize(loss)
+
+    found = []
+    for where in (Replicas(), REPLICAS[2]):
+        with where.scope():
+            recipe = make_recipe(BadExample, model=mlp(), nonfinite=policy, ema=0.9)
+        trainer = make_trainer(
+            compile,
+            recipe=recipe,
+            replicas=where,
+            folder=tmp_path / f"{where.count}",
+            callbacks=[Checkpoint(every=4, keep=9, first=True)],
+            nonfinite=NonfiniteSettings(policy=policy),
+        )
+        stopped = None
+        try:
+            trainer.train()
+        except NonFiniteError as error:
+            stopped = error.step
+        found.append((trainer, stopped))
+    (one, stopped), (many, stopped_by_many) = found
+    assert stopped_by_many == stopped
+    assert (stopped is not None) == (policy == "stop")
+    assert many.nonfinite.skipped == one.nonfinite.skipped == (2 if policy == "skip" else 0), "in each of two epochs"
+    assert many.feed.left_out == one.feed.left_out
+    assert bool(many.feed.left_out) == (policy == "rollback")
+    if policy != "stop":
+        assert_same(one, many, tolerance=1e-5)
+        for name, variable in many.recipe.state().items():
+            assert len({copy.tobytes() for copy in copies_of(many, variable)}) == 1, name
+
+
 def copies_of(trainer, variable):
     return [copy.numpy() for copy in trainer.replicas.strategy.experimental_local_results(variable.value)]
 
@@ -339,6 +396,22 @@ def test_batch_normalisation_and_xla_on_cpus_are_refused(make_recipe):
     mode = Mode(name="m", compile="xla", strategy="mirrored")
     with pytest.raises(ConfigError, match=r"Type mode.compile=graph"):
         batch_norm.synchronise(recipe.models(), mode, REPLICAS[2], print)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_all_reduces_of_a_step_are_counted(accumulate, make_recipe, source, mlp):
+    mode, here = Mode(name="graph", compile="graph"), REPLICAS[2]
+    found = []
+    for model, dtype in ((mlp(dropout=0), np.float32), (normalised, np.float64)):
+        with here.scope():
+            recipe = make_recipe(model=model, accumulate=accumulate)
+        batch_norm.synchronise(recipe.models(), mode, here, print)
+        images = source.train["image"][np.newaxis, :8].astype(dtype)
+        batches = {"image": images, "label": source.train["label"][np.newaxis, :8]}
+        found.append(meetings.of_a_step(Arm(recipe, mode, batches, replicas=here)))
+    plain, normal = found
+    assert sorted(plain) == [4 * size for size in (1, 3, 5, 15, 80)], "the loss and every variable, once a step"
+    assert len(normal) == 7 + 5 * accumulate, "batch normalisation meets in every micro-batch"
 
 
 def test_replicas_are_numbered(replicas):

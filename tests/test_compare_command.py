@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import scaling
 from modetrain.command_line import CommandLine as Words
 from modetrain.comparison import command
 from modetrain.config import load as config
@@ -120,14 +121,24 @@ def test_compare_json_is_as_documented(found):
 def test_the_cost_of_an_all_reduce_is_there_to_scale_with(found):
     assert found["arms"]["eager"]["time"]["all_reduce"] is None
     cost = found["arms"]["mirrored"]["time"]["all_reduce"]
-    assert cost["bytes_per_step"] == 4 * (784 * 8 + 8 + 8 * 10 + 10)
+    assert cost["tensors_per_step"] == 4 + 1, "of the variables, and the loss"
+    assert cost["bytes_per_step"] == 4 * (784 * 8 + 8 + 8 * 10 + 10 + 1)
     assert cost["latency_ms"] >= 0
     assert [one["ms"] > 0 for one in cost["measured"]] == [True] * 4
+
+
+def test_it_has_what_the_model_of_step_time_reads(found):
+    larger = {**found, "batch_size": 4 * found["batch_size"]}
+    constants = scaling.Constants.measured([found], [larger], "mirrored")
+    assert (constants.tensors, constants.ring, constants.whole_batch) == (5, False, False)
+    assert constants.input_s > 0
+    assert constants.step_s(2, 16) > constants.all_reduce_s(2) > 0
 
 
 def test_the_page_needs_nothing_from_elsewhere(agreeing):
     page = (agreeing.folder / "compare.html").read_text()
     assert page.count("<svg viewBox") >= 5
+    assert "mirrored: 5 all-reduces a step over 2 replicas, of 0.02 MB together" in page
     assert not re.findall(r"https?://|<script|<link|@import|url\(", page)
 
 
@@ -163,3 +174,74 @@ def test_a_process_that_dies_is_a_finding_with_its_signal_and_line(dying):
     assert "SIGSEGV" in finding["message"]
     assert "compile" in finding["message"]
     assert finding["place"]["text"] == "os.kill(os.getpid(), signal.SIGSEGV)"
+
+
+SHARED = """
+import keras
+import os
+import signal
+
+import tensorflow as tf
+
+from recipes.mnist import Digits
+
+
+class Assigned(Digits):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.mean = keras.Variable(0.0, trainable=False, name="label_mean")
+
+    def train_step(self, batch):
+        self.mean.assign(tf.reduce_mean(tf.cast(batch["label"], tf.float32)))
+        return super().train_step(batch)
+
+
+class Largest(Digits):
+    def train_step(self, batch):
+        return {**super().train_step(batch), "largest": tf.reduce_max(tf.cast(batch["label"], tf.float32))}
+
+
+class Killed(Digits):
+    def train_step(self, batch):
+        if os.environ.get("MODETRAIN_WORKER") == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().train_step(batch)
+"""
+
+
+@pytest.fixture(scope="module")
+def shared(cli):
+    """Compares a recipe that is wrong on several replicas; returns the one finding."""
+
+    def compare(name: str, mode: str):
+        cli.write({"recipes/shared.py": SHARED})
+        words = [*SMALL, f"recipe._target_=recipes.shared.{name}", "compare.steps=1"]
+        run = cli.run(*words, "compare.draws=1", f"compare.modes=[graph,{mode}]", folder=name)
+        assert run.code == 1, f"{run.out}\n{run.err}"
+        (finding,) = json.loads((run.folder / "compare.json").read_text())["findings"]
+        assert finding["mode"] == mode
+        return finding
+
+    return compare
+
+
+def test_a_variable_that_replicas_assign_differently_is_named_with_its_line(shared):
+    finding = shared("Assigned", "mirrored")
+    assert (finding["kind"], finding["tensor"], finding["blame"]) == ("different", "label_mean", "replicas")
+    assert "MT704" in finding["message"]
+    assert finding["place"]["text"].startswith("self.mean.assign(")
+    assert "all_reduce" in finding["advice"]
+
+
+def test_a_value_that_is_no_mean_over_examples_is_told_why(shared):
+    finding = shared("Largest", "mirrored")
+    assert (finding["kind"], finding["tensor"], finding["blame"]) == ("different", "largest", "replicas")
+    assert "what is no mean over examples" in finding["message"]
+    assert "Return one value per example" in finding["advice"]
+
+
+def test_the_worker_that_was_lost_is_named(shared):
+    finding = shared("Killed", "multiworker")
+    assert finding["kind"] == "crash"
+    assert "worker 1 was killed by SIGKILL" in finding["message"]
+    assert finding["message"].endswith(("during: compile.", "during: steps."))

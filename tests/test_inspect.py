@@ -79,6 +79,55 @@ def test_nothing_is_said_of_a_shipped_recipe(cli):
     assert "inspect: nothing found for target=tpu" in run.out
 
 
+STUCK = """
+import tensorflow as tf
+
+from recipes.helping import far
+from recipes.mnist import Digits
+
+
+class Stuck(Digits):
+    def train_step(self, batch):
+        dark = tf.boolean_mask(batch["image"], batch["label"] > 4)
+        classes, _ = tf.unique(batch["label"])
+        names = tf.strings.as_string(batch["label"])
+        values = self.minimize(lambda: tf.reduce_mean(self.model(batch["image"])))
+        seen = tf.reduce_sum(dark) + tf.cast(tf.size(classes) + tf.size(names), tf.float32)
+        return {**values, "seen": seen + far(batch["label"])}
+"""
+HELPING = """
+import tensorflow as tf
+
+
+def far(labels):
+    return tf.reduce_mean(tf.cast(tf.where(labels > 2), tf.float32))
+"""
+
+
+def test_what_stands_in_the_way_of_a_tpu_is_told_without_one(cli):
+    config = CONFIG.replace("noisy.Noisy", "stuck.Stuck")
+    cli.write({"recipes/stuck.py": STUCK, "recipes/helping.py": HELPING, "conf/recipe/stuck.yaml": config})
+    run = cli.run("recipe=stuck", "mode=tpu", *WORDS, folder="stuck")
+    assert run.code == 1, run.err
+    found = json.loads((run.folder / "inspect.json").read_text())["findings"]
+    assert [(Path(one["file"]).name, one["line"], one["code"]) for one in found] == [
+        ("helping.py", 6, "MT504"),
+        ("stuck.py", 10, "MT504"),
+        ("stuck.py", 11, "MT504"),
+        ("stuck.py", 12, "MT505"),
+    ]
+    assert "fix   Mask instead of selecting" in run.out
+    assert "no TPU is used" in run.out
+    assert run.json["mode"]["requested"] == "tpu"
+    assert run.json["mode"]["effective"]["strategy"] == "one_device"
+
+
+def test_nothing_stands_in_the_way_of_a_shipped_recipe(cli):
+    run = cli.run("recipe=mnist", "model.filters=[4]", "mode=tpu", *WORDS, folder="ready")
+    assert run.code == 0, run.out + run.err
+    assert "inspect: nothing found for target=tpu" in run.out
+
+
 @pytest.mark.parametrize(
     ("mode", "asked", "target"),
     [

@@ -14,9 +14,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modetrain import run_folder, run_json
+from modetrain.checkpoints import checkpoint
 
 WORDS = (
     "recipe=mnist",
@@ -38,12 +40,13 @@ ROOT = Path(__file__).parent.parent
 
 
 class Launched:
-    """A launcher and its two workers, in a folder."""
+    """A launcher and its two workers, in a folder; `words` go before those of all runs here."""
 
     def __init__(self, cwd: Path, name: str, *words: str):
         self.folder = cwd / name
+        typed = {word.partition("=")[0]: word for word in (*WORDS, *words)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "modetrain", *WORDS, f"run_dir={name}", *words],
+            [sys.executable, "-m", "modetrain", *typed.values(), f"run_dir={name}"],
             cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
@@ -118,6 +121,62 @@ def test_sigterm_to_one_worker_stops_all_with_a_checkpoint(tmp_path, uninterrupt
     again.end()
     assert again.code == 0, again.out
     assert again.json["results"]["state_digest"] == uninterrupted
+
+
+BAD = """
+import tensorflow as tf
+
+from recipes.mnist import Digits, cross_entropy
+
+
+class Bad(Digits):
+    \"\"\"An example of the tenth batch, which worker 1 has, has a loss that is NaN.\"\"\"
+
+    def train_step(self, batch):
+        ink = tf.reduce_sum(batch["image"], axis=[1, 2, 3]) * 255.0
+        bad = tf.logical_and(ink > 9500.0, ink < 9800.0)
+
+        def loss():
+            each = cross_entropy(batch["label"], self.model(batch["image"], training=True))
+            return each * tf.where(bad, float("nan"), 1.0)
+
+        return self.minimize(loss)
+"""
+OF_BAD = ("recipe._target_=bad.Bad", "steps=14", "callbacks.checkpoint.every=4", "callbacks.checkpoint.keep=9")
+
+
+def ended(folder: Path) -> checkpoint.Checkpoint:
+    return checkpoint.load(run_folder.newest(folder))
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_nan_on_one_worker_leads_to_what_it_leads_to_on_one_device(policy, tmp_path):
+    (tmp_path / "bad.py").write_text(BAD)
+    words = (*OF_BAD, f"nonfinite.policy={policy}", "optimizer=sgd")
+    runs = [Launched(tmp_path, "one", *words, "mode=graph", "mode.workers=auto"), Launched(tmp_path, "two", *words)]
+    for run in runs:
+        out = run.end()
+        assert run.code == 0, out
+        assert ("Going back to step 8" in out) == (policy == "rollback"), out
+    one, two = (ended(run.folder) for run in runs)
+    assert (one.step, two.step) == (14, 14)
+    for key in ("left_out", "nonfinite"):
+        assert one.meta["carry"][key] == two.meta["carry"][key], key
+    assert two.meta["carry"]["left_out"] == ([[8, 2]] if policy == "rollback" else [])
+    assert two.meta["carry"]["nonfinite"]["skipped"] == (1 if policy == "skip" else 0)
+    for name, array in one.arrays.items():
+        np.testing.assert_allclose(two.arrays[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_nan_on_one_worker_stops_all_with_exit_code_3(tmp_path):
+    (tmp_path / "bad.py").write_text(BAD)
+    run = Launched(tmp_path, "stops", *OF_BAD)
+    out = run.end()
+    assert run.code == 3, out
+    assert "in step 10 of 14" in out
+    assert (run.json["status"], run.json["restarts"]) == ("failed", [])
+    assert run_folder.steps(run.folder)[-1] == 8
+    assert run.workers() == {}
 
 
 def test_an_error_of_the_users_own_is_named_and_not_repeated(tmp_path):

@@ -28,6 +28,7 @@ from modetrain.optimizer import Optimizer
 from modetrain.program import Program
 from modetrain.recipe import Recipe
 from modetrain.replicas import Replicas
+from modetrain.workers import worker
 
 Batches = Mapping[str, np.ndarray]
 
@@ -96,6 +97,8 @@ class Arm:
         try:
             rows = self.program(block, index, index + 1, watch_every=1)
         except Exception as error:
+            if self.replicas.workers > 1 and worker.lost_a_peer(error):
+                raise  # it is not the step's doing, and no step will run any more
             return Seen(error=described(error))
         return Seen(metrics=self.means(rows)[0], state=self.read())
 

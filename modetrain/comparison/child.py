@@ -68,8 +68,14 @@ def main(folder: str, name: str) -> int:
     os.environ.update(job.environ)
     settings.mode.set_environment()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    chief, arm = build(job, settings, shelf)
-    result = _do(job, arm, shelf if chief else _ReadOnly(shelf.folder))
+    try:
+        chief, arm = build(job, settings, shelf)
+        result = _do(job, arm, shelf if chief else _ReadOnly(shelf.folder))
+    except Exception as error:
+        told = worker.announce_failure(error, os.environ)
+        if told is not None and told.lost_a_peer:
+            worker.leave()
+        raise
     if chief:
         shelf.put(f"{name}/result", result)
     return 0
@@ -81,6 +87,7 @@ def build(job: Job, settings: Settings, shelf: Shelf) -> tuple[bool, Arm]:
 
     from modetrain import batch_norm, record, run, sources
     from modetrain.checkpoints import resume
+    from modetrain.comparison import speed
     from modetrain.comparison.arm import Arm
     from modetrain.data import Data
     from modetrain.replicas import Replicas
@@ -102,6 +109,7 @@ def build(job: Job, settings: Settings, shelf: Shelf) -> tuple[bool, Arm]:
         block = next(data.train_blocks(first, job.steps))
         # [steps, 1, 1, examples, ...]: one device, one micro-batch.
         shelf.put("batches", {key: value.numpy()[:, 0, 0] for key, value in block.arrays.items()})
+        shelf.put("input", speed.input_cost(data, first, job.steps))
         shelf.put("data", source.description)
         shelf.put("versions", record.versions())
     arm = Arm(recipe, settings.mode, shelf.get("batches"), first=first, replicas=replicas, portable=portable)

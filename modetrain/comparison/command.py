@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from rich.console import Console
@@ -65,8 +66,8 @@ def run(settings: Settings, line: CommandLine, cwd: Path) -> int:
             draws=settings.compare.draws,
             say=lambda text: say(f"  {text}"),
         )
-    versions = runner.shelf.get("versions") if runner.shelf.has("versions") else {}
-    write(comparison, settings, where.folder, versions)
+    facts = {name: runner.shelf.get(name) if runner.shelf.has(name) else {} for name in ("versions", "input")}
+    write(comparison, settings, where.folder, **facts)
     shutil.rmtree(working, ignore_errors=True)
     console.print(table.of(comparison))
     say(f"compare.json and compare.html: {shown}")
@@ -104,14 +105,25 @@ def arm_words(settings: Settings, line: CommandLine, cwd: Path) -> dict[str, tup
     return found
 
 
-def write(comparison: Comparison, settings: Settings, folder: Path, versions: Mapping[str, str]) -> None:
-    """Writes compare.json and compare.html."""
+def write(
+    comparison: Comparison, settings: Settings, folder: Path, *, versions: Mapping[str, str], input: Mapping[str, Any]
+) -> None:
+    """Writes compare.json and compare.html.
+
+    Args:
+      comparison: what came of it.
+      settings: what was asked for.
+      folder: the run folder.
+      versions: of what it was run with.
+      input: what making batches costs.
+    """
     described = {
         "schema": SCHEMA,
         "recipe": settings.recipe_name,
         "command": settings.command,
         "seed": settings.seed,
         "batch_size": settings.data.batch_size,
+        "input": dict(input),
         **comparison.to_json(),
         "versions": dict(versions),
     }

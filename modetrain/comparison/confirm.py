@@ -24,6 +24,11 @@ from modetrain.comparison.shelf import before
 # A maximum or a kink of a ReLU that rounding flips shows in few draws.
 _MORE_DRAWS = 20
 _STEPS_TO_REPEAT = 5
+_OF_SHARES = (
+    "Each replica computes on its share of the batch and the mean over replicas is taken: what is no mean over examples (a sum, "
+    "a maximum, a division by a constant) becomes something else.",
+)
+_BY_EXAMPLE = "Return one value per example, to minimize() too; do=inspect with the same mode= looks for more."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,7 +148,9 @@ class Court:
         if why.kind == "random" or why.blame == "tracing":
             return why
         if report.effective.get("replicas", 1) != self.lead.effective.get("replicas", 1):
-            return dataclasses.replace(why, blame="replicas")
+            return dataclasses.replace(
+                why, blame="replicas", said=why.said or _OF_SHARES, advice=why.advice or _BY_EXAMPLE
+            )
         self.say(f"{mode}: trying the same step without graph optimizations")
         said, blame = list(why.said), why.blame
         strict = self._agrees_without(mode, "strict", here)

@@ -11,12 +11,16 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
+import tensorflow as tf
 
-from modetrain.comparison import bisect, probe, tolerance, watch
+from modetrain.comparison import bisect, place, probe, tolerance, watch
 from modetrain.comparison.arm import Arm
 from modetrain.comparison.bisect import Origin
 from modetrain.comparison.cause import Explanation
 from modetrain.comparison.shelf import Shelf, before
+from modetrain.inspect.codes import CODES
+from modetrain.inspect.command import mode_for
+from modetrain.inspect.inspector import Inspector
 
 _NOISY_LOGS = 3
 _SAYS_RANDOM = re.compile(r"random|default_rng|\brng\b", re.IGNORECASE)
@@ -64,7 +68,7 @@ def impurity(arm: Arm, shelf: Shelf, reference: str, number: int) -> Explanation
 def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_compile: str) -> Explanation | None:
     """Why an arm's step differs from the reference's; None where that could not be found out."""
     if arm.replicas.count > 1:
-        return None
+        return _of_replicas(arm, number)
     state = before(shelf, reference, number)
     first = probe.log_of(arm, reference_compile, number, state)
     size = tolerance.epsilon(arm.compute_dtype())
@@ -85,6 +89,24 @@ def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_co
         said = "No operation differs by more than rounding of its sums; what follows from that differs."
         return Explanation(said=(said,), rounding=True)
     return _said(found, arm.mode.compile, reference_compile, alone=alone)
+
+
+def _of_replicas(arm: Arm, number: int) -> Explanation | None:
+    """The line that makes several replicas another computation, where `inspect` knows one."""
+    inspector = Inspector(
+        arm.recipe,
+        [{name: tf.constant(array[number]) for name, array in arm.batches.items()}],
+        mode=mode_for("graph", arm.mode),
+        replicas=arm.replicas,
+        target="graph",
+        several=True,
+    )
+    found = next((one for one in inspector.findings() if one.mode == "replicas"), None)
+    if found is None:
+        return None
+    where = place.at(found.file, found.line)
+    said = f"Inspect says {found.code}, {CODES[found.code].title}: {found.what}, at {where}."
+    return Explanation(place=where, said=(said,), advice=found.fix, blame="replicas")
 
 
 def _said(found: Origin, compile: str, reference: str, *, alone: bool) -> Explanation:

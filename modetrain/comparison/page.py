@@ -185,7 +185,20 @@ def _times(comparison: Comparison) -> str:
                 f"{arm.break_even_steps:,.0f} steps" if arm.break_even_steps else paid,
             ]
         )
-    return _table(head, rows)
+    return _table(head, rows) + "".join(_meeting(mode, arm) for mode, arm in comparison.arms.items())
+
+
+def _meeting(mode: str, arm: ArmResult) -> str:
+    cost = arm.time.all_reduce if arm.time else None
+    if cost is None:
+        return ""
+    bandwidth = cost["bandwidth_mb_per_s"]
+    said = (
+        f"{mode}: {cost['tensors_per_step']} all-reduces a step over {arm.effective['replicas']} replicas, of "
+        f"{cost['bytes_per_step'] / 2**20:,.2f} MB together; each takes {cost['latency_ms']:.3f} ms"
+        + (f" and 1 ms more for every {bandwidth / 1e3:,.2f} MB" if bandwidth else "")
+    )
+    return f'<p class="faint">{html.escape(said)}</p>'
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

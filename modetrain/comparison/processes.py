@@ -104,8 +104,9 @@ class Processes:
         command = [sys.executable, "-m", "modetrain.comparison.child", str(folder), job.name]
         log = folder / job.name / "output.log"
         settings = config.load(job.words, self._cwd, job.config_dirs)
+        cause = None
         if settings.mode.strategy == "multiworker":
-            code = self._launch(command, int(settings.mode.workers), folder / job.name, settings)
+            code, cause = self._launch(command, int(settings.mode.workers), folder / job.name, settings)
         else:
             with open(log, "wb") as output:
                 process = subprocess.Popen(command, cwd=self._cwd, stdout=output, stderr=subprocess.STDOUT)
@@ -114,25 +115,28 @@ class Processes:
         if code == 0 and self.shelf.has(f"{job.name}/result"):
             return self.shelf.get(f"{job.name}/result")
         phase = self.shelf.get(f"{job.name}/phase") if self.shelf.has(f"{job.name}/phase") else "setup"
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        how = cause or (signal.Signals(-code).name if code < 0 else f"exit code {code}")
         said = log.read_text(errors="replace") if log.exists() else ""
         # Lines of TensorFlow's own log say what hardware there is.
         last = [line.strip() for line in said.splitlines() if line.strip() and not _TENSORFLOWS.match(line)]
         # The innermost line comes first in such a report, and so does the thread that was running.
         frames = [(file, int(number), name) for file, number, name in _FRAME.findall(said)]
         where = place.innermost(reversed(frames)) if code < 0 else None
-        return Death(how=how, phase=phase, tail=last[-1] if last else "", place=where)
+        # Of several workers the cause says all, and the last line is that of a peer of the first to fail.
+        return Death(how=how, phase=phase, tail=last[-1] if last and cause is None else "", place=where)
 
-    def _launch(self, command: Sequence[str], workers: int, folder: Path, settings: Settings) -> int:
+    def _launch(self, command: Sequence[str], workers: int, folder: Path, settings: Settings) -> tuple[int, str | None]:
+        """Runs the job on several workers; returns the exit code, and what ended it where something failed."""
         with open(folder / "output.log", "w") as output:
-            return launch(
+            outcome = launch(
                 command,
                 workers=workers,
                 folder=folder,
                 say=lambda line: print(line, file=output, flush=True),
                 limits=Limits(startup=settings.mode.startup_timeout),
                 stream=output,
-            ).code
+            )
+        return outcome.code, outcome.cause
 
 
 def _changed(job: Job, change: str) -> Job:

@@ -17,7 +17,7 @@ class Death:
     """A process that died before it had done its job.
 
     Attributes:
-      how: `SIGSEGV`, or `exit code 3`.
+      how: `SIGSEGV`, or `exit code 3`, or a sentence on which of several workers failed first.
       phase: what it was doing.
       tail: what it printed last.
       place: the user's line that it was in.

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from modetrain.comparison import meetings
 from modetrain.comparison.arm import Arm
 from modetrain.comparison.seen import State, Times
+from modetrain.data import Data
 from modetrain.replicas import Replicas
 
 _SECONDS = 1.0  # to measure for, at least
@@ -58,6 +60,27 @@ def measure(arm: Arm, start: State, compile_s: float) -> Times:
     )
 
 
+def input_cost(data: Data, first: int, length: int) -> Mapping[str, Any]:
+    """What making batches costs, on all processors of this machine and with nothing else to do.
+
+    Args:
+      data: of one device.
+      first: number of a step.
+      length: steps of a block.
+
+    Returns:
+      `step_ms` of a global batch, and whether each worker makes the `whole_batch` or no more than its share.
+    """
+    blocks = data.train_blocks(first, length)
+    for _ in range(3):  # the pipeline starts, and has some ahead
+        next(blocks)
+    count, began = 0, time.perf_counter()
+    while (spent := time.perf_counter() - began) < _SECONDS / 2:
+        next(blocks)
+        count += length
+    return {"step_ms": spent / count * 1e3, "whole_batch": data.prepares}
+
+
 def peak_memory_mb() -> float:
     """The most memory this process has held; on a GPU, of that."""
     if tf.config.list_logical_devices("GPU"):
@@ -67,18 +90,15 @@ def peak_memory_mb() -> float:
 
 
 def all_reduce(arm: Arm) -> Mapping[str, Any]:
-    """What taking the mean over replicas costs: bytes a step, and latency and bandwidth fitted to tensors of a few sizes."""
-    size = sum(
-        int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size
-        for optimizer in arm.recipe.optimizers().values()
-        for v in optimizer.trainable
-    )
+    """What meeting costs: all-reduces of a step and their bytes, and latency and bandwidth fitted to tensors of a few sizes."""
+    moved = meetings.of_a_step(arm)
     measured = [{"bytes": count * 4, "ms": _time_of(arm.replicas, count)} for count in _FLOATS]
     sizes, times = np.array([m["bytes"] for m in measured], float), np.array([m["ms"] for m in measured], float)
     # Relative errors are fitted, else the largest tensor alone would decide.
     slope, base = np.polyfit(sizes, times, 1, w=1.0 / times)
     return {
-        "bytes_per_step": size,
+        "tensors_per_step": len(moved),
+        "bytes_per_step": sum(moved),
         "latency_ms": float(max(base, 0.0)),
         "bandwidth_mb_per_s": float(1e3 / slope / 2**20) if slope > 0 else None,
         "measured": measured,

@@ -127,6 +127,8 @@ def tpu(settings: Settings) -> str | None:
     mode = settings.mode
     if mode.strategy != "tpu" or mode.tpu is not None or os.environ.get("TPU_NAME"):
         return None
+    if settings.do == "inspect":  # is done on this machine
+        return None
     key = "mode" if mode.name == "tpu" else "mode.strategy"
     return (
         f"{key}=tpu: neither mode.tpu= nor TPU_NAME in the environment says which. Type mode.tpu=local on a machine that has "

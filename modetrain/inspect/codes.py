@@ -193,7 +193,7 @@ CODES: Mapping[str, Code] = {
     ),
     "MT505": Code(
         title="an operation that XLA cannot compile",
-        why="mode=xla fails when it compiles the step.",
+        why="mode=xla and mode=tpu fail when they compile the step.",
         fix="Do it in prepare(), which is never compiled by XLA, or write it with operations that XLA has.",
         mode="xla",
     ),

@@ -35,6 +35,7 @@ def run(trainer: Trainer, settings: Settings, folder: Path, say: Callable[[str],
         mode=mode_for(target, settings.mode),
         replicas=trainer.replicas,
         target=target,
+        several=settings.mode.strategy == "tpu",  # its cores, none of which is here
     )
     findings = inspector.findings()
     report.write(folder, findings, target)

@@ -1,6 +1,6 @@
-"""What goes wrong once several replicas share a batch: found in the step's source, its graph, and on halves of a batch.
+"""What goes wrong once several replicas share a batch: found in the step's source and its graph.
 
-A loss that is the mean over examples has on a batch the mean of what it has on the halves. Whatever breaks that equality
+A loss that is the mean over examples has on a batch the mean of what it has on the shares. Whatever breaks that equality
 (a sum, a division by the global batch, statistics of the batch) makes N replicas another computation than one device.
 """
 
@@ -162,7 +162,7 @@ def _reads(tensor: tf.Tensor, inputs: set[str]) -> bool:
         one = pending.pop()
         if one.name in inputs:
             return True
-        if one.op.name in seen or one.op.type in ("CollectiveReduceV2", "NcclAllReduce", "Shape"):
+        if one.op.name in seen or one.op.type == "Shape" or graphs.meets(one.op):
             continue
         seen.add(one.op.name)
         pending.extend(one.op.inputs)

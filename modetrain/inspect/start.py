@@ -1,6 +1,6 @@
 """The short form: what tracing changes, told in a line each as a graph or XLA run traces its steps.
 
-It watches the one trace that happens anyway, so that it costs next to nothing (`benchmarks/inspect.py`), and tells only what
+It watches the one trace that happens anyway, so that it costs next to nothing (`benchmarks/inspection.py`), and tells only what
 that one trace leaves no doubt of; `do=inspect` traces twice, runs the step and tells the whole story.
 """
 

@@ -78,9 +78,18 @@ class Report:
     @property
     def lost_a_peer(self) -> bool:
         """Whether it tells of a lost peer and not of this worker's own failure."""
-        if self.type == "UnavailableError":
-            return True
-        return _MAYBE_LOST.fullmatch(self.type) is not None and LOST_PEER.search(self.message) is not None
+        return _of_a_lost_peer(self.type, self.message)
+
+
+def lost_a_peer(error: BaseException) -> bool:
+    """Whether an error tells that another worker is gone."""
+    return _of_a_lost_peer(type(error).__name__, str(error))
+
+
+def _of_a_lost_peer(type: str, message: str) -> bool:
+    if type == "UnavailableError":
+        return True
+    return _MAYBE_LOST.fullmatch(type) is not None and LOST_PEER.search(message) is not None
 
 
 def announce_ready(environ: Mapping[str, str]) -> None:

@@ -1,6 +1,6 @@
 """What inspection costs: at the start of a run, as a share of tracing and compiling, and the guards, per step.
 
-    python benchmarks/inspect.py --rounds 5 --steps 400
+    python benchmarks/inspection.py --rounds 5 --steps 400
 
 Each measurement is taken in turn with and without, so that a slow moment of the machine hits both sides; what is printed are
 medians and the median of the ratios within a round.
@@ -8,37 +8,33 @@ medians and the median of the ratios within a round.
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import functools
+import os
+import statistics
 import sys
-
-# Beside this file lies `models.py`; this file itself must not be taken for Python's own `inspect`.
-_HERE = sys.path.pop(0)
-
-import argparse  # noqa: E402
-import dataclasses  # noqa: E402
-import functools  # noqa: E402
-import os  # noqa: E402
-import statistics  # noqa: E402
-import time  # noqa: E402
-from collections.abc import Callable, Mapping, Sequence  # noqa: E402
-from pathlib import Path  # noqa: E402
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import keras  # noqa: E402
-import tensorflow as tf  # noqa: E402
+import keras
+import tensorflow as tf
 
-from modetrain import sources  # noqa: E402
-from modetrain.data import Cut, Data  # noqa: E402
-from modetrain.inspect.stale import Watch  # noqa: E402
-from modetrain.inspect.start import Start  # noqa: E402
-from modetrain.mode import Mode  # noqa: E402
-from modetrain.optimizer import Optimizer  # noqa: E402
-from modetrain.program import Program  # noqa: E402
-from modetrain.recipe import Info  # noqa: E402
-from modetrain.settings import DataSettings, OptimizerSettings  # noqa: E402
-from recipes import models  # noqa: E402
-from recipes.mnist import Digits  # noqa: E402
+from modetrain import sources
+from modetrain.data import Cut, Data
+from modetrain.inspect.stale import Watch
+from modetrain.inspect.start import Start
+from modetrain.mode import Mode
+from modetrain.optimizer import Optimizer
+from modetrain.program import Program
+from modetrain.recipe import Info
+from modetrain.settings import DataSettings, OptimizerSettings
+from recipes import models
+from recipes.mnist import Digits
 
 MODELS = {"mlp": models.mlp, "cnn": models.cnn}
 

@@ -1,0 +1,80 @@
+"""The arithmetic of the model of step time, docs/scaling.md, and what the all-reduces of a step are counted from."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import tensorflow as tf
+
+from benchmarks.scaling import Constants
+from modetrain.comparison import meetings
+
+RING = Constants(
+    host_s=1.0,
+    example_s=0.1,
+    input_s=0.01,
+    whole_batch=True,
+    tensors=3,
+    bytes=100,
+    pair_s=2.0,
+    bandwidth=50.0,
+    ring=True,
+)
+ONE_PROCESS = dataclasses.replace(RING, ring=False)
+
+
+def test_between_two_an_all_reduce_costs_what_was_measured():
+    for constants in (RING, ONE_PROCESS):
+        assert constants.all_reduce_s(1) == 0
+        assert constants.all_reduce_s(2) == pytest.approx(3 * 2.0 + 100 / 50.0)
+
+
+def test_a_ring_has_more_hops_and_moves_at_most_twice_the_bytes():
+    assert RING.all_reduce_s(4) == pytest.approx(3 * (3 * 2.0) + 1.5 * 2.0)
+    free = dataclasses.replace(RING, pair_s=0.0)
+    assert free.all_reduce_s(4096) == pytest.approx(2 * 2.0, rel=1e-3)
+
+
+def test_who_adds_up_for_all_has_as_much_more_to_do_as_there_are():
+    assert ONE_PROCESS.all_reduce_s(8) == pytest.approx(4 * ONE_PROCESS.all_reduce_s(2))
+
+
+def test_a_step_is_the_sum_of_its_parts():
+    rest = RING.all_reduce_s(4)
+    assert RING.step_s(4, 40) == pytest.approx(1.0 + 0.1 * 10 + 0.01 * 40 + rest)
+    share_only = dataclasses.replace(RING, whole_batch=False)
+    assert share_only.step_s(4, 40) == pytest.approx(1.0 + 0.1 * 10 + 0.01 * 10 + rest)
+
+
+def test_on_one_machine_replicas_share_its_cores():
+    rest = RING.all_reduce_s(4)
+    assert RING.shared_step_s(4, 40, cores=2) == pytest.approx(2 * 1.0 + 0.1 * 40 + 0.01 * 160 + rest)
+    assert RING.shared_step_s(1, 40, cores=2) == pytest.approx(RING.step_s(1, 40))
+    rest = ONE_PROCESS.all_reduce_s(4)
+    assert ONE_PROCESS.shared_step_s(4, 40, cores=4) == pytest.approx(1.0 + 0.1 * 40 + 0.01 * 40 + rest)
+
+
+def test_collectives_are_counted_once_for_all_replicas_of_a_process():
+    graph = tf.Graph()
+    with graph.as_default():
+        for device in range(2):
+            with tf.device(f"CPU:{device}"):
+                for key, size in ((1, 5), (2, 7)):
+                    keys = {"group_size": 2, "group_key": 1, "instance_key": key}
+                    tf.raw_ops.CollectiveReduceV2(
+                        input=tf.zeros([size]), ordering_token=[], merge_op="Add", final_op="Id", **keys
+                    )
+    assert meetings.of_graph(graph) == [20, 28]
+
+
+def test_sums_over_devices_are_counted_and_other_sums_are_not():
+    graph = tf.Graph()
+    with graph.as_default():
+        values = []
+        for device in range(2):
+            with tf.device(f"CPU:{device}"):
+                values.append(tf.zeros([3], tf.float64) + 1.0)
+                tf.add_n([values[-1], values[-1] * 2.0])
+        tf.add_n(values)
+    assert meetings.of_graph(graph) == [24]
