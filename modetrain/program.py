@@ -23,7 +23,7 @@ from modetrain.data import Block
 from modetrain.inspect.guards import Guards
 from modetrain.mode import Mode
 from modetrain.replicas import Replicas
-from modetrain.tracing import autograph_on, gradients_compiled
+from modetrain.tracing import autograph_on, gradients_compiled, in_xla
 
 Batch = dict[str, tf.Tensor]
 
@@ -233,10 +233,14 @@ class Program:
         """
 
         found: list[Guards] = []
+        xla = self._mode.compile == "xla"
 
         @tf.function(autograph=True)
         def step(batches, numbers, watch, part):
-            with autograph_on(tf.__internal__.autograph.control_status_ctx()):
+            with (
+                autograph_on(tf.__internal__.autograph.control_status_ctx()),
+                in_xla(xla and self._replicas.count == 1),
+            ):
                 rows = self._on_replicas(batches, numbers, watch, part, last_part)
             if not self._mode.guarded:
                 return rows, tf.constant(0)
@@ -248,7 +252,6 @@ class Program:
             return found[-1].failed
 
         self.traces += 1
-        xla = self._mode.compile == "xla"
         with contextlib.ExitStack() as while_tracing:
             if xla and self._portable:
                 while_tracing.enter_context(draws.portable())
