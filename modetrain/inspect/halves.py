@@ -57,20 +57,18 @@ def look(steps: Steps, graph: tf.Graph) -> Iterator[Finding]:
                 return
             losses.append(loss)
             logs.append(log)
-    whole, halves = losses[0], losses[1] + losses[2]
-    if np.allclose(
-        whole[:, 0] / np.maximum(whole[:, 1], 1),
-        halves[:, 0] / np.maximum(halves[:, 1], 1),
-        rtol=_TOLERANCE,
-        equal_nan=True,
-    ):
-        return
-    code, place, what = _blamed(logs) or (
-        "MT701",
-        None,
-        "the loss of a batch is not the mean of the losses of its halves",
-    )
-    yield finding(code, place or steps.place, what, evidence=_EVIDENCE)
+    whole, halves = _means(losses[0]), _means(losses[1] + losses[2])
+    if not np.allclose(whole, halves, rtol=_TOLERANCE, equal_nan=True):
+        code, place, what = _blamed(logs) or (
+            "MT701",
+            steps.place,
+            "the loss is not the mean of those of halves of a batch",
+        )
+        yield finding(code, place, what, evidence=_EVIDENCE)
+
+
+def _means(pairs: np.ndarray) -> np.ndarray:
+    return pairs[:, 0] / np.maximum(pairs[:, 1], 1)
 
 
 def _cannot_be_judged(steps: Steps, graph: tf.Graph) -> bool:
@@ -107,9 +105,9 @@ def _as_replica(replica: int, replicas: int) -> Iterator[None]:
     """The user's code finds itself on this replica of so many; everybody else does not."""
     with contextlib.ExitStack() as undo:
         for cls, name, answer in (
-            (tf.distribute.Strategy, "num_replicas_in_sync", replicas),
-            (tf.distribute.ReplicaContext, "num_replicas_in_sync", replicas),
-            (tf.distribute.ReplicaContext, "replica_id_in_sync_group", replica),
+            (type(tf.distribute.get_strategy()), "num_replicas_in_sync", replicas),
+            (type(tf.distribute.get_replica_context()), "num_replicas_in_sync", replicas),
+            (type(tf.distribute.get_replica_context()), "replica_id_in_sync_group", replica),
         ):
             holder = next(one for one in cls.__mro__ if name in vars(one))
             original = vars(holder)[name]
@@ -134,34 +132,35 @@ def _blamed(logs: list[list[_Made]]) -> tuple[str, Place, str] | None:
         if made.place is None:
             continue
         kind = _kind(made.value, one.value, other.value)
-        if kind is None:
-            by_row = made.value.ndim > 0 and made.value.shape[0] == 2 * one.value.shape[0]
-            code, of = ("MT702", "rows") if by_row else ("MT701", "result")
-            return code, made.place, f"the {of} of operation {made.op} of a batch are not those of its halves"
+        if kind == "other":
+            return (
+                "MT701",
+                made.place,
+                f"operation {made.op} of a batch is not the mean, nor the rows, of those of its halves",
+            )
+        if kind == "rows of the batch":
+            return "MT702", made.place, f"operation {made.op} mixes rows of the batch"
         if kind == "sum" and made.op == "Sum" and sums is None:
             sums = made.place
-    return sums and ("MT701", sums, "a sum over the examples, which is smaller on each replica's share")
+    return None if sums is None else ("MT701", sums, "a sum over the examples, which is smaller on a replica's share")
 
 
-def _kind(whole: np.ndarray, one: np.ndarray, other: np.ndarray) -> str | None:
+def _kind(whole: np.ndarray, one: np.ndarray, other: np.ndarray) -> str:
     """How an output on the whole batch comes from those on its halves."""
 
     def near(value: np.ndarray) -> bool:
         return np.allclose(whole, value, rtol=_TOLERANCE, atol=1e-5 * np.abs(whole).max(initial=0.0), equal_nan=True)
 
     if whole.shape == one.shape:
-        return (
-            "constant"
-            if near(one) and near(other)
-            else "mean"
-            if near((one + other) / 2)
-            else "sum"
-            if near(one + other)
-            else None
-        )
-    for axis in range(whole.ndim):
-        if one.ndim == whole.ndim and whole.shape[axis] == one.shape[axis] + other.shape[axis]:
-            joined = np.concatenate([one, other], axis=axis)
-            if joined.shape == whole.shape and near(joined):
-                return "rows"
-    return None
+        if near(one) and near(other):
+            return "constant"
+        return "mean" if near((one + other) / 2) else "sum" if near(one + other) else "other"
+    joins = [
+        np.concatenate([one, other], axis=axis)
+        for axis in range(whole.ndim)
+        if one.shape == other.shape and (*one.shape[:axis], 2 * one.shape[axis], *one.shape[axis + 1 :]) == whole.shape
+    ]
+    if any(map(near, joins)):
+        return "rows"
+    scaled = any(np.ptp(joined[whole != 0] / whole[whole != 0]) < _TOLERANCE for joined in joins if (whole != 0).any())
+    return "rows of the batch" if not scaled and whole.ndim and whole.shape[0] == 2 * one.shape[0] else "other"

@@ -74,7 +74,20 @@ def traced(steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray], *, move
                 yield finding("MT307", place, _said(error), evidence="eager and graph compared")
                 return
     if seen := _difference(rows, graph):
-        yield finding("MT307", parting.place(steps) or steps.place, seen, evidence="eager and graph compared")
+        place = parting.place(steps) or _first_operation(steps, moved=moved) or steps.place
+        yield finding("MT307", place, seen, evidence="eager and graph compared")
+
+
+def _first_operation(steps: Steps, *, moved: bool) -> Place | None:
+    """The line of the first operation that differs, as `modetrain.compare` finds it: the same Python, other numbers."""
+    from modetrain.comparison.library import compare
+
+    if steps.method != "train_step" or steps.replicas.count > 1:
+        return None
+    with steps.state_kept(moved=moved), Calls(silent=True):
+        comparison = compare(steps.recipe, steps.batches, modes=["graph"], draws=1)
+    places = [one.place for one in comparison.findings if one.place is not None]
+    return Place(file=places[0].file, line=places[0].line) if places else None
 
 
 def _run(concrete: Concrete, steps: Steps, batch, number: int) -> np.ndarray:

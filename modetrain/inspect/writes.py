@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import socket
 import sqlite3
 import sys
@@ -49,9 +48,8 @@ class Writes:
         if arg.__name__ not in _WRITES or getattr(owner, "name", None) in (0, 1, 2, "<stdout>", "<stderr>"):
             return
         place = lines.here(direct=True)
-        name = getattr(owner, "name", type(owner).__name__)
-        call = place and Call(
-            code="MT103", place=place, name=f"{arg.__name__} of {os.fspath(name) if isinstance(name, str) else name}"
-        )
-        if call and call not in self.heard:
+        if place is None:
+            return
+        call = Call(code="MT103", place=place, name=f"{arg.__name__} of {type(owner).__name__}")
+        if call not in self.heard:
             self.heard.append(call)

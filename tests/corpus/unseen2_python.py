@@ -1,5 +1,5 @@
 """Defects in Python state and frozen values; before any detector was changed for them the score of
-this and the other two files was 86.2 % found, 73.4 % at the right line, 6.2 % false alarms."""
+this and the other two files was 88.0 % found, 83.3 % at the right line, 6.2 % false alarms."""
 
 from __future__ import annotations
 
