@@ -20,10 +20,11 @@ import tensorflow as tf
 from modetrain import draws
 from modetrain.call import Call
 from modetrain.data import Block
+from modetrain.inspect.bodies import Bodies
 from modetrain.inspect.guards import Guards
 from modetrain.mode import Mode
 from modetrain.replicas import Replicas
-from modetrain.tracing import autograph_on, gradients_compiled
+from modetrain.tracing import autograph_on, gradients_compiled, in_xla
 
 Batch = dict[str, tf.Tensor]
 
@@ -70,6 +71,8 @@ class Program:
         self._guards: dict[int, Guards] = {}  # by id of the traced step, which is kept with them
         # Which step is under way: the one thing that tells where inside a call a step has failed.
         self._reached = tf.Variable(0, dtype=tf.int64, trainable=False)
+        # Of guards inside branches and loops.
+        self._failed = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.names: list[str] = []
         self.traces = 0
 
@@ -233,10 +236,15 @@ class Program:
         """
 
         found: list[Guards] = []
+        bodies = Bodies(self._failed)
+        xla = self._mode.compile == "xla"
 
         @tf.function(autograph=True)
         def step(batches, numbers, watch, part):
-            with autograph_on(tf.__internal__.autograph.control_status_ctx()):
+            with (
+                autograph_on(tf.__internal__.autograph.control_status_ctx()),
+                in_xla(xla and self._replicas.count == 1),
+            ):
                 rows = self._on_replicas(batches, numbers, watch, part, last_part)
             if not self._mode.guarded:
                 return rows, tf.constant(0)
@@ -244,11 +252,10 @@ class Program:
 
         @tf.autograph.experimental.do_not_convert
         def guarded():
-            found.append(Guards.of(tf.compat.v1.get_default_graph()))
+            found.append(Guards.of(tf.compat.v1.get_default_graph(), bodies))
             return found[-1].failed
 
         self.traces += 1
-        xla = self._mode.compile == "xla"
         with contextlib.ExitStack() as while_tracing:
             if xla and self._portable:
                 while_tracing.enter_context(draws.portable())
@@ -256,6 +263,8 @@ class Program:
                 while_tracing.enter_context(draws.by_replica())
                 if xla:
                     while_tracing.enter_context(gradients_compiled())
+            elif self._mode.guarded:
+                while_tracing.enter_context(bodies)
             batch = {k: tf.TensorSpec(v.shape[3:], v.dtype, name=k) for k, v in block.arrays.items()}
             count = self._replicas.local
             signature = (

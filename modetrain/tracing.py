@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager.polymorphic_function.polymorphic_function import OptionalXlaContext
 
 _contexts: list[Any] = []
 
@@ -40,6 +41,17 @@ def convert(function: Callable) -> Callable:
             return converted(*args, **kwargs)
 
     return in_context
+
+
+@contextlib.contextmanager
+def in_xla(on: bool) -> Iterator[None]:
+    """Within this, TensorFlow knows that what it traces is for XLA, as `tf.function(jit_compile=True)` tells it.
+
+    Gradients of branches and loops are then made of operations that XLA has. A step is compiled by the function around it, so
+    TensorFlow has to be told.
+    """
+    with OptionalXlaContext(on):
+        yield
 
 
 _compiling: list[bool] = []

@@ -1,5 +1,7 @@
 """The score of `inspect` on the corpus: `python -m tests.inspect_corpus [Name ...]` prints it, and every miss.
 
+A name is that of a case or of a file of the corpus.
+
 `--part 0/2 --json FILE` looks at every second case and keeps the counts, for the test that has two processes share the work.
 """
 
@@ -24,8 +26,10 @@ DEFECTS = (
     "shared",
     "pipelines",
     "unseen",
+    "unseen2_python",
+    "unseen2_graph",
 )
-CLEAN = ("clean", "unseen_clean")
+CLEAN = ("clean", "unseen_clean", "unseen2_clean")
 _EXPECT = re.compile(r"# expect (?P<codes>MT\d+(?: MT\d+)*)(?: \((?P<case>\w+)\))?")
 
 
@@ -34,6 +38,7 @@ class Case:
     """A recipe, and the (code, file, line) that shall be found; several codes at a line are alternatives."""
 
     name: str
+    file: str
     cls: type
     expected: tuple[tuple[frozenset[str], str, int], ...]
 
@@ -67,18 +72,18 @@ def cases(*names: str) -> list[Case]:
                 and cls.__module__ == module.__name__
                 and cls.__name__ != "Shared"
             ):
-                found.append(Case(name=cls.__name__, cls=cls, expected=tuple(_expected(cls.__name__))))
+                found.append(Case(name=cls.__name__, file=name, cls=cls, expected=tuple(_expected(cls.__name__, name))))
     return found
 
 
-def _expected(case: str):
+def _expected(case: str, own: str):
     for file in sorted(FOLDER.glob("*.py")):
         within = None
         for number, line in enumerate(file.read_text().splitlines(), 1):
             if opened := re.match(r"class (\w+)|def ", line):
                 within = opened[1]
             marked = _EXPECT.search(line)
-            if marked and (marked["case"] or within) == case:
+            if marked and (marked["case"] == case or (marked["case"] is None and within == case and file.stem == own)):
                 yield frozenset(marked["codes"].split()), str(file), number
 
 
@@ -128,7 +133,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     index, parts = map(int, options.part.split("/"))
-    everything = [case for case in cases(*DEFECTS, *CLEAN) if not options.names or case.name in options.names]
+    asked = set(options.names)
+    everything = [case for case in cases(*DEFECTS, *CLEAN) if not asked or asked & {case.name, case.file}]
     results = []
     for case in everything[index::parts]:
         results.append(run(case))

@@ -74,7 +74,73 @@ class Inverts(Bad):
         return tf.reduce_sum(tf.linalg.inv(tf.eye(2) * tf.where(bad, 0.0, 1.0)))  # here
 
 
+class InABranch(Bad):
+    def planted(self, batch, bad):
+        if self.step >= 0:
+            return tf.gather(tf.range(10), tf.where(bad, 10, 3))  # here
+        return tf.constant(0)
+
+
+class InALoopOfABranch(Bad):
+    def planted(self, batch, bad):
+        if self.step >= 0:
+            for _ in tf.range(2):
+                tf.debugging.assert_equal(bad, False)  # here
+        return 0.0
+
+
+class InALoop(Bad):
+    def planted(self, batch, bad):
+        total = 0
+        for n in tf.range(3):
+            total += 7 // tf.where(tf.logical_and(bad, n == 1), 0, 1)  # here
+        return total
+
+
+class InAMap(Bad):
+    def planted(self, batch, bad):
+        ids = tf.where(bad, [0, 1, 2], [0, 1, 1])
+        rows = tf.map_fn(lambda n: tf.gather(tf.range(2), n), ids)  # here
+        return tf.reduce_sum(rows)
+
+
+class InAScan(Bad):
+    def planted(self, batch, bad):
+        values = tf.where(bad, [1.0, np.nan], [1.0, 2.0])
+        return tf.scan(lambda a, x: a + tf.debugging.check_numerics(x, "x"), values)[-1]  # here
+
+
+class InAFunction(Bad):
+    @staticmethod
+    @tf.function
+    def of(bad):
+        return tf.gather(tf.range(10), tf.where(bad, 10, 3))  # here
+
+    def planted(self, batch, bad):
+        return self.of(bad)
+
+
+class InALoss(Bad):
+    """Where gradients are taken through the branch."""
+
+    def planted(self, batch, bad):
+        def loss():
+            scale = tf.reduce_mean(self.model(batch["image"]))
+            if self.step >= 0:
+                scale *= tf.gather(tf.constant([1.0, 2.0]), tf.where(bad, 2, 1))  # here
+            return scale
+
+        return self.minimize(loss)["loss"]
+
+
 CASES = {
+    InABranch: "MT601",
+    InALoopOfABranch: "MT604",
+    InALoop: "MT603",
+    InAMap: "MT601",
+    InAScan: "MT605",
+    InAFunction: "MT601",
+    InALoss: "MT601",
     Gathers: "MT601",
     Negative: "MT601",
     Embeds: "MT601",

@@ -224,6 +224,32 @@ class Helped(Digits):
         return images
 
 
+class Warming(Digits):
+    """A branch and a loop over tensors that gradients go through."""
+
+    def train_step(self, batch):
+        def loss():
+            logits = self.model(batch["image"], training=True)
+            losses = keras.losses.sparse_categorical_crossentropy(batch["label"], logits, from_logits=True)
+            if self.step < 1:
+                losses = losses * tf.cast(self.step + 1, tf.float32) / 2.0
+            for _ in tf.range(3):
+                losses = losses * 0.9
+            return losses
+
+        return self.minimize(loss)
+
+
+def test_gradients_go_through_branches_and_loops_under_xla_too(make_program):
+    recipe, program, block = make_program("xla", Warming)
+    rows = program(block, 0, 2)
+    reference, eager, block = make_program("eager", Warming)
+    np.testing.assert_allclose(rows, eager(block, 0, 2), rtol=1e-5)
+    ours, theirs = reference.state(), recipe.state()
+    for name, variable in ours.items():
+        np.testing.assert_allclose(theirs[name].numpy(), variable.numpy(), rtol=1e-4, atol=1e-6)
+
+
 def test_functions_that_a_loss_calls_are_converted_too(mode, make_program):
     """A `for` or `if` over tensors works in them as it does in the loss itself."""
     _, program, block = make_program(mode, Helped)

@@ -63,6 +63,8 @@ _FILES = (
     "rmdir",
     "removedirs",
     "open",
+    "putenv",
+    "unsetenv",
 )
 _RANDOM = tuple(
     name

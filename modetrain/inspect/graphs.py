@@ -56,7 +56,9 @@ def meets(op: tf.Operation) -> bool:
 
 def inner_graphs(op: tf.Operation) -> list[tf.Graph]:
     """The graphs of the functions that an operation calls."""
-    found = []
+    found: list[tf.Graph] = []
+    if not _calls_functions(op):
+        return found
     for attribute in op.node_def.attr.values():
         names = (
             [attribute.func.name] if attribute.WhichOneof("value") == "func" else [f.name for f in attribute.list.func]
@@ -70,6 +72,16 @@ def inner_graphs(op: tf.Operation) -> list[tf.Graph]:
             if graph is not None:
                 found.append(graph)
     return found
+
+
+_callers: dict[str, bool] = {}
+
+
+def _calls_functions(op: tf.Operation) -> bool:
+    """Whether operations of its type call functions: the definition of one tells of all, and is slow to get."""
+    if op.type not in _callers:
+        _callers[op.type] = any(attribute.type in ("func", "list(func)") for attribute in op.op_def.attr)
+    return _callers[op.type]
 
 
 def difference(first: tf.Graph, second: tf.Graph) -> Difference | None:

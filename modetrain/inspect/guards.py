@@ -1,24 +1,28 @@
 """Guards: errors that XLA drops, found by the compiled program itself and returned as data.
 
-    guards = Guards.of(graph)                  # while the step is traced, after its last operation
+    guards = Guards.of(graph, bodies)          # while the step is traced, after its last operation
     guards.failed                              # int32: 0, or the number of the first guard that failed
     raise guards.error(number, step)           # on the host
 
 Eager and graph stop where an index is out of range, an assertion fails, an integer is divided by zero, and so on; XLA computes
-on without a word. What such an operation reads is checked beside it. Operations inside branches and loops (`tf.cond`,
-`tf.while_loop`) are not covered.
+on without a word. What such an operation reads is checked beside it; `checks.py` says how, and `bodies.py` does it inside
+branches, loops and functions.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
-from tensorflow.python.ops import handle_data_util
 
-from modetrain.inspect import graphs, lines
+from modetrain.inspect import lines
+from modetrain.inspect.checks import CHECKS
 from modetrain.inspect.finding import Place
+
+if TYPE_CHECKING:
+    from modetrain.inspect.bodies import Bodies
 
 
 class GuardError(Exception):
@@ -63,15 +67,24 @@ class Guards:
     failed: tf.Tensor
 
     @classmethod
-    def of(cls, graph: tf.Graph) -> Guards:
-        """Guards every operation of a graph that is being traced."""
-        found = list(_guards(list(graph.get_operations())))
-        if not found:
+    def of(cls, graph: tf.Graph, bodies: Bodies) -> Guards:
+        """Guards every operation of a graph that is being traced.
+
+        Args:
+          graph: of the step.
+          bodies: heard while it was traced.
+        """
+        found = [one for op in list(graph.get_operations()) if (one := guard(op)) is not None]
+        guards = (*(one for one, _ in found), *bodies.guards)
+        if not guards:
             return cls(guards=(), failed=tf.constant(0, tf.int32))
-        flags = tf.stack([flag for _, flag in found])
-        numbers = tf.where(flags, tf.range(1, len(found) + 1), len(found) + 1)
-        first = tf.reduce_min(numbers)
-        return cls(guards=tuple(guard for guard, _ in found), failed=tf.where(first > len(found), 0, first))
+        end = len(guards) + 1
+        flags = [tf.where(flag, number, end) for number, (_, flag) in enumerate(found, 1)]
+        if bodies.guards:
+            inside = bodies.taken()
+            flags.append(tf.where(inside == 0, end, inside + len(found)))
+        first = tf.reduce_min(tf.stack(flags))
+        return cls(guards=guards, failed=tf.where(first == end, 0, first))
 
     def error(self, number: int, step: int) -> GuardError:
         """The error of a guard that failed.
@@ -92,150 +105,14 @@ class Guards:
         )
 
 
-_Flags = Iterator[tuple[Guard, tf.Tensor]]
-
-
-def _guards(ops: Sequence[tf.Operation]) -> _Flags:
-    for op in ops:
-        check = _CHECKS.get(op.type)
-        if check is None or "gradient_tape" in op.name:
-            continue
-        with tf.control_dependencies(None), tf.name_scope("guard"):
-            flagged = check(op)
-        if flagged is not None:
-            code, what, flag = flagged
-            yield Guard(code=code, what=what, place=lines.of_op(op)), flag
-
-
-_Flagged = tuple[str, str, tf.Tensor] | None
-
-
-def _outside(indices: tf.Tensor, size) -> tf.Tensor:
-    """Whether any index is not in [0, size); size is a number, or a tensor that the indices' last dimension fits."""
-    return tf.reduce_any((indices < 0) | (indices >= tf.cast(size, indices.dtype)))
-
-
-def _assertion(op: tf.Operation) -> _Flagged:
-    inner = [one.type for graph in graphs.inner_graphs(op) for one in graph.get_operations()]
-    if "Assert" not in inner:
+def guard(op: tf.Operation) -> tuple[Guard, tf.Tensor] | None:
+    """The guard of an operation, made in its graph, with a bool that is true where it fails; None where none is needed."""
+    check = CHECKS.get(op.type)
+    if check is None or "gradient_tape" in op.name:
         return None
-    return "MT604", "an assertion failed", tf.logical_not(op.inputs[0])
-
-
-def _bare_assertion(op: tf.Operation) -> _Flagged:
-    return "MT604", "an assertion failed", tf.logical_not(op.inputs[0])
-
-
-def _numerics(op: tf.Operation) -> _Flagged:
-    message = op.get_attr("message").decode()
-    said = f"check_numerics found NaN or infinity ({message})" if message else "check_numerics found NaN or infinity"
-    return "MT605", said, tf.logical_not(tf.reduce_all(tf.math.is_finite(op.inputs[0])))
-
-
-def _gather(op: tf.Operation) -> _Flagged:
-    params, indices, axis = op.inputs
-    axis = tf.get_static_value(axis)
-    if axis is None or params.shape.rank is None:
+    with tf.control_dependencies(None), tf.name_scope("guard"):
+        flagged = check(op)
+    if flagged is None:
         return None
-    size = params.shape[int(axis)]
-    size = tf.shape(params)[int(axis)] if size is None else size
-    known = tf.get_static_value(indices)
-    if known is not None and isinstance(size, int) and known.size and known.min() >= 0 and known.max() < size:
-        return None
-    return "MT601", f"an index is not in [0, {size if isinstance(size, int) else 'size'})", _outside(indices, size)
-
-
-def _resource_gather(op: tf.Operation) -> _Flagged:
-    data = handle_data_util.get_resource_handle_data(op.inputs[0])
-    if not data.shape_and_type or op.get_attr("batch_dims"):
-        return None
-    size = data.shape_and_type[0].shape.dim[0].size
-    return "MT601", f"an index is not in [0, {size})", _outside(op.inputs[1], size)
-
-
-def _gather_nd(op: tf.Operation) -> _Flagged:
-    params, indices = op.inputs[:2]
-    depth = indices.shape[-1]
-    if depth is None or params.shape.rank is None or op.node_def.attr["bad_indices_policy"].s not in (b"", b"ERROR"):
-        return None
-    return "MT601", "an index lies outside the tensor", _outside(indices, tf.shape(params)[:depth])
-
-
-def _scatter_nd(op: tf.Operation) -> _Flagged:
-    indices = op.inputs[0]
-    depth = indices.shape[-1]
-    if depth is None or op.node_def.attr["bad_indices_policy"].s not in (b"", b"ERROR"):
-        return None
-    return "MT601", "an index lies outside the tensor", _outside(indices, op.inputs[2][:depth])
-
-
-def _tensor_scatter(op: tf.Operation) -> _Flagged:
-    tensor, indices = op.inputs[:2]
-    depth = indices.shape[-1]
-    if depth is None or op.node_def.attr["bad_indices_policy"].s not in (b"", b"ERROR"):
-        return None
-    return "MT601", "an index lies outside the tensor", _outside(indices, tf.shape(tensor)[:depth])
-
-
-def _segments(op: tf.Operation) -> _Flagged:
-    ids, count = op.inputs[1], op.inputs[2]
-    # Negative ids are dropped by all, as documented.
-    return "MT601", "a segment id is too large", tf.reduce_any(ids >= tf.cast(count, ids.dtype))
-
-
-def _division(op: tf.Operation) -> _Flagged:
-    divisor = op.inputs[1]
-    if not divisor.dtype.is_integer:
-        return None
-    known = tf.get_static_value(divisor)
-    if known is not None and (known != 0).all():
-        return None
-    return "MT603", "an integer was divided by zero", tf.reduce_any(tf.equal(divisor, 0))
-
-
-def _power(op: tf.Operation) -> _Flagged:
-    exponent = op.inputs[1]
-    if not exponent.dtype.is_integer:
-        return None
-    known = tf.get_static_value(exponent)
-    if known is not None and (known >= 0).all():
-        return None
-    return "MT603", "an integer was raised to a negative power", tf.reduce_any(exponent < 0)
-
-
-def _labels(op: tf.Operation) -> _Flagged:
-    logits, labels = op.inputs
-    classes = logits.shape[-1]
-    if classes is None:
-        return None
-    return "MT602", f"a label is not in [0, {classes})", _outside(labels, classes)
-
-
-def _factored(op: tf.Operation) -> _Flagged:
-    made = tf.reduce_all(tf.math.is_finite(op.outputs[0]))
-    given = tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in op.inputs])
-    return "MT607", f"{op.type} of a matrix that has none", tf.logical_and(given, tf.logical_not(made))
-
-
-_CHECKS: dict[str, Callable[[tf.Operation], _Flagged]] = {
-    "If": _assertion,
-    "Assert": _bare_assertion,
-    "CheckNumerics": _numerics,
-    "CheckNumericsV2": _numerics,
-    "GatherV2": _gather,
-    "ResourceGather": _resource_gather,
-    "GatherNd": _gather_nd,
-    "ScatterNd": _scatter_nd,
-    "TensorScatterUpdate": _tensor_scatter,
-    "TensorScatterAdd": _tensor_scatter,
-    "TensorScatterSub": _tensor_scatter,
-    "TensorScatterMax": _tensor_scatter,
-    "TensorScatterMin": _tensor_scatter,
-    **dict.fromkeys(
-        ("UnsortedSegmentSum", "UnsortedSegmentMax", "UnsortedSegmentMin", "UnsortedSegmentProd"), _segments
-    ),
-    **dict.fromkeys(("FloorDiv", "FloorMod", "Div", "TruncateDiv", "TruncateMod", "Mod"), _division),
-    "SparseSoftmaxCrossEntropyWithLogits": _labels,
-    "Pow": _power,
-    **dict.fromkeys(("MatrixInverse", "MatrixSolve"), _factored),
-}
+    code, what, flag = flagged
+    return Guard(code=code, what=what, place=lines.of_op(op)), flag

@@ -87,6 +87,8 @@ def look(recipe: Any, reached: Reached, seen: Traces, users: Sequence[object] = 
             known_use = reads.setdefault(use.key, use)
             if use.decides and not known_use.decides:
                 reads[use.key] = use
+        for key, use in _optimizers(function, scope, recipe, ran):
+            reads.setdefault(key, use)
     told: set[tuple[Place, str]] = set()
     for function, owner in _outside(recipe, reached, users, ran):
         scope = Scope.of(function, owner, recipe)
@@ -142,6 +144,28 @@ def _reads(function: types.FunctionType, scope: Scope, ran: set[tuple[str, int]]
             if known(value) and _may_change(value):
                 place = Place(file=file, line=node.lineno)
                 yield _Use(key=key, place=place, text=ast.unparse(node), value=value, owner=owner, decides=decides)
+
+
+def _optimizers(
+    function: types.FunctionType, scope: Scope, recipe: Any, ran: set[tuple[str, int]]
+) -> Iterator[tuple[tuple[int, Any], _Use]]:
+    """The recipe's own optimizer, read by a `self.minimize(loss)` that names none."""
+    tree = tree_of(function)
+    file = function.__code__.co_filename
+    value = getattr(recipe, "optimizer", None)
+    for node in ast.walk(tree) if tree is not None and value is not None else ():
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("minimize", "apply")
+            and scope.value(node.func.value) is recipe
+            and len(node.args) < 3
+            and all(keyword.arg != "optimizer" for keyword in node.keywords)
+            and (file, node.lineno) in ran
+        ):
+            key = _key(recipe, "optimizer")
+            place = Place(file=file, line=node.lineno)
+            yield key, _Use(key=key, place=place, text="self.optimizer", value=value, owner=recipe)
 
 
 def _with_conditions(tree: ast.AST, decides: bool = False) -> Iterator[tuple[Any, bool]]:
@@ -203,6 +227,9 @@ def _outside(
         *users,
     ]
     files = {file for file in reached.files if is_users(file)}
+    for cls in type(recipe).__mro__:  # callbacks stand beside a recipe, also one that inherits its steps
+        if is_users_object(cls):
+            files.add(getattr(sys.modules.get(cls.__module__), "__file__", None) or "")
     done: set[types.CodeType] = set()
     for thing in objects:
         at_start = _called_at_start(type(thing))
@@ -271,6 +298,7 @@ def _writes(function: types.FunctionType, scope: Scope) -> Iterator[_Use]:
                 isinstance(target, ast.Attribute)
                 and target.attr == "trainable"
                 and not known(scope.value(target.value))
+                and not scope.lacks(_source(target.value, tree))
             ):
                 place = Place(file=file, line=target.lineno)
                 yield _Use(key=(0, "trainable"), place=place, text=ast.unparse(target), value=None, owner=None)
@@ -290,6 +318,15 @@ def _writes(function: types.FunctionType, scope: Scope) -> Iterator[_Use]:
                 yield _Use(
                     key=(id(value), None), place=place, text=ast.unparse(node.func.value), value=value, owner=value
                 )
+
+
+def _source(node: ast.AST, tree: ast.AST) -> ast.AST:
+    """What a loop's name runs over, where an expression is such a name."""
+    if isinstance(node, ast.Name):
+        for loop in ast.walk(tree):
+            if isinstance(loop, ast.For) and isinstance(loop.target, ast.Name) and loop.target.id == node.id:
+                return loop.iter
+    return node
 
 
 def _targets(node: ast.AST) -> Iterator[Any]:

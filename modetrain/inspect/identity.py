@@ -32,6 +32,7 @@ _IN_ORDER = {
     "constant",
 }
 _COMPREHENSIONS = (ast.ListComp, ast.GeneratorExp, ast.DictComp)
+_OF_SETS = {"union", "intersection", "difference", "symmetric_difference", "copy"}
 _SORTING = {"sorted", "set", "frozenset", "len", "min", "max", "any", "all"}
 
 
@@ -118,15 +119,24 @@ def _has_no_order(node: ast.AST, scope: Scope, sets: set[str]) -> bool:
     if isinstance(node, ast.Set):
         return not all(isinstance(one, ast.Constant) and isinstance(one.value, (int, float)) for one in node.elts)
     if isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Attribute) and node.func.attr in _OF_SETS:
+            return _has_no_order(node.func.value, scope, sets)
         return isinstance(node.func, ast.Name) and node.func.id in ("set", "frozenset") and bool(node.args)
     if isinstance(node, ast.SetComp):
         return True
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Sub, ast.BitAnd, ast.BitOr, ast.BitXor)):
+        return any(_has_no_order(one, scope, sets) or _is_keys(one) for one in (node.left, node.right))
     if isinstance(node, ast.Name) and node.id in sets:
         return True
     value = scope.value(node)
     return (
         known(value) and isinstance(value, (set, frozenset)) and any(not isinstance(one, (int, float)) for one in value)
     )
+
+
+def _is_keys(node: ast.AST) -> bool:
+    """Whether it is `x.keys()`, which keeps its order, but not in a difference or an intersection."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "keys"
 
 
 def _names_of_sets(tree: ast.AST) -> set[str]:

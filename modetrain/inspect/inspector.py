@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from modetrain.inspect import host, identity, loops, ops, pipeline, retraces, sharing, traces, values
 from modetrain.inspect.finding import Finding, Place, merged, waived
 from modetrain.inspect.keeping import python_state_kept
 from modetrain.inspect.reach import reached
-from modetrain.inspect.steps import Batch, Steps
+from modetrain.inspect.steps import Batch, Concrete, Steps
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
 from modetrain.replicas import Replicas
@@ -86,14 +88,27 @@ class Inspector:
             yield from of_batches
             if found or of_batches or rows is None or seen.concrete is None:
                 return
-            if unlike := list(values.traced(steps, seen.concrete, rows)):
+            if unlike := _unlike(steps, seen.concrete, rows):
                 # Is it tracing that makes the difference, or is no run of the step like another?
                 yield from list(values.again(steps, rows)) or unlike
 
 
+def _unlike(steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray]) -> list[Finding]:
+    """What the traced step computes otherwise, from the weights as they are or from others."""
+    if found := list(values.traced(steps, concrete, rows)):
+        return found
+    _, rows_of_moved = values.of_batches(steps, "graph", moved=True)
+    return [] if rows_of_moved is None else list(values.traced(steps, concrete, rows_of_moved, moved=True))
+
+
 def _specific(found: Sequence[Finding]) -> Iterator[Finding]:
     """Leaves out what another finding at the same line says better."""
-    better = {"MT304": ("MT301", "MT302", "MT303"), "MT303": ("MT301",), "MT301": ("MT206",)}
+    better = {
+        "MT304": ("MT301", "MT302", "MT303"),
+        "MT303": ("MT301",),
+        "MT301": ("MT206",),
+        "MT103": ("MT101", "MT102"),
+    }
     codes: dict[Place, set[str]] = {}
     for one in found:
         codes.setdefault(one.place, set()).add(one.code)

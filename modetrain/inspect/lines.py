@@ -21,6 +21,9 @@ from modetrain.inspect.finding import Place
 
 _HERE = str(Path(__file__).parent) + os.sep
 _MODETRAIN = str(Path(__file__).parent.parent) + os.sep
+_BODIES = str(
+    Path(__file__).parent / "bodies.py"
+)  # lies around the making of every operation of a step that is guarded
 _PROGRAM = str(Path(__file__).parent.parent / "program.py")
 _SHIPPED = str(paths.shipped() / "recipes") + os.sep
 _FRAMEWORKS = (*(str(Path(file).parent) + os.sep for file in (tf.__file__, keras.__file__)), _MODETRAIN)
@@ -87,6 +90,8 @@ def inside_trace(stack: Sequence[Any]) -> Iterable[Any]:
     """The frames of a stack from the innermost one out to where the library began to trace the step."""
     seen_others = False
     for frame in reversed(stack):
+        if frame.filename == _BODIES:
+            continue
         mine = frame.filename.startswith(_HERE)
         if (mine and seen_others) or frame.filename == _PROGRAM:
             return

@@ -59,12 +59,15 @@ def _by_stack(graph: tf.Graph) -> dict[tuple[tuple[str, int], ...], list[tf.Oper
     found: dict[tuple[tuple[str, int], ...], list[tf.Operation]] = {}
     if not often:
         return found
+    keys: dict[Any, tuple[tuple[str, int], ...]] = {}
     for op in graphs.operations(graph):
         if op.type in often and "gradient_tape" not in op.name:
-            frames = list(lines.inside_trace(list(op.traceback)))
-            # A function that calls itself has its lines again and again in the stack.
-            key = tuple(dict.fromkeys((frame.filename, frame.lineno) for frame in frames))
-            found.setdefault(key, []).append(op)
+            stack = op.traceback  # to be hashed is cheap, to be read is not
+            if stack not in keys:
+                # A function that calls itself has its lines again and again in the stack.
+                frames = lines.inside_trace(list(stack))
+                keys[stack] = tuple(dict.fromkeys((frame.filename, frame.lineno) for frame in frames))
+            found.setdefault(keys[stack], []).append(op)
     return found
 
 

@@ -71,6 +71,14 @@ class Scope:
                 return _MISSING
         return _MISSING
 
+    def lacks(self, node: ast.AST) -> bool:
+        """Whether an expression leads through an object that has no such attribute: it is about another recipe."""
+        while isinstance(node, (ast.Attribute, ast.Subscript)):
+            if isinstance(node, ast.Attribute) and known(owner := self.value(node.value)):
+                return not hasattr(type(owner), node.attr) and not known(_attribute(owner, node.attr))
+            node = node.value
+        return False
+
 
 def known(value: Any) -> bool:
     """Whether `Scope.value` could tell."""

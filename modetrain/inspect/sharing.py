@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from modetrain.inspect import graphs, lines
+from modetrain.inspect import collectives, graphs, halves, lines
 from modetrain.inspect.finding import Finding, Place, finding
 from modetrain.inspect.ops import is_stateful
 from modetrain.inspect.reach import Reached, tree_of
@@ -38,6 +38,7 @@ def look(steps: Steps, reached: Reached, seen: Traces) -> Iterator[Finding]:
     yield from _layers(steps)
     if seen.concrete is not None:
         yield from _of_graph(seen.concrete.graph)
+        yield from halves.look(steps, seen.concrete.graph)
 
 
 # --- source -----------------------------------------------------------------------------------------------------------
@@ -162,7 +163,8 @@ def _reads(tensor: tf.Tensor, inputs: set[str]) -> bool:
         one = pending.pop()
         if one.name in inputs:
             return True
-        if one.op.name in seen or one.op.type == "Shape" or graphs.meets(one.op):
+        met = collectives.is_mark(one.op) or graphs.meets(one.op)
+        if one.op.name in seen or one.op.type == "Shape" or met:
             continue
         seen.add(one.op.name)
         pending.extend(one.op.inputs)

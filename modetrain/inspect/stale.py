@@ -51,7 +51,7 @@ class Watch:
     def __init__(self, recipe: Recipe):
         self._recipe = recipe
         self._reach = reached(recipe, ["train_step"])
-        self._state = State.of(recipe, self._reach)
+        self._state = State.of(recipe, self._reach, generators=False)
         self._traced = self._state.look()
         self._known: set[str] = set()
 

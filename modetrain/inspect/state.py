@@ -85,12 +85,13 @@ class State:
         self._roots = roots
 
     @classmethod
-    def of(cls, recipe: Any, reached: Reached) -> State:
+    def of(cls, recipe: Any, reached: Reached, *, generators: bool = True) -> State:
         """What the functions that a step reaches can see.
 
         Args:
           recipe: whose attributes are `self`.
           reached: see `reach.reached`.
+          generators: whether to look at the random generators of Python and NumPy too, which takes a while.
         """
         roots: dict[str, Any] = {"self": recipe}
         for expression, thing in reached.objects.items():
@@ -116,8 +117,9 @@ class State:
             if vars(function):
                 roots[name] = Names(vars(function), set(vars(function)))
         roots |= reached.caches
-        roots["random"] = random._inst  # type: ignore[attr-defined]
-        roots["numpy.random"] = np.random.mtrand._rand  # type: ignore[attr-defined]
+        if generators:
+            roots["random"] = random._inst  # type: ignore[attr-defined]
+            roots["numpy.random"] = np.random.mtrand._rand  # type: ignore[attr-defined]
         return cls(roots)
 
     def look(self) -> dict[str, Seen]:

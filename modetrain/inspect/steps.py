@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -83,14 +84,28 @@ class Steps:
         )
 
     @contextlib.contextmanager
-    def state_kept(self) -> Iterator[None]:
-        """Puts every variable of the recipe back at the end."""
+    def state_kept(self, *, moved: bool = False) -> Iterator[None]:
+        """Puts every variable of the recipe back at the end.
+
+        Args:
+          moved: whether the models' weights are moved a little at the beginning, always alike.
+        """
         kept = [(variable, tf.identity(variable)) for variable in self.recipe.state().values()]
         try:
+            if moved:
+                self._move()
             yield
         finally:
             for variable, value in kept:
                 variable.assign(value)
+
+    def _move(self) -> None:
+        rng = np.random.default_rng(0)
+        for model in self.recipe.models():
+            for variable in model.trainable_variables:
+                value = keras.ops.convert_to_numpy(variable.value)
+                noise = rng.normal(size=value.shape) * (0.1 * np.abs(value).max(initial=0.0) or 0.1)
+                variable.assign((value + noise).astype(value.dtype))
 
     def _program(self, mode: Mode) -> Program:
         step = self.recipe.run_train_step if self.method == "train_step" else self.recipe.run_eval_step

@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-from modetrain.inspect import failures, graphs
+from modetrain.inspect import collectives, failures, graphs
 from modetrain.inspect.blame import Blame
-from modetrain.inspect.calls import Calls
+from modetrain.inspect.calls import Call, Calls
 from modetrain.inspect.finding import Finding, Place, finding
 from modetrain.inspect.reach import Reached
 from modetrain.inspect.retraces import Retraces
 from modetrain.inspect.state import Change, State, is_inside
 from modetrain.inspect.steps import Concrete, Steps
+from modetrain.inspect.writes import Writes
 
 CODE_OF_CHANGE = {
     "plain": "MT201",
@@ -56,7 +57,7 @@ class _Trace:
     concrete: Concrete | None
     error: BaseException | None
     changes: list[tuple[Place, Change]]
-    calls: Calls
+    heard: list[Call]
     retraces: Retraces
     ran: frozenset[Place]
     lasting: frozenset[str]
@@ -75,7 +76,7 @@ def _trace(steps: Steps, reached: Reached) -> _Trace:
     state = State.of(steps.recipe, reached)
     calls, retraces = Calls(reached.functions, [vars(steps.recipe)], silent=True), Retraces()
     concrete, error = None, None
-    with calls, retraces, Blame(state) as blame:
+    with collectives.marked(), calls, Writes() as writes, retraces, Blame(state) as blame:
         try:
             concrete = steps.trace(steps.batches[0])
         except Exception as failed:
@@ -84,7 +85,7 @@ def _trace(steps: Steps, reached: Reached) -> _Trace:
         concrete=concrete,
         error=error,
         changes=blame.changes,
-        calls=calls,
+        heard=[*calls.heard, *writes.heard],
         retraces=retraces,
         ran=frozenset(blame.ran),
         lasting=blame.lasting,
@@ -93,7 +94,7 @@ def _trace(steps: Steps, reached: Reached) -> _Trace:
 
 def _findings(steps: Steps, first: _Trace, second: _Trace | None) -> Iterator[Finding]:
     for one in (first, second):
-        for call in one.calls.heard if one else ():
+        for call in one.heard if one else ():
             yield finding(call.code, call.place, said(call.code, call.name), evidence="calls heard while tracing")
     yield from first.retraces.findings
     if first.error is not None:
@@ -105,7 +106,7 @@ def _findings(steps: Steps, first: _Trace, second: _Trace | None) -> Iterator[Fi
         differs = graphs.difference(first.concrete.graph, second.concrete.graph)
     again = {change.expression for _, change in second.changes} if second is not None else set()
     harmless = second is not None and second.error is None and differs is None
-    explained = any(call.code in ("MT301", "MT302", "MT303") for call in first.calls.heard)
+    explained = any(call.code in ("MT301", "MT302", "MT303") for call in first.heard)
     for place, change in first.changes:
         if change.kind in _MAY_BE_HARMLESS:
             if not _concerns(change.expression, first.lasting):  # put back before the step ended

@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
-from modetrain.inspect import failures, lines
+from modetrain import reason
+from modetrain.inspect import failures, lines, parting
 from modetrain.inspect.calls import Calls
 from modetrain.inspect.finding import Finding, Place, finding
 from modetrain.inspect.steps import Concrete, Steps
@@ -32,14 +33,19 @@ _DROPPED = (
 _EAGER = "the step run eagerly on the batches"
 
 
-def of_batches(steps: Steps, target: str) -> tuple[list[Finding], list[np.ndarray] | None]:
+def of_batches(steps: Steps, target: str, *, moved: bool = False) -> tuple[list[Finding], list[np.ndarray] | None]:
     """Runs one step a batch, one after the other, line by line.
+
+    Args:
+      steps: the steps.
+      target: what counts.
+      moved: from weights that are moved a little: first weights are often all alike, and hide what a step computes.
 
     Returns:
       What was found, and the rows of the steps; None where one has failed.
     """
     casts = _Casts()
-    with steps.state_kept(), casts, Calls(silent=True), _stateful_seed():
+    with steps.state_kept(moved=moved), casts, Calls(silent=True), _stateful_seed():
         rows = []
         for number, batch in enumerate(steps.batches):
             try:
@@ -56,10 +62,10 @@ def again(steps: Steps, rows: Sequence[np.ndarray]) -> Iterator[Finding]:
         yield finding("MT306", steps.place, seen, evidence="two eager runs compared")
 
 
-def traced(steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray]) -> Iterator[Finding]:
+def traced(steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray], *, moved: bool = False) -> Iterator[Finding]:
     """Runs the traced step on the same batches: it should give the same."""
     graph = []
-    with steps.state_kept(), Calls(silent=True), _stateful_seed():
+    with steps.state_kept(moved=moved), Calls(silent=True), _stateful_seed():
         for number, batch in enumerate(steps.batches):
             try:
                 graph.append(_run(concrete, steps, batch, number))
@@ -68,7 +74,20 @@ def traced(steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray]) -> Iter
                 yield finding("MT307", place, _said(error), evidence="eager and graph compared")
                 return
     if seen := _difference(rows, graph):
-        yield finding("MT307", steps.place, seen, evidence="eager and graph compared")
+        place = parting.place(steps) or _first_operation(steps, moved=moved) or steps.place
+        yield finding("MT307", place, seen, evidence="eager and graph compared")
+
+
+def _first_operation(steps: Steps, *, moved: bool) -> Place | None:
+    """The line of the first operation that differs, as `modetrain.compare` finds it: the same Python, other numbers."""
+    from modetrain.comparison.library import compare
+
+    if steps.method != "train_step" or steps.replicas.count > 1:
+        return None
+    with steps.state_kept(moved=moved), Calls(silent=True):
+        comparison = compare(steps.recipe, steps.batches, modes=["graph"], draws=1)
+    places = [one.place for one in comparison.findings if one.place is not None]
+    return Place(file=places[0].file, line=places[0].line) if places else None
 
 
 def _run(concrete: Concrete, steps: Steps, batch, number: int) -> np.ndarray:
@@ -105,7 +124,8 @@ def _failed(error: BaseException, steps: Steps, number: int, target: str) -> Ite
 
 
 def _said(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    message = reason.read(error)
+    return " ".join((message.text if message is not None else f"{type(error).__name__}: {error}").split())[:300]
 
 
 def _difference(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> str | None:

@@ -95,7 +95,7 @@ def walk(name: str, value: Any, visited: set[int], depth: int) -> Iterator[tuple
 
 def _leaf(value: Any) -> Seen | None:
     """What is looked at as a whole."""
-    if tf.is_tensor(value):
+    if _is_tensor(value):
         if isinstance(value, keras.KerasTensor) or not hasattr(value, "graph") or _is_eager(value):
             return Seen(kind="object", token=id(value), shown="a tensor")
         return Seen(kind="tensor", token=id(value), shown="a tensor of the traced step")
@@ -123,6 +123,17 @@ def _leaf(value: Any) -> Seen | None:
     if isinstance(value, (set, frozenset)):
         return Seen(kind="container", token=(len(value), _of_set(value)), shown=f"{len(value)} items")
     return None
+
+
+_tensors: dict[type, bool] = {}
+
+
+def _is_tensor(value: Any) -> bool:
+    """`tf.is_tensor`, which looks at the type alone and takes its time."""
+    kind = type(value)
+    if kind not in _tensors:
+        _tensors[kind] = tf.is_tensor(value)
+    return _tensors[kind]
 
 
 def _inside(name: str, value: Any, visited: set[int], depth: int) -> Iterator[tuple[str, Seen]]:
@@ -214,13 +225,11 @@ def _of_layer(name: str, layer: keras.Layer, visited: set[int], depth: int) -> I
         visited.add(id(inner))
         path = name if inner is layer else f"{name}/{inner.name}"
         yield f"{path}.trainable", Seen(kind="layer", token=inner.trainable, shown=str(inner.trainable))
-        known = _names_of_layers()
+        known, users = _names_of_layers(), is_users_object(inner)
         for one, item in list(vars(inner).items()):
-            if one.startswith("_") and not is_users_object(inner):
+            if one in known or not (users or (isinstance(item, (int, float)) and not one.startswith("_"))):
                 continue
-            if one in known or isinstance(item, (keras.Layer, keras.Variable, tf.Variable)):
-                continue
-            if is_users_object(inner) or isinstance(item, (int, float)):
+            if not isinstance(item, (keras.Layer, keras.Variable, tf.Variable)):
                 yield from walk(f"{path}.{one}", item, visited, depth)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.random as npr
 import tensorflow as tf
 
-from tests.corpus import helpers
+from tests.corpus import elsewhere
 from tests.corpus.base import Tiny
 
 rng = np.random.default_rng(0)
@@ -104,12 +104,12 @@ class FrozenShuffle(Tiny):
 
 class FrozenInAnotherFile(Tiny):
     def losses(self, batch):
-        return helpers.jittered(super().losses(batch))
+        return elsewhere.jittered(super().losses(batch))
 
 
 class NumpyInAnotherFile(Tiny):
     def losses(self, batch):
-        return super().losses(batch) * helpers.noise([8])
+        return super().losses(batch) * elsewhere.noise([8])
 
 
 class FrozenTime(Tiny):
@@ -142,7 +142,7 @@ class FrozenToday(Tiny):
 
 class TimeInAnotherFile(Tiny):
     def losses(self, batch):
-        return helpers.stamped(super().losses(batch))
+        return elsewhere.stamped(super().losses(batch))
 
 
 class FrozenUuid(Tiny):

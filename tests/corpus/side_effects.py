@@ -15,9 +15,9 @@ from warnings import warn
 
 import tensorflow as tf
 
-from tests.corpus import helpers
+from tests.corpus import elsewhere
 from tests.corpus.base import Tiny
-from tests.corpus.helpers import shout
+from tests.corpus.elsewhere import shout
 
 log = logging.getLogger("corpus")
 say = getLogger("other").info
@@ -45,7 +45,7 @@ class PrintsInTheLoss(Tiny):
 class PrintsInAnotherFile(Tiny):
     def train_step(self, batch):
         shout("here")
-        helpers.whisper("here")
+        elsewhere.whisper("here")
         return super().train_step(batch)
 
 
@@ -142,7 +142,7 @@ class Sleeps(Tiny):
 
 
 class PrintsThroughADecorator(Tiny):
-    @helpers.announced
+    @elsewhere.announced
     def losses(self, batch):
         return super().losses(batch)
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tests.corpus import helpers
+from tests.corpus import elsewhere
 from tests.corpus.base import Tiny
 
 STEP = 0
@@ -78,7 +78,7 @@ class CountsByAClosure(Tiny):
 class CountsInAnObject(Tiny):
     def __init__(self, **given):
         super().__init__(**given)
-        self.meter = helpers.Accumulator()
+        self.meter = elsewhere.Accumulator()
 
     def losses(self, batch):
         self.meter.tick()
@@ -159,7 +159,7 @@ class AppendsGlobally(Tiny):
 
 class AppendsInAnotherFile(Tiny):
     def losses(self, batch):
-        return helpers.counted(super().losses(batch))
+        return elsewhere.counted(super().losses(batch))
 
 
 class AppendsToADefault(Tiny):
@@ -226,7 +226,7 @@ class CachesByADecorator(Tiny):
 class LeaksThroughAnObject(Tiny):
     def __init__(self, **given):
         super().__init__(**given)
-        self.meter = helpers.Accumulator()
+        self.meter = elsewhere.Accumulator()
 
     def losses(self, batch):
         return self.meter.add(super().losses(batch))

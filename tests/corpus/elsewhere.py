@@ -1,4 +1,4 @@
-"""Helper functions in a file of their own, as users have them."""
+"""What steps call in a file of its own: functions with defects in them, and objects with state."""
 
 from __future__ import annotations
 
@@ -69,3 +69,13 @@ class Accumulator:
     def tick(self):
         self.total += 1.0  # expect MT201 (CountsInAnObject)
         return self.total
+
+
+class Bar:
+    """A progress bar."""
+
+    def __init__(self):
+        self.n = 0
+
+    def update(self):
+        self.n += 1  # expect MT201 (ReportsProgress)

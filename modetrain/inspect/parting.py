@@ -1,0 +1,80 @@
+"""The line at which Python goes another way when a step is traced than when it runs eagerly."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import types
+from typing import Any
+
+from modetrain.inspect import lines
+from modetrain.inspect.calls import Calls
+from modetrain.inspect.finding import Place
+from modetrain.inspect.reach import tree_of_file
+from modetrain.inspect.steps import Steps
+
+# What asks whether it is being traced.
+_ASKS = re.compile(
+    r"executing_eagerly|inside_function|EagerTensor|is_symbolic|hasattr\(.*numpy|SymbolicTensor|KerasTensor"
+)
+
+
+def place(steps: Steps) -> Place | None:
+    """The line, or None where both go the same way.
+
+    What eager runs and tracing does not was left out at the line before it. The other way round says less, because tracing
+    runs both sides of a branch on a tensor: there, what handles an error counts, and what asks how it is being run.
+    """
+    eager, traced = _Course(), _Course()
+    with steps.state_kept(), Calls(silent=True):
+        with eager:
+            steps.run_eagerly(steps.batches[0])
+        with traced:
+            steps.trace(steps.batches[0])
+    left_out = _first_not_in(eager.places, set(traced.places))
+    if left_out is not None and left_out > 0:
+        return eager.places[left_out - 1]
+    ran = set(eager.places)
+    for number, one in enumerate(traced.places[1:], 1):
+        if one not in ran and _handles_an_error(one):
+            return traced.places[number - 1]
+    return next((one for one in eager.places if _ASKS.search(one.text)), None)
+
+
+def _first_not_in(places: list[Place], others: set[Place]) -> int | None:
+    return next((number for number, one in enumerate(places) if one not in others), None)
+
+
+def _handles_an_error(one: Place) -> bool:
+    tree = tree_of_file(one.file)
+    return tree is not None and any(
+        node.lineno <= one.line <= (node.end_lineno or node.lineno)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler)
+    )
+
+
+class _Course:
+    """The user's lines that run within a `with` block, in order."""
+
+    def __init__(self) -> None:
+        self.places: list[Place] = []
+        self._before: Any = None
+
+    def __enter__(self) -> _Course:
+        self._before = sys.gettrace()
+        sys.settrace(self._called)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        sys.settrace(self._before)
+
+    def _called(self, frame: types.FrameType, event: str, arg: Any) -> Any:
+        name = frame.f_code.co_filename
+        return self._followed if lines.is_generated(name) or lines.is_users(name) else None
+
+    def _followed(self, frame: types.FrameType, event: str, arg: Any) -> Any:
+        if event == "line" and (here := lines.here()) is not None and self.places[-1:] != [here]:
+            self.places.append(here)
+        return self._followed
