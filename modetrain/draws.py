@@ -181,6 +181,7 @@ class _Share(threading.local):
     examples: int = 0
     replica: int | tf.Tensor = 0
     replicas: int = 1
+    alone: tuple[int, int] | None = None  # (replica, replicas) whose step is made without the others
 
 
 _share = _Share()
@@ -205,11 +206,27 @@ def of_replica(examples: int) -> Iterator[None]:
     Args:
       examples: in this replica's share of the batch.
     """
-    _share.examples, _share.replica, _share.replicas = examples, number_of_this(), replicas_here()
+    _share.examples = examples
+    _share.replica, _share.replicas = _share.alone or (number_of_this(), replicas_here())
     try:
         yield
     finally:
         _share.examples, _share.replica, _share.replicas = 0, 0, 1
+
+
+@contextlib.contextmanager
+def alone(replica: int, replicas: int) -> Iterator[None]:
+    """Within this, one device draws what replica `replica` of `replicas` draws; see `Program`."""
+    _share.alone = (replica, replicas)
+    try:
+        yield
+    finally:
+        _share.alone = None
+
+
+def is_alone() -> bool:
+    """Whether a replica's step is made without the others."""
+    return _share.alone is not None
 
 
 @contextlib.contextmanager

@@ -136,6 +136,10 @@ class Program:
 
     # --- private ----------------------------------------------------------------------------------------------------
 
+    @property
+    def _by_replica(self) -> bool:
+        return self._replicas.count > 1 or draws.is_alone()
+
     def _on_replicas(self, batches: Sequence[Batch], numbers: tf.Tensor, watch, part, last_part: bool) -> tf.Tensor:
         """Runs the step on each replica of this process; returns their rows, [replicas, metrics, 2]."""
 
@@ -153,7 +157,7 @@ class Program:
             numbers = block.numbers[i]
             self._reached.assign(numbers[0])
             watch = tf.constant(watch_every > 0 and (int(numbers[0]) + 1) % watch_every == 0)
-            with draws.by_replica() if self._replicas.count > 1 else contextlib.nullcontext():
+            with draws.by_replica() if self._by_replica else contextlib.nullcontext():
                 parts = [
                     self._on_replicas(
                         _batches(block.arrays, i, part), numbers, watch, tf.constant(part), part == block.parts - 1
@@ -259,10 +263,10 @@ class Program:
         with contextlib.ExitStack() as while_tracing:
             if xla and self._portable:
                 while_tracing.enter_context(draws.portable())
-            if self._replicas.count > 1:
+            if self._by_replica:
                 while_tracing.enter_context(draws.by_replica())
-                if xla:
-                    while_tracing.enter_context(gradients_compiled())
+            if self._replicas.count > 1 and xla:
+                while_tracing.enter_context(gradients_compiled())
             elif self._mode.guarded:
                 while_tracing.enter_context(bodies)
             batch = {k: tf.TensorSpec(v.shape[3:], v.dtype, name=k) for k, v in block.arrays.items()}

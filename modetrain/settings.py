@@ -162,11 +162,13 @@ class ReplaySettings:
     Attributes:
       path: a capsule, a run folder or a checkpoint (`replay.from`).
       step: the step as messages name it: 8 is the eighth update. None is that of the capsule.
+      replica: make the step of this replica alone, on its share of the batch; None is the whole step.
       check: look for what first goes wrong, in every mode, instead of stopping in the debugger.
     """
 
     path: str | None = None
     step: int | None = None
+    replica: int | None = None
     check: bool = False
 
 

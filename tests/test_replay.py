@@ -17,8 +17,11 @@ from modetrain.callbacks import recorder as recording
 from modetrain.callbacks.recorder import Recorder
 from modetrain.checkpoints import checkpoint
 from modetrain.failure import NonFiniteError
+from modetrain.mode import Mode
 from modetrain.replay import capsule, check
 from modetrain.replay.check import Found
+from modetrain.replay.step import Step
+from modetrain.settings import ReplaySettings
 from recipes.mnist import Digits
 
 COMMAND = "python -m modetrain recipe=mine"
@@ -135,6 +138,29 @@ def test_a_damaged_capsule_is_refused(make_trainer, tmp_path):
     path.write_bytes(content)
     with pytest.raises(checkpoint.CheckpointError, match="damaged"):
         capsule.load(path)
+
+
+# --- one replica's part ----------------------------------------------------------------------------------------------
+
+
+def test_the_parts_of_all_replicas_make_up_the_step(mode, make_trainer, make_recipe, settings, mlp):
+    """Dropout included: a replica draws its own rows of the masks that one device draws."""
+    trainer = make_trainer("graph", steps=3, learning_rate=0.0)
+    trainer.train()
+    made = capsule.Capsule(
+        **{"step": 3, "state_step": 3, "method": "train_step", "number": 3, "why": "asked", "said": "", "command": ""},
+        **{"config": {}, "info": {}, "carry": {}, "made_on": {"replicas": 2}},
+        state=state_of(trainer),
+        batch={name: value.numpy() for name, value in trainer.data.batch(3).items()},
+    )
+
+    def loss(replica):
+        given = settings(mode=Mode(name=mode, compile=mode), replay=ReplaySettings(path="x", replica=replica))
+        return Step(made, given, recipe=trainer.recipe).make()["loss"]
+
+    parts = [loss(replica) for replica in (0, 1)]
+    assert parts[0] != pytest.approx(parts[1], rel=1e-3)
+    assert np.mean(parts) == pytest.approx(loss(None), rel=1e-6)
 
 
 # --- the verdict -----------------------------------------------------------------------------------------------------

@@ -171,6 +171,7 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         replay=ReplaySettings(
             path=str(_absolute(replay["from"], cwd)) if replay["from"] is not None else None,
             step=replay["step"],
+            replica=replay["replica"],
             check=replay["check"],
         ),
         inspect=InspectSettings(**config["inspect"]),

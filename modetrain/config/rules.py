@@ -384,7 +384,12 @@ def compare(settings: Settings) -> str | None:
 
 
 def replay(settings: Settings) -> str | None:
-    asked = {"from": settings.replay.path, "step": settings.replay.step, "check": settings.replay.check or None}
+    asked = {
+        "from": settings.replay.path,
+        "step": settings.replay.step,
+        "replica": settings.replay.replica,
+        "check": settings.replay.check or None,
+    }
     if settings.do != "replay":
         given = next((name for name, value in asked.items() if value is not None), None)
         return given and f"replay.{given}= with do={settings.do}: only replay uses it. Type do=replay replay.from=."

@@ -150,6 +150,13 @@ KEYS: Mapping[str, Key] = {
         optional=True,
         common=True,
     ),
+    "replay.replica": Key(
+        kind="int",
+        help="of do=replay: the replica, from 0, whose part of the step is made; null is the whole step",
+        example=1,
+        at_least=0,
+        optional=True,
+    ),
     "replay.check": Key(
         kind="bool", help="of do=replay: say what first goes wrong, in every mode", example=True, common=True
     ),
@@ -471,7 +478,7 @@ def defaults() -> dict[str, Any]:
         "stop_after": None,
         "check_numerics": False,
         "callbacks": {},
-        "replay": {"from": None, "step": None, "check": False},
+        "replay": {"from": None, "step": None, "replica": None, "check": False},
     }
     for section, cls in DATACLASSES.items():
         fields = dataclasses.fields(cls)

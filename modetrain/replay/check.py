@@ -22,7 +22,8 @@ from modetrain.settings import Settings
 
 MODES = ("eager", "graph", "xla")
 JSON = "replay.json"
-_KEEPS = ("do", "mode", "mode.compile", "mode.strict", "run_dir")
+_OF_THE_CAPSULE = ("replay.from", "replay.step", "replay.check")
+_DROPPED = ("do", "mode", "mode.compile", "mode.strict", "run_dir")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ def run(path: Path, settings: Settings, line: CommandLine, folder: Path) -> list
       line: what was typed; what is about the step itself is kept.
       folder: where logs go.
     """
-    kept = [word for word in line.overrides if _key(word) not in _KEEPS and not _key(word).startswith("replay.")]
+    kept = [word for word in line.overrides if _key(word) not in _DROPPED and _key(word) not in _OF_THE_CAPSULE]
     flags = [word for one in line.config_dirs for word in ("--config-dir", one)]
     found = []
     for mode in MODES:

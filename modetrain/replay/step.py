@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from modetrain import run
+from modetrain import draws, run
 from modetrain.checkpoints import checkpoint
 from modetrain.comparison import probe
 from modetrain.comparison.arm import Arm
@@ -21,7 +22,6 @@ from modetrain.nonfinite import FLAG
 from modetrain.program import Program
 from modetrain.recipe import Info, Recipe
 from modetrain.replay.capsule import Capsule
-from modetrain.replicas import Replicas
 from modetrain.settings import Settings
 
 
@@ -66,6 +66,11 @@ class Step:
         self._portable = portable
         self._batches = {name: value[np.newaxis] for name, value in capsule.batch.items()}
 
+    @property
+    def replicas(self) -> int:
+        """How many replicas the run had."""
+        return int(self.capsule.made_on.get("replicas", 1))
+
     def load(self) -> None:
         """Brings back the state before the step."""
         found = checkpoint.Checkpoint(step=self.capsule.state_step, arrays=self.capsule.state, meta={})
@@ -87,9 +92,9 @@ class Step:
             setattr(self.recipe, method, wrap(getattr(self.recipe, method)))
         step = self.recipe.run_eval_step if evaluating else self.recipe.run_train_step
         program = Program(step, self.settings.mode, state=self.recipe.state, portable=self._portable)
-        cut = Cut() if evaluating else Cut.over(Replicas(), self.recipe.micro_batches)
         try:
-            rows = program(Block.of(self._batches, self.capsule.number, cut), 0, 1, watch_every=1)
+            with self._as_replica():
+                rows = program(Block.of(self._batches, self.capsule.number, self._cut()), 0, 1, watch_every=1)
         finally:
             vars(self.recipe).pop(method, None)
         return Means.of(program.names, rows).means()
@@ -121,6 +126,16 @@ class Step:
             + (f", out of {from_}" if from_ else ""),
             place=entry.place,
         )
+
+    def _cut(self) -> Cut:
+        parts, replica = self.recipe.micro_batches, self.settings.replay.replica
+        if self.capsule.method == "eval_step":
+            return Cut()
+        return Cut(parts=parts) if replica is None else Cut(parts=parts, replicas=self.replicas, first=replica, local=1)
+
+    def _as_replica(self) -> contextlib.AbstractContextManager[None]:
+        replica = self.settings.replay.replica
+        return contextlib.nullcontext() if replica is None else draws.alone(replica, self.replicas)
 
 
 def is_bad(metrics: Mapping[str, float]) -> bool:
