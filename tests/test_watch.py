@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -121,6 +124,40 @@ def test_a_stall_is_told_once_and_the_next_one_again(make_trainer, tmp_path):
     now.now += 2
     watch.tick(trainer)
     assert len(trainer.said) == 2
+
+
+HOLDS_THE_LOCK = """
+import ctypes, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from modetrain.callbacks.watch import Watch
+
+class Replicas:
+    chief = True
+
+class Run:
+    folder, replicas, callbacks, status, step, steps = Path({folder!r}), Replicas, (), "running", 7, 9
+
+def holds():
+    ctypes.PyDLL(None).sleep(4)
+
+watch = Watch(after=1.0, heartbeat=0)
+watch.start(Run)
+time.sleep(0.6)
+holds()
+watch._over.set()
+"""
+
+
+def test_code_that_holds_pythons_lock_is_told_too(tmp_path):
+    code = HOLDS_THE_LOCK.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert "in holds" in (tmp_path / "blocked.txt").read_text()
+
+
+def test_nothing_is_left_where_nothing_was_blocked(make_trainer, tmp_path):
+    make_trainer("eager", steps=2, callbacks=[Watch(after=5.0, heartbeat=0)]).train()
+    assert not (tmp_path / "blocked.txt").exists()
 
 
 # --- over a long run -------------------------------------------------------------------------------------------------

@@ -178,6 +178,10 @@ class Checkpoint(Callback):
         folder, path = run_dir / run_folder.CHECKPOINTS, run_folder.checkpoint(run_dir, step)
         try:
             index = checkpoint.index_of(folder)
+            for points in run_dir.glob(
+                "events.out.tfevents.*"
+            ):  # a run goes on from here, and does not make them again
+                checkpoint.on_disk(points)
             if due:
                 index[path.name] = checkpoint.save(path, arrays, step=step, meta=meta)
             if best:

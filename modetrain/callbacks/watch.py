@@ -1,7 +1,12 @@
-"""Watches a run from a thread: a heartbeat for whoever looks from outside, and all stacks where nothing moves any more."""
+"""Watches a run from a thread: a heartbeat for whoever looks from outside, and all stacks where nothing moves any more.
+
+Where code outside Python holds Python's lock, no thread of Python's runs, this one neither: then a timer of `faulthandler`,
+which needs no lock, writes the stacks into `blocked.txt`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -10,10 +15,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from modetrain.callbacks import Callback, recorder
 from modetrain.lock import HEARTBEAT
+
+_BLOCKED = "blocked.txt"
 
 
 class Watch(Callback):
@@ -34,6 +41,7 @@ class Watch(Callback):
         self._beaten = (now(), 0)
         self._told = False
         self._over = threading.Event()
+        self._blocked: TextIO | None = None
         self._thread: threading.Thread | None = None
 
     def start(self, run):
@@ -41,6 +49,9 @@ class Watch(Callback):
         self._beaten = (self._moved, run.step)
         periods = [self._heartbeat, self._after / 4]
         period = min((one for one in periods if one), default=0.0)
+        if self._after:
+            with contextlib.suppress(OSError):
+                self._blocked = open(_of_worker(run, _BLOCKED), "w")  # noqa: SIM115
         if period:
             self._thread = threading.Thread(target=self._watch, args=(run, period), daemon=True, name="modetrain-watch")
             self._thread.start()
@@ -53,9 +64,18 @@ class Watch(Callback):
         if self._thread is not None:
             self._thread.join()
             self._beat(run)
+        if self._blocked is not None:
+            faulthandler.cancel_dump_traceback_later()
+            self._blocked.close()
+            path = _of_worker(run, _BLOCKED)
+            with contextlib.suppress(OSError):
+                if not path.stat().st_size:
+                    path.unlink()
 
     def tick(self, run) -> None:
         """What the thread does at each turn."""
+        if self._blocked is not None:
+            faulthandler.dump_traceback_later(self._after, file=self._blocked)  # anew: this thread runs
         if self._heartbeat and self._now() - self._beaten[0] >= self._heartbeat:
             self._beat(run)
         if self._after and not self._told and self._now() - self._moved >= self._after:

@@ -94,10 +94,20 @@ def save(path: Path, state: Mapping[str, Any], *, step: int, meta: Mapping[str, 
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+        on_disk(path.parent)
     except OSError:
         partial.unlink(missing_ok=True)  # where the disk is full it takes room that somebody needs
         raise
     return sha
+
+
+def on_disk(path: Path) -> None:
+    """Returns when a file, or what a folder lists, would outlive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def load(path: Path) -> Checkpoint:
