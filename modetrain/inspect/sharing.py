@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -23,6 +24,7 @@ from modetrain.inspect.traces import Traces
 _CLIPS = {"clip_by_global_norm", "clip_by_norm", "clip_by_value", "clip_by_average_norm", "clip"}
 _ALWAYS = {"clip_by_global_norm"}
 _MOMENTS = {"moments", "weighted_moments", "normalize_moments", "fused_batch_norm", "batch_normalization"}
+_DISTRIBUTE = str(Path("tensorflow", "python", "distribute", "distribute_lib.py"))
 _ASSIGNS = {
     "AssignVariableOp",
     "AssignAddVariableOp",
@@ -162,8 +164,13 @@ def _reads(tensor: tf.Tensor, inputs: set[str]) -> bool:
         one = pending.pop()
         if one.name in inputs:
             return True
-        if one.op.name in seen or one.op.type == "Shape" or graphs.meets(one.op):
+        if one.op.name in seen or one.op.type == "Shape" or _is_reduced(one.op):
             continue
         seen.add(one.op.name)
         pending.extend(one.op.inputs)
     return False
+
+
+def _is_reduced(op: tf.Operation) -> bool:
+    """Whether an all-reduce made it: told by who made it, because over one replica no operation of the graph tells."""
+    return any(frame.name == "all_reduce" and frame.filename.endswith(_DISTRIBUTE) for frame in op.traceback)
