@@ -172,6 +172,22 @@ def test_findings_are_data():
         first.line = 3
 
 
+class Averages(Tiny):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.mean = tf.Variable(0.0, trainable=False)
+
+    def losses(self, batch):
+        found = super().losses(batch)
+        mean = tf.reduce_mean(found)
+        self.mean.assign(tf.distribute.get_replica_context().all_reduce("MEAN", mean))
+        return found
+
+
+def test_what_is_advised_for_a_variable_is_not_found_again():
+    assert modetrain.inspect(made(Averages), batches(), modes=["mirrored"]) == []
+
+
 def test_variables_and_python_are_as_before():
     recipe = made(Counts)
     weights = [v.numpy() for v in recipe.model.variables]

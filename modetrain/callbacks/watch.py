@@ -88,6 +88,8 @@ class Watch(Callback):
             self.tick(run)
 
     def _beat(self, run) -> None:
+        if not self._heartbeat:
+            return
         (then, before), now = self._beaten, self._now()
         self._beaten = (now, run.step)
         beat: dict[str, Any] = {
@@ -102,8 +104,6 @@ class Watch(Callback):
             "since_progress_s": now - self._moved,
         }
         path = _of_worker(run, HEARTBEAT)
-        if not self._heartbeat:
-            return
         partial = path.with_name(f".{path.name}.partial")
         try:
             partial.write_text(json.dumps(beat) + "\n")
