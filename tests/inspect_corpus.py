@@ -28,8 +28,9 @@ DEFECTS = (
     "unseen",
     "unseen2_python",
     "unseen2_graph",
+    "third",
 )
-CLEAN = ("clean", "unseen_clean", "unseen2_clean")
+CLEAN = ("clean", "unseen_clean", "unseen2_clean", "third_clean")
 _EXPECT = re.compile(r"# expect (?P<codes>MT\d+(?: MT\d+)*)(?: \((?P<case>\w+)\))?")
 
 
