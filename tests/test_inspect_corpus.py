@@ -25,6 +25,7 @@ def scored(tmp_path_factory):
                 sys.executable,
                 "-m",
                 "tests.inspect_corpus",
+                "--quick",
                 "--part",
                 f"{n}/{PARTS}",
                 "--json",

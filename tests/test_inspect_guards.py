@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain.inspect.guards import GuardError
+from modetrain.inspect.guards import GuardError, unguarded
 from recipes.mnist import Digits
 
 FAILS_AT = 4  # updates completed before the step that fails
@@ -170,6 +170,15 @@ def test_what_xla_drops_is_raised_at_its_step_inside_a_call_of_many(cls, make_tr
     assert str(caught.value).startswith(CASES[cls])
     assert (caught.value.place.file, caught.value.place.line) == (__file__, planted_line(cls))
     assert f"failed in step {FAILS_AT + 1} of 8" in "\n".join(caught.value.__notes__)
+
+
+def test_what_no_guard_reaches_is_named():
+    @tf.function(jit_compile=True)
+    def picked(ids):
+        return tf.gather(tf.range(3.0), ids) / 2.0
+
+    outer = tf.function(lambda ids: picked(ids) * 2.0).get_concrete_function(tf.TensorSpec([4], tf.int32))
+    assert [place.text for place in unguarded(outer.graph)] == ["return tf.gather(tf.range(3.0), ids) / 2.0"]
 
 
 def test_without_guards_xla_goes_on(make_trainer, mlp):

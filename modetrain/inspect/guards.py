@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
-from modetrain.inspect import lines
+from modetrain.inspect import graphs, lines
 from modetrain.inspect.checks import CHECKS
 from modetrain.inspect.finding import Place
 
@@ -103,6 +103,30 @@ class Guards:
             step,
             guard.place,
         )
+
+
+def unguarded(graph: tf.Graph) -> list[Place]:
+    """The user's lines that may fail in an XLA program inside the step, where no guard is: the gradients of a replica."""
+    library = graph.as_graph_def().library.function
+    programs = {function.signature.name for function in library if function.attr["_XlaMustCompile"].b}
+    found = {
+        lines.of_op(one)
+        for op in graph.get_operations()
+        if any(value.func.name in programs for value in op.node_def.attr.values())
+        for inner in graphs.inner_graphs(op)
+        if not any("guard/" in one.name for one in graphs.operations(inner))
+        for one in graphs.operations(inner)
+        if _may_fail(one)
+    }
+    return sorted(place for place in found if place is not None)
+
+
+def _may_fail(op: tf.Operation) -> bool:
+    if op.type == "If":
+        return any(one.type == "Assert" for inner in graphs.inner_graphs(op) for one in inner.get_operations())
+    if op.type in ("FloorDiv", "FloorMod", "Div", "TruncateDiv", "TruncateMod", "Mod", "Pow"):
+        return op.inputs[1].dtype.is_integer
+    return op.type in CHECKS and "gradient_tape" not in op.name
 
 
 def guard(op: tf.Operation) -> tuple[Guard, tf.Tensor] | None:

@@ -7,13 +7,16 @@ eager run; what is set once and stays (a constant computed on first use) does no
 from __future__ import annotations
 
 import dataclasses
+import functools
+import types
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from modetrain.inspect import collectives, failures, graphs
 from modetrain.inspect.blame import Blame
 from modetrain.inspect.calls import Call, Calls
 from modetrain.inspect.finding import Finding, Place, finding
-from modetrain.inspect.reach import Reached
+from modetrain.inspect.reach import Reached, tree_of
 from modetrain.inspect.retraces import Retraces
 from modetrain.inspect.state import Change, State, is_inside
 from modetrain.inspect.steps import Concrete, Steps
@@ -67,7 +70,7 @@ def look(steps: Steps, reached: Reached) -> Traces:
     """Traces a step twice and tells what came to light."""
     first = _trace(steps, reached)
     second = _trace(steps, reached) if first.error is None else None
-    findings = list(_findings(steps, first, second))
+    findings = list(_findings(steps, reached, first, second))
     changed = frozenset(change.expression for one in (first, second) if one for _, change in one.changes)
     return Traces(findings=findings, concrete=first.concrete, ran=first.ran, changed=changed)
 
@@ -92,7 +95,7 @@ def _trace(steps: Steps, reached: Reached) -> _Trace:
     )
 
 
-def _findings(steps: Steps, first: _Trace, second: _Trace | None) -> Iterator[Finding]:
+def _findings(steps: Steps, reached: Reached, first: _Trace, second: _Trace | None) -> Iterator[Finding]:
     for one in (first, second):
         for call in one.heard if one else ():
             yield finding(call.code, call.place, said(call.code, call.name), evidence="calls heard while tracing")
@@ -114,11 +117,28 @@ def _findings(steps: Steps, first: _Trace, second: _Trace | None) -> Iterator[Fi
             if harmless and not _concerns(change.expression, again):  # set on first use, and the same ever since
                 continue
         explained = True
-        yield finding(
-            CODE_OF_CHANGE[change.kind], place, change.described(), evidence="state before and after each line"
-        )
+        code, evidence = CODE_OF_CHANGE[change.kind], "state before and after each line"
+        yield finding(code, place, change.described(), evidence=evidence)
+        if (made := _place_in_cached(change, steps.recipe, reached, first.ran)) is not None:
+            yield finding(code, made, "what is made here is cached, a tensor of the step", evidence=evidence)
     if differs is not None and not explained:
         yield finding("MT304", differs.place or steps.place, differs.what, evidence="two traces compared")
+
+
+def _place_in_cached(change: Change, recipe: Any, reached: Reached, ran: frozenset[Place]) -> Place | None:
+    """Where an `lru_cache` or a `cached_property` makes what it keeps: its last line that was run."""
+    if change.kind not in ("cache", "tensor"):
+        return None
+    name = change.expression.removesuffix(" (a cache)").rpartition(".")[2]
+    cached: Any = next((one for one in reached.caches.values() if getattr(one, "__name__", "") == name), None)
+    if cached is None and isinstance(known := vars(type(recipe)).get(name), functools.cached_property):
+        cached = known.func
+    function = getattr(cached, "__wrapped__", cached)
+    tree = tree_of(function) if isinstance(function, types.FunctionType) else None
+    if tree is None:
+        return None
+    file, lines_ = function.__code__.co_filename, range(tree.lineno, (tree.end_lineno or tree.lineno) + 1)  # type: ignore[attr-defined]
+    return max((one for one in ran if one.file == file and one.line in lines_), default=None)
 
 
 def _concerns(expression: str, others: Iterable[str]) -> bool:

@@ -115,6 +115,8 @@ def _leaf(value: Any) -> Seen | None:
         return Seen(kind="iterator", token=at, shown="a place in the iterator")
     if isinstance(value, _ITERATORS):
         return Seen(kind="iterator", token=_of_iterator(value), shown="a place in the iterator")
+    if isinstance(value, (io.StringIO, io.BytesIO)) and not value.closed:
+        return Seen(kind="container", token=(id(value), value.tell()), shown=f"{value.tell()} characters")
     if isinstance(value, io.IOBase):
         return Seen(kind="object", token=id(value), shown="a file")
     if isinstance(value, functools._lru_cache_wrapper):

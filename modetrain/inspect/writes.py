@@ -45,6 +45,8 @@ class Writes:
     def _called(self, frame: types.FrameType, event: str, arg: Any) -> None:
         if event != "c_call" or not isinstance(owner := getattr(arg, "__self__", None), _OWNERS):
             return
+        if isinstance(owner, (io.StringIO, io.BytesIO)):  # no file; one that outlasts the step is seen as state
+            return
         if arg.__name__ not in _WRITES or getattr(owner, "name", None) in (0, 1, 2, "<stdout>", "<stderr>"):
             return
         place = lines.here(direct=True)

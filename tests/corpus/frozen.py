@@ -179,8 +179,8 @@ class FrozenSetOrder(Tiny):
 
 
 class DiffersInEager(Tiny):
-    def train_step(self, batch):  # expect MT307
-        scale = 1.0 if tf.executing_eagerly() else 0.5
+    def train_step(self, batch):
+        scale = 1.0 if tf.executing_eagerly() else 0.5  # expect MT307
         return {"loss": super().train_step(batch)["loss"] * scale}
 
 
