@@ -213,7 +213,7 @@ def _print_table(results: Sequence[tuple[Job, Path, int]], cwd: Path) -> None:
     table.add_column("job", overflow="fold")
     table.add_column("status", overflow="fold")
     for heading in (*(f"eval {name}" for name in metrics), *(heading for heading, _, _ in COLUMNS)):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for (job, _, code), run in zip(results, runs, strict=True):
         status = str(run.get("status", "not started")) + ("" if code == 0 else f" (exit {code})")
         evaluated = _numbers(_get(run, "results.eval"))

@@ -78,6 +78,24 @@ def test_a_capsule_holds_the_state_right_before_the_step_that_failed(cap, mode, 
     assert same(dict(made.batch), {name: value.numpy() for name, value in before.data.batch(7).items()})
 
 
+def test_what_a_step_says_and_where_it_stops_is_not_repeated(make_trainer, tmp_path, monkeypatch, capsys):
+    stops = []
+    monkeypatch.setattr("sys.breakpointhook", lambda *args, **kwargs: stops.append(1))
+
+    class Talks(Poisoned):
+        def train_step(self, batch):
+            print("step", int(self.step))
+            breakpoint()
+            return super().train_step(batch)
+
+    trainer = make_trainer("eager", Talks, steps=20, command=COMMAND, callbacks=[recorder()])
+    with pytest.raises(NonFiniteError):
+        trainer.train()
+    assert capsule.load(tmp_path / "capsules" / "step-8-nonfinite.npz").complete
+    assert capsys.readouterr().out.split("\n")[:-1] == [f"step {n}" for n in range(8)]
+    assert len(stops) == 8
+
+
 def test_of_an_evaluation_the_capsule_holds_the_batch(make_trainer, tmp_path):
     trainer = make_trainer("graph", Poisoned, steps=3, command=COMMAND, callbacks=[recorder()])
     trainer.train()

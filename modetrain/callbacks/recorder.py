@@ -7,10 +7,14 @@ very program that ran them, which brings back the state right before it, bit for
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
+import pdb
 import shlex
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,11 +120,12 @@ class Recorder(Callback):
                 variable.assign(copy.state[name])
             run.feed.forget()
             at = copy.step
-            while at < step:
-                block = run.feed.block(at)
-                lo, hi = at - block.first, min(block.length, step - block.first)
-                run.train_program(block, lo, hi, run.watch_every)
-                at += hi - lo
+            with unattended() if run.mode.compile == "eager" else contextlib.nullcontext():
+                while at < step:
+                    block = run.feed.block(at)
+                    lo, hi = at - block.first, min(block.length, step - block.first)
+                    run.train_program(block, lo, hi, run.watch_every)
+                    at += hi - lo
         except Exception as error:
             run.say(f"the steps from {copy.step} to {step} could not be run once more ({type(error).__name__})")
             return copy
@@ -150,6 +155,22 @@ class Recorder(Callback):
             run.say(f"WARNING: {path} could not be written: {error.strerror or error}")
             return None
         return path
+
+
+@contextlib.contextmanager
+def unattended() -> Iterator[None]:
+    """Within this the user's Python neither prints nor stops in the debugger: it has done so in these steps already."""
+
+    def go_on(*args: Any, **kwargs: Any) -> None:
+        pass
+
+    hook, set_trace = sys.breakpointhook, pdb.set_trace
+    sys.breakpointhook = pdb.set_trace = go_on
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        sys.breakpointhook, pdb.set_trace = hook, set_trace
 
 
 def beside(run: Trainer, *, why: str, said: str) -> str | None:
