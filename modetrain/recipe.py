@@ -100,6 +100,11 @@ class Recipe:
             )
         self.optimizer = optimizer(self.model.trainable_variables)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OURS and not callable(value):
+            raise AttributeError(f"self.{name} is modetrain.Recipe's own: give this attribute of yours another name.")
+        super().__setattr__(name, value)
+
     # --- what a recipe's author writes ------------------------------------------------------------------------------
 
     def train_step(self, batch: Batch) -> Values:
@@ -394,3 +399,6 @@ def _examples(batch: Batch) -> int:
     size = next(iter(batch.values())).shape[0]
     assert size is not None  # blocks have static shapes
     return size
+
+
+_OURS = frozenset(name for name in vars(Recipe) if not name.startswith("_"))

@@ -29,6 +29,17 @@ def close(found, wanted):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["state", "seed", "models", "optimizers", "step"])
+def test_a_name_of_the_librarys_own_is_refused(name, make_recipe):
+    class Clashes(Digits):
+        def __init__(self, **given):
+            super().__init__(**given)
+            setattr(self, name, {})
+
+    with pytest.raises(AttributeError, match=rf"self\.{name} is modetrain.Recipe's own: give this attribute"):
+        make_recipe(Clashes)
+
+
 # --- what minimize returns and updates -------------------------------------------------------------------------------
 
 
