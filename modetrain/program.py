@@ -31,6 +31,8 @@ Batch = dict[str, tf.Tensor]
 
 Step = Callable[[Batch, Call], tuple[list[str], tf.Tensor]]
 _MOST_GUARDS = 2**20  # a step's index and the number of a guard share one integer
+# What XLA says of an operation whose output has the shape that an input's value tells: in a loop it sees no constants.
+_NOT_IN_A_LOOP = "must be a compile-time constant"
 Concrete: TypeAlias = "tf.types.experimental.ConcreteFunction"
 Observe = Callable[[Callable[[], Concrete]], Concrete]
 
@@ -73,6 +75,7 @@ class Program:
         self._reached = tf.Variable(0, dtype=tf.int64, trainable=False)
         # Of guards inside branches and loops.
         self._failed = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._alone = False  # whether each step has to be an XLA program of its own
         self.names: list[str] = []
         self.traces = 0
 
@@ -87,7 +90,14 @@ class Program:
         built = self._build(block)
         self._built[_shapes(block)] = built
         if built.unit in (None, "call"):
-            self(block, 0, 0)
+            try:
+                self(block, 0, 0)
+            except tf.errors.InvalidArgumentError as error:
+                if built.unit is None or _NOT_IN_A_LOOP not in str(error):
+                    raise
+                self._built.pop(_shapes(block))
+                self._alone = True
+                self.prepare(block)
         else:  # a call of no steps would not compile it: run one and take it back
             # What a step only writes (an optimizer's slots, say) is not among the variables it was seen to read.
             written = [*self._state().values(), *(v for step in built.steps for v in step.variables)]
@@ -174,7 +184,8 @@ class Program:
         unit = None
         if xla:
             several = self._replicas.count > 1
-            unit = "gradients" if several else "step" if any(map(_slow_in_a_loop, steps)) else "call"
+            alone = self._alone or any(map(_slow_in_a_loop, steps))
+            unit = "gradients" if several else "step" if alone else "call"
         guards = self._guards.get(id(steps[-1]))
         *early, last = steps
         if unit == "step":

@@ -42,6 +42,21 @@ def values(recipe):
 # --- any number of steps a call --------------------------------------------------------------------------------------
 
 
+def test_a_step_that_xla_cannot_compile_in_a_loop_is_a_program_of_its_own(make_trainer):
+    class Counts(Digits):
+        def train_step(self, batch):
+            counts = tf.math.bincount(batch["label"], minlength=3, maxlength=3)
+            return {**super().train_step(batch), "zeros": tf.cast(counts[0], tf.float32)}
+
+    means = {}
+    for mode in ("eager", "xla"):
+        trainer = make_trainer(mode, Counts, steps=4, mode={"steps_per_call": 2})
+        trainer.train()
+        means[mode] = trainer.results["train"]["zeros"]
+    assert means["xla"] == means["eager"]
+    assert (trainer.train_program.unit, trainer.train_program.compiled) == ("step", True)
+
+
 def test_all_at_once_is_one_by_one(mode, make_program):
     results = []
     many = ([0, 7], [0, 1, 2, 3, 4, 5, 6, 7], [0, 3, 4, 7])
