@@ -477,3 +477,22 @@ def test_steps_do_not_wait_for_the_disk(make_trainer, tmp_path):
 def test_those_of_each_multiple_are_kept_for_good(tmp_path, make_trainer):
     make_trainer("eager", steps=11, callbacks=[Checkpoint(every=1, keep=2, keep_every=4)]).train()
     assert run_folder.steps(tmp_path) == [4, 8, 10, 11]
+
+
+def test_what_a_rollback_goes_back_to_is_kept_though_a_later_one_was_asked_for(tmp_path, make_trainer):
+    """Where `keep=1` would leave the newest alone, which a run that was not interrupted does not have."""
+
+    class Asks(Callback):
+        def call(self, run, rows):
+            if run.step == 4:
+                run.save()
+
+    steps = {}
+    for first in (True, False):
+        folder = tmp_path / str(first)
+        callbacks = [Asks(), Checkpoint(every=3, keep=1, first=first, background=False)]
+        trainer = make_trainer("eager", steps=5, folder=folder, callbacks=callbacks)
+        trainer.callbacks[-1].end = lambda run: None  # what there is amid the run
+        trainer.train()
+        steps[first] = run_folder.steps(folder)
+    assert steps == {True: [3, 5], False: [5]}
