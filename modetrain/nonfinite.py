@@ -57,7 +57,7 @@ class Nonfinite:
         if self.settings.policy == "ignore":
             return rows, None
         flags = [n for n, name in enumerate(rows.names) if name.split("/")[0] == FLAG]
-        losses = [n for n, name in enumerate(rows.names) if "loss" in name and not name.startswith("loss_scale")]
+        losses = [n for n, name in enumerate(rows.names) if is_loss(name)]
         finite = np.isfinite(rows.values[:, :, 0])
         flagged = (rows.values[:, flags, 0] != 0).any(axis=1)
         # A loss that is shown and not minimized has no flag; other metrics may well be infinite or undefined.
@@ -89,6 +89,11 @@ class Nonfinite:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state` gave."""
         self.skipped, self.in_a_row = state.get("skipped", 0), state.get("in_a_row", 0)
+
+
+def is_loss(name: str) -> bool:
+    """Whether a metric is a loss, by its name."""
+    return "loss" in name and not name.startswith("loss_scale")
 
 
 def _what(rows: Rows, index: int, losses: list[int]) -> str:

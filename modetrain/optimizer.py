@@ -172,7 +172,7 @@ class Optimizer:
             for index, gradient in zip(indices, finals, strict=True):
                 self._rule.apply(index, self.trainable[index], gradient, rate, count)
             self.updates.value.assign_add(1)
-            self._average(step)
+            self._average(indices, step)
 
         if self.loss_scale is not None:
             seen["loss_scale"] = (tf.identity(self.loss_scale.value), tf.constant(1.0))
@@ -208,10 +208,11 @@ class Optimizer:
             warnings.warn(f"no gradient for {', '.join(missing)}: the loss does not depend on them.", stacklevel=3)
         return found
 
-    def _average(self, step: tf.Tensor) -> None:
+    def _average(self, indices: Sequence[int], step: tf.Tensor) -> None:
         if self.settings.ema is None:
             return
-        for average, variable in zip(self.averages, self.trainable, strict=True):
+        for index in indices:
+            average, variable = self.averages[index], self.trainable[index]
             # The decay rises with the step, so that early averages are not the initial weights
             # (num_updates of tf.train.ExponentialMovingAverage).
             updates = tf.cast(step, variable.dtype)

@@ -31,8 +31,9 @@ Batch = dict[str, tf.Tensor]
 
 Step = Callable[[Batch, Call], tuple[list[str], tf.Tensor]]
 _MOST_GUARDS = 2**20  # a step's index and the number of a guard share one integer
-# What XLA says of an operation whose output has the shape that an input's value tells: in a loop it sees no constants.
-_NOT_IN_A_LOOP = "must be a compile-time constant"
+# What XLA says of counting into bins, whose number it cannot tell inside a loop although it is a constant. Of other operations
+# it says the same where a shape depends on the step: outside a loop it would compile each step anew.
+_NOT_IN_A_LOOP = "with op DenseBincount must be a compile-time constant"
 Concrete: TypeAlias = "tf.types.experimental.ConcreteFunction"
 Observe = Callable[[Callable[[], Concrete]], Concrete]
 

@@ -55,19 +55,22 @@ class Record:
     Args:
       folder: the run folder.
       settings: what was asked for.
-      chief: whether this process keeps the record; of several workers one does.
+      worker: number of this process; of several workers the first keeps the record, and each its own error.
+
+    Attributes:
+      error: the file that a complete error goes to.
     """
 
-    def __init__(self, folder: Path, settings: Settings, *, chief: bool = True):
-        self._chief = chief
+    def __init__(self, folder: Path, settings: Settings, *, worker: int = 0):
+        self._chief = worker == 0
         self._folder = folder
         self._settings = settings
         self._run: Trainer | None = None
         self._source: Source | None = None
         self._resumed_at = 0
-        self._error = folder / run_folder.ERROR
-        if chief:
-            self._error.unlink(missing_ok=True)  # of the run that is gone on with
+        self.error = folder / (run_folder.ERROR if self._chief else f"error-worker-{worker}.txt")
+        self.error.unlink(missing_ok=True)  # of the run that is gone on with
+        if self._chief:
             (folder / run_folder.CONFIG).write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
 
     def follow(self, run: Trainer, source: Source) -> None:
@@ -76,6 +79,11 @@ class Record:
 
     def write(self, error: BaseException | None = None) -> None:
         """Replaces run.json at once, so that a reader never sees half of it."""
+        if error is not None:
+            try:
+                self.error.write_text("".join(traceback.format_exception(error)))
+            except OSError as trouble:  # a full disk: the error itself, and what is saved, matter more
+                error.add_note(f"modetrain: {self.error} could not be written: {trouble.strerror}")
         if not self._chief:
             return
         settings = self._settings
@@ -102,10 +110,8 @@ class Record:
             said = f"{type(error).__name__}: {error}" if message is None else message.text
             described |= {"status": "failed", "error": said}
         try:
-            if error is not None:
-                self._error.write_text("".join(traceback.format_exception(error)))
             run_json.write(self._folder, described)
-        except OSError as trouble:  # a full disk: the error itself, and what is saved, matter more
+        except OSError as trouble:
             if error is None:
                 raise
             error.add_note(f"modetrain: {self._folder} could not be written to: {trouble.strerror}")

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 from rich.table import Table
 
-from modetrain import paths, reason, record, run_folder
+from modetrain import paths, reason, record
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
 
@@ -60,9 +60,9 @@ def summary(run: Trainer, settings: Settings, folder: str) -> Table:
     return table
 
 
-def failure(error: BaseException, folder: Path) -> None:
+def failure(error: BaseException, file: Path) -> None:
     """Prints what went wrong at which of the user's own lines; what libraries add stands in the run folder."""
-    complete = f"modetrain: the complete error: {paths.shown(folder / run_folder.ERROR, Path.cwd())}"
+    complete = f"modetrain: the complete error: {paths.shown(file, Path.cwd())}"
     sys.stderr.write("".join(lines(error, [complete])))
 
 

@@ -9,6 +9,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -61,7 +62,7 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
     say(f"modetrain: recipe={settings.recipe_name} mode={settings.mode.name} {what} -> {folder}")
     for note in settings.notes:
         say(f"  {note}")
-    if settings.do == "train" and where.step == settings.steps:
+    if settings.do == "train" and where.step == settings.steps and where.holds():
         say(f"nothing to do: that run has made its {settings.steps} steps. Type steps= with more of them to go on")
         return EXIT_DONE
     with clock.book("setup"):
@@ -117,7 +118,7 @@ def _run(
 ) -> int:
     folder = paths.shown(where.folder, Path.cwd())
     with _writable(where.folder):
-        run_record = record.Record(where.folder, settings, chief=replicas.chief)
+        run_record = record.Record(where.folder, settings, worker=replicas.worker)
         run_record.write()
     points = Events(where.folder if replicas.chief else None, say=say)
     try:
@@ -149,7 +150,7 @@ def _run(
             return EXIT_FAILED
         if isinstance(error, ConfigError) or not isinstance(error, Exception):
             raise
-        report.failure(error, where.folder)
+        report.failure(error, run_record.error)
         if debugger:
             post_mortem(error)
         return EXIT_NOT_FINITE if isinstance(error, (NonFiniteError, NotFiniteError)) else EXIT_FAILED
@@ -188,7 +189,7 @@ def build(
     cut = Cut.over(replicas, recipe.micro_batches)
     debug = settings.mode.debug_data
     data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=cut, debug=debug)
-    facts = {"data.source": source.kind, "training examples": len(source.train["label"])}
+    facts = facts_of(source)
     made_of = fingerprint.of(recipe, source, replicas)
     restored = resume.restore(where, recipe, settings, say, facts=facts, made_of=made_of)
     if restored is None:
@@ -235,6 +236,11 @@ def build(
         f"on {', '.join(replicas.devices)}"
     )
     return trainer, source
+
+
+def facts_of(source: sources.Source) -> dict[str, Any]:
+    """What must be as it was where a run goes on: on other examples, step 1,000 is another step."""
+    return {"data.source": source.kind, "training examples": len(source.train["label"])}
 
 
 def apply_mode(mode: Mode, say) -> bool:

@@ -34,18 +34,22 @@ def heard_by(run: Trainer, say: Callable[[str], None]) -> Iterator[None]:
     def hear(signum: int) -> None:
         name = signal.Signals(signum).name
         if signum in _SAVE:
-            say(f"{name}: saving after this call")
             run.save()
+            tell(f"{name}: saving after this call")
         elif signum in _RECORD:
-            say(f"{name}: {recorder.beside(run, why='asked', said='') or 'no capsule, this run has no recorder'}")
+            tell(f"{name}: {recorder.beside(run, why='asked', said='') or 'no capsule, this run has no recorder'}")
         elif asked:
-            say(f"{name}: stopping at once")
-            sys.stdout.flush()
+            tell(f"{name}: stopping at once")
             os._exit(128 + signum)
         else:
             asked.add(signum)
-            say(f"{name}: stopping after this call; once more to stop at once")
             run.stop(signum)
+            tell(f"{name}: stopping after this call; once more to stop at once")
+
+    def tell(line: str) -> None:
+        with contextlib.suppress(Exception, SystemExit):  # nobody reads on, or the disk is full: the signal counts
+            say(line)
+            sys.stdout.flush()
 
     def listen() -> None:
         while True:

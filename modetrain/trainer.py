@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +172,21 @@ class Trainer:
     def save(self) -> None:
         """Asks for a checkpoint after the call under way; the run goes on. On several workers any may be asked."""
         self._asked_to_save = True
+
+    def run_again(self, state: Mapping[str, np.ndarray], first: int, stop: int) -> None:
+        """After a step has failed: from the state before step `first` to that before step `stop`, by the same program.
+
+        Nobody is told, and the run is over: its variables are not those of its own step any more.
+        """
+        self.whole = False
+        for name, variable in self.recipe.state().items():
+            variable.assign(state[name])
+        self.feed.forget()
+        while first < stop:
+            block = self.feed.block(first)
+            lo, hi = first - block.first, min(block.length, stop - block.first)
+            self.train_program(block, lo, hi, self.watch_every)
+            first += hi - lo
 
     def resume(self, found: Checkpoint) -> None:
         """Goes on from a checkpoint, whose variables are back already."""

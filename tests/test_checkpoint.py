@@ -293,6 +293,16 @@ def test_only_a_better_one_than_before_a_resume_becomes_the_best(tmp_path, make_
     assert checkpoint.load(tmp_path / "checkpoints" / "best.npz").step == 4
 
 
+def test_the_best_of_another_metric_is_no_measure(tmp_path, make_trainer):
+    make_trainer("graph", steps=4, callbacks=[Scores([2.3, 2.5], "loss"), Checkpoint(every=2, best="loss")]).train()
+    resumed = Checkpoint(every=2, best="accuracy")
+    rest = make_trainer("graph", steps=8, step=4, callbacks=[Scores([0.0, 0.0, 0.7, 0.6]), resumed])
+    rest.resume(checkpoint.load(run_folder.checkpoint(tmp_path, 4)))
+    rest.to_look = []  # of that evaluation's metrics
+    rest.train()
+    assert checkpoint.load(tmp_path / "checkpoints" / "best.npz").step == 6
+
+
 def test_an_old_evaluation_does_not_make_a_new_checkpoint_the_best(tmp_path, make_trainer):
     make_trainer("graph", steps=5, callbacks=[Scores([0.5, 0.8]), Checkpoint(every=5, best="accuracy")]).train()
     assert kept(tmp_path) == ["step-00000005.npz"]

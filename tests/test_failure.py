@@ -98,7 +98,7 @@ SAID = [
 
 
 def printed(error, folder, capsys) -> list[str]:
-    report.failure(error, folder)
+    report.failure(error, folder / "error.txt")
     return capsys.readouterr().err.splitlines()
 
 

@@ -10,6 +10,7 @@ from keras import layers
 
 from modetrain import run_folder
 from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.callbacks.profile import Profile
 from modetrain.checkpoints import checkpoint, resume
 from modetrain.checkpoints.resume import Place
 from modetrain.failure import NonFiniteError
@@ -225,6 +226,14 @@ def test_resumed_anywhere_it_ends_where_the_whole_run_does(policy, tmp_path, set
         rest.train()
         assert rest.feed.left_out == whole.feed.left_out, f"stopped at step {stop}"
         assert state_of(rest) == state_of(whole), f"stopped at step {stop}"
+
+
+def test_a_profile_that_is_gone_back_from_is_begun_anew(policy, tmp_path):
+    callbacks = [Profile(at=1, steps=30), keeping()]
+    trainer = policy("rollback", "graph", BadExample, steps=40, callbacks=callbacks)
+    trainer.train()
+    assert trainer.feed.left_out
+    assert trainer.status == "completed"
 
 
 def test_going_back_to_one_checkpoint_is_bounded(policy):

@@ -154,6 +154,26 @@ def test_an_overflow_skips_the_update_and_halves_the_scale(mode, make_trainer, m
     assert all(np.isfinite(variable.numpy()).all() for variable in optimizer.variables)
 
 
+def test_an_average_follows_the_updates_of_its_own_variable(make_trainer, mlp):
+    class Halves(Digits):
+        """Two updates a step, each of half the variables."""
+
+        def train_step(self, batch):
+            def loss():
+                return cross_entropy(batch["label"], self.model(batch["image"]))
+
+            variables = self.model.trainable_variables
+            self.minimize(loss, variables[:2])
+            return self.minimize(loss, variables[2:])
+
+    trainer = make_trainer("graph", Halves, model=mlp(dropout=0), steps=1, ema=0.05, learning_rate=0.1)
+    before = [v.numpy() for v in trainer.recipe.model.trainable_variables]
+    trainer.train()
+    decay = min(0.05, 1 / 10)
+    for old, new, average in zip(before, trainer.recipe.model.trainable_variables, trainer.recipe.optimizer.averages):
+        np.testing.assert_allclose(average.numpy(), decay * old + (1 - decay) * new.numpy(), rtol=1e-5, atol=1e-7)
+
+
 def test_a_skipped_update_leaves_no_trace_in_slots_averages_and_accumulators(make_trainer, mlp):
     class Spoiled(Digits):
         """The gradients of step 2 are not finite, though its loss is."""

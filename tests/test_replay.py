@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 from modetrain.callbacks import recorder as recording
+from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.recorder import Recorder
 from modetrain.checkpoints import checkpoint
 from modetrain.failure import NonFiniteError
@@ -94,6 +95,31 @@ def test_what_a_step_says_and_where_it_stops_is_not_repeated(make_trainer, tmp_p
     assert capsule.load(tmp_path / "capsules" / "step-8-nonfinite.npz").complete
     assert capsys.readouterr().out.split("\n")[:-1] == [f"step {n}" for n in range(8)]
     assert len(stops) == 8
+
+
+def test_where_the_data_fails_the_run_keeps_its_state(make_trainer, make_data, tmp_path):
+    """And saves it: nothing may run steps once more in variables that are whole."""
+    bad = int(make_data().batch(4)["index"][0])
+
+    def prepare(batch, *, seed, training):
+        row = tf.where(tf.reduce_any(batch["index"] == bad), 1000, 3)
+        return {**batch, "picked": tf.fill([8], tf.gather(tf.range(10), row))}
+
+    callbacks = [recorder(), Checkpoint(every=None)]
+    trainer = make_trainer(
+        "graph", steps=20, command=COMMAND, callbacks=callbacks, data={"prepare": prepare}, mode={"steps_per_call": 3}
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        trainer.train()
+    assert trainer.step == 3  # an epoch has 5 batches, and the bad one is in the second block of 3
+    saved = checkpoint.load(tmp_path / "checkpoints" / "step-00000003.npz")
+    healthy = make_trainer(
+        "graph", steps=3, folder=tmp_path / "healthy", data={"prepare": prepare}, mode={"steps_per_call": 3}
+    )
+    healthy.train()
+    floats = [name for name, value in saved.arrays.items() if value.dtype.kind == "f"]
+    now = state_of(healthy)
+    assert all(np.array_equal(saved.arrays[name], now[name]) for name in floats)
 
 
 def test_of_an_evaluation_the_capsule_holds_the_batch(make_trainer, tmp_path):
@@ -245,6 +271,7 @@ model:
   hidden: [4]
 """
 WORDS = ("recipe=poisoned", "data.source=bundled", "steps=60", "optimizer.warmup=15", "mode.steps_per_call=50")
+WORDS += ("callbacks.checkpoint.every=30",)
 LINE = 9  # of the recipe's file, where the NaN is made
 
 
@@ -347,10 +374,12 @@ def test_sigquit_writes_a_capsule_and_the_run_goes_on(cli, poisoned):
         (["do=replay", "replay.from=CAPSULE", "mode=mirrored"], "mode=mirrored with do=replay"),
         (["do=replay", "replay.from=CAPSULE", "replay.step=999"], "replay.step=999: the run had steps=60"),
         (["do=replay", "replay.from=CAPSULE", "replay.step=2"], "the capsule's state is of step 36 already"),
+        (["do=replay", "replay.from=CHECKPOINT", "replay.step=2"], "the checkpoint is of step 30 already"),
         (["recipe=mnist", "replay.step=3"], "replay.step= with do=train: only replay uses it"),
     ],
 )
 def test_what_cannot_be_replayed_is_refused(cli, poisoned, words, expected):
     path = Path("poisoned-graph/capsules/step-37-nonfinite.npz")
-    run = cli.run(*(word.replace("CAPSULE", str(path)) for word in words))
+    saved = "poisoned-graph/checkpoints/step-00000030.npz"
+    run = cli.run(*(word.replace("CAPSULE", str(path)).replace("CHECKPOINT", saved) for word in words))
     assert (run.code, expected in run.err) == (2, True), run.err

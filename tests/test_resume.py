@@ -335,3 +335,12 @@ def hurt(draw: random.Random, path, other) -> None:
         path.unlink()
     else:
         path.write_bytes(other.read_bytes())
+
+
+def test_a_candidate_that_is_damaged_holds_nothing(make_trainer, tmp_path):
+    make_trainer("eager", steps=2, callbacks=[Checkpoint(every=1)]).train()
+    path = run_folder.checkpoint(tmp_path, 2)
+    there = Place(folder=tmp_path, checkpoints=(path, run_folder.checkpoint(tmp_path, 1)))
+    assert there.holds()
+    path.write_bytes(path.read_bytes()[:-100])
+    assert (there.step, there.holds()) == (2, False)

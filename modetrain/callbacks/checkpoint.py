@@ -102,10 +102,12 @@ class Checkpoint(Callback):
             self.saver.wait()
 
     def state(self, run):
-        return {"best_value": self._best_value}
+        return {"best": self._best, "best_value": self._best_value}
 
     def restore(self, state):
-        self._best_value = state["best_value"]
+        # A value of another metric is no measure of this one; `auto` becomes one with the first evaluation.
+        same = self._best in ("auto", state.get("best", self._best))
+        self._best_value = state["best_value"] if same else None
 
     def rewind(self, run):
         self._saved = run.step

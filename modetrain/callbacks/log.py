@@ -90,7 +90,7 @@ class Log(Callback):
         if spent.steps and spent.busy_s > 0:
             values["speed/data_wait_ms"] = 1e3 * spent.data_s / spent.steps
             values["speed/examples_per_s"] = spent.steps * run.data.settings.batch_size / spent.busy_s
-        if run.replicas.workers > 1:
+        if run.replicas.workers > 1 and run.status != "failed":  # all workers meet here, and one may be gone
             workers = WorkerTimes.gather(run.replicas, spent)
             spreads = workers.spread()
             values |= {f"workers/{kind}_{name}": v for kind, spread in spreads.items() for name, v in spread.items()}

@@ -42,6 +42,9 @@ class Profile(Callback):
     def end(self, run):
         self._finish(run)
 
+    def rewind(self, run):
+        self._finish(run)
+
     def _begin(self, run):
         if not run.replicas.chief:
             return

@@ -7,6 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from modetrain.callbacks import Callback
 from modetrain.metrics import Means
+from modetrain.nonfinite import is_loss
 
 
 class ProgressBar(Callback):
@@ -40,7 +41,7 @@ class ProgressBar(Callback):
         means = Means.of(rows.names, rows.values).means()
         spent = run.clock.read()
         rate = spent.steps * run.data.settings.batch_size / spent.busy_s if spent.busy_s else 0.0
-        loss = next((f"{name} {value:.4f}" for name, value in means.items() if "loss" in name), "")
+        loss = next((f"{name} {value:.4f}" for name, value in means.items() if is_loss(name)), "")
         self._progress.update(self._task, completed=run.step, loss=loss, rate=f"{rate:,.0f} examples/s")
 
     def end(self, run):

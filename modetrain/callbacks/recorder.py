@@ -75,7 +75,7 @@ class Recorder(Callback):
         """Writes the capsule of a step; returns where, or None if that was not to be done.
 
         Args:
-          run: of which the step is; its state is not that of any step afterwards.
+          run: of which the step is. Where the step was begun, its state is not that of any step afterwards.
           step: which; of an evaluation the batch's number.
           why, said, method: see `Capsule`.
           block: of an evaluation, the batches that the failing one is among.
@@ -83,12 +83,13 @@ class Recorder(Callback):
         evaluating = method == "eval_step"
         copy: _Copy | None
         at, number = (run.step, step) if evaluating else (step, step)
-        if evaluating:
+        if evaluating or (run.whole and step == run.step):  # the variables are those of this step, and stay so
             copy = _Copy(step=run.step, state=checkpoint.copied(run.recipe.state()), carry=carry.of(run))
-            batch = _of_evaluation(block, number)
         else:
             copy = self._before(run, step)
-            batch = _of_training(run, step) if method == "train_step" else None
+        batch = None
+        if method != "prepare":
+            batch = _of_evaluation(block, number) if evaluating else _of_training(run, step)
         return self._save(run, copy, batch, step=at, number=number, why=why, said=said, method=method)
 
     def write_beside(self, run: Trainer, *, why: str, said: str) -> Path | None:
@@ -114,22 +115,13 @@ class Recorder(Callback):
         step_s = (run.clock.step_ms() or {"p50": 0.0})["p50"] / 1e3
         if copy is None or run.replicas.workers > 1 or (step - copy.step) * step_s > _PATIENCE:
             return copy
-        state = run.recipe.state()
         try:
-            for name, variable in state.items():
-                variable.assign(copy.state[name])
-            run.feed.forget()
-            at = copy.step
             with unattended() if run.mode.compile == "eager" else contextlib.nullcontext():
-                while at < step:
-                    block = run.feed.block(at)
-                    lo, hi = at - block.first, min(block.length, step - block.first)
-                    run.train_program(block, lo, hi, run.watch_every)
-                    at += hi - lo
+                run.run_again(copy.state, copy.step, step)
         except Exception as error:
             run.say(f"the steps from {copy.step} to {step} could not be run once more ({type(error).__name__})")
             return copy
-        return dataclasses.replace(copy, step=step, state=checkpoint.copied(state))
+        return dataclasses.replace(copy, step=step, state=checkpoint.copied(run.recipe.state()))
 
     def _save(self, run: Trainer, copy: _Copy | None, batch, *, step: int, **given: Any) -> Path | None:
         if copy is None:

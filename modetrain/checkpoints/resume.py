@@ -61,6 +61,14 @@ class Place:
         """Step of the first candidate that is there, by its name."""
         return next((run_folder.step_of(path) for path in self.checkpoints if path.exists()), None)
 
+    def holds(self) -> bool:
+        """Whether the first candidate that is there is whole."""
+        path = next((path for path in self.checkpoints if path.exists()), None)
+        try:
+            return path is not None and checkpoint.load(path).step >= 0
+        except checkpoint.CheckpointError:
+            return False
+
 
 def place(settings: Settings, say: Callable[[str], None]) -> Place:
     """Makes the run folder, or finds that of the run to go on with.
@@ -134,13 +142,8 @@ def restore(
                 raise
             say(f"WARNING: {error} Going on from the checkpoint before it.")
             continue
-        for name, was in found.meta.get("facts", {}).items():
-            if facts is not None and settings.do == "train" and facts.get(name) != was:
-                raise ConfigError(
-                    f"resume={settings.resume}: that run had {name} {was}, this one has {facts.get(name)}, so its steps "
-                    "would be made of other examples. Type data.source= as it was there (see its run.json), or start a "
-                    "new run without resume=."
-                )
+        if facts is not None and settings.do == "train":
+            check_facts(found, facts, f"resume={settings.resume}")
         checkpoint.restore(found, recipe.state(), path)
         say(f"resumed at step {found.step} from {path}")
         changes = differences(found.meta.get("config", {}), settings.resolved)
@@ -152,6 +155,21 @@ def restore(
             say(f"  differs from the run it resumes: {line}")
         return found
     return None
+
+
+def check_facts(found: checkpoint.Checkpoint, facts: Mapping[str, Any], given: str) -> None:
+    """Refuses to go on from a checkpoint with other examples.
+
+    Raises:
+      ConfigError: they are others.
+    """
+    for name, was in found.meta.get("facts", {}).items():
+        if facts.get(name) != was:
+            raise ConfigError(
+                f"{given}: that run had {name} {was}, this one has {facts.get(name)}, so its steps would be made of other "
+                "examples. Type data.source= as it was there (see its run.json)"
+                + (", or start a new run without resume=." if given.startswith("resume=") else ".")
+            )
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

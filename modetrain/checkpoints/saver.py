@@ -31,6 +31,7 @@ class Saver:
     def __init__(self, *, background: bool = True):
         self._jobs: queue.Queue[Job] | None = queue.Queue(maxsize=1) if background else None
         self._failure: BaseException | None = None
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self.seconds = 0.0
         self.jobs = 0
@@ -53,7 +54,8 @@ class Saver:
 
     def check(self) -> None:
         """Raises what an earlier job failed with, once."""
-        failure, self._failure = self._failure, None
+        with self._lock:
+            failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
 
@@ -81,6 +83,7 @@ class Saver:
         try:
             job()
         except BaseException as error:
-            self._failure = self._failure or error
+            with self._lock:
+                self._failure = self._failure or error
         self.seconds += time.perf_counter() - began
         self.jobs += 1

@@ -56,6 +56,7 @@ def run(settings: Settings, line: CommandLine, cwd: Path) -> int:
     )
     (where.folder / "config.yaml").write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
     working = where.folder / ".arms"
+    shutil.rmtree(working, ignore_errors=True)  # of a comparison that was killed
     runner = Processes(settings, words, line.config_dirs, where, Shelf(working), cwd)
     with _stoppable():
         comparison = conduct(

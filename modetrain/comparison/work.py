@@ -17,6 +17,7 @@ from modetrain.comparison import lockstep, speed, tolerance
 from modetrain.comparison.arm import Arm, described, described_mode
 from modetrain.comparison.seen import ArmReport, Entry, Seen, State, StepError
 from modetrain.comparison.shelf import INITIAL, Shelf
+from modetrain.nonfinite import is_loss
 
 Say = Callable[[str], None]
 
@@ -43,6 +44,7 @@ def lead(arm: Arm, shelf: Shelf, name: str, *, draws: int, timed: bool = True, s
     shelf.put(INITIAL, start)
     if error is not None:
         shelf.put(f"{name}/0", Seen(error=error))
+        shelf.put(f"{name}/floors", {})
         return ArmReport(steps=1, effective=described_mode(arm), layout=layout, error=error)
     arm.load(start)
     say("steps")
@@ -141,7 +143,7 @@ def _compile(arm: Arm) -> tuple[float, StepError | None]:
 
 def losses(metrics: Mapping[str, float]) -> list[str]:
     """The metrics that are losses; all but the gradient norm where none is called so."""
-    named = [name for name in metrics if "loss" in name and name != "loss_scale"]
+    named = [name for name in metrics if is_loss(name)]
     return named or [name for name in metrics if not name.startswith("grad_norm")]
 
 

@@ -23,6 +23,7 @@ from modetrain.inspect.calls import Calls
 from modetrain.inspect.finding import Finding, Place, finding
 from modetrain.inspect.lines import is_users
 from modetrain.inspect.steps import Batch, Steps
+from modetrain.nonfinite import is_loss
 
 _EVIDENCE = "the step run on halves of the batch"
 _TOLERANCE = 1e-3
@@ -96,7 +97,7 @@ def _run(steps: Steps, batch: Batch, *, replica: int, replicas: int) -> tuple[np
             names, rows = steps.run_eagerly(batch)
         finally:
             op_callbacks.remove_op_callback(made)
-    chosen = [index for index, name in enumerate(names) if "loss" in name] or [0]
+    chosen = [index for index, name in enumerate(names) if is_loss(name)] or [0]
     return rows[0].sum(axis=0)[chosen].astype(np.float64), log
 
 

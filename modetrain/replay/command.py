@@ -6,7 +6,7 @@ import bdb
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from modetrain import batch_norm, debugger, paths, record, report, run, run_folder
 from modetrain.checkpoints import resume
+from modetrain.checkpoints.checkpoint import CheckpointError
 from modetrain.command_line import CommandLine
 from modetrain.errors import ConfigError
 from modetrain.nonfinite import FLAG
@@ -45,7 +46,7 @@ def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=120)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     origin = origins.find(Path(str(settings.replay.path)))
-    origin, number = _which(origin, settings)
+    origin, number = _which(origin, settings, say)
     say(f"modetrain: do=replay of step {number + 1} from {paths.shown(origin.path, cwd)} in mode={settings.mode.name}")
     changes = resume.differences(origin.config, settings.resolved)
     for changed in (one for one in changes if not one.startswith(("mode.compile", "mode.strict", "mode.guards"))):
@@ -80,17 +81,21 @@ def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
         return FAILS
 
 
-def _which(origin: Origin, settings: Settings) -> tuple[Origin, int]:
+def _which(origin: Origin, settings: Settings, say: Say) -> tuple[Origin, int]:
     """The step that is wanted (updates before it), and what it is made from: a capsule of the run where one fits."""
     wanted = settings.replay.step - 1 if settings.replay.step is not None else None
     made = origin.capsule
     if made is None and origin.path.is_dir():
-        there = [origins.find(path) for path in reversed(capsule.in_folder(origin.path))]
-        fits = (one for one in there if one.capsule is not None and wanted in (None, one.capsule.step))
-        origin = next((one for one in fits if one.capsule is not None and one.capsule.complete), origin)
+        origin = next(_fitting(origin.path, wanted, say), origin)
         made = origin.capsule
+    saved = run_folder.step_of(origin.path) if origin.path.is_file() else None
+    if wanted is not None and saved is not None and wanted < saved:
+        raise ConfigError(
+            f"{origins.STEP}={wanted + 1}: the checkpoint is of step {saved} already. Type {origins.FROM}= with the run folder, "
+            f"or {origins.STEP}={saved + 1}."
+        )
     if wanted is None and made is None and origin.path.is_file():
-        wanted = run_folder.step_of(origin.path)
+        wanted = saved
     if wanted is None and made is None:
         raise ConfigError(
             f"{origins.FROM}={settings.replay.path}: which step? The run has no capsule of a step that failed. Type "
@@ -108,6 +113,18 @@ def _which(origin: Origin, settings: Settings) -> tuple[Origin, int]:
             f"{origins.STEP}={number + 1}: the run had steps={settings.steps}. Type {origins.STEP}= with one of them."
         )
     return origin, number
+
+
+def _fitting(folder: Path, wanted: int | None, say: Say) -> Iterator[Origin]:
+    """The complete capsules of a run of the step that is wanted, the newest first."""
+    for path in reversed(capsule.in_folder(folder)):
+        try:
+            found = origins.find(path)
+        except CheckpointError as error:
+            say(f"WARNING: {error}")
+            continue
+        if found.capsule is not None and found.capsule.complete and wanted in (None, found.capsule.step):
+            yield found
 
 
 def _check_replica(made: Capsule, settings: Settings) -> None:

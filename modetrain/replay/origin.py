@@ -35,6 +35,8 @@ _HOW: tuple[str, ...] = (
 )
 _HOW += ("mode.restarts", "mode.restart_workers", "mode.startup_timeout", "mode.devices", "mode.tpu")
 _HOW += ("mode.sync_batch_norm",)
+# Of a mode, what decides the numbers; it may stand in the file of a preset.
+_DECIDES = ("precision", "deterministic", "guards")
 _PRESETS_OF_THE_RUN = ("nan", "profile", "rehearse")
 
 
@@ -105,12 +107,19 @@ def words(arguments: Sequence[str], cwd: Path) -> tuple[list[str], list[str], Or
     line = command_line.parse(shlex.split(found.command)[3:])
     typed = {_key(word) for word in arguments}
     moded = "mode" in typed
+    was = found.config.get("mode") or {}
+    of_preset = [f"mode.{key}={_text(was[key])}" for key in _DECIDES if key in was and f"mode.{key}" not in typed]
     kept = [word for word in line.overrides if _is_kept(word, typed)]
     if moded:
         kept = [word for word in kept if _key(word) != "mode.strict"]
     else:  # as the run's steps were compiled, on one device
         kept.append(f"mode={_compile(found)}")
-    return [*kept, *arguments], list(line.config_dirs), found
+    kept = [word for word in kept if _key(word).removeprefix("mode.") not in _DECIDES]
+    return [*kept, *of_preset, *arguments], list(line.config_dirs), found
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _is_kept(word: str, typed: set[str]) -> bool:

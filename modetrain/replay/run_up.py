@@ -6,7 +6,7 @@ They run as they ran then: compiled alike, on one device. Where the run had one 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -62,21 +62,13 @@ def trainer_at(
         command="",
     )
     where = resume.Place(folder=origin.folder or Path())
-    with Clock().book("setup"):
-        trainer, source = run.build(
-            quiet, where, Replicas.of(quiet.mode), Clock(), Console(), Events(None, say=say), say
-        )
+    replicas = Replicas.of(quiet.mode)
+    trainer, source = run.build(quiet, where, replicas, Clock(), Console(), Events(None, say=say), say)
     if base is not None:
-        facts = base.meta.get("facts", {})
-        for name, value in {"data.source": source.kind, "training examples": len(source.train["label"])}.items():
-            if facts.get(name, value) != value:
-                raise ConfigError(
-                    f"replay.from={settings.replay.path}: that run had {name} {facts[name]}, here it is {value}, so its "
-                    "steps would be made of other examples. Type data.source= as it was there (see its run.json)."
-                )
+        resume.check_facts(base, run.facts_of(source), f"replay.from={settings.replay.path}")
         checkpoint.restore(base, trainer.recipe.state(), origin.path)
         trainer.resume(base)
-    windows = [*trainer.feed.left_out, *_later_windows(origin, trainer.step)]
+    windows = _windows(origin, trainer.feed.left_out, say)
     if trainer.step < number:
         say(f"  from step {trainer.step} on, {number - trainer.step} steps in mode={quiet.mode.name}")
     # What a run left out after going back (nonfinite.policy=rollback) is left out from that step on.
@@ -137,11 +129,13 @@ def _base(origin: Origin, number: int, say: Callable[[str], None]) -> checkpoint
     return None
 
 
-def _later_windows(origin: Origin, step: int) -> list[tuple[int, int]]:
-    """Windows of batches that the run left out from `step` on: the newest checkpoint knows all."""
-    folder = origin.folder
-    newest = run_folder.newest(folder) if folder is not None else None
-    if newest is None:
-        return []
-    carried = checkpoint.load(newest).meta.get("carry", {}).get("left_out", [])
-    return [(at, count) for at, count in carried if at >= step]
+def _windows(origin: Origin, known: Sequence[tuple[int, int]], say: Callable[[str], None]) -> list[tuple[int, int]]:
+    """All batches that the run left out, as far as it is known: its newest checkpoint knows of later ones too."""
+    newest = run_folder.newest(origin.folder) if origin.folder is not None else None
+    carried = []
+    if newest is not None:
+        try:
+            carried = checkpoint.load(newest).meta.get("carry", {}).get("left_out", [])
+        except checkpoint.CheckpointError as error:
+            say(f"WARNING: {error} Batches that the run left out may be missed.")
+    return [(at, count) for at, count in max(carried, known, key=len)]

@@ -18,7 +18,7 @@ from modetrain.comparison.arm import Arm
 from modetrain.comparison.place import Place
 from modetrain.data import Block, Cut
 from modetrain.metrics import Means
-from modetrain.nonfinite import FLAG
+from modetrain.nonfinite import FLAG, is_loss
 from modetrain.program import Program
 from modetrain.recipe import Info, Recipe
 from modetrain.replay.capsule import Capsule
@@ -141,7 +141,7 @@ class Step:
 def is_bad(metrics: Mapping[str, float]) -> bool:
     """Whether the metrics of a step say that a loss or gradient is not finite."""
     flagged = any(name.split("/")[0] == FLAG and value != 0 for name, value in metrics.items())
-    losses = [v for n, v in metrics.items() if "loss" in n and not n.startswith("loss_scale")]
+    losses = [value for name, value in metrics.items() if is_loss(name)]
     return flagged or not np.isfinite(losses).all()
 
 
