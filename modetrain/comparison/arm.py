@@ -16,8 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modetrain import reason
-from modetrain.comparison import place
+from modetrain import place, reason
 from modetrain.comparison.seen import Entry, Seen, State, StepError
 from modetrain.data import Block, Cut
 from modetrain.failure import plain_sentence

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from modetrain.comparison import bisect, place, probe, tolerance, watch
+from modetrain.comparison import bisect, probe, tolerance, watch
 from modetrain.comparison.arm import Arm
 from modetrain.comparison.bisect import Origin
 from modetrain.comparison.cause import Explanation
@@ -104,9 +104,8 @@ def _of_replicas(arm: Arm, number: int) -> Explanation | None:
     found = next((one for one in inspector.findings() if one.mode == "replicas"), None)
     if found is None:
         return None
-    where = place.at(found.file, found.line)
-    said = f"Inspect says {found.code}, {CODES[found.code].title}: {found.what}, at {where}."
-    return Explanation(place=where, said=(said,), advice=found.fix, blame="replicas")
+    said = f"Inspect says {found.code}, {CODES[found.code].title}: {found.what}, at {found.place}."
+    return Explanation(place=found.place, said=(said,), advice=found.fix, blame="replicas")
 
 
 def _said(found: Origin, compile: str, reference: str, *, alone: bool) -> Explanation:

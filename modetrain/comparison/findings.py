@@ -14,8 +14,8 @@ from typing import Any
 
 from modetrain.comparison import tolerance
 from modetrain.comparison.judge import Verdict
-from modetrain.comparison.place import Place
 from modetrain.comparison.seen import Times
+from modetrain.place import Place
 
 # What a finding can be.
 KINDS = {
@@ -155,6 +155,8 @@ class Comparison:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Place):
+        return {**dataclasses.asdict(value), "text": value.text}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

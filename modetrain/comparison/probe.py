@@ -19,12 +19,11 @@ import tensorflow as tf
 from tensorflow.python.eager.wrap_function import VariableHolder, WrappedFunction
 from tensorflow.python.framework import op_callbacks
 
-from modetrain import draws
+from modetrain import draws, place
 from modetrain.call import Call
-from modetrain.comparison import place
 from modetrain.comparison.arm import Arm, Batches, one
-from modetrain.comparison.place import Place
 from modetrain.comparison.seen import State
+from modetrain.place import Place
 from modetrain.tracing import autograph_on
 
 # Larger tensors are looked at in so many places, evenly spread. What a flipped ReLU changes stands in few.

@@ -35,7 +35,7 @@ import tensorflow as tf
 from tensorflow.python.autograph.pyct import origin_info
 
 from modetrain.inspect import lines
-from modetrain.inspect.finding import Place
+from modetrain.place import Place, is_users
 
 _CLOCKS = (
     *(
@@ -279,7 +279,7 @@ def _made_name(thing: Any) -> str:
 
 
 def _may_be_users(filename: str) -> bool:
-    return lines.is_users(filename) or lines.acts_for_its_caller(filename)
+    return is_users(filename) or lines.acts_for_its_caller(filename)
 
 
 class _Stream:

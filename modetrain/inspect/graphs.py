@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from modetrain.inspect import lines
-from modetrain.inspect.finding import Place
+from modetrain.place import Place
 
 # What differs between two traces of one function without meaning anything.
 _COUNTED = re.compile(r"_+\d+(?=\D|$)|0x[0-9a-f]+|pyfunc_\d+")

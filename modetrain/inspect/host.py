@@ -19,12 +19,12 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.callbacks import Callback
-from modetrain.inspect.finding import Finding, Place, finding
-from modetrain.inspect.lines import is_users
+from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.reach import Reached, is_users_object, tree_of
 from modetrain.inspect.resolve import Scope, known
 from modetrain.inspect.traces import Traces
 from modetrain.optimizer import Optimizer
+from modetrain.place import Place, is_users
 
 _EVIDENCE = "source"
 _AT_START = {"__init__", "__new__", "__post_init__", "__setstate__", "build", "__init_subclass__", "setUp", "setup"}

@@ -11,10 +11,11 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from modetrain.inspect.finding import Finding, Place, finding
+from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.reach import Reached, tree_of
 from modetrain.inspect.resolve import Scope, known
 from modetrain.inspect.traces import Traces
+from modetrain.place import Place
 
 _IN_ORDER = {
     "list",

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from modetrain.inspect import host, identity, loops, ops, pipeline, retraces, sharing, traces, values
-from modetrain.inspect.finding import Finding, Place, merged, waived
+from modetrain.inspect.finding import Finding, merged, waived
 from modetrain.inspect.keeping import python_state_kept
 from modetrain.inspect.reach import reached
 from modetrain.inspect.steps import Batch, Concrete, Steps
 from modetrain.mode import Mode
+from modetrain.place import Place
 from modetrain.recipe import Recipe
 from modetrain.replicas import Replicas
 

@@ -13,12 +13,13 @@ import keras
 import tensorflow as tf
 
 from modetrain.inspect import collectives, graphs, halves, lines
-from modetrain.inspect.finding import Finding, Place, finding
+from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.ops import is_stateful
 from modetrain.inspect.reach import Reached, tree_of
 from modetrain.inspect.resolve import Scope
 from modetrain.inspect.steps import Steps
 from modetrain.inspect.traces import Traces
+from modetrain.place import Place
 
 _CLIPS = {"clip_by_global_norm", "clip_by_norm", "clip_by_value", "clip_by_average_norm", "clip"}
 _ALWAYS = {"clip_by_global_norm"}

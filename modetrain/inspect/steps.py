@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.data import Block, Cut
-from modetrain.inspect.finding import Place
 from modetrain.mode import Mode
+from modetrain.place import Place
 from modetrain.program import Program
 from modetrain.recipe import Recipe
 from modetrain.replicas import Replicas

@@ -15,12 +15,13 @@ from typing import Any
 from modetrain.inspect import collectives, failures, graphs
 from modetrain.inspect.blame import Blame
 from modetrain.inspect.calls import Call, Calls
-from modetrain.inspect.finding import Finding, Place, finding
+from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.reach import Reached, tree_of
 from modetrain.inspect.retraces import Retraces
 from modetrain.inspect.state import Change, State, is_inside
 from modetrain.inspect.steps import Concrete, Steps
 from modetrain.inspect.writes import Writes
+from modetrain.place import Place
 
 CODE_OF_CHANGE = {
     "plain": "MT201",

@@ -18,8 +18,9 @@ from tensorflow.python.framework import op_callbacks
 from modetrain import reason
 from modetrain.inspect import failures, lines, parting
 from modetrain.inspect.calls import Calls
-from modetrain.inspect.finding import Finding, Place, finding
+from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.steps import Concrete, Steps
+from modetrain.place import Place
 
 # What TensorFlow's kernels say of what XLA drops.
 _DROPPED = (
@@ -87,7 +88,7 @@ def _first_operation(steps: Steps, *, moved: bool) -> Place | None:
     with steps.state_kept(moved=moved), Calls(silent=True):
         comparison = compare(steps.recipe, steps.batches, modes=["graph"], draws=1)
     places = [one.place for one in comparison.findings if one.place is not None]
-    return Place(file=places[0].file, line=places[0].line) if places else None
+    return places[0] if places else None
 
 
 def _run(concrete: Concrete, steps: Steps, batch, number: int) -> np.ndarray:
