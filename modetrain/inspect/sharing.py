@@ -164,8 +164,7 @@ def _reads(tensor: tf.Tensor, inputs: set[str]) -> bool:
         one = pending.pop()
         if one.name in inputs:
             return True
-        met = collectives.is_mark(one.op) or graphs.meets(one.op)
-        if one.op.name in seen or one.op.type == "Shape" or met:
+        if one.op.name in seen or one.op.type == "Shape" or collectives.meets(one.op):
             continue
         seen.add(one.op.name)
         pending.extend(one.op.inputs)
