@@ -23,7 +23,7 @@ from modetrain.place import Place
 
 _CLIPS = {"clip_by_global_norm", "clip_by_norm", "clip_by_value", "clip_by_average_norm", "clip"}
 _ALWAYS = {"clip_by_global_norm"}
-_MOMENTS = {"moments", "weighted_moments", "normalize_moments", "fused_batch_norm", "batch_normalization"}
+_MOMENTS = {"moments", "weighted_moments", "normalize_moments", "fused_batch_norm"}
 _ASSIGNS = {
     "AssignVariableOp",
     "AssignAddVariableOp",
@@ -74,10 +74,9 @@ def _of_call(node: ast.Call, place: Place, scope: Scope, gradients: set[str]) ->
         if isinstance(node.func, ast.Name)
         else ""
     )
-    text = ast.unparse(node)
     if name in _ALWAYS or (name in _CLIPS and any(one in gradients for one in _names(node))):
         yield finding("MT703", place, f"{name} on this replica's gradients", evidence="source")
-    elif name in _MOMENTS and "axes" in text + "axes" and name != "batch_normalization":
+    elif name in _MOMENTS:
         yield finding("MT702", place, f"{name} of this replica's share of the batch", evidence="source")
     elif name == "compute_average_loss":
         yield finding("MT701", place, "compute_average_loss divides by the global batch size", evidence="source")
