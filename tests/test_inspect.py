@@ -200,6 +200,29 @@ def test_variables_and_python_are_as_before():
         np.testing.assert_array_equal(variable, weight)
 
 
+class Draws(Tiny):
+    def losses(self, batch):
+        return super().losses(batch) * tf.random.uniform([])
+
+
+@pytest.mark.parametrize("seed", [7, None])
+def test_tensorflows_seed_is_as_before(seed):
+    recipe = made(Draws)
+
+    def drawn(look: bool) -> list[float]:
+        tf.random.set_seed(seed)
+        first = float(tf.random.uniform([]))
+        codes = {one.code for one in modetrain.inspect(recipe, batches(), modes=["graph"])} if look else {"MT305"}
+        assert codes == {"MT305"}
+        return [first, *(float(tf.random.uniform([])) for _ in range(3))]
+
+    try:
+        plain = drawn(False)
+        assert (drawn(True) == plain) == (seed is not None)
+    finally:
+        tf.random.set_seed(None)
+
+
 class Waives(Tiny):
     def losses(self, batch):
         print("traced")  # modetrain: ignore MT101

@@ -8,7 +8,7 @@ import numpy as np
 
 from modetrain.inspect import host, identity, loops, ops, pipeline, retraces, sharing, traces, values
 from modetrain.inspect.finding import Finding, merged, waived
-from modetrain.inspect.keeping import python_state_kept
+from modetrain.inspect.keeping import python_state_kept, seed_kept
 from modetrain.inspect.reach import reached
 from modetrain.inspect.steps import Batch, Concrete, Steps
 from modetrain.mode import Mode
@@ -56,7 +56,7 @@ class Inspector:
 
     def findings(self) -> list[Finding]:
         """Everything that is found, in the order of files and lines."""
-        with python_state_kept(self._recipe):
+        with python_state_kept(self._recipe), seed_kept():
             found = [*self._of_steps(), *pipeline.look(self._recipe, self._batches)]
         return [one for one in merged(found) if not waived(one)]
 

@@ -6,7 +6,6 @@ where nothing else was found: a number that differs says that something is wrong
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator, Sequence
 
@@ -46,7 +45,8 @@ def of_batches(steps: Steps, target: str, *, moved: bool = False) -> tuple[list[
       What was found, and the rows of the steps; None where one has failed.
     """
     casts = _Casts()
-    with steps.state_kept(moved=moved), casts, Calls(silent=True), _stateful_seed():
+    _seed()
+    with steps.state_kept(moved=moved), casts, Calls(silent=True):
         rows = []
         for number, batch in enumerate(steps.batches):
             try:
@@ -66,7 +66,8 @@ def again(steps: Steps, rows: Sequence[np.ndarray]) -> Iterator[Finding]:
 def traced(steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray], *, moved: bool = False) -> Iterator[Finding]:
     """Runs the traced step on the same batches: it should give the same."""
     graph = []
-    with steps.state_kept(moved=moved), Calls(silent=True), _stateful_seed():
+    _seed()
+    with steps.state_kept(moved=moved), Calls(silent=True):
         for number, batch in enumerate(steps.batches):
             try:
                 graph.append(_run(concrete, steps, batch, number))
@@ -101,11 +102,9 @@ def _run(concrete: Concrete, steps: Steps, batch, number: int) -> np.ndarray:
     return rows.numpy()[np.newaxis]
 
 
-@contextlib.contextmanager
-def _stateful_seed() -> Iterator[None]:
-    """TensorFlow's own generators go on from one place, so that only the step's doing differs."""
+def _seed() -> None:
+    """TensorFlow's own generators go on from one place, so that only the step's doing differs; the inspector puts it back."""
     tf.random.set_seed(0)
-    yield
 
 
 def _failed(error: BaseException, steps: Steps, number: int, target: str) -> Iterator[Finding]:
