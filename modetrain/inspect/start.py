@@ -21,8 +21,6 @@ from modetrain.place import Place
 from modetrain.program import Concrete
 from modetrain.recipe import Recipe
 
-_COUNT = re.compile(r"\d+ items")
-
 
 class Start:
     """Watches the traces of a run.

@@ -47,13 +47,11 @@ class Traces:
       findings: what was found.
       concrete: the first trace; None where tracing failed.
       ran: the user's lines that tracing ran.
-      changed: expressions that the step itself changes.
     """
 
     findings: list[Finding]
     concrete: Concrete | None
     ran: frozenset[Place]
-    changed: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,8 +70,7 @@ def look(steps: Steps, reached: Reached) -> Traces:
     first = _trace(steps, reached)
     second = _trace(steps, reached) if first.error is None else None
     findings = list(_findings(steps, reached, first, second))
-    changed = frozenset(change.expression for one in (first, second) if one for _, change in one.changes)
-    return Traces(findings=findings, concrete=first.concrete, ran=first.ran, changed=changed)
+    return Traces(findings=findings, concrete=first.concrete, ran=first.ran)
 
 
 def _trace(steps: Steps, reached: Reached) -> _Trace:
