@@ -13,8 +13,9 @@ import tensorflow as tf
 
 import modetrain
 from modetrain.inspect.codes import CODES
-from modetrain.inspect.command import mode_for, target_of
+from modetrain.inspect.command import target_of
 from modetrain.inspect.finding import Finding
+from modetrain.inspect.steps import mode_for
 from modetrain.mode import Mode
 from modetrain.settings import InspectSettings
 from tests.corpus.base import Tiny, batches, made

@@ -1,6 +1,7 @@
 """Why a step differs: the first operation that does, and what of Python's own state the step changes.
 
-    explain(arm, shelf, "eager", reference="eager", number=0)      an `Explanation`
+    difference(arm, shelf, "eager", 0, "eager")       an `Explanation` of an arm's step, by the name and compile of the reference
+    impurity(arm, shelf, "eager", 0)                  of a reference's own, which gives other numbers when it is repeated
 
 Runs the step again with every intermediate result written down, in both modes in this process.
 """
@@ -19,8 +20,8 @@ from modetrain.comparison.bisect import Origin
 from modetrain.comparison.cause import Explanation
 from modetrain.comparison.shelf import Shelf, before
 from modetrain.inspect.codes import CODES
-from modetrain.inspect.command import mode_for
 from modetrain.inspect.inspector import Inspector
+from modetrain.inspect.steps import mode_for
 
 _NOISY_LOGS = 3
 _SAYS_RANDOM = re.compile(r"random|default_rng|\brng\b", re.IGNORECASE)

@@ -25,6 +25,12 @@ Batch = Mapping[str, Any]
 Concrete: TypeAlias = "tf.types.experimental.ConcreteFunction"
 
 
+def mode_for(target: str, mode: Mode) -> Mode:
+    """The mode in which steps are traced: what is looked at is always a trace, whatever the mode of the run."""
+    compile_ = "graph" if target == "graph" else "xla"
+    return dataclasses.replace(mode, compile=compile_, strict=mode.strict and compile_ == "graph", guards=False)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Steps:
     """One of the steps of a recipe, and the batches it is looked at on.
