@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
-from modetrain import report
+from modetrain import place
 
 
 class Debugger(pdb.Pdb):
@@ -63,7 +63,7 @@ def stopping_at(file: str, line: int, function: Callable[..., Any]) -> Callable[
 
 def post_mortem(error: BaseException) -> None:
     """Opens the debugger where the error came up in the user's own code, not deep inside TensorFlow."""
-    frames = [tb for tb in _tracebacks(error.__traceback__) if report.is_users(tb.tb_frame.f_code.co_filename)]
+    frames = [tb for tb in _tracebacks(error.__traceback__) if place.is_users(tb.tb_frame.f_code.co_filename)]
     if frames:
         frames[-1].tb_next = None
     debugger = Debugger()

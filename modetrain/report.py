@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import keras
-import tensorflow as tf
 from rich.table import Table
 
-from modetrain import paths, reason, record
+from modetrain import paths, place, reason, record
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
 
-_LIBRARIES = tuple(str(Path(file).parent) + os.sep for file in (tf.__file__, keras.__file__, __file__))
+# Code that was typed: at the prompt, after -c. Methods that Python generates say so too.
+_TYPED = ("<stdin>", "<string>")
 # As Python says it.
 _CAUSE = "The above exception was the direct cause of the following exception:"
 _CONTEXT = "During handling of the above exception, another exception occurred:"
@@ -73,7 +71,7 @@ def lines(error: BaseException, notes: Sequence[str] = ()) -> Iterator[str]:
         yield from lines(earlier)
         yield f"\n{_CAUSE if error.__cause__ else _CONTEXT}\n\n"
     shown = traceback.TracebackException.from_exception(error)
-    frames = [frame for frame in shown.stack if is_users(frame.filename)]
+    frames = _users(shown.stack)
     message = reason.read(error)
     if message is not None:
         told = _told(message, shown.stack)
@@ -96,7 +94,7 @@ def _told(message: reason.Message, caught: Sequence[traceback.FrameSummary]) -> 
     for stack in message.stacks:
         # Such a stack begins where the program does; a traceback, where the error is caught.
         start = next((n for n, frame in enumerate(stack) if caught and _place(frame) == _place(caught[0])), 0)
-        if users := [frame for frame in stack[start:] if is_users(frame.filename)]:
+        if users := _users(stack[start:]):
             return users
     return []
 
@@ -105,9 +103,7 @@ def _place(frame: traceback.FrameSummary) -> tuple[str, str]:
     return frame.filename, frame.name
 
 
-def is_users(filename: str) -> bool:
-    """Whether a file is the user's own code."""
-    # AutoGraph's own files repeat frames that its message shows with the user's lines.
-    if filename.startswith(str(paths.shipped() / "recipes") + os.sep):
-        return True
-    return not filename.startswith((*_LIBRARIES, "<frozen")) and "__autograph_generated_file" not in filename
+def _users(frames: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """The frames of the user's own code; where none is in a file, those of what they have typed."""
+    users = [frame for frame in frames if place.is_users(frame.filename)]
+    return users or [frame for frame in frames if frame.filename in _TYPED]

@@ -12,7 +12,7 @@ from keras import layers
 
 from modetrain import batch_norm, draws
 from modetrain.callbacks.checkpoint import Checkpoint
-from modetrain.comparison import meetings
+from modetrain.comparison import speed
 from modetrain.comparison.arm import Arm
 from modetrain.errors import ConfigError
 from modetrain.failure import NonFiniteError
@@ -408,7 +408,7 @@ def test_the_all_reduces_of_a_step_are_counted(accumulate, make_recipe, source, 
         batch_norm.synchronise(recipe.models(), mode, here, print)
         images = source.train["image"][np.newaxis, :8].astype(dtype)
         batches = {"image": images, "label": source.train["label"][np.newaxis, :8]}
-        found.append(meetings.of_a_step(Arm(recipe, mode, batches, replicas=here)))
+        found.append(speed.meetings(Arm(recipe, mode, batches, replicas=here)))
     plain, normal = found
     assert sorted(plain) == [4 * size for size in (1, 3, 5, 15, 80)], "the loss and every variable, once a step"
     assert len(normal) == 7 + 5 * accumulate, "batch normalisation meets in every micro-batch"

@@ -13,8 +13,9 @@ import tensorflow as tf
 
 import modetrain
 from modetrain.inspect.codes import CODES
-from modetrain.inspect.command import mode_for, target_of
+from modetrain.inspect.command import target_of
 from modetrain.inspect.finding import Finding
+from modetrain.inspect.steps import mode_for
 from modetrain.mode import Mode
 from modetrain.settings import InspectSettings
 from tests.corpus.base import Tiny, batches, made
@@ -198,6 +199,29 @@ def test_variables_and_python_are_as_before():
     assert recipe.rng.bit_generator.state["state"]["state"] == drawn
     for variable, weight in zip(recipe.model.variables, weights):
         np.testing.assert_array_equal(variable, weight)
+
+
+class Draws(Tiny):
+    def losses(self, batch):
+        return super().losses(batch) * tf.random.uniform([])
+
+
+@pytest.mark.parametrize("seed", [7, None])
+def test_tensorflows_seed_is_as_before(seed):
+    recipe = made(Draws)
+
+    def drawn(look: bool) -> list[float]:
+        tf.random.set_seed(seed)
+        first = float(tf.random.uniform([]))
+        codes = {one.code for one in modetrain.inspect(recipe, batches(), modes=["graph"])} if look else {"MT305"}
+        assert codes == {"MT305"}
+        return [first, *(float(tf.random.uniform([])) for _ in range(3))]
+
+    try:
+        plain = drawn(False)
+        assert (drawn(True) == plain) == (seed is not None)
+    finally:
+        tf.random.set_seed(None)
 
 
 class Waives(Tiny):

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.scaling import Constants
-from modetrain.comparison import meetings
+from modetrain.comparison import speed
+from modetrain.inspect import collectives
 
 RING = Constants(
     host_s=1.0,
@@ -65,7 +66,7 @@ def test_collectives_are_counted_once_for_all_replicas_of_a_process():
                     tf.raw_ops.CollectiveReduceV2(
                         input=tf.zeros([size]), ordering_token=[], merge_op="Add", final_op="Id", **keys
                     )
-    assert meetings.of_graph(graph) == [20, 28]
+    assert speed.meetings_in(graph) == [20, 28]
 
 
 def test_sums_over_devices_are_counted_and_other_sums_are_not():
@@ -77,4 +78,22 @@ def test_sums_over_devices_are_counted_and_other_sums_are_not():
                 values.append(tf.zeros([3], tf.float64) + 1.0)
                 tf.add_n([values[-1], values[-1] * 2.0])
         tf.add_n(values)
-    assert meetings.of_graph(graph) == [24]
+    assert speed.meetings_in(graph) == [24]
+
+
+@pytest.mark.parametrize("around", ["branch", "loop"])
+def test_what_is_taken_from_all_replicas_within_a_branch_or_a_loop_is_seen(around):
+    def mean(value):
+        return tf.distribute.get_replica_context().all_reduce("MEAN", value)
+
+    def step(value, meets):
+        take = mean if meets else tf.identity
+        if around == "branch":
+            return tf.cond(value[0] > 0, lambda: take(value), lambda: value)
+        return tf.while_loop(lambda one: one[0] < 9, lambda one: [take(one) + 1], [value])[0]
+
+    for meets in (True, False):
+        with collectives.marked():
+            graph = tf.function(step, autograph=False).get_concrete_function(tf.TensorSpec([3]), meets).graph
+        assert not any(collectives.meets(op) for op in graph.get_operations()), "it lies deeper"
+        assert collectives.in_graph(graph) == meets

@@ -16,8 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modetrain import reason
-from modetrain.comparison import place
+from modetrain import place, reason
 from modetrain.comparison.seen import Entry, Seen, State, StepError
 from modetrain.data import Block, Cut
 from modetrain.failure import plain_sentence
@@ -114,7 +113,7 @@ class Arm:
         narrow = [name for name in ("bfloat16", "float16", "float32", "float64") if name in policies]
         return narrow[0] if narrow else keras.config.floatx()
 
-    def layout(self, step: int = 0) -> dict[str, Entry]:
+    def layout(self) -> dict[str, Entry]:
         """What each entry of the state is."""
         entries: dict[int, Entry] = {}
         trained: set[int] = set()
@@ -202,8 +201,3 @@ def described_mode(arm: Arm) -> dict[str, object]:
         "xla_program": arm.program.unit,
         "strict": arm.mode.strict,
     }
-
-
-def replaced(mode: Mode, **changes) -> Mode:
-    """A mode with some of its fields changed."""
-    return dataclasses.replace(mode, **changes)

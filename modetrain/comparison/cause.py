@@ -12,8 +12,8 @@ import numpy as np
 
 from modetrain.comparison.findings import KINDS, Finding
 from modetrain.comparison.judge import Verdict
-from modetrain.comparison.place import Place
 from modetrain.comparison.seen import Impure, StepError
+from modetrain.place import Place
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -72,7 +72,7 @@ class Court:
             verdicts = self._with_more_draws(mode, verdicts)
         else:
             verdicts = [
-                _as_rounding(one) if one.floors <= tolerance.ROUNDING_LIMIT and _gone(one, wide) else one
+                _as_rounding(one) if tolerance.is_rounding(one.relative, one.floors, _relative(one, wide)) else one
                 for one in verdicts
             ]
         left = [one for one in verdicts if one.verdict == tolerance.DIFFERENT]
@@ -198,8 +198,12 @@ def _steps(verdicts: Sequence[Verdict]) -> list[int]:
 
 
 def _gone(one: Verdict, wide: dict[tuple[int, str], float]) -> bool:
-    relative = wide.get((one.step, one.tensor), np.inf)
-    return one.nonfinite is None and tolerance.vanishes(one.relative, relative)
+    return one.nonfinite is None and tolerance.vanishes(one.relative, _relative(one, wide))
+
+
+def _relative(one: Verdict, wide: dict[tuple[int, str], float]) -> float:
+    """The relative distance in float64 of what a verdict is on."""
+    return wide.get((one.step, one.tensor), np.inf)
 
 
 def _as_rounding(one: Verdict) -> Verdict:

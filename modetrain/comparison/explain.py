@@ -1,6 +1,7 @@
 """Why a step differs: the first operation that does, and what of Python's own state the step changes.
 
-    explain(arm, shelf, "eager", reference="eager", number=0)      an `Explanation`
+    difference(arm, shelf, "eager", 0, "eager")       an `Explanation` of an arm's step, by the name and compile of the reference
+    impurity(arm, shelf, "eager", 0)                  of a reference's own, which gives other numbers when it is repeated
 
 Runs the step again with every intermediate result written down, in both modes in this process.
 """
@@ -13,14 +14,14 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from modetrain.comparison import bisect, place, probe, tolerance, watch
+from modetrain.comparison import bisect, probe, tolerance, watch
 from modetrain.comparison.arm import Arm
 from modetrain.comparison.bisect import Origin
 from modetrain.comparison.cause import Explanation
 from modetrain.comparison.shelf import Shelf, before
 from modetrain.inspect.codes import CODES
-from modetrain.inspect.command import mode_for
 from modetrain.inspect.inspector import Inspector
+from modetrain.inspect.steps import mode_for
 
 _NOISY_LOGS = 3
 _SAYS_RANDOM = re.compile(r"random|default_rng|\brng\b", re.IGNORECASE)
@@ -104,9 +105,8 @@ def _of_replicas(arm: Arm, number: int) -> Explanation | None:
     found = next((one for one in inspector.findings() if one.mode == "replicas"), None)
     if found is None:
         return None
-    where = place.at(found.file, found.line)
-    said = f"Inspect says {found.code}, {CODES[found.code].title}: {found.what}, at {where}."
-    return Explanation(place=where, said=(said,), advice=found.fix, blame="replicas")
+    said = f"Inspect says {found.code}, {CODES[found.code].title}: {found.what}, at {found.place}."
+    return Explanation(place=found.place, said=(said,), advice=found.fix, blame="replicas")
 
 
 def _said(found: Origin, compile: str, reference: str, *, alone: bool) -> Explanation:

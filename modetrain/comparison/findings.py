@@ -14,8 +14,8 @@ from typing import Any
 
 from modetrain.comparison import tolerance
 from modetrain.comparison.judge import Verdict
-from modetrain.comparison.place import Place
 from modetrain.comparison.seen import Times
+from modetrain.place import Place
 
 # What a finding can be.
 KINDS = {
@@ -46,7 +46,8 @@ class Finding:
       floors: the difference in noise floors of the step; up to `tolerance.LIMIT` is agreement.
       op: type of the first operation whose output differs.
       place: the user's line that made it.
-      blame: what makes the difference: `python`, `tracing`, `grappler`, `onednn`, `xla`, `replicas` or `rounding`.
+      blame: what makes the difference: `python`, `tracing`, `grappler`, `onednn`, `xla` or `replicas`; None
+        where that is not known.
       advice: what to do about it.
     """
 
@@ -77,7 +78,7 @@ class ArmResult:
     """How one mode did.
 
     Attributes:
-      verdict: `reference`, `bitwise`, `within noise`, `DIFFERENT`, `not comparable`, `failed`.
+      verdict: `reference`, `bitwise`, `within noise`, `rounding`, `DIFFERENT`, `not comparable`, `failed`.
       effective: what took effect of the mode.
       counts: per kind of tensor and verdict, how many (tensor, step) pairs.
       worst: per kind of tensor the verdict furthest from the reference, in noise floors.
@@ -155,6 +156,8 @@ class Comparison:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Place):
+        return {**dataclasses.asdict(value), "text": value.text}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -22,7 +22,7 @@ class Verdict:
       step: which, from 0.
       tensor: its label.
       kind: `metric`, `gradient`, `variable`, `slot` or `state`.
-      verdict: `bitwise`, `within noise` or `DIFFERENT`.
+      verdict: `bitwise`, `within noise` or `DIFFERENT`; `confirm.py` makes some of the latter `rounding`.
       floors: largest difference in noise floors; infinite where NaNs stand in other places.
       relative: largest difference over largest magnitude; of variables and slots, of their change in the step.
       index: of the largest difference.

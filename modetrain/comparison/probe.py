@@ -19,12 +19,11 @@ import tensorflow as tf
 from tensorflow.python.eager.wrap_function import VariableHolder, WrappedFunction
 from tensorflow.python.framework import op_callbacks
 
-from modetrain import draws
+from modetrain import draws, place
 from modetrain.call import Call
-from modetrain.comparison import place
-from modetrain.comparison.arm import Arm, Batches, one
-from modetrain.comparison.place import Place
+from modetrain.comparison.arm import Arm, one
 from modetrain.comparison.seen import State
+from modetrain.place import Place
 from modetrain.tracing import autograph_on
 
 # Larger tensors are looked at in so many places, evenly spread. What a flipped ReLU changes stands in few.
@@ -72,7 +71,7 @@ class Entry:
 Log = list[Entry]
 
 
-def log_of(arm: Arm, compile: str, number: int, state: State, batches: Batches | None = None) -> Log:
+def log_of(arm: Arm, compile: str, number: int, state: State) -> Log:
     """Runs one step from a state, on one device, and writes down what it computes.
 
     Args:
@@ -80,19 +79,18 @@ def log_of(arm: Arm, compile: str, number: int, state: State, batches: Batches |
       compile: `eager`, `graph` or `xla`.
       number: which step.
       state: to begin from; the arm's state is another one afterwards.
-      batches: other batches than the arm's own, of one step.
     """
     arm.load(state)
-    run, parts, step = _step_of(arm, number, batches or one(arm.batches, number))
+    run, parts, step = _step_of(arm, number)
     if compile == "eager":
         return _eagerly(lambda: run(parts, step))
     with draws.portable() if compile == "xla" else contextlib.nullcontext():
         return _compiled(run, parts, step, xla=compile == "xla")
 
 
-def _step_of(arm: Arm, number: int, batches: Batches):
+def _step_of(arm: Arm, number: int):
     """A function that runs one step, and what it takes: its micro-batches and its number."""
-    block = arm.block_of(batches, number)
+    block = arm.block_of(one(arm.batches, number), number)
     parts = [{name: value[0, part, 0] for name, value in block.arrays.items()} for part in range(block.parts)]
 
     def run(batches: Sequence[Mapping[str, tf.Tensor]], number: tf.Tensor) -> None:
@@ -137,7 +135,7 @@ class Graph:
 
     def __init__(self, arm: Arm, number: int, state: State):
         self._arm, self._state = arm, state
-        run, parts, step = _step_of(arm, number, one(arm.batches, number))
+        run, parts, step = _step_of(arm, number)
         self._found: list[tf.Tensor] = []
 
         @tf.function(autograph=True)

@@ -14,8 +14,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from modetrain import place
 from modetrain.checkpoints import resume
-from modetrain.comparison import place
 from modetrain.comparison.cause import Explanation
 from modetrain.comparison.child import Job
 from modetrain.comparison.runner import Death

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from modetrain.comparison.cause import Explanation
-from modetrain.comparison.place import Place
 from modetrain.comparison.seen import ArmReport
 from modetrain.comparison.shelf import Shelf
+from modetrain.place import Place
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from modetrain.comparison import tolerance
-from modetrain.comparison.place import Place
+from modetrain.place import Place
 
 State = Mapping[str, np.ndarray]
 

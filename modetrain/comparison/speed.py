@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from modetrain.comparison import meetings
 from modetrain.comparison.arm import Arm
 from modetrain.comparison.seen import State, Times
 from modetrain.data import Data
+from modetrain.inspect import collectives, graphs
 from modetrain.replicas import Replicas
 
 _SECONDS = 1.0  # to measure for, at least
@@ -91,7 +91,7 @@ def peak_memory_mb() -> float:
 
 def all_reduce(arm: Arm) -> Mapping[str, Any]:
     """What meeting costs: all-reduces of a step and their bytes, and latency and bandwidth fitted to tensors of a few sizes."""
-    moved = meetings.of_a_step(arm)
+    moved = meetings(arm)
     measured = [{"bytes": count * 4, "ms": _time_of(arm.replicas, count)} for count in _FLOATS]
     sizes, times = np.array([m["bytes"] for m in measured], float), np.array([m["ms"] for m in measured], float)
     # Relative errors are fitted, else the largest tensor alone would decide.
@@ -103,6 +103,30 @@ def all_reduce(arm: Arm) -> Mapping[str, Any]:
         "bandwidth_mb_per_s": float(1e3 / slope / 2**20) if slope > 0 else None,
         "measured": measured,
     }
+
+
+def meetings(arm: Arm) -> list[int]:
+    """Bytes that a replica gives to each all-reduce of a step; a shape that is not known counts 0 bytes.
+
+    What TensorFlow packs into one collective is one. Logical CPUs of one process have no collectives: a sum over several
+    devices is one there. Of a loop within the step one round is counted. A step that runs eagerly is traced for this.
+    """
+    parts = arm.block.parts
+    last = meetings_in(arm.program.trace(arm.block, last_part=True).graph)
+    early = meetings_in(arm.program.trace(arm.block, last_part=False).graph) if parts > 1 else []
+    return early * (parts - 1) + last
+
+
+def meetings_in(graph: tf.Graph) -> list[int]:
+    """The same of a graph that holds the step of every replica of this process."""
+    found = [op for op in graphs.operations(graph) if collectives.meets(op)]
+    # One sum is that of all replicas, and of a collective each replica has an end of its own.
+    first = next((op.device for op in found if op.type != "AddN"), None)
+    return [_bytes(op.inputs[0]) for op in found if op.type == "AddN" or op.device == first]
+
+
+def _bytes(tensor: tf.Tensor) -> int:
+    return (tensor.shape.num_elements() or 0) * tensor.dtype.size
 
 
 def _time_of(replicas: Replicas, count: int) -> float:

@@ -16,8 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modetrain.comparison import place
-from modetrain.comparison.place import Place
+from modetrain.place import Place, is_users
 from modetrain.recipe import Recipe
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -65,12 +64,12 @@ def changes(recipe: Recipe, run: Callable[[], Any]) -> list[Change]:
         last = now
 
     def trace(frame: FrameType, event: str, arg: Any):
-        if not place.is_users(frame.f_code.co_filename):
+        if not is_users(frame.f_code.co_filename):
             return None
         if event == "call":
             return trace
         look()
-        line[0] = place.at(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        line[0] = Place(file=frame.f_code.co_filename, line=frame.f_lineno, function=frame.f_code.co_name)
         return trace
 
     old = sys.gettrace()

@@ -16,8 +16,8 @@ import types
 from typing import Any
 
 from modetrain.inspect import lines
-from modetrain.inspect.finding import Place
 from modetrain.inspect.state import Change, State, changes
+from modetrain.place import Place, is_generated, is_users
 
 _GENERATOR = python_inspect.CO_GENERATOR
 
@@ -55,7 +55,7 @@ class Blame:
 
     def _called(self, frame: types.FrameType, event: str, arg: Any) -> Any:
         name = frame.f_code.co_filename
-        if event != "call" or not (lines.is_generated(name) or lines.is_users(name)):
+        if event != "call" or not (is_generated(name) or is_users(name)):
             return None
         if frame.f_code.co_flags & _GENERATOR:  # whose every step would be told as its own doing, not its caller's
             return None

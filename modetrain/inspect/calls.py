@@ -35,7 +35,7 @@ import tensorflow as tf
 from tensorflow.python.autograph.pyct import origin_info
 
 from modetrain.inspect import lines
-from modetrain.inspect.finding import Place
+from modetrain.place import Place, is_users
 
 _CLOCKS = (
     *(
@@ -154,8 +154,8 @@ class Calls:
             for name in names:
                 original = vars(holder).get(name)
                 if original is not None:
-                    hearing = self._hearing_constructor if name == "__init__" else self._hearing
-                    mine = hearing(original, code, name)
+                    made = name == "__init__"
+                    mine = self._hearing_made(original, code) if made else self._hearing(original, code, name)
                     self._exchange(holder, name, mine)
                     replaced[id(original)] = (original, mine)
         self._hear_dates(replaced)
@@ -223,7 +223,7 @@ class Calls:
 
         return tf.autograph.experimental.do_not_convert(hearing)
 
-    def _hearing_constructor(self, original: Any, code: str, name: str) -> Any:
+    def _hearing_made(self, original: Any, code: str) -> Any:
         note = self.note
 
         @functools.wraps(original)
@@ -246,7 +246,7 @@ class Calls:
         from tensorflow.python.ops import resource_variable_ops
 
         for cls in (polymorphic_function.UnliftedInitializerVariable, resource_variable_ops.ResourceVariable):
-            self._exchange(cls, "__init__", self._hearing_constructor(vars(cls)["__init__"], _MADE, "__init__"))
+            self._exchange(cls, "__init__", self._hearing_made(vars(cls)["__init__"], _MADE))
 
     def _exchange(self, holder: Any, name: str, mine: Any) -> None:
         original = vars(holder)[name]
@@ -279,7 +279,7 @@ def _made_name(thing: Any) -> str:
 
 
 def _may_be_users(filename: str) -> bool:
-    return lines.is_users(filename) or lines.acts_for_its_caller(filename)
+    return is_users(filename) or lines.acts_for_its_caller(filename)
 
 
 class _Stream:

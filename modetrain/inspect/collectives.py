@@ -1,19 +1,26 @@
-"""What a step takes from all replicas, marked in its graph: on one replica an all-reduce leaves no operation behind."""
+"""Where the replicas of a step meet, read from its graph.
+
+On one replica an all-reduce leaves no operation behind: there it is `marked` while the step is traced.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
+from modetrain.inspect import graphs
+
 _NAME = "of_all_replicas"
+_COLLECTIVE = re.compile(r"Collective(Reduce|Gather)\w*|NcclAllReduce")
 
 
 @contextlib.contextmanager
 def marked() -> Iterator[None]:
-    """Within this, what `ReplicaContext.all_reduce` returns is the output of an operation that `is_mark` knows."""
+    """Within this, what `ReplicaContext.all_reduce` returns is the output of an operation that `meets`."""
     cls = tf.distribute.ReplicaContext
     original = cls.all_reduce
 
@@ -28,11 +35,13 @@ def marked() -> Iterator[None]:
         cls.all_reduce = original
 
 
-def is_mark(op: tf.Operation) -> bool:
-    """Whether what an operation returns is the same on all replicas."""
-    return _NAME in op.name or op.type in ("CollectiveReduceV2", "NcclAllReduce")
+def meets(op: tf.Operation) -> bool:
+    """Whether replicas meet in an operation: a collective, a sum over several devices of one process, or what is `marked`."""
+    if op.type == "AddN":
+        return len({one.op.device for one in op.inputs}) == len(op.inputs) > 1
+    return _NAME in op.name or _COLLECTIVE.fullmatch(op.type) is not None
 
 
 def in_graph(graph: tf.Graph) -> bool:
-    """Whether a traced step takes anything from other replicas."""
-    return any(is_mark(op) for op in graph.get_operations())
+    """Whether a traced step takes anything from other replicas, within its branches and loops too."""
+    return any(meets(op) for op in graphs.operations(graph))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 from modetrain.inspect import report
 from modetrain.inspect.finding import Finding
 from modetrain.inspect.inspector import Inspector
-from modetrain.mode import Mode
+from modetrain.inspect.steps import mode_for
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
 
@@ -52,9 +51,3 @@ def target_of(settings: Settings) -> str:
     if settings.mode.strategy == "tpu":
         return "tpu"
     return "xla" if settings.mode.compile == "xla" else "graph"
-
-
-def mode_for(target: str, mode: Mode) -> Mode:
-    """The mode in which steps are traced: what is looked at is always a trace, whatever the mode of the run."""
-    compile_ = "graph" if target == "graph" else "xla"
-    return dataclasses.replace(mode, compile=compile_, strict=mode.strict and compile_ == "graph", guards=False)

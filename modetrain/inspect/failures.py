@@ -6,9 +6,9 @@ import re
 import traceback
 
 from modetrain import reason
-from modetrain.inspect import lines
-from modetrain.inspect.finding import Finding, Place, finding
+from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.steps import Steps
+from modetrain.place import Place, is_users
 
 _KINDS = (
     (
@@ -55,10 +55,10 @@ def asks_for_value(said: str) -> bool:
 
 def place_of(error: BaseException) -> Place | None:
     """The innermost of the user's lines that an error tells of."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if lines.is_users(frame.filename)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame.filename)]
     message = reason.read(error)
     for stack in message.stacks if message is not None else ():
-        users = [frame for frame in stack if lines.is_users(frame.filename)]
+        users = [frame for frame in stack if is_users(frame.filename)]
         if users:
             return Place(file=users[-1].filename, line=users[-1].lineno or 1)
     # The outermost frames are those of whoever called the library.
@@ -68,7 +68,7 @@ def place_of(error: BaseException) -> Place | None:
 
 def _is_caller(frame: traceback.FrameSummary, error: BaseException) -> bool:
     for one in traceback.extract_tb(error.__traceback__):
-        if not lines.is_users(one.filename):
+        if not is_users(one.filename):
             return False
         if one is frame or (one.filename, one.lineno) == (frame.filename, frame.lineno):
             return True

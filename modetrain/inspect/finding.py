@@ -6,30 +6,11 @@ Findings are plain data, so that tests can compare them and `inspect.json` can h
 from __future__ import annotations
 
 import dataclasses
-import linecache
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from modetrain.inspect.codes import CODES
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, order=True)
-class Place:
-    """A line of Python.
-
-    Attributes:
-      file: path of the file.
-      line: number of the line, from 1.
-    """
-
-    file: str
-    line: int
-
-    @property
-    def text(self) -> str:
-        """The line itself, without its indentation."""
-        return linecache.getline(self.file, self.line).strip()
+from modetrain.place import Place
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,11 +101,3 @@ def waived(one: Finding) -> bool:
         return False
     codes = re.findall(r"MT\d+", marked["codes"])
     return not codes or one.code in codes
-
-
-def shown_path(file: str) -> str:
-    """The path as it would be typed from where the command was started."""
-    try:
-        return str(Path(file).relative_to(Path.cwd()))
-    except ValueError:
-        return file

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from modetrain.inspect import lines
-from modetrain.inspect.finding import Place
+from modetrain.place import Place
 
 # What differs between two traces of one function without meaning anything.
 _COUNTED = re.compile(r"_+\d+(?=\D|$)|0x[0-9a-f]+|pyfunc_\d+")
-_COLLECTIVE = re.compile(r"Collective(Reduce|Gather)\w*|NcclAllReduce")
 _NAMES = (
     "_output_shapes",
     "token",
@@ -45,13 +44,6 @@ def operations(graph: tf.Graph, depth: int = 0) -> Iterator[tf.Operation]:
         for inner in inner_graphs(op):
             if depth < 8:
                 yield from operations(inner, depth + 1)
-
-
-def meets(op: tf.Operation) -> bool:
-    """Whether replicas meet in an operation: a collective, or a sum over several devices of one process."""
-    if op.type == "AddN":
-        return len({one.op.device for one in op.inputs}) == len(op.inputs) > 1
-    return _COLLECTIVE.fullmatch(op.type) is not None
 
 
 def inner_graphs(op: tf.Operation) -> list[tf.Graph]:

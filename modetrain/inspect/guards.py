@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from modetrain.inspect import graphs, lines
 from modetrain.inspect.checks import CHECKS
-from modetrain.inspect.finding import Place
+from modetrain.place import Place
 
 if TYPE_CHECKING:
     from modetrain.inspect.bodies import Bodies

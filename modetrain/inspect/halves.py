@@ -20,10 +20,10 @@ from tensorflow.python.framework import op_callbacks
 
 from modetrain.inspect import collectives, graphs, lines
 from modetrain.inspect.calls import Calls
-from modetrain.inspect.finding import Finding, Place, finding
-from modetrain.inspect.lines import is_users
+from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.steps import Batch, Steps
 from modetrain.nonfinite import is_loss
+from modetrain.place import Place, is_users
 
 _EVIDENCE = "the step run on halves of the batch"
 _TOLERANCE = 1e-3

@@ -11,7 +11,7 @@ import dataclasses
 import inspect as python_inspect
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -19,12 +19,12 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.callbacks import Callback
-from modetrain.inspect.finding import Finding, Place, finding
-from modetrain.inspect.lines import is_users
+from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.reach import Reached, is_users_object, tree_of
 from modetrain.inspect.resolve import Scope, known
 from modetrain.inspect.traces import Traces
 from modetrain.optimizer import Optimizer
+from modetrain.place import Place, is_users
 
 _EVIDENCE = "source"
 _AT_START = {"__init__", "__new__", "__post_init__", "__setstate__", "build", "__init_subclass__", "setUp", "setup"}
@@ -69,14 +69,13 @@ class _Use:
     decides: bool = False
 
 
-def look(recipe: Any, reached: Reached, seen: Traces, users: Sequence[object] = ()) -> Iterator[Finding]:
+def look(recipe: Any, reached: Reached, seen: Traces) -> Iterator[Finding]:
     """Finds what the step reads and something else changes.
 
     Args:
       recipe: the recipe.
       reached: from its step.
       seen: what tracing the step showed.
-      users: the user's callbacks, or other objects whose methods run between steps.
     """
     ran = {(place.file, place.line) for place in seen.ran}
     inside = [function for function in reached.functions if _has_run(function, ran)]
@@ -90,7 +89,7 @@ def look(recipe: Any, reached: Reached, seen: Traces, users: Sequence[object] = 
         for key, use in _optimizers(function, scope, recipe, ran):
             reads.setdefault(key, use)
     told: set[tuple[Place, str]] = set()
-    for function, owner in _outside(recipe, reached, users, ran):
+    for function, owner in _outside(recipe, reached, ran):
         scope = Scope.of(function, owner, recipe)
         for change in _writes(function, scope):
             for one in _told(change, reads):
@@ -217,14 +216,11 @@ def _key(owner: Any, name: str) -> tuple[int, Any]:
 # --- changes ----------------------------------------------------------------------------------------------------------
 
 
-def _outside(
-    recipe: Any, reached: Reached, users: Sequence[object], ran: set[tuple[str, int]]
-) -> Iterator[tuple[types.FunctionType, Any]]:
+def _outside(recipe: Any, reached: Reached, ran: set[tuple[str, int]]) -> Iterator[tuple[types.FunctionType, Any]]:
     """Functions of the user's that run between steps, if ever, each with the object whose method it is."""
     objects = [
         recipe,
         *(thing for thing in reached.objects.values() if not isinstance(thing, (type, types.ModuleType))),
-        *users,
     ]
     files = {file for file in reached.files if is_users(file)}
     for cls in type(recipe).__mro__:  # callbacks stand beside a recipe, also one that inherits its steps

@@ -7,14 +7,14 @@ TensorFlow counts, as a key or in a comparison it does not; a set counts where i
 from __future__ import annotations
 
 import ast
-import types
 from collections.abc import Iterator
 from typing import Any
 
-from modetrain.inspect.finding import Finding, Place, finding
+from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.reach import Reached, tree_of
 from modetrain.inspect.resolve import Scope, known
 from modetrain.inspect.traces import Traces
+from modetrain.place import Place
 
 _IN_ORDER = {
     "list",
@@ -48,11 +48,11 @@ def look(recipe: Any, reached: Reached, seen: Traces) -> Iterator[Finding]:
         parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
         sets = _names_of_sets(tree)
         for node in ast.walk(tree):
-            if (what := _what(node, parents, scope, sets, function)) and (file, node.lineno) in ran:  # type: ignore[attr-defined]
+            if (what := _what(node, parents, scope, sets)) and (file, node.lineno) in ran:  # type: ignore[attr-defined]
                 yield finding("MT303", Place(file=file, line=node.lineno), what, evidence="source")  # type: ignore[attr-defined]
 
 
-def _what(node: ast.AST, parents: dict, scope: Scope, sets: set[str], function: types.FunctionType) -> str | None:
+def _what(node: ast.AST, parents: dict, scope: Scope, sets: set[str]) -> str | None:
     if _is_builtin_call(node, scope) and _is_computed_with(node, parents):
         return f"{_called(node)}() becomes a number of the graph"  # type: ignore[arg-type]
     if isinstance(node, ast.For) and _has_no_order(node.iter, scope, sets):

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from modetrain.inspect import host, identity, loops, ops, pipeline, retraces, sharing, traces, values
-from modetrain.inspect.finding import Finding, Place, merged, waived
-from modetrain.inspect.keeping import python_state_kept
+from modetrain.inspect.finding import Finding, merged, waived
+from modetrain.inspect.keeping import python_state_kept, seed_kept
 from modetrain.inspect.reach import reached
 from modetrain.inspect.steps import Batch, Concrete, Steps
 from modetrain.mode import Mode
+from modetrain.place import Place
 from modetrain.recipe import Recipe
 from modetrain.replicas import Replicas
 
@@ -29,7 +30,6 @@ class Inspector:
       target: `graph`, `xla` or `tpu`.
       several: whether what goes wrong on several replicas counts too, whatever `replicas` is.
       prints: whether tf.print counts, which XLA cannot compile.
-      users: more of the user's objects, callbacks say, whose code may change what the steps read.
     """
 
     def __init__(
@@ -42,7 +42,6 @@ class Inspector:
         target: str,
         several: bool = False,
         prints: bool = True,
-        users: Sequence[object] = (),
     ):
         self._recipe = recipe
         self._batches = list(batches)
@@ -51,11 +50,10 @@ class Inspector:
         self._target = target
         self._several = several or replicas.count > 1
         self._prints = prints
-        self._users = users
 
     def findings(self) -> list[Finding]:
         """Everything that is found, in the order of files and lines."""
-        with python_state_kept(self._recipe):
+        with python_state_kept(self._recipe), seed_kept():
             found = [*self._of_steps(), *pipeline.look(self._recipe, self._batches)]
         return [one for one in merged(found) if not waived(one)]
 
@@ -74,7 +72,7 @@ class Inspector:
         with python_state_kept(self._recipe):
             seen = traces.look(steps, reach)
         found = [*retraces.of_batches(steps), *seen.findings, *identity.look(self._recipe, reach, seen)]
-        found += host.look(self._recipe, reach, seen, self._users)
+        found += host.look(self._recipe, reach, seen)
         if seen.concrete is not None:
             found += ops.look(seen.concrete.graph, self._target, prints=self._prints)
             found += loops.look(seen.concrete.graph)

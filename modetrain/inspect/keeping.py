@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+from tensorflow.python.eager import context
 
 from modetrain.inspect.reach import is_users_object, reached
 from modetrain.inspect.walk import holds_symbols
@@ -48,6 +50,20 @@ def python_state_kept(recipe: Recipe) -> Iterator[None]:
         for one in undo:
             with contextlib.suppress(Exception):  # a property or a slot that takes no value
                 one()
+
+
+@contextlib.contextmanager
+def seed_kept() -> Iterator[None]:
+    """Puts back TensorFlow's global seed, and which of its numbers comes next."""
+    holder = context.context()
+    seed, rng = holder._seed, getattr(holder, "_rng", None)
+    drawn = rng.getstate() if rng is not None else None
+    try:
+        yield
+    finally:
+        tf.random.set_seed(seed)
+        if drawn is not None:
+            holder._rng.setstate(drawn)
 
 
 def _keep(thing: Any, undo: list[Callable[[], None]], visited: set[int], depth: int) -> None:

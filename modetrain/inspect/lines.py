@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sysconfig
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import keras
 import tensorflow as tf
 from tensorflow.python.util import tf_stack
 
-from modetrain import paths
-from modetrain.inspect.finding import Place
+from modetrain.place import Place, is_generated, is_users
 
 _HERE = str(Path(__file__).parent) + os.sep
 _MODETRAIN = str(Path(__file__).parent.parent) + os.sep
@@ -25,28 +23,13 @@ _BODIES = str(
     Path(__file__).parent / "bodies.py"
 )  # lies around the making of every operation of a step that is guarded
 _PROGRAM = str(Path(__file__).parent.parent / "program.py")
-_SHIPPED = str(paths.shipped() / "recipes") + os.sep
 _FRAMEWORKS = (*(str(Path(file).parent) + os.sep for file in (tf.__file__, keras.__file__)), _MODETRAIN)
 # AutoGraph calls functions on behalf of the line that it has converted.
 _AUTOGRAPH = tuple(
     str(Path(tf.__file__).parent / "python" / "autograph" / part) + os.sep for part in ("impl", "operators")
 )
-_LIBRARIES = tuple(
-    {os.path.realpath(sysconfig.get_paths()[name]) + os.sep for name in ("purelib", "platlib", "stdlib")}
-    | {sysconfig.get_paths()[name] + os.sep for name in ("purelib", "platlib", "stdlib")}
-    | set(_FRAMEWORKS)
-)
 # Of Keras; its variables and functions do what their caller says.
 _LAYERS = tuple(f"{os.sep}{part}{os.sep}" for part in ("layers", "models", "metrics", "optimizers"))
-_GENERATED = "__autograph_generated_file"
-
-
-@functools.lru_cache(maxsize=4096)
-def is_users(filename: str) -> bool:
-    """Whether a file is the user's own."""
-    if filename.startswith(_SHIPPED):
-        return True
-    return not filename.startswith(("<", *_LIBRARIES)) and _GENERATED not in filename
 
 
 def is_modetrains(filename: str) -> bool:
@@ -55,18 +38,12 @@ def is_modetrains(filename: str) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def is_generated(filename: str) -> bool:
-    """Whether a file is what AutoGraph has made of the user's code."""
-    return _GENERATED in filename
-
-
-@functools.lru_cache(maxsize=4096)
 def acts_for_its_caller(filename: str) -> bool:
     """Whether code in this file does what the user's line asked for: AutoGraph, the standard library, a logging package.
 
     What TensorFlow, Keras and modetrain do of their own accord is not the user's doing.
     """
-    if filename.startswith((*_AUTOGRAPH, _HERE)) or _GENERATED in filename:
+    if filename.startswith((*_AUTOGRAPH, _HERE)) or is_generated(filename):
         return True
     return not filename.startswith(_FRAMEWORKS) and not is_users(filename)
 

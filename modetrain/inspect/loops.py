@@ -15,8 +15,9 @@ from typing import Any
 import tensorflow as tf
 
 from modetrain.inspect import graphs, lines
-from modetrain.inspect.finding import Finding, Place, finding
+from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.reach import tree_of_file
+from modetrain.place import Place, is_users
 
 # Rounds from which on it is told: of a loop over the rows of a tensor, of one that counts, of any other.
 _ROWS, _COUNTED, _OTHERS = 4, 10, 32
@@ -73,7 +74,7 @@ def _by_stack(graph: tf.Graph) -> dict[tuple[tuple[str, int], ...], list[tf.Oper
 
 def _loops_around(stack: tuple[tuple[str, int], ...]) -> Iterator[tuple[Place, ast.AST | None]]:
     """The innermost loop that the stack's lines are in; the innermost line itself where none of them is in a loop."""
-    users = [(file, line) for file, line in stack if lines.is_users(file)]
+    users = [(file, line) for file, line in stack if is_users(file)]
     for file, line in users:
         node = _loop_at(file, line)
         if node is not None:

@@ -52,7 +52,6 @@ _SHAPED_BY = {
     "DenseBincount": (1,),
     "UnsortedSegmentSum": (2,),
     "ScatterNd": (2,),
-    "Split": (),
 }
 _OF_SHAPES = ("Shape", "ShapeN", "Size", "Rank", "Const")
 _EVIDENCE = "operations of the graph"

@@ -10,9 +10,9 @@ from typing import Any
 
 from modetrain.inspect import lines
 from modetrain.inspect.calls import Calls
-from modetrain.inspect.finding import Place
 from modetrain.inspect.reach import tree_of_file
 from modetrain.inspect.steps import Steps
+from modetrain.place import Place, is_generated, is_users
 
 # What asks whether it is being traced.
 _ASKS = re.compile(
@@ -72,7 +72,7 @@ class _Course:
 
     def _called(self, frame: types.FrameType, event: str, arg: Any) -> Any:
         name = frame.f_code.co_filename
-        return self._followed if lines.is_generated(name) or lines.is_users(name) else None
+        return self._followed if is_generated(name) or is_users(name) else None
 
     def _followed(self, frame: types.FrameType, event: str, arg: Any) -> Any:
         if event == "line" and (here := lines.here()) is not None and self.places[-1:] != [here]:

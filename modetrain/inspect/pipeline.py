@@ -13,10 +13,11 @@ import tensorflow as tf
 from modetrain.inspect import failures, graphs, lines
 from modetrain.inspect.blame import Blame
 from modetrain.inspect.calls import Calls
-from modetrain.inspect.finding import Finding, Place, finding
+from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.ops import is_python, is_stateful
 from modetrain.inspect.reach import functions_in, reached
 from modetrain.inspect.state import State
+from modetrain.place import Place
 from modetrain.recipe import Recipe
 
 _EVIDENCE = "prepare() traced"

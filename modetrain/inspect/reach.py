@@ -16,7 +16,7 @@ from typing import Any
 
 import keras
 
-from modetrain.inspect.lines import is_users
+from modetrain.place import is_users
 
 _MOST_ITEMS = 100
 

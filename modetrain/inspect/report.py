@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from modetrain.inspect.codes import CODES
-from modetrain.inspect.finding import Finding, shown_path
+from modetrain.inspect.finding import Finding
 
 FILE = "inspect.json"
 _WIDTH = 116
@@ -19,7 +19,7 @@ _WIDTH = 116
 def lines(findings: Sequence[Finding]) -> Iterator[str]:
     """The whole story of every finding."""
     for one in findings:
-        yield f"{_where(one)}: {one.code} {CODES[one.code].title}"
+        yield f"{one.place.shown}: {one.code} {CODES[one.code].title}"
         yield f"    {one.text}"
         yield from _wrapped("what", one.what)
         yield from _wrapped("why", one.why)
@@ -30,7 +30,7 @@ def lines(findings: Sequence[Finding]) -> Iterator[str]:
 
 def short(one: Finding) -> str:
     """One line for a finding."""
-    return f"{_where(one)}: {one.code} {CODES[one.code].title}: {one.what}"
+    return f"{one.place.shown}: {one.code} {CODES[one.code].title}: {one.what}"
 
 
 def summary(findings: Sequence[Finding], target: str) -> str:
@@ -48,10 +48,6 @@ def write(folder: Path, findings: Sequence[Finding], target: str) -> None:
     """Keeps the findings in a run folder."""
     kept = {"target": target, "findings": [dataclasses.asdict(one) for one in findings]}
     (folder / FILE).write_text(json.dumps(kept, indent=2) + "\n")
-
-
-def _where(one: Finding) -> str:
-    return f"{shown_path(one.file)}:{one.line}"
 
 
 def _wrapped(name: str, text: str) -> Iterator[str]:

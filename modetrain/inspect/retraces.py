@@ -11,6 +11,7 @@ from tensorflow.python.eager.polymorphic_function import polymorphic_function
 from modetrain.inspect import lines
 from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.steps import Batch, Steps
+from modetrain.place import is_users
 
 _Signature = Mapping[str, str]
 
@@ -71,7 +72,7 @@ class Retraces:
 
     def _called(self, original: Any, function: Any, args: tuple, kwargs: dict) -> Any:
         code = getattr(function.python_function, "__code__", None)
-        if code is None or not lines.is_users(code.co_filename):
+        if code is None or not is_users(code.co_filename):
             return original(function, *args, **kwargs)
         before = function.experimental_get_tracing_count()
         result = original(function, *args, **kwargs)

@@ -13,16 +13,17 @@ import keras
 import tensorflow as tf
 
 from modetrain.inspect import collectives, graphs, halves, lines
-from modetrain.inspect.finding import Finding, Place, finding
+from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.ops import is_stateful
 from modetrain.inspect.reach import Reached, tree_of
 from modetrain.inspect.resolve import Scope
 from modetrain.inspect.steps import Steps
 from modetrain.inspect.traces import Traces
+from modetrain.place import Place
 
 _CLIPS = {"clip_by_global_norm", "clip_by_norm", "clip_by_value", "clip_by_average_norm", "clip"}
 _ALWAYS = {"clip_by_global_norm"}
-_MOMENTS = {"moments", "weighted_moments", "normalize_moments", "fused_batch_norm", "batch_normalization"}
+_MOMENTS = {"moments", "weighted_moments", "normalize_moments", "fused_batch_norm"}
 _ASSIGNS = {
     "AssignVariableOp",
     "AssignAddVariableOp",
@@ -73,10 +74,9 @@ def _of_call(node: ast.Call, place: Place, scope: Scope, gradients: set[str]) ->
         if isinstance(node.func, ast.Name)
         else ""
     )
-    text = ast.unparse(node)
     if name in _ALWAYS or (name in _CLIPS and any(one in gradients for one in _names(node))):
         yield finding("MT703", place, f"{name} on this replica's gradients", evidence="source")
-    elif name in _MOMENTS and "axes" in text + "axes" and name != "batch_normalization":
+    elif name in _MOMENTS:
         yield finding("MT702", place, f"{name} of this replica's share of the batch", evidence="source")
     elif name == "compute_average_loss":
         yield finding("MT701", place, "compute_average_loss divides by the global batch size", evidence="source")
@@ -163,8 +163,7 @@ def _reads(tensor: tf.Tensor, inputs: set[str]) -> bool:
         one = pending.pop()
         if one.name in inputs:
             return True
-        met = collectives.is_mark(one.op) or graphs.meets(one.op)
-        if one.op.name in seen or one.op.type == "Shape" or met:
+        if one.op.name in seen or one.op.type == "Shape" or collectives.meets(one.op):
             continue
         seen.add(one.op.name)
         pending.extend(one.op.inputs)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from modetrain.callbacks import Callback
-from modetrain.inspect.finding import Finding, finding, shown_path
+from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.reach import reached
 from modetrain.inspect.start import place_of_method, place_of_read
 from modetrain.inspect.state import Change, State, changes
@@ -35,7 +35,7 @@ class StalePython(Callback):
 
     def look(self, run):
         for one in self._watch.changed() if self._watch is not None else ():
-            self._say(f"WARNING: step {run.step}: {shown_path(one.file)}:{one.line}: {one.code} {one.what}")
+            self._say(f"WARNING: step {run.step}: {one.place.shown}: {one.code} {one.what}")
 
     def end(self, run):
         self.look(run)

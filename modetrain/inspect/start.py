@@ -12,15 +12,14 @@ from collections.abc import Callable, Iterator
 
 from modetrain.inspect import guards, loops, ops, report
 from modetrain.inspect.calls import Calls
-from modetrain.inspect.finding import Finding, Place, finding, merged, shown_path, waived
+from modetrain.inspect.finding import Finding, finding, merged, waived
 from modetrain.inspect.reach import Reached, nodes_of, reached
 from modetrain.inspect.state import Change, State, changes
 from modetrain.inspect.traces import CODE_OF_CHANGE, said
 from modetrain.mode import Mode
+from modetrain.place import Place
 from modetrain.program import Concrete
 from modetrain.recipe import Recipe
-
-_COUNT = re.compile(r"\d+ items")
 
 
 class Start:
@@ -59,7 +58,7 @@ class Start:
             finally:
                 self._tell(self._findings(calls, changes(before, state.look()), reach, concrete, method))
             if self._mode.guarded and (places := guards.unguarded(concrete.graph)):
-                shown = ", ".join(f"{shown_path(place.file)}:{place.line}" for place in places)
+                shown = ", ".join(f"{place.shown}" for place in places)
                 self._say(f"not guarded, because over several replicas XLA compiles the gradients alone: {shown}")
             return concrete
 

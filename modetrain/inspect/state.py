@@ -77,8 +77,7 @@ class State:
     """The Python state that a step can see.
 
     Args:
-      roots: by expression what to look at.
-      names: only attributes and globals of these names count; None is all.
+      roots: by expression what to look at; of `Names` and `OfClass` only what these say.
     """
 
     def __init__(self, roots: Mapping[str, Any]):

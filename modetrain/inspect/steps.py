@@ -15,14 +15,20 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.data import Block, Cut
-from modetrain.inspect.finding import Place
 from modetrain.mode import Mode
+from modetrain.place import Place
 from modetrain.program import Program
 from modetrain.recipe import Recipe
 from modetrain.replicas import Replicas
 
 Batch = Mapping[str, Any]
 Concrete: TypeAlias = "tf.types.experimental.ConcreteFunction"
+
+
+def mode_for(target: str, mode: Mode) -> Mode:
+    """The mode in which steps are traced: what is looked at is always a trace, whatever the mode of the run."""
+    compile_ = "graph" if target == "graph" else "xla"
+    return dataclasses.replace(mode, compile=compile_, strict=mode.strict and compile_ == "graph", guards=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

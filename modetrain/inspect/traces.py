@@ -15,12 +15,13 @@ from typing import Any
 from modetrain.inspect import collectives, failures, graphs
 from modetrain.inspect.blame import Blame
 from modetrain.inspect.calls import Call, Calls
-from modetrain.inspect.finding import Finding, Place, finding
+from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.reach import Reached, tree_of
 from modetrain.inspect.retraces import Retraces
 from modetrain.inspect.state import Change, State, is_inside
 from modetrain.inspect.steps import Concrete, Steps
 from modetrain.inspect.writes import Writes
+from modetrain.place import Place
 
 CODE_OF_CHANGE = {
     "plain": "MT201",
@@ -46,13 +47,11 @@ class Traces:
       findings: what was found.
       concrete: the first trace; None where tracing failed.
       ran: the user's lines that tracing ran.
-      changed: expressions that the step itself changes.
     """
 
     findings: list[Finding]
     concrete: Concrete | None
     ran: frozenset[Place]
-    changed: frozenset[str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,8 +70,7 @@ def look(steps: Steps, reached: Reached) -> Traces:
     first = _trace(steps, reached)
     second = _trace(steps, reached) if first.error is None else None
     findings = list(_findings(steps, reached, first, second))
-    changed = frozenset(change.expression for one in (first, second) if one for _, change in one.changes)
-    return Traces(findings=findings, concrete=first.concrete, ran=first.ran, changed=changed)
+    return Traces(findings=findings, concrete=first.concrete, ran=first.ran)
 
 
 def _trace(steps: Steps, reached: Reached) -> _Trace:

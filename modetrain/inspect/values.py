@@ -6,7 +6,6 @@ where nothing else was found: a number that differs says that something is wrong
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator, Sequence
 
@@ -18,8 +17,9 @@ from tensorflow.python.framework import op_callbacks
 from modetrain import reason
 from modetrain.inspect import failures, lines, parting
 from modetrain.inspect.calls import Calls
-from modetrain.inspect.finding import Finding, Place, finding
+from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.steps import Concrete, Steps
+from modetrain.place import Place
 
 # What TensorFlow's kernels say of what XLA drops.
 _DROPPED = (
@@ -45,7 +45,8 @@ def of_batches(steps: Steps, target: str, *, moved: bool = False) -> tuple[list[
       What was found, and the rows of the steps; None where one has failed.
     """
     casts = _Casts()
-    with steps.state_kept(moved=moved), casts, Calls(silent=True), _stateful_seed():
+    _seed()
+    with steps.state_kept(moved=moved), casts, Calls(silent=True):
         rows = []
         for number, batch in enumerate(steps.batches):
             try:
@@ -65,7 +66,8 @@ def again(steps: Steps, rows: Sequence[np.ndarray]) -> Iterator[Finding]:
 def traced(steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray], *, moved: bool = False) -> Iterator[Finding]:
     """Runs the traced step on the same batches: it should give the same."""
     graph = []
-    with steps.state_kept(moved=moved), Calls(silent=True), _stateful_seed():
+    _seed()
+    with steps.state_kept(moved=moved), Calls(silent=True):
         for number, batch in enumerate(steps.batches):
             try:
                 graph.append(_run(concrete, steps, batch, number))
@@ -87,7 +89,7 @@ def _first_operation(steps: Steps, *, moved: bool) -> Place | None:
     with steps.state_kept(moved=moved), Calls(silent=True):
         comparison = compare(steps.recipe, steps.batches, modes=["graph"], draws=1)
     places = [one.place for one in comparison.findings if one.place is not None]
-    return Place(file=places[0].file, line=places[0].line) if places else None
+    return places[0] if places else None
 
 
 def _run(concrete: Concrete, steps: Steps, batch, number: int) -> np.ndarray:
@@ -100,11 +102,9 @@ def _run(concrete: Concrete, steps: Steps, batch, number: int) -> np.ndarray:
     return rows.numpy()[np.newaxis]
 
 
-@contextlib.contextmanager
-def _stateful_seed() -> Iterator[None]:
-    """TensorFlow's own generators go on from one place, so that only the step's doing differs."""
+def _seed() -> None:
+    """TensorFlow's own generators go on from one place, so that only the step's doing differs; the inspector puts it back."""
     tf.random.set_seed(0)
-    yield
 
 
 def _failed(error: BaseException, steps: Steps, number: int, target: str) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """How Python values are looked at: whatever is plain, a container, a generator, an iterator or an object, down to a few levels.
 
-for expression, seen in walk("self", recipe, set()): ...
+for expression, seen in walk("self", recipe, set(), 0): ...
 """
 
 from __future__ import annotations

@@ -31,8 +31,6 @@ def main(answer: str, *words: str) -> int:
 
 
 def _found(settings: Settings):
-    from modetrain import paths
-    from modetrain.comparison import place
     from modetrain.comparison.arm import described
     from modetrain.inspect.guards import GuardError
     from modetrain.replay import capsule, command
@@ -43,13 +41,12 @@ def _found(settings: Settings):
 
     def failed(said: str, cause: Cause | None, metrics=None) -> Found:
         where = cause.place if cause is not None else None
-        shown = f"{paths.shown(Path(where.file), Path.cwd())}:{where.line}" if where is not None else None
         return Found(
             mode=mode,
             failed=True,
             said=said,
             first=cause.what if cause is not None else None,
-            place=shown,
+            place=where.shown if where is not None else None,
             text=where.text if where is not None else None,
             metrics=metrics or {},
         )
@@ -62,7 +59,7 @@ def _found(settings: Settings):
         found = described(error)
         where = found.place
         if isinstance(error, GuardError) and error.place is not None:
-            where = place.at(error.place.file, error.place.line)
+            where = error.place
         return failed("raises", Cause(what=str(found), place=where))
     finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     if is_bad(metrics):

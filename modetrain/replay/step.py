@@ -15,10 +15,10 @@ from modetrain import draws, run
 from modetrain.checkpoints import checkpoint
 from modetrain.comparison import probe
 from modetrain.comparison.arm import Arm
-from modetrain.comparison.place import Place
 from modetrain.data import Block, Cut
 from modetrain.metrics import Means
 from modetrain.nonfinite import FLAG, is_loss
+from modetrain.place import Place
 from modetrain.program import Program
 from modetrain.recipe import Info, Recipe
 from modetrain.replay.capsule import Capsule
