@@ -23,7 +23,7 @@ from modetrain.replay import capsule, check
 from modetrain.replay.check import Found
 from modetrain.replay.step import Step
 from modetrain.settings import ReplaySettings
-from recipes.mnist import Digits
+from recipes.mnist import Digits, cross_entropy
 
 COMMAND = "python -m modetrain recipe=mine"
 
@@ -207,6 +207,63 @@ def test_the_parts_of_all_replicas_make_up_the_step(mode, make_trainer, make_rec
     assert np.mean(parts) == pytest.approx(loss(None), rel=1e-6)
 
 
+# --- the line --------------------------------------------------------------------------------------------------------
+
+
+class OfLogarithm(Digits):
+    def train_step(self, batch):
+        def loss():
+            p = tf.nn.relu(self.model(batch["image"], training=True) - 100.0)
+            penalty = tf.where(p > 0.0, tf.math.log(p), 0.0)  # here
+            return cross_entropy(batch["label"], p) + tf.reduce_mean(penalty, axis=-1)
+
+        return self.minimize(loss)
+
+
+class OfDivision(Digits):
+    def train_step(self, batch):
+        def loss():
+            p = tf.nn.relu(self.model(batch["image"], training=True) - 100.0)
+            total = tf.reduce_sum(p, axis=-1, keepdims=True)
+            share = tf.where(total > 0.0, p / total, tf.zeros_like(p))  # here
+            return cross_entropy(batch["label"], p) + tf.reduce_mean(share, axis=-1)
+
+        return self.minimize(loss)
+
+
+class OfRoot(Digits):
+    def train_step(self, batch):
+        def loss():
+            zero = tf.reduce_sum(self.model(batch["image"], training=True), axis=-1) * 0.0
+            return tf.sqrt(zero)  # here
+
+        return self.minimize(loss)
+
+
+class Forward(Digits):
+    def train_step(self, batch):
+        def loss():
+            logits = self.model(batch["image"], training=True)
+            spoilt = logits / tf.cast(self.step * 0, tf.float32)  # here
+            return cross_entropy(batch["label"], spoilt)
+
+        return self.minimize(loss)
+
+
+@pytest.mark.parametrize("cls", [OfLogarithm, OfDivision, OfRoot, Forward])
+def test_the_line_of_what_is_differentiated_is_named(cls, mode, make_recipe, make_data, settings):
+    recipe = make_recipe(cls)
+    made = capsule.Capsule(
+        **{"step": 3, "state_step": 3, "method": "train_step", "number": 3, "why": "asked", "said": "", "command": ""},
+        **{"config": {}, "info": {}, "carry": {}, "made_on": {}},
+        state=checkpoint.copied(recipe.state()),
+        batch={name: value.numpy() for name, value in make_data().batch(3).items()},
+    )
+    given = settings(mode=Mode(name=mode, compile=mode), replay=ReplaySettings(path="x"))
+    cause = Step(made, given, recipe=recipe).cause()
+    assert cause.place.text.endswith("# here"), cause
+
+
 # --- the verdict -----------------------------------------------------------------------------------------------------
 
 
@@ -245,7 +302,7 @@ RECIPE = """
 import keras
 import tensorflow as tf
 
-from recipes.mnist import Digits
+from recipes.mnist import Digits, cross_entropy
 
 
 def logarithm(x):

@@ -22,6 +22,7 @@ from tensorflow.python.framework import op_callbacks
 from modetrain import draws, place
 from modetrain.call import Call
 from modetrain.comparison.arm import Arm, one
+from modetrain.comparison.differentiated import Differentiated
 from modetrain.comparison.seen import State
 from modetrain.place import Place
 from modetrain.tracing import autograph_on
@@ -104,23 +105,28 @@ def _step_of(arm: Arm, number: int):
 
 
 def _eagerly(run: Callable[[], None]) -> Log:
-    made: list[tuple[str, Any, Place | None, bool, tuple]] = []
+    made: list[tuple[str, Any, Place | None, bool, tuple, Place | None]] = []
+    of = Differentiated()
 
     def note(op_type, inputs, attrs, outputs, op_name=None, graph=None):
         op_type = op_type.decode() if isinstance(op_type, bytes) else op_type
         if graph is None and op_type not in _SILENT:
             where, gradient = _where()
-            made.extend((op_type, output, where, gradient, tuple(inputs or ())) for output in outputs)
+            found = (one for one in reversed(made) if of.is_forward(one[0], one[4], one[1])) if of.now else iter(())
+            forward = next((one[2] for one in found if not one[3]), None)
+            made.extend((op_type, output, where, gradient, tuple(inputs or ()), forward) for output in outputs)
 
     op_callbacks.add_op_callback(note)
     try:
-        run()
+        with of.listening():
+            run()
     finally:
         op_callbacks.remove_op_callback(note)
     # The tensors are alive until here, so that their ids are theirs alone.
     positions = {id(output): index for index, (_, output, *_) in enumerate(made)}
     return _log(
-        [(op, _sample(output), output, where, grad, inputs) for op, output, where, grad, inputs in made], positions
+        [(op, _sample(output), output, where, grad, inputs, of) for op, output, where, grad, inputs, of in made],
+        positions,
     )
 
 
@@ -138,15 +144,17 @@ class Graph:
         run, parts, step = _step_of(arm, number)
         self._found: list[tf.Tensor] = []
 
+        of = Differentiated()
+
         @tf.function(autograph=True)
         def traced(batches, number):
-            with autograph_on(tf.__internal__.autograph.control_status_ctx()):
+            with autograph_on(tf.__internal__.autograph.control_status_ctx()), of.listening():
                 tf.autograph.experimental.do_not_convert(run)(batches, number)
             self._found[:] = _tensors(tf.compat.v1.get_default_graph())
 
         self._function = traced.get_concrete_function(parts, step)
         self._given = [*tf.nest.flatten(parts), step]
-        self.entries = _log(_entries(self._found, iter(())), {}, ids=_names(self._found))
+        self.entries = _log(_entries(self._found, iter(()), of.lines), {}, ids=_names(self._found))
 
     def value_of(self, position: int) -> np.ndarray | None:
         """The value of one entry, as if nothing else were wanted; None where it is no number."""
@@ -166,19 +174,20 @@ def _tensors(graph: tf.Graph) -> list[tf.Tensor]:
 
 def _compiled(run, parts, step: tf.Tensor, *, xla: bool) -> Log:
     found: list[tf.Tensor] = []
+    of = Differentiated()
 
     @tf.function(autograph=True, jit_compile=xla)
     def logged(batches, number):
-        with autograph_on(tf.__internal__.autograph.control_status_ctx()):
+        with autograph_on(tf.__internal__.autograph.control_status_ctx()), of.listening():
             tf.autograph.experimental.do_not_convert(run)(batches, number)
         found[:] = _tensors(tf.compat.v1.get_default_graph())
         return [_sample_of(tensor) for tensor in found if _is_number(tensor)]
 
     values = iter(logged.get_concrete_function(parts, step)(parts, step))
-    return _log(_entries(found, values), {}, ids=_names(found))
+    return _log(_entries(found, values, of.lines), {}, ids=_names(found))
 
 
-def _entries(found: Sequence[tf.Tensor], values: Iterator[tf.Tensor]) -> list[tuple]:
+def _entries(found: Sequence[tf.Tensor], values: Iterator[tf.Tensor], forward: Mapping[str, Place]) -> list[tuple]:
     made = []
     for tensor in found:
         frames = [(f.filename, f.lineno, f.name) for f in tensor.op.traceback]
@@ -193,6 +202,7 @@ def _entries(found: Sequence[tf.Tensor], values: Iterator[tf.Tensor]) -> list[tu
                 place.innermost(frames),
                 gradient,
                 inputs,
+                forward.get(tensor.op.name),
             )
         )
     return made
@@ -211,7 +221,7 @@ def _through(tensor):
 
 def _log(made: Sequence[tuple], positions: Mapping[int, int], ids: Mapping[str, int] | None = None) -> Log:
     log: Log = []
-    for op, value, tensor, where, gradient, inputs in made:
+    for op, value, tensor, where, gradient, inputs, differentiated in made:
         if ids is None:
             before = tuple(positions[id(one)] for one in inputs if positions.get(id(one), len(log)) < len(log))
         else:  # symbolic tensors are made anew whenever they are asked for
@@ -219,7 +229,7 @@ def _log(made: Sequence[tuple], positions: Mapping[int, int], ids: Mapping[str, 
         if gradient:
             forward = [log[index].place for index in before if not log[index].gradient and log[index].place]
             inherited = [log[index].place for index in before if log[index].gradient and log[index].place]
-            where = forward[-1] if forward else inherited[-1] if inherited else where
+            where = differentiated or (forward[-1] if forward else inherited[-1] if inherited else where)
         log.append(
             Entry(
                 op=op,
