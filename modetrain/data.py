@@ -192,7 +192,11 @@ class Data:
         """
         if self._debug:
             return 1
-        batch = self.batch(0)
+        # Traced and not made: what fails in a batch is to fail where it is asked for again and named.
+        traced = tf.function(self._train_batch).get_concrete_function(tf.TensorSpec([], tf.int64))
+        batch = traced.structured_outputs
+        if not all(value.shape.is_fully_defined() for value in batch.values()):
+            batch = self.batch(0)
         size = sum(int(np.prod(t.shape.as_list())) * t.dtype.size for t in batch.values())
         size = size * self.cut.local // self.cut.replicas
         return int(np.clip(_BLOCK_BYTES // max(size, 1), 1, _MOST_STEPS))

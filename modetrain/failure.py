@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from modetrain import reason
 from modetrain.callbacks import recorder as recording
 from modetrain.data import Block
 from modetrain.inspect.guards import GuardError
@@ -130,7 +131,8 @@ def _add_command(
     recorder, path = recording.of(run), None
     if recorder is not None and (run.train_program.names or method != "train_step"):
         why = "nonfinite" if isinstance(error, NonFiniteError) else "error"
-        said = f"{type(error).__name__}: {error}"
+        message = reason.read(error)
+        said = message.text if message is not None else f"{type(error).__name__}: {error}"
         path = recorder.write(run, step, why=why, said=said, method=method, block=block)
     if path is None and method == "eval_step":
         return

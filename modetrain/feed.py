@@ -76,6 +76,15 @@ class Feed:
                 self._sleep(pause)
         raise AssertionError
 
+    def failing(self, step: int) -> int:
+        """Of the block that begins at `step` and could not be had, the first step whose batch fails by itself; else `step`."""
+        for index in range(step, step + self._length):
+            try:
+                self._data.batch(index + self.passed_over)
+            except Exception:
+                return index
+        return step
+
     @property
     def passed_over(self) -> int:
         """How many batches were left out so far."""

@@ -57,6 +57,7 @@ class Trainer:
       evaluation: means of the latest evaluation.
       evaluated: step of the latest evaluation, or None.
       status: `running`, `completed`, `stopped` or `failed`.
+      telling: the callback that is called now, and its method; None amid a call.
       whole: whether the variables are those after `step` updates: not amid a call, nor after one that failed.
       feed: hands out the batches.
       to_look: callbacks that want to look at this step and have not yet.
@@ -102,6 +103,7 @@ class Trainer:
         self.evaluated: int | None = None
         self.status = "running"
         self.whole = True
+        self.telling: str | None = None
         self.workers: WorkerTimes | None = None
         self.stopped_by: int | None = None
         self._signal: int | None = None
@@ -233,7 +235,7 @@ class Trainer:
 
     def _run_to(self, stop: int) -> None:
         while self.step < stop and self.stopped_by is None and not self._save_now:
-            with self.clock.book("data"), explain(self, "prepare", None, lambda: self.step):
+            with self.clock.book("data"), explain(self, "prepare", None, lambda: self.feed.failing(self.step)):
                 block = self.feed.block(self.step)
             lo = self.step - block.first
             hi = min(block.length, stop - block.first)
@@ -281,8 +283,10 @@ class Trainer:
     # --- private ----------------------------------------------------------------------------------------------------
 
     def _tell(self, callback: Callback, method: Callable[..., None], *more: Rows) -> None:
+        self.telling = f"{type(callback).__name__}.{method.__name__}"
         try:
             method(self, *more)
+            self.telling = None
         except Exception as error:
             if not getattr(error, "__notes__", ()):
                 error.add_note(f"modetrain: {type(callback).__name__}.{method.__name__} failed after step {self.step}")

@@ -89,6 +89,20 @@ def test_a_failing_prepare_is_named_too(make_trainer, make_data):
     assert caught.value.__notes__[-1].endswith(f" replay.from={trainer.folder} replay.step=4 mode=eager")
 
 
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_a_failing_prepare_is_named_by_its_own_step_amid_a_block(mode, make_trainer, make_data):
+    bad = int(make_data().batch(3)["index"][0])
+
+    def prepare(batch, *, seed, training):
+        row = tf.where(tf.reduce_any(batch["index"] == bad), 1000, 3)
+        return {**batch, "picked": tf.fill([8], tf.gather(tf.range(10), row))}
+
+    trainer = make_trainer(mode, steps=20, command=COMMAND, data={"prepare": prepare}, mode={"steps_per_call": 5})
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        trainer.train()
+    assert f"modetrain: failed in step 4 of 20: Digits.prepare in mode={mode}" in notes(caught)
+
+
 def test_a_failing_prepare_in_evaluation_is_named_too(make_trainer):
     def prepare(batch, *, seed, training):
         return batch if training else {**batch, "picked": tf.gather(tf.range(10), batch["index"])}

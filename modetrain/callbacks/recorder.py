@@ -83,7 +83,7 @@ class Recorder(Callback):
         evaluating = method == "eval_step"
         copy: _Copy | None
         at, number = (run.step, step) if evaluating else (step, step)
-        if evaluating or (run.whole and step == run.step):  # the variables are those of this step, and stay so
+        if evaluating or run.whole:  # no step was begun: the variables are those of the run's own step, and stay so
             copy = _Copy(step=run.step, state=checkpoint.copied(run.recipe.state()), carry=carry.of(run))
         else:
             copy = self._before(run, step)

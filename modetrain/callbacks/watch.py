@@ -100,7 +100,7 @@ class Watch(Callback):
             "step": run.step,
             "steps": run.steps,
             "steps_per_s": max(run.step - before, 0) / (now - then) if now > then else 0.0,
-            "doing": run.clock.doing,
+            "doing": run.clock.doing or run.telling,
             "since_progress_s": now - self._moved,
         }
         path = _of_worker(run, HEARTBEAT)
@@ -113,7 +113,7 @@ class Watch(Callback):
 
     def _tell(self, run) -> None:
         seconds = self._now() - self._moved
-        doing = run.clock.doing or "between two calls"
+        doing = run.clock.doing or run.telling or "between two calls"
         path = _of_worker(run, f"stall-{time.strftime('%Y-%m-%d_%H-%M-%S')}.txt")
         said = f"no progress for {seconds:.0f} s after step {run.step} of {run.steps}, doing: {doing}"
         try:
@@ -127,7 +127,7 @@ class Watch(Callback):
             run.say(f"WARNING: {said}; where each thread stands could not be written to {path} ({error.strerror})")
             return
         run.say(f"WARNING: {said}; where each thread stands: {path} (watchdog.after={self._after:g})")
-        if line := recorder.beside(run, why="stall", said=said):
+        if run.telling is None and (line := recorder.beside(run, why="stall", said=said)):
             run.say(f"  {line}")
 
 

@@ -66,6 +66,8 @@ def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
         notes = (*notes, f"run_dir={run_dir}: the run in it failed before its first step, and is written over")
     settings = _settings(composition, _command(typed, config_dirs), notes, cwd)
     _raise(rules.problems(settings, composition))
+    if settings.do == "replay":
+        origin.chosen(origin.find(Path(str(settings.replay.path))), settings, lambda line: None)
     return settings
 
 

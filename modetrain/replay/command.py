@@ -5,8 +5,9 @@ from __future__ import annotations
 import bdb
 import dataclasses
 import functools
+import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,9 @@ from rich.console import Console
 
 from modetrain import batch_norm, debugger, paths, record, report, run, run_folder
 from modetrain.checkpoints import resume
-from modetrain.checkpoints.checkpoint import CheckpointError
 from modetrain.command_line import CommandLine
 from modetrain.errors import ConfigError
-from modetrain.nonfinite import FLAG
+from modetrain.nonfinite import FLAG, is_loss
 from modetrain.recipe import Recipe
 from modetrain.replay import capsule, check, run_up
 from modetrain.replay import origin as origins
@@ -46,8 +46,11 @@ def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=120)
     say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     origin = origins.find(Path(str(settings.replay.path)))
-    origin, number = _which(origin, settings, say)
-    say(f"modetrain: do=replay of step {number + 1} from {paths.shown(origin.path, cwd)} in mode={settings.mode.name}")
+    origin, number = origins.chosen(origin, settings, say)
+    what = (
+        named(origin.capsule) if origin.capsule is not None and origin.capsule.step == number else f"step {number + 1}"
+    )
+    say(f"modetrain: do=replay of {what} from {paths.shown(origin.path, cwd)} in mode={settings.mode.name}")
     changes = resume.differences(origin.config, settings.resolved)
     for changed in (one for one in changes if not one.startswith(("mode.compile", "mode.strict", "mode.guards"))):
         say(f"  differs from the run it is from: {changed}")
@@ -77,54 +80,9 @@ def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
         raise
     except Exception as error:
         sys.stderr.write("".join(report.lines(error)))
-        debugger.post_mortem(error)
+        if settings.mode.compile == "eager":
+            debugger.post_mortem(error)
         return FAILS
-
-
-def _which(origin: Origin, settings: Settings, say: Say) -> tuple[Origin, int]:
-    """The step that is wanted (updates before it), and what it is made from: a capsule of the run where one fits."""
-    wanted = settings.replay.step - 1 if settings.replay.step is not None else None
-    made = origin.capsule
-    if made is None and origin.path.is_dir():
-        origin = next(_fitting(origin.path, wanted, say), origin)
-        made = origin.capsule
-    saved = run_folder.step_of(origin.path) if origin.path.is_file() else None
-    if wanted is not None and saved is not None and wanted < saved:
-        raise ConfigError(
-            f"{origins.STEP}={wanted + 1}: the checkpoint is of step {saved} already. Type {origins.FROM}= with the run folder, "
-            f"or {origins.STEP}={saved + 1}."
-        )
-    if wanted is None and made is None and origin.path.is_file():
-        wanted = saved
-    if wanted is None and made is None:
-        raise ConfigError(
-            f"{origins.FROM}={settings.replay.path}: which step? The run has no capsule of a step that failed. Type "
-            f"{origins.STEP}= with its number, as log lines and messages have it."
-        )
-    number = wanted if wanted is not None or made is None else made.step
-    assert number is not None
-    if made is not None and number < made.state_step:
-        raise ConfigError(
-            f"{origins.STEP}={number + 1}: the capsule's state is of step {made.state_step} already. Type {origins.FROM}= with "
-            f"the run folder, or {origins.STEP}={made.step + 1}."
-        )
-    if number >= settings.steps:
-        raise ConfigError(
-            f"{origins.STEP}={number + 1}: the run had steps={settings.steps}. Type {origins.STEP}= with one of them."
-        )
-    return origin, number
-
-
-def _fitting(folder: Path, wanted: int | None, say: Say) -> Iterator[Origin]:
-    """The complete capsules of a run of the step that is wanted, the newest first."""
-    for path in reversed(capsule.in_folder(folder)):
-        try:
-            found = origins.find(path)
-        except CheckpointError as error:
-            say(f"WARNING: {error}")
-            continue
-        if found.capsule is not None and found.capsule.complete and wanted in (None, found.capsule.step):
-            yield found
 
 
 def _check_replica(made: Capsule, settings: Settings) -> None:
@@ -173,7 +131,11 @@ def named(made: Capsule) -> str:
 
 def shown(metrics: Mapping[str, float]) -> str:
     """Metrics as a person reads them."""
-    return ", ".join(f"{name} {value:.6g}" for name, value in metrics.items() if name.split("/")[0] != FLAG)
+    said = [f"{name} {value:.6g}" for name, value in metrics.items() if name.split("/")[0] != FLAG]
+    flagged = any(value != 0 for name, value in metrics.items() if name.split("/")[0] == FLAG)
+    if flagged and all(math.isfinite(value) for name, value in metrics.items() if is_loss(name)):
+        said.append("a gradient is not finite")
+    return ", ".join(said)
 
 
 def say_cause(cause: Cause | None, say: Say) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from modetrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from modetrain.replay.capsule import Capsule
+    from modetrain.settings import Settings
 
 DO, FROM, STEP = "do=replay", "replay.from", "replay.step"
 # What belongs to the run and not to its steps.
@@ -74,6 +75,10 @@ def find(path: Path) -> Origin:
     if path.is_file():
         from modetrain.replay import capsule
 
+        if path.suffix != ".npz":
+            raise ConfigError(
+                f"{named}: neither a capsule nor a checkpoint. Type {FROM}= with a file .npz, or a run folder."
+            )
         folder = path.parent.parent
         if path.parent.name != run_folder.CHECKPOINTS:
             made = capsule.load(path)
@@ -120,6 +125,58 @@ def words(arguments: Sequence[str], cwd: Path) -> tuple[list[str], list[str], Or
 
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def chosen(origin: Origin, settings: Settings, say: Callable[[str], None]) -> tuple[Origin, int]:
+    """The step that is wanted (updates before it), and what it is made from: a capsule of the run where one fits.
+
+    Raises:
+      ConfigError: there is no such step, or it is not said which.
+    """
+    wanted = settings.replay.step - 1 if settings.replay.step is not None else None
+    made = origin.capsule
+    if made is None and origin.path.is_dir():
+        origin = next(_fitting(origin.path, wanted, say), origin)
+        made = origin.capsule
+    saved = run_folder.step_of(origin.path) if origin.path.is_file() else None
+    if wanted is not None and saved is not None and wanted < saved:
+        raise ConfigError(
+            f"{STEP}={wanted + 1}: the checkpoint is of step {saved} already. Type {FROM}= with the run folder, "
+            f"or {STEP}={saved + 1}."
+        )
+    if wanted is None and made is None and origin.path.is_file():
+        wanted = saved
+    if wanted is None and made is None:
+        raise ConfigError(
+            f"{FROM}={settings.replay.path}: which step? The run has no capsule of a step that failed. Type "
+            f"{STEP}= with its number, as log lines and messages have it."
+        )
+    number = wanted if wanted is not None or made is None else made.step
+    assert number is not None
+    if made is not None and number < made.state_step:
+        raise ConfigError(
+            f"{STEP}={number + 1}: the capsule's state is of step {made.state_step} already. Type {FROM}= with "
+            f"the run folder, or {STEP}={made.step + 1}."
+        )
+    if number >= settings.steps and (
+        made is None or number != made.step
+    ):  # what is evaluated last comes after all steps
+        raise ConfigError(f"{STEP}={number + 1}: the run had steps={settings.steps}. Type {STEP}= with one of them.")
+    return origin, number
+
+
+def _fitting(folder: Path, wanted: int | None, say: Callable[[str], None]) -> Iterator[Origin]:
+    """The complete capsules of a run of the step that is wanted, the newest first."""
+    from modetrain.replay import capsule
+
+    for path in reversed(capsule.in_folder(folder)):
+        try:
+            found = find(path)
+        except ConfigError as error:
+            say(f"WARNING: {error}")
+            continue
+        if found.capsule is not None and found.capsule.complete and wanted in (None, found.capsule.step):
+            yield found
 
 
 def _is_kept(word: str, typed: set[str]) -> bool:

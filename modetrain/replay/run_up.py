@@ -16,6 +16,7 @@ from modetrain.checkpoints import checkpoint, resume
 from modetrain.clock import Clock
 from modetrain.errors import ConfigError
 from modetrain.events import Events
+from modetrain.feed import Feed
 from modetrain.mode import Mode
 from modetrain.replay.capsule import Capsule
 from modetrain.replay.origin import Origin
@@ -72,9 +73,17 @@ def trainer_at(
     if trainer.step < number:
         say(f"  from step {trainer.step} on, {number - trainer.step} steps in mode={quiet.mode.name}")
     # What a run left out after going back (nonfinite.policy=rollback) is left out from that step on.
-    for stop in sorted({*(at for at, _ in windows if trainer.step < at < number), number}):
+    stops = {*(at for at, _ in windows if trainer.step < at < number), number}
+    if trainer.recipe.prepares:  # a block of batches may not reach beyond: the one that is wanted may be what fails
+        stops.add(trainer.step + (number - trainer.step) // trainer.steps_per_call * trainer.steps_per_call)
+    for stop in sorted(stops - {trainer.step} | {number}):
+        length = (
+            min(trainer.steps_per_call, max(stop - trainer.step, 1))
+            if trainer.recipe.prepares
+            else trainer.steps_per_call
+        )
+        trainer.feed = Feed(trainer.data, length, say=say)
         trainer.feed.left_out = [(at, count) for at, count in windows if at <= trainer.step]
-        trainer.feed.forget()
         trainer.steps = stop
         trainer.train()
     trainer.feed.left_out = [(at, count) for at, count in windows if at <= number]
