@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from modetrain import sources
 from modetrain.data import Cut, Data
-from modetrain.inspect.stale import Watch
+from modetrain.inspect.stale import StaleWatch
 from modetrain.inspect.start import Start
 from modetrain.mode import Mode
 from modetrain.optimizer import Optimizer
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         guarded = {on: _windows(name, block, guards=on, steps=options.steps) for on in (False, True)}
         _print(f"{name} xla: guards, ms a step", _in_turn(guarded, options.rounds))
         recipe = _recipe(name)
-        watch = Watch(recipe)
+        watch = StaleWatch(recipe)
         spent = statistics.median(_timed(watch.changed) for _ in range(50))
         print(f"{name}: a look for stale Python {1e3 * spent:.2f} ms")
 

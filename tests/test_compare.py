@@ -13,6 +13,8 @@ import pytest
 import tensorflow as tf
 
 import modetrain
+from modetrain.comparison.findings import TIMES, ArmResult, Comparison
+from modetrain.comparison.seen import Times
 from recipes.gan import Gan
 from recipes.mnist import Digits, cross_entropy, hits
 
@@ -300,6 +302,24 @@ def test_speed_drift_and_break_even_are_there(compared):
     assert arm.time.traces == 1
     assert len(arm.drift["loss"]) == len(arm.losses["loss"]) == len(arm.distance) == STEPS
     assert arm.break_even_steps is None or arm.break_even_steps > 0
+
+
+def test_the_table_of_times_says_when_compiling_pays_off():
+    time = Times(
+        compile_s=2.04,
+        first_step_ms=3.0,
+        step_ms={"p50": 1.5, "p90": 2.0},
+        examples_per_s=1234.5,
+        steps_per_call=1,
+        traces=1,
+    )
+    paid = {"eager": None, "graph": 0.0, "xla": None, "slow": 1500.0}
+    arms = {mode: ArmResult(verdict="bitwise", time=time, break_even_steps=after) for mode, after in paid.items()}
+    arms["died"] = ArmResult(verdict="failed")
+    told = Comparison(reference="eager", modes=tuple(arms), first_step=0, steps=1, draws=1, arms=arms)
+    assert told.times()[0] == ("eager", "2.0", "3.0", "1.50", "2.00", "1,234", "", "1", "")
+    assert [row[-1] for row in told.times()] == ["", "at once", "never", "1,500 steps"]
+    assert all(len(row) == len(TIMES) for row in told.times())
 
 
 def test_a_recipe_that_is_there_already_serves_too(make_recipe, batches):

@@ -10,7 +10,7 @@ import pytest
 
 from modetrain import Callback
 from modetrain.data import Cut
-from modetrain.inspect.stale import StalePython, Watch
+from modetrain.inspect.stale import StalePython, StaleWatch
 from modetrain.inspect.start import Start
 from modetrain.mode import Mode
 from modetrain.program import Program
@@ -114,7 +114,7 @@ def test_a_value_that_a_callback_changes_is_told_once_with_the_line_that_reads_i
 
 def test_a_layer_that_is_frozen_later_is_told(make_recipe):
     recipe = make_recipe(Digits)
-    watch = Watch(recipe)
+    watch = StaleWatch(recipe)
     assert watch.changed() == []
     recipe.model.layers[-1].trainable = False
     (one,) = watch.changed()
@@ -125,7 +125,7 @@ def test_a_layer_that_is_frozen_later_is_told(make_recipe):
 
 def test_an_optimizer_that_is_swapped_is_told(make_recipe):
     recipe = make_recipe(Careless)
-    watch = Watch(recipe)
+    watch = StaleWatch(recipe)
     recipe.model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
     (one,) = watch.changed()
     assert one.code == "MT404"

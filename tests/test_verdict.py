@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modetrain.workers.verdict import Action, Limits, Watch
+from modetrain.workers.verdict import Action, Limits, Supervisor
 from modetrain.workers.worker import Report
 
 LIMITS = Limits(startup=60, grace=3, term=2, silence=20, stop=300, kill=10)
@@ -15,7 +15,7 @@ class Story:
     """A watch over workers that have joined, and its time: `story.at(5).exited(1, -9)`."""
 
     def __init__(self, workers=2, joined=True):
-        self.watch = Watch(workers, now=0, limits=LIMITS)
+        self.watch = Supervisor(workers, now=0, limits=LIMITS)
         self.now = 0.0
         for worker in range(workers if joined else 0):
             self.watch.ready(worker, 0)

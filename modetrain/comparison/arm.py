@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain import place, reason
+from modetrain.checkpoints import checkpoint
 from modetrain.comparison.seen import Entry, Seen, State, StepError
 from modetrain.data import Block, Cut
 from modetrain.failure import plain_sentence
@@ -78,7 +79,7 @@ class Arm:
 
     def read(self) -> dict[str, np.ndarray]:
         """Every variable by name."""
-        return {name: np.asarray(variable.numpy()) for name, variable in self.recipe.state().items()}
+        return checkpoint.copied(self.recipe.state())
 
     def load(self, state: State) -> None:
         """Sets every variable; floats are converted where an arm computes in another precision."""

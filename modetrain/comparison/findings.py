@@ -26,6 +26,16 @@ KINDS = {
     "error": "a mode raises, or fails to raise, what the reference does not",
     "crash": "the process of a mode died",
 }
+# The kinds of tensors that are compared, and what heads their columns.
+TENSORS = {
+    "metric": "metrics",
+    "gradient": "gradients",
+    "variable": "variables",
+    "slot": "slots",
+    "state": "other state",
+}
+# What heads the columns of `Comparison.times`.
+TIMES = ("mode", "compile s", "first step ms", "p50 ms", "p90 ms", "examples/s", "peak MB", "traces", "pays off after")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,6 +114,16 @@ class ArmResult:
     time: Times | None = None
     break_even_steps: float | None = None
 
+    def farthest(self, kind: str) -> str:
+        """How far tensors of a kind are from the reference's, for a table: `bitwise`, `NaN` or noise floors."""
+        counts = self.counts.get(kind)
+        if not counts:
+            return ""
+        if set(counts) == {tolerance.BITWISE}:
+            return tolerance.BITWISE
+        worst = self.worst[kind]
+        return "NaN" if worst.nonfinite else f"{worst.floors:,.1f}" if worst.floors < 1e6 else f"{worst.floors:.0e}"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -135,6 +155,29 @@ class Comparison:
     def agrees(self) -> bool:
         """Whether every mode computes what the reference does, up to rounding."""
         return not self.findings
+
+    def times(self) -> list[tuple[str, ...]]:
+        """How fast the modes are, for a table with `TIMES` above it: a row for each that was measured."""
+        rows: list[tuple[str, ...]] = []
+        for mode, arm in self.arms.items():
+            time = arm.time
+            if time is None or time.step_ms is None:
+                continue
+            paid = "" if mode == self.reference else "never" if arm.break_even_steps is None else "at once"
+            rows.append(
+                (
+                    mode,
+                    f"{time.compile_s:.1f}",
+                    f"{time.first_step_ms:.1f}",
+                    f"{time.step_ms['p50']:.2f}",
+                    f"{time.step_ms['p90']:.2f}",
+                    f"{time.examples_per_s:,.0f}",
+                    "" if time.peak_memory_mb is None else f"{time.peak_memory_mb:,.0f}",
+                    str(time.traces),
+                    f"{arm.break_even_steps:,.0f} steps" if arm.break_even_steps else paid,
+                )
+            )
+        return rows
 
     def __str__(self) -> str:
         others = ", ".join(mode for mode in self.modes if mode != self.reference)

@@ -14,13 +14,12 @@ import numpy as np
 from modetrain.comparison import tolerance
 from modetrain.comparison.arm import Arm, one
 from modetrain.comparison.seen import Entry, Impure, Seen, State, quantities
-from modetrain.comparison.shelf import INITIAL, Shelf, before
+from modetrain.comparison.shelf import Shelf, before
 from modetrain.recipe import scaled
 
 
 def lead(arm: Arm, shelf: Shelf, name: str) -> int:
-    """Runs the reference's steps, one after the other, from the state there is; returns how many it could."""
-    shelf.put(INITIAL, arm.read())
+    """Runs the reference's steps, one after the other, from the state on the shelf that there is; returns how many it could."""
     for number in range(arm.steps):
         seen = arm.step(number)
         shelf.put(f"{name}/{number}", seen)

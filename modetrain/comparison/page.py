@@ -5,8 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 
-from modetrain.comparison import plot, tolerance
-from modetrain.comparison.findings import ArmResult, Comparison, Finding
+from modetrain.comparison import plot
+from modetrain.comparison.findings import TENSORS, TIMES, ArmResult, Comparison, Finding
 
 NAME = "compare.html"
 _STYLE = """
@@ -77,27 +77,14 @@ def _finding(one: Finding) -> str:
 
 
 def _agreement(comparison: Comparison) -> str:
-    kinds = ("metric", "gradient", "variable", "slot", "state")
-    head = [
-        "mode",
-        "verdict",
-        *(f"{kind}s" if kind != "state" else "other state" for kind in kinds),
-        "first difference",
-    ]
+    head = ["mode", "verdict", *TENSORS.values(), "first difference"]
     rows = []
     for mode, arm in comparison.arms.items():
         first = arm.first_difference
         element = list(first.index) if first and first.index else ""
         where = f"step {comparison.first_step + first.step + 1}: {first.tensor}{element}" if first else ""
-        rows.append([mode, arm.verdict, *(_farthest(arm, kind) for kind in kinds), where])
+        rows.append([mode, arm.verdict, *(arm.farthest(kind) for kind in TENSORS), where])
     return _table(head, rows)
-
-
-def _farthest(arm: ArmResult, kind: str) -> str:
-    counts = arm.counts.get(kind, {})
-    if not counts or set(counts) == {tolerance.BITWISE}:
-        return "bitwise" if counts else ""
-    return "NaN" if arm.worst[kind].nonfinite else f"{arm.worst[kind].floors:.3g}"
 
 
 def _plots(comparison: Comparison) -> list[str]:
@@ -158,34 +145,8 @@ def _break_even(comparison: Comparison, timed) -> str:
 
 
 def _times(comparison: Comparison) -> str:
-    head = [
-        "mode",
-        "compile s",
-        "first step ms",
-        "p50 ms",
-        "p90 ms",
-        "examples/s",
-        "peak MB",
-        "traces",
-        "pays off after",
-    ]
-    rows = []
-    for mode, arm in comparison.arms.items():
-        time = arm.time
-        if time is None or time.step_ms is None:
-            continue
-        paid = "" if mode == comparison.reference else "never" if arm.break_even_steps is None else "at once"
-        numbers = [time.compile_s, time.first_step_ms, time.step_ms["p50"], time.step_ms["p90"], time.examples_per_s]
-        rows.append(
-            [
-                mode,
-                *(f"{number:,.2f}" for number in numbers),
-                "" if time.peak_memory_mb is None else f"{time.peak_memory_mb:,.0f}",
-                str(time.traces),
-                f"{arm.break_even_steps:,.0f} steps" if arm.break_even_steps else paid,
-            ]
-        )
-    return _table(head, rows) + "".join(_meeting(mode, arm) for mode, arm in comparison.arms.items())
+    met = (_meeting(mode, arm) for mode, arm in comparison.arms.items())
+    return _table(TIMES, comparison.times()) + "".join(met)
 
 
 def _meeting(mode: str, arm: ArmResult) -> str:

@@ -10,9 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from modetrain.comparison import tolerance
-from modetrain.comparison.findings import ArmResult, Comparison
+from modetrain.comparison.findings import TENSORS, TIMES, Comparison
 
-_KINDS = ("metric", "gradient", "variable", "slot", "state")
 _COLOURS = {tolerance.DIFFERENT: "red", "failed": "red", "not comparable": "yellow", "reference": "dim"}
 
 
@@ -22,11 +21,11 @@ def of(comparison: Comparison) -> RenderableType:
     agreement = Table(title=f"{steps}, each from the state of {comparison.reference}", title_justify="left")
     agreement.add_column("mode")
     agreement.add_column("verdict")
-    for kind in _KINDS:
-        agreement.add_column(f"{kind}s" if kind != "state" else "other state")
+    for heading in TENSORS.values():
+        agreement.add_column(heading)
     agreement.add_column("weights apart after drifting", justify="right")
     for mode, arm in comparison.arms.items():
-        cells = [_kind(arm, kind) for kind in _KINDS]
+        cells = [arm.farthest(kind) for kind in TENSORS]
         apart = f"{arm.distance[-1]:.1e}" if arm.distance else ""
         if mode == comparison.reference and apart:
             apart += " (by noise)"
@@ -37,40 +36,12 @@ def of(comparison: Comparison) -> RenderableType:
     return Group(agreement, Text(note, style="dim"), _times(comparison), *_findings(comparison))
 
 
-def _kind(arm: ArmResult, kind: str) -> str:
-    counts = arm.counts.get(kind)
-    if not counts:
-        return ""
-    if set(counts) == {tolerance.BITWISE}:
-        return "bitwise"
-    worst = arm.worst[kind]
-    return "NaN" if worst.nonfinite else f"{worst.floors:,.1f}" if worst.floors < 1e6 else f"{worst.floors:.0e}"
-
-
 def _times(comparison: Comparison) -> Table:
     table = Table(title="time", title_justify="left")
-    table.add_column("mode")
-    headings = ("compile s", "first step ms", "p50 ms", "p90 ms", "examples/s", "peak MB", "traces", "pays off after")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for mode, arm in comparison.arms.items():
-        time = arm.time
-        if time is None or time.step_ms is None:
-            continue
-        paid = "" if mode == comparison.reference else "never" if arm.break_even_steps is None else "at once"
-        if arm.break_even_steps:
-            paid = f"{arm.break_even_steps:,.0f} steps"
-        table.add_row(
-            mode,
-            f"{time.compile_s:.1f}",
-            f"{time.first_step_ms:.1f}",
-            f"{time.step_ms['p50']:.2f}",
-            f"{time.step_ms['p90']:.2f}",
-            f"{time.examples_per_s:,.0f}",
-            "" if time.peak_memory_mb is None else f"{time.peak_memory_mb:,.0f}",
-            str(time.traces),
-            paid,
-        )
+    for heading in TIMES:
+        table.add_column(heading, justify="left" if heading == "mode" else "right")
+    for row in comparison.times():
+        table.add_row(*row)
     return table
 
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from modetrain.comparison import lockstep, speed, tolerance
 from modetrain.comparison.arm import Arm, described, described_mode
-from modetrain.comparison.seen import ArmReport, Entry, Seen, State, StepError
+from modetrain.comparison.seen import ArmReport, Entry, Seen, State, StepError, Times
 from modetrain.comparison.shelf import INITIAL, Shelf
 from modetrain.nonfinite import is_loss
 
 Say = Callable[[str], None]
+_Drifted: TypeAlias = tuple[dict[str, list[float]], list[float]]  # curves of losses; distances of weights
 
 
 def silent(line: str) -> None:
@@ -61,16 +63,8 @@ def lead(arm: Arm, shelf: Shelf, name: str, *, draws: int, timed: bool = True, s
     rng = np.random.default_rng(0)
     size = tolerance.epsilon(arm.compute_dtype())
     moved = {key: tolerance.moved(array, size, rng) for key, array in start.items()}
-    drift, distance = _drift(arm, shelf, name, moved, whole, layout)
-    return ArmReport(
-        steps=steps,
-        effective=described_mode(arm),
-        layout=layout,
-        compute_dtype=arm.compute_dtype(),
-        time=measured,
-        drift=drift,
-        distance=distance,
-    )
+    drifted = _drift(arm, shelf, name, moved, whole, layout)
+    return _report(arm, steps, layout, measured, drifted)
 
 
 def follow(
@@ -119,13 +113,25 @@ def follow(
     say("speed")
     measured = speed.measure(arm, start, took) if timed and not failed else None
     say("drift")
-    drift, distance = _drift(arm, shelf, reference, start, whole, layout)
+    drifted = _drift(arm, shelf, reference, start, whole, layout)
+    return _report(arm, steps, layout, measured, drifted, notes)
+
+
+def _report(
+    arm: Arm,
+    steps: int,
+    layout: Mapping[str, Entry],
+    time: Times | None,
+    drifted: _Drifted,
+    notes: tuple[str, ...] = (),
+) -> ArmReport:
+    drift, distance = drifted
     return ArmReport(
         steps=steps,
         effective=described_mode(arm),
         layout=layout,
         compute_dtype=arm.compute_dtype(),
-        time=measured,
+        time=time,
         drift=drift,
         distance=distance,
         notes=notes,
@@ -147,9 +153,7 @@ def losses(metrics: Mapping[str, float]) -> list[str]:
     return named or [name for name in metrics if not name.startswith("grad_norm")]
 
 
-def _drift(
-    arm: Arm, shelf: Shelf, reference: str, start: State, steps: int, layout: Mapping[str, Entry]
-) -> tuple[dict[str, list[float]], list[float]]:
+def _drift(arm: Arm, shelf: Shelf, reference: str, start: State, steps: int, layout: Mapping[str, Entry]) -> _Drifted:
     trained = [name for name, entry in layout.items() if entry.kind == "variable"]
     first = shelf.get(INITIAL)
     arm.load(start)

@@ -27,11 +27,11 @@ class StalePython(Callback):
     def __init__(self, *, every: int, say: Callable[[str], None]):
         super().__init__(every=every)
         self._say = say
-        self._watch: Watch | None = None
+        self._watch: StaleWatch | None = None
 
     def call(self, run, rows):
         if self._watch is None:  # the first call has traced the step
-            self._watch = Watch(run.recipe)
+            self._watch = StaleWatch(run.recipe)
 
     def look(self, run):
         for one in self._watch.changed() if self._watch is not None else ():
@@ -41,7 +41,7 @@ class StalePython(Callback):
         self.look(run)
 
 
-class Watch:
+class StaleWatch:
     """The Python that a recipe's training step reads, as it was when the watch began.
 
     Args:

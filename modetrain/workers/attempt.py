@@ -19,8 +19,8 @@ from pathlib import Path
 
 from modetrain.workers import worker as protocol
 from modetrain.workers.cluster import Cluster
-from modetrain.workers.screen import Feed, Screen
-from modetrain.workers.verdict import Action, Limits, Watch
+from modetrain.workers.screen import OutputTee, Screen
+from modetrain.workers.verdict import Action, Limits, Supervisor
 
 # Ports below those that Linux hands out to outgoing connections: a worker binds its own seconds after it was chosen.
 _PORTS = range(20_000, 32_000)
@@ -58,7 +58,7 @@ class Attempt:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._log_starts: list[int] = []
         self._exited: set[int] = set()
-        self._feed: Feed | None = None
+        self._tee: OutputTee | None = None
         self._pipe: tuple[int, int] | None = None
 
     def __enter__(self) -> Attempt:
@@ -80,16 +80,16 @@ class Attempt:
         for process in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=5)
-        if self._feed is not None:
-            self._feed.end()
+        if self._tee is not None:
+            self._tee.end()
         for descriptor in self._pipe or ():
             os.close(descriptor)
         for mark in (*self._folder.glob(".ready-*"), *self._folder.glob(".failed-*")):
             mark.unlink(missing_ok=True)
 
-    def watch(self, limits: Limits, received: Sequence[int]) -> Watch:
+    def watch(self, limits: Limits, received: Sequence[int]) -> Supervisor:
         """Watches until all have ended, and does meanwhile what the verdict asks for."""
-        watch = Watch(len(self._processes), now=time.monotonic(), limits=limits)
+        watch = Supervisor(len(self._processes), now=time.monotonic(), limits=limits)
         passed_on = 0
         while True:
             self._look(watch)
@@ -130,8 +130,8 @@ class Attempt:
         log.flush()
         self._log_starts.append(log.tell())
         if worker == 0:
-            self._feed = Feed(self._screen, log)
-            output = self._feed.writer
+            self._tee = OutputTee(self._screen, log)
+            output = self._tee.writer
         else:
             output = log.fileno()
         mine = {
@@ -163,7 +163,7 @@ class Attempt:
     def _mark(self, what: str, worker: int) -> Path:
         return self._folder / f".{what}-{worker}-{self._number}"
 
-    def _look(self, watch: Watch) -> None:
+    def _look(self, watch: Supervisor) -> None:
         # Exits last: whoever reports a lost peer does so after that peer is gone.
         for worker in range(len(self._processes)):
             if worker not in self._exited:
@@ -174,7 +174,7 @@ class Attempt:
                 self._exited.add(worker)
                 watch.exited(worker, process.returncode, time.monotonic(), self.tail(worker))
 
-    def _read_marks(self, worker: int, watch: Watch) -> None:
+    def _read_marks(self, worker: int, watch: Supervisor) -> None:
         if self._mark("ready", worker).exists():
             watch.ready(worker, time.monotonic())
         if (report := protocol.read_report(self._mark("failed", worker))) is not None:

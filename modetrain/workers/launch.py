@@ -27,7 +27,7 @@ from typing import TextIO
 
 from modetrain.workers.attempt import Attempt
 from modetrain.workers.screen import Screen
-from modetrain.workers.verdict import Limits, Watch
+from modetrain.workers.verdict import Limits, Supervisor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(signum, before[signum])
 
 
-def _explain(watch: Watch, attempt: Attempt, screen: Screen) -> None:
+def _explain(watch: Supervisor, attempt: Attempt, screen: Screen) -> None:
     """Says who failed first, shows what it left, and says who stopped because of it."""
     if watch.stopped_by is not None:
         screen.say(f"{watch.stopped_by.name} reached a worker: all workers have stopped")

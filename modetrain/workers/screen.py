@@ -67,7 +67,7 @@ class Screen:
         self._line_open = not text.endswith("\n")
 
 
-class Feed:
+class OutputTee:
     """Carries the output of one process to a log, and to the screen while it comes.
 
     The process is given a terminal where the screen is one, so that its progress bar is drawn.

@@ -1,6 +1,6 @@
 """Which worker failed first, and what to do about it: decided from events alone, with the time given by the caller.
 
-    watch = Watch(workers=2, now=now)
+    watch = Supervisor(workers=2, now=now)
     watch.ready(0, now); watch.failed(1, report); watch.exited(1, -9, now)      # events, as they are seen
     action = watch.next(now)                                                    # Action.WAIT, ..., Action.DONE
 
@@ -54,7 +54,7 @@ class Action(enum.Enum):
     DONE = "done"
 
 
-class Watch:
+class Supervisor:
     """The workers of one attempt, as the events tell of them.
 
     Args:
