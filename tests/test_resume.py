@@ -171,6 +171,16 @@ def test_what_the_run_does_differently_is_said(folder, make_recipe, settings):
     ]
 
 
+def test_a_refusal_says_which_settings_differ_too(folder, make_recipe, mlp, settings):
+    place = resume.place(settings(run_dir=folder, resume="latest"), print)
+    now = settings(resolved={"steps": 7, "optimizer": {"learning_rate": 0.2}})
+    with pytest.raises(CheckpointError) as caught:
+        resume.restore(place, make_recipe(model=mlp(units=9)), now, print)
+    first, *_, last = str(caught.value).splitlines()
+    assert first.endswith("is of another model or optimizer:")
+    assert last == "  differs from the run it resumes: optimizer.learning_rate: 0.1 -> 0.2"
+
+
 def test_what_changes_no_number_is_not_worth_a_word():
     old = {"mode": {"name": "graph", "compile": "graph", "steps_per_call": 1}, "callbacks": {"log": {"every": 1}}}
     new = {"mode": {"name": "mine", "compile": "graph", "steps_per_call": 9}, "callbacks": {}, "run_dir": "x"}
