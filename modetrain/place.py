@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
+import inspect
 import linecache
 import os
 import sys
@@ -80,6 +81,14 @@ def _libraries() -> tuple[str, ...]:
             folders.add(str(Path(file).parent))
     folders |= {os.path.realpath(folder) for folder in folders}
     return (_PACKAGE, *(folder + os.sep for folder in sorted(folders)))
+
+
+def of_class(cls: type) -> str:
+    """The file and line of a class, as they would be typed; its module where it was not written in a file."""
+    try:
+        return Place(file=inspect.getfile(cls), line=inspect.getsourcelines(cls)[1]).shown
+    except (OSError, TypeError):
+        return cls.__module__
 
 
 def is_generated(file: str) -> bool:

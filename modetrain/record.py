@@ -166,7 +166,7 @@ def _system(run: Trainer) -> dict[str, Any] | None:
 
 def _checkpoints(run: Trainer) -> dict[str, Any] | None:
     keeper = next((callback for callback in run.callbacks if isinstance(callback, Checkpoint)), None)
-    return {"written": keeper.saver.jobs, "write_s": keeper.saver.seconds} if keeper is not None else None
+    return {"written": keeper.written, "write_s": keeper.saver.seconds} if keeper is not None else None
 
 
 def effective_mode(run: Trainer) -> dict[str, Any]:

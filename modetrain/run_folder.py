@@ -11,12 +11,14 @@ import datetime
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 RUNS = Path("runs")
 CONFIG = "config.yaml"  # everything that was configured
 RECORD = "run.json"  # what took effect and what came of it
 ERROR = "error.txt"  # what a failed run said, complete
 CHECKPOINTS = "checkpoints"
+INDEX = "index.json"  # among them: the SHA-256 of each
 
 
 def new(root: Path, recipe: str, mode: str) -> Path:
@@ -55,11 +57,8 @@ def holds_run(folder: Path) -> bool:
 
 def failed_at_once(folder: Path) -> bool:
     """Whether a folder holds only what a run leaves that failed before its first step: no step made, no checkpoint."""
-    try:
-        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    made_none = isinstance(found, dict) and found.get("status") == "failed" and found.get("steps") == 0
+    found = _json(folder / RECORD)
+    made_none = found.get("status") == "failed" and found.get("steps") == 0
     return made_none and not any((folder / CHECKPOINTS).glob("*.npz"))
 
 
@@ -85,6 +84,19 @@ def steps(folder: Path) -> list[int]:
     return sorted(step for step in found if step is not None)
 
 
+def steps_told(folder: Path) -> list[int]:
+    """Steps that a run is known to have made by its record and by its index of checkpoints, whatever files there are.
+
+    A run that failed before its first checkpoint lost them: none of that counts.
+    """
+    record, index = _json(folder / RECORD), _json(folder / CHECKPOINTS / INDEX)
+    told = [record.get("resumed_at"), *(step_of(Path(name)) for name in index)]
+    written = record.get("checkpoints")
+    if record.get("status") != "failed" or not isinstance(written, dict) or written.get("written"):
+        told.append(record.get("steps"))
+    return sorted(step for step in told if isinstance(step, int) and step > 0)
+
+
 def newest(folder: Path, at_most: int | None = None) -> Path | None:
     """The newest checkpoint in a run folder, of a step up to `at_most`; None where there is none."""
     there = [step for step in steps(folder) if at_most is None or step <= at_most]
@@ -94,3 +106,12 @@ def newest(folder: Path, at_most: int | None = None) -> Path | None:
 def owner(path: Path) -> Path:
     """The run folder of what `resume=` names: itself, or that of a checkpoint."""
     return path.parent.parent if path.suffix == ".npz" else path
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """What a file says; empty where there is none that can be read."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -460,6 +460,21 @@ WRONG_FILES = [
         ["with resume=out/checkpoints/step-00000050.npz: that run has made 50 steps already"],
     ),
     ({"out/run.json": "{}"}, [M, "do=evaluate", "resume=latest", "run_dir=out"], ["no checkpoint yet"]),
+    (
+        {"out/run.json": '{"status": "completed", "steps": 400}'},
+        [M, "resume=latest", "run_dir=out"],
+        ["out held a run that has made 400 steps", "none of its checkpoints", "run_dir=out-2", "delete out"],
+    ),
+    (
+        {"out/run.json": '{"status": "running", "steps": 0, "resumed_at": 40}', "out/checkpoints/best.npz": ""},
+        [M, "resume=latest", "run_dir=out"],
+        ["has made 40 steps", "resume=out/checkpoints/best.npz"],
+    ),
+    (
+        {"out/checkpoints/index.json": '{"step-00000020.npz": "x"}'},
+        [M, "resume=latest", "run_dir=out"],
+        ["has made 20 steps", "none of its checkpoints"],
+    ),
     ({"file": ""}, [M, "data=folder", "data.path=file"], ["is a file"]),
     ({"file": ""}, [M, "data.dir=file"], ["is a file"]),
 ]
@@ -667,6 +682,19 @@ def test_resume_latest_is_the_newest_run_of_this_recipe_and_mode(folder):
 
 def test_resume_latest_with_a_run_dir_needs_the_folder_only(folder):
     (folder / "out").mkdir()
+    assert config.load([M, "resume=latest", "run_dir=out"], folder).run_dir == folder / "out"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"status": "running", "steps": 0, "resumed_at": 0}',
+        '{"status": "failed", "steps": 30, "resumed_at": 0, "checkpoints": {"written": 0}}',
+        "{",
+    ],
+)
+def test_a_run_that_ended_before_its_first_checkpoint_may_begin_again(folder, record):
+    write(folder, {"out/run.json": record})
     assert config.load([M, "resume=latest", "run_dir=out"], folder).run_dir == folder / "out"
 
 

@@ -75,6 +75,7 @@ def test_a_full_disk_ends_the_run_with_the_checkpoint_before_and_says_what_to_do
     assert f"resume=latest run_dir={tmp_path}" in message
     assert whole_checkpoints(tmp_path) == [2]
     assert trainer.status == "failed"
+    assert trainer.callbacks[-1].written == 1, "what failed is not counted"
     assert not list((tmp_path / "checkpoints").glob(".*partial")), "it would take the room that is needed"
 
 

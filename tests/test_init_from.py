@@ -57,6 +57,20 @@ def test_another_head_is_left_as_it_is_and_that_is_said(other, make_recipe, mlp,
     assert "  not taken: model/0/kernel: float32 (16, 5) in the checkpoint, float32 (16, 9) in this run" in said
 
 
+def test_layers_that_have_moved_are_said_plainly(other, make_recipe, mlp, tmp_path):
+    """Without the dropout, whose seed is a variable, those behind it have other names."""
+    taken, said = start(make_recipe(model=mlp(dropout=0.0)), tmp_path / "other")
+    assert taken == ["model/0/kernel", "model/1/bias"]
+    (warning,) = [line for line in said if line.startswith("WARNING")]
+    assert "of this run were not taken: model/2/kernel, model/3/bias." in warning
+    assert "used: model/3/kernel, model/4/bias." in warning
+    assert "init_from.include=" in warning
+    _, said = start(make_recipe(model=mlp(dropout=0.0)), tmp_path / "other", exclude=("model/[23]/*",))
+    assert not [line for line in said if line.startswith("WARNING")], "excluded on purpose"
+    _, said = start(make_recipe(model=mlp(units=9)), tmp_path / "other")
+    assert not [line for line in said if line.startswith("WARNING")], "of another size, not moved"
+
+
 def test_patterns_choose(other, make_recipe, tmp_path):
     recipe = make_recipe(seed=5, name="adam", ema=0.9)
     taken, _ = start(recipe, tmp_path / "other", include=("model/*", "optimizer/*average*"), exclude=("*/bias",))

@@ -12,7 +12,8 @@ from modetrain import run_folder
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.log import Log
-from modetrain.checkpoints import checkpoint, resume
+from modetrain.callbacks.recorder import Recorder
+from modetrain.checkpoints import carry, checkpoint, resume
 from modetrain.checkpoints.checkpoint import CheckpointError
 from modetrain.checkpoints.resume import Place
 from modetrain.errors import ConfigError
@@ -171,6 +172,16 @@ def test_what_the_run_does_differently_is_said(folder, make_recipe, settings):
     ]
 
 
+def test_a_refusal_says_which_settings_differ_too(folder, make_recipe, mlp, settings):
+    place = resume.place(settings(run_dir=folder, resume="latest"), print)
+    now = settings(resolved={"steps": 7, "optimizer": {"learning_rate": 0.2}})
+    with pytest.raises(CheckpointError) as caught:
+        resume.restore(place, make_recipe(model=mlp(units=9)), now, print)
+    first, *_, last = str(caught.value).splitlines()
+    assert first.endswith("is of another model or optimizer:")
+    assert last == "  differs from the run it resumes: optimizer.learning_rate: 0.1 -> 0.2"
+
+
 def test_what_changes_no_number_is_not_worth_a_word():
     old = {"mode": {"name": "graph", "compile": "graph", "steps_per_call": 1}, "callbacks": {"log": {"every": 1}}}
     new = {"mode": {"name": "mine", "compile": "graph", "steps_per_call": 9}, "callbacks": {}, "run_dir": "x"}
@@ -242,6 +253,39 @@ def test_windows_results_best_and_event_files_are_as_if_nothing_had_happened(mod
     assert found == wanted
     best = checkpoint.load(folder / "checkpoints" / "best.npz")
     assert (best.step, best.meta["best_value"]) == (4, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"count": 3}, "Mine.state is a dict and no method: write def state(self, run)"),
+        (lambda run: 1 / 0, "Mine.state failed after step 0"),
+        (lambda run: {"mean": np.zeros(2)}, "Mine.state failed after step 0"),
+        (lambda run: 3, "Mine.state returned an int: return a dict"),
+    ],
+)
+def test_a_callback_whose_state_fails_is_named_with_its_file(make_trainer, state, said):
+    class Mine(Callback):
+        def __init__(self):
+            super().__init__()
+            self.state = state
+
+    with pytest.raises((TypeError, ZeroDivisionError)) as caught:
+        make_trainer("eager", steps=2, callbacks=[Mine(), Recorder(keep=1, config={}, made_on={})]).train()
+    (note,) = caught.value.__notes__
+    assert said in note
+    assert "test_resume.py" in note
+
+
+def test_a_callback_whose_restore_fails_is_named_with_its_file(make_trainer):
+    class Mine(Callback):
+        def restore(self, state):
+            self.count = state["count"]
+
+    with pytest.raises(KeyError) as caught:
+        carry.bring_back(make_trainer("eager", callbacks=[Mine()]), {"callbacks": {"Mine": {"n": 3}}})
+    assert "Mine.restore failed" in caught.value.__notes__[0]
+    assert "test_resume.py" in caught.value.__notes__[0]
 
 
 def test_a_callback_of_the_users_own_gets_back_what_it_kept(make_trainer, tmp_path):

@@ -37,6 +37,10 @@ class Checkpoint(Callback):
       meta: kept with each checkpoint, to tell on resuming what has changed.
       background: whether steps go on while a checkpoint is written.
       first: also save the step that the run begins with, for `nonfinite.policy=rollback` to go back to.
+
+    Attributes:
+      saver: writes them.
+      written: how many were.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Checkpoint(Callback):
         self._first = 0
         self._saved: int | None = None
         self.saver = Saver(background=background)
+        self.written = 0
 
     def next_step(self, step):
         wanted = (super().next_step(step), self._evaluations.next_step(step))
@@ -173,6 +178,7 @@ class Checkpoint(Callback):
         def write():
             _refuse_nonfinite(arrays, watched, step)
             self._write(folder, arrays, step, meta, due=due, best=best)
+            self.written += 1
 
         self.saver.submit(write)
 

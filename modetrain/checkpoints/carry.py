@@ -5,8 +5,12 @@ It goes into each checkpoint as JSON (`of`) and comes back from there (`bring_ba
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
+
+from modetrain import place
 
 if TYPE_CHECKING:
     from modetrain.callbacks import Callback
@@ -22,7 +26,7 @@ def of(run: Trainer) -> dict[str, Any]:
         "left_out": [list(window) for window in run.feed.left_out],
         "nonfinite": run.nonfinite.state(),
         "to_look": [name for name, callback in named(run.callbacks) if callback in run.to_look],
-        "callbacks": {name: state for name, callback in named(run.callbacks) if (state := callback.state(run))},
+        "callbacks": {name: state for name, callback in named(run.callbacks) if (state := _state(name, callback, run))},
     }
 
 
@@ -38,7 +42,8 @@ def bring_back(run: Trainer, carried: Mapping[str, Any]) -> None:
     run.to_look = [callbacks[name] for name in carried.get("to_look", []) if name in callbacks]
     for name, state in carried.get("callbacks", {}).items():
         if name in callbacks:
-            callbacks[name].restore(state)
+            with _told(f"{name}.restore failed", callbacks[name]):
+                callbacks[name].restore(state)
 
 
 def named(callbacks: list[Callback]) -> Iterator[tuple[str, Callback]]:
@@ -48,3 +53,28 @@ def named(callbacks: list[Callback]) -> Iterator[tuple[str, Callback]]:
         name = type(callback).__name__
         seen[name] = seen.get(name, 0) + 1
         yield (name if seen[name] == 1 else f"{name}-{seen[name]}"), callback
+
+
+def _state(name: str, callback: Callback, run: Trainer) -> Mapping[str, Any]:
+    """What a callback keeps, known to be JSON here, where it is known whose it is."""
+    example = 'write def state(self, run): return {"count": self.count}'
+    if not callable(callback.state):
+        with _told(f"{name}.state is a {type(callback.state).__name__} and no method: {example}", callback):
+            raise TypeError(f"{name}.state cannot be called")
+    with _told(f"{name}.state failed after step {run.step}", callback):
+        state = callback.state(run)
+        json.dumps(state)
+    if state and not isinstance(state, Mapping):
+        with _told(f"{name}.state returned an {type(state).__name__}: return a dict", callback):
+            raise TypeError(f"{name}.state returned {state!r}")
+    return state
+
+
+@contextlib.contextmanager
+def _told(what: str, callback: Callback) -> Iterator[None]:
+    """Adds to what fails inside whose it is; it may be any callback that asks all of them."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"modetrain: {what} ({place.of_class(type(callback))})")
+        raise

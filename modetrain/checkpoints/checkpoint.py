@@ -23,7 +23,7 @@ import numpy as np
 from modetrain import run_folder
 from modetrain.errors import ConfigError
 
-INDEX = "index.json"
+INDEX = run_folder.INDEX
 _META = "__modetrain__"
 _SHA = "__sha256__"
 

@@ -62,7 +62,27 @@ def start(recipe: Recipe, settings: InitFromSettings, say: Callable[[str], None]
         say(f"  not taken: {name}: {why}")
     if len(skipped) > _MOST_LINES:
         say(f"  not taken: and {len(skipped) - _MOST_LINES} more")
+    missed = {name: chosen[name] for name in skipped}
+    if moved := _moved(recipe, missed, {n: a for n, a in found.arrays.items() if n not in taken}, settings):
+        lost, unused = moved
+        say(
+            f"WARNING: init_from: {len(lost)} variables of this run were not taken: {_some(lost)}. The checkpoint has "
+            f"{len(unused)} of the same shapes that were not used: {_some(unused)}. Layers that have moved have other "
+            "names, and those of the same name may be others too. Type init_from.include=[PATTERN] to take only those that "
+            "stand where they stood, or build the model with the layers of that run."
+        )
     return taken
+
+
+def _moved(
+    recipe: Recipe, missed: Mapping[str, Any], left: Mapping[str, Any], settings: InitFromSettings
+) -> tuple[list[str], list[str]] | None:
+    """Variables that were not taken, and values of their shapes in the checkpoint that no variable was given."""
+    others = recipe.optimizers()
+    plain = [n for n in left if n.partition("/")[0] not in others and not _matches(n, settings.exclude or ())]
+    unused = [n for n in plain if any(checkpoint.misfit(left[n], v) is None for v in missed.values())]
+    lost = [n for n, v in missed.items() if any(checkpoint.misfit(left[one], v) is None for one in unused)]
+    return (lost, unused) if lost else None
 
 
 def _file(path: Path) -> Path:

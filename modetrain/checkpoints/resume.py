@@ -132,7 +132,7 @@ def restore(
       The checkpoint, or None where there is none.
 
     Raises:
-      CheckpointError: when none can be read, or it does not fit the recipe.
+      CheckpointError: when none can be read, or it does not fit the recipe, then with what this run does differently.
     """
     for path in where.checkpoints:
         try:
@@ -144,17 +144,25 @@ def restore(
             continue
         if facts is not None and settings.do == "train":
             check_facts(found, facts, f"resume={settings.resume}")
-        checkpoint.restore(found, recipe.state(), path)
+        changes = [f"  differs from the run it resumes: {line}" for line in _changes(found, settings, made_of or {})]
+        try:
+            checkpoint.restore(found, recipe.state(), path)
+        except checkpoint.CheckpointError as error:  # which setting it was is in this list, if in any
+            raise checkpoint.CheckpointError("\n".join([str(error), *changes])) from None
         say(f"resumed at step {found.step} from {path}")
-        changes = differences(found.meta.get("config", {}), settings.resolved)
-        before, now = found.meta.get("fingerprint", {}), made_of or {}
-        changes += [
-            f"{name}: {before[name]} -> {now[name]}" for name in now if before.get(name, now[name]) != now[name]
-        ]
         for line in changes if settings.do == "train" else ():
-            say(f"  differs from the run it resumes: {line}")
+            say(line)
         return found
     return None
+
+
+def _changes(found: checkpoint.Checkpoint, settings: Settings, made_of: Mapping[str, Any]) -> list[str]:
+    before = found.meta.get("fingerprint", {})
+    others = [name for name, now in made_of.items() if before.get(name, now) != now]
+    return [
+        *differences(found.meta.get("config", {}), settings.resolved),
+        *(f"{name}: {before[name]} -> {made_of[name]}" for name in others),
+    ]
 
 
 def check_facts(found: checkpoint.Checkpoint, facts: Mapping[str, Any], given: str) -> None:

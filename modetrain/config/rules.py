@@ -298,7 +298,7 @@ def resume(settings: Settings) -> str | None:
                 f"resume=latest with run_dir={_path(settings.run_dir)}: there is no such folder to continue in. Leave "
                 "resume out to start there, or type run_dir= with the folder of a run."
             )
-        return None
+        return _lost(settings.run_dir) if settings.do == "train" else None
     path, given = Path(given), _path(given)
     if not path.exists():
         return f"resume={given}: there is no such file or folder. Type resume=latest, or the path of a run folder."
@@ -312,6 +312,19 @@ def resume(settings: Settings) -> str | None:
             "that has one, or leave resume out."
         )
     return None
+
+
+def _lost(folder: Path) -> str | None:
+    """A run that has made steps is not begun again in its own folder, over its record, because its checkpoints are gone."""
+    made, best = max(run_folder.steps_told(folder), default=0), run_folder.best(folder)
+    if run_folder.steps(folder) or not made:
+        return None
+    on = f"resume={_path(best)} to go on from the best one, which is left, " if best.exists() else ""
+    return (
+        f"resume=latest: {_path(folder)} held a run that has made {made} steps, and none of its checkpoints is in "
+        f"{_path(folder / run_folder.CHECKPOINTS)} any more: the run would begin again at step 0, over its record and its "
+        f"curves. Type {on}run_dir={_path(folder)}-2 without resume= for a new run, or delete {_path(folder)}."
+    )
 
 
 def further(settings: Settings) -> str | None:
