@@ -27,9 +27,14 @@ def summary(run: Trainer, settings: Settings, folder: str) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("status", f"{run.status} at step {run.step} of {run.steps}")
+    nonfinite = run.nonfinite
+    hidden = ("skipped",) if nonfinite.settings.policy == "skip" else ()  # its mean says less than the count
     for split, results in run.results.items():
-        if results:
-            table.add_row(split, "  ".join(f"{name} {value:.4f}" for name, value in results.items()))
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in results.items() if name not in hidden)
+        if shown:
+            table.add_row(split, shown)
+    if nonfinite.skipped:
+        table.add_row("skipped updates", f"{nonfinite.skipped}")
     clock = run.clock
     accounts = {
         name: clock.seconds[name] for name in ("import", "setup", "compile", "data", "steps", "eval", "checkpoint")

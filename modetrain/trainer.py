@@ -97,7 +97,7 @@ class Trainer:
         self.say = say
         self.command = command
         self.portable_draws = portable_draws
-        self.nonfinite = Nonfinite(nonfinite or NonfiniteSettings())
+        self.nonfinite = Nonfinite(nonfinite or NonfiniteSettings(), say)
         self.evaluation: dict[str, float] = {}
         self.evaluated: int | None = None
         self.status = "running"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -378,6 +379,9 @@ def test_a_skipped_nan_ends_well_and_is_counted(ends):
     assert run.code == 0, run.err
     assert run.json["nonfinite"] == {"skipped": 1, "left_out": []}
     assert run.scalars["optimizer/skipped"] == {8: 0.125}
+    assert "its update is skipped (nonfinite.policy=skip)" in run.out
+    assert re.search(r"^skipped updates +1\b", run.out, re.MULTILINE)
+    assert "skipped 0" not in run.out, "a share says less than the count"
 
 
 def test_a_deadline_stops_as_sigterm_does(ends):
