@@ -1,7 +1,7 @@
 """The front door: `python -m modetrain ...` and the console script `modetrain`.
 
 Checks everything, and only then imports TensorFlow. Exit codes: 0 done, 1 the run failed, 2 the configuration is wrong,
-3 a loss or gradient was not finite, 130 and 143 stopped and resumable.
+3 a loss or gradient was not finite, 129, 130 and 143 stopped and resumable.
 """
 
 from __future__ import annotations

@@ -71,9 +71,14 @@ class NonFiniteError(ArithmeticError):
 
     def __init__(self, found: Finding, run: Trainer, block: Block):
         self.step = found.step
-        super().__init__(f"{found.what} in step {found.step + 1} of {run.steps} in mode={run.mode.name}.")
+        self._what, self._where = found.what, f"in step {found.step + 1} of {run.steps} in mode={run.mode.name}."
+        super().__init__(f"{self._what} {self._where}")
         self.add_note(f"modetrain: {_where(run, 'train_step', block)}")
         _add_command(run, found.step, self)
+
+    def after(self, what: str) -> None:
+        """Says too what had been done about it before it ended the run."""
+        self.args = (f"{self._what}, after {what} {self._where}",)
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ EXIT_CODES = (
     ("1", "the run failed"),
     ("2", "the configuration is wrong; nothing was run"),
     ("3", "a loss or gradient was not finite; the last checkpoint is good"),
-    ("130, 143", "stopped by Ctrl-C, or by SIGTERM or stop_after=; resume=latest goes on"),
+    ("129, 130, 143", "stopped by SIGHUP, by Ctrl-C, or by SIGTERM or stop_after=; resume=latest goes on"),
 )
 
 

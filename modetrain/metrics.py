@@ -40,6 +40,12 @@ def row(values: Mapping[str, tf.Tensor], batch_size: int) -> tf.Tensor:
     pairs = []
     for name, tensor in tensors.items():
         total = tf.cast(tensor, dtype)
+        if tensor.shape.rank is None:
+            raise ValueError(
+                f"the step returned {name!r} with a shape that is not known when the step is traced: return one value per "
+                f"example, or a scalar that is the mean over the batch. Where it is known to you, say it: "
+                f"tf.ensure_shape({name}, [{batch_size}]), or []."
+            )
         if tensor.shape.rank == 0:
             pairs.append(tf.stack([total * batch_size, tf.constant(batch_size, dtype)]))
         elif tensor.shape[0] == batch_size:

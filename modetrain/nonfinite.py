@@ -7,7 +7,7 @@ step has its own flag, so that the step is known exactly, however many a call ru
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class Nonfinite:
 
     Args:
       settings: what to do about it.
+      say: prints a line.
 
     Attributes:
       settings: as given.
@@ -43,8 +44,9 @@ class Nonfinite:
       in_a_row: how many of them were the last ones.
     """
 
-    def __init__(self, settings: NonfiniteSettings):
+    def __init__(self, settings: NonfiniteSettings, say: Callable[[str], None] = print):
         self.settings = settings
+        self._say = say
         self.skipped = 0
         self.in_a_row = 0
 
@@ -74,6 +76,11 @@ class Nonfinite:
             if bad[index] and not flagged[index]:
                 return kept, Finding(step=rows.first + index, what=_what(rows, index, losses) + ", which no update saw")
             self.in_a_row = self.in_a_row + 1 if bad[index] else 0
+            if bad[index] and not self.skipped:
+                self._say(
+                    f"WARNING: {_what(rows, index, losses)} in step {rows.first + index + 1}: its update is skipped "
+                    "(nonfinite.policy=skip); later ones are counted only"
+                )
             self.skipped += int(bad[index])
             if self.in_a_row > self.settings.limit:
                 many = f", after nonfinite.limit={self.settings.limit} skipped updates in a row"

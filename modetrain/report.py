@@ -10,12 +10,15 @@ from pathlib import Path
 
 from rich.table import Table
 
-from modetrain import paths, place, reason, record
+from modetrain import paths, place, reason, record, run_folder
+from modetrain.checkpoints.checkpoint import NotFiniteError, NotSavedError
+from modetrain.failure import NonFiniteError
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
 
 # Code that was typed: at the prompt, after -c. Methods that Python generates say so too.
 _TYPED = ("<stdin>", "<string>")
+_NOT_FINITE = (NonFiniteError, NotFiniteError)
 # As Python says it.
 _CAUSE = "The above exception was the direct cause of the following exception:"
 _CONTEXT = "During handling of the above exception, another exception occurred:"
@@ -27,9 +30,14 @@ def summary(run: Trainer, settings: Settings, folder: str) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("status", f"{run.status} at step {run.step} of {run.steps}")
+    nonfinite = run.nonfinite
+    hidden = ("skipped",) if nonfinite.settings.policy == "skip" else ()  # its mean says less than the count
     for split, results in run.results.items():
-        if results:
-            table.add_row(split, "  ".join(f"{name} {value:.4f}" for name, value in results.items()))
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in results.items() if name not in hidden)
+        if shown:
+            table.add_row(split, shown)
+    if nonfinite.skipped:
+        table.add_row("skipped updates", f"{nonfinite.skipped}")
     clock = run.clock
     accounts = {
         name: clock.seconds[name] for name in ("import", "setup", "compile", "data", "steps", "eval", "checkpoint")
@@ -51,21 +59,41 @@ def summary(run: Trainer, settings: Settings, folder: str) -> Table:
     table.add_row("mode", f"{shown}  on {', '.join(effective['devices'])}")
     table.add_row("run folder", folder)
     if run.status == "stopped":
-        words = [word for word in shlex.split(settings.command) if not word.startswith(("resume=", "run_dir="))]
-        table.add_row("go on", shlex.join([*words, "resume=latest", f"run_dir={folder}"]))
+        table.add_row("go on", _going_on(settings, folder))
     logs = folder if settings.run_dir or settings.resume else str(Path(folder).parent.parent)
     table.add_row("look", f"tensorboard --logdir {logs}")
     return table
 
 
-def failure(error: BaseException, file: Path) -> None:
-    """Prints what went wrong at which of the user's own lines; what libraries add stands in the run folder."""
+def failure(error: BaseException, file: Path, settings: Settings | None = None) -> None:
+    """Prints what went wrong at which of the user's own lines; what libraries add stands in the run folder.
+
+    Args:
+      error: what the run failed with.
+      file: of the complete error, in the run folder.
+      settings: of a run that may be gone on with.
+    """
     complete = f"modetrain: the complete error: {paths.shown(file, Path.cwd())}"
     sys.stderr.write("".join(lines(error, [complete])))
+    newest = run_folder.newest(file.parent)
+    # A NaN would come again, and what was not saved says itself how to go on.
+    if settings is None or newest is None or settings.do != "train" or isinstance(error, (*_NOT_FINITE, NotSavedError)):
+        return
+    command = _going_on(settings, paths.shown(file.parent, Path.cwd()))
+    sys.stderr.write(f"modetrain: once that is mended, it goes on at step {run_folder.step_of(newest)}: {command}\n")
+
+
+def _going_on(settings: Settings, folder: str) -> str:
+    words = [word for word in shlex.split(settings.command) if not word.startswith(("resume=", "run_dir="))]
+    return shlex.join([*words, "resume=latest", f"run_dir={folder}"])
 
 
 def lines(error: BaseException, notes: Sequence[str] = ()) -> Iterator[str]:
     """What a person is told of an error: the user's own lines, the reason and the notes."""
+    if isinstance(error, NotSavedError):  # a sentence that says all; how NumPy came to it is of no use
+        yield f"modetrain: {error}\n"
+        yield from (f"{note}\n" for note in (*notes, *getattr(error, "__notes__", ())))
+        return
     earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if earlier is not None:
         yield from lines(earlier)

@@ -41,7 +41,7 @@ def go_back(run: Trainer, error: NonFiniteError) -> None:
     step = found.step
     before = sum(1 for at, _ in windows if at == step)
     if before >= settings.limit:
-        error.add_note(f"modetrain: nonfinite.limit={settings.limit} times it went back to step {step} already")
+        error.after(f"nonfinite.limit={settings.limit} rollbacks to step {step}")
         raise error
     count = error.step + 1 - step
     run.say(

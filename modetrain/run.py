@@ -150,7 +150,7 @@ def _run(
             return EXIT_FAILED
         if isinstance(error, ConfigError) or not isinstance(error, Exception):
             raise
-        report.failure(error, run_record.error)
+        report.failure(error, run_record.error, settings)
         if debugger:
             post_mortem(error)
         return EXIT_NOT_FINITE if isinstance(error, (NonFiniteError, NotFiniteError)) else EXIT_FAILED

@@ -1,4 +1,4 @@
-"""Signals to a run: SIGTERM and SIGINT save and stop, a second one ends at once, SIGUSR1 saves and goes on, SIGQUIT writes
+"""Signals to a run: SIGTERM, SIGINT and SIGHUP save and stop, a second one ends at once, SIGUSR1 saves and goes on, SIGQUIT writes
 a capsule of the step under way and goes on.
 
 A thread hears them, because Python's own handlers wait for TensorFlow to return, and a call may take minutes.
@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from modetrain.callbacks import recorder
@@ -20,7 +20,7 @@ from modetrain.callbacks import recorder
 if TYPE_CHECKING:
     from modetrain.trainer import Trainer
 
-_STOP = (signal.SIGTERM, signal.SIGINT)
+_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SAVE = (signal.SIGUSR1,)
 _RECORD = (signal.SIGQUIT,)
 _END = b"\0"  # no signal has this number
@@ -30,6 +30,7 @@ _END = b"\0"  # no signal has this number
 def heard_by(run: Trainer, say: Callable[[str], None]) -> Iterator[None]:
     """Within this, signals to the process are the run's. Must be entered in the main thread."""
     asked: set[int] = set()
+    terminals = [fd for fd in (1, 2) if os.isatty(fd)]
 
     def hear(signum: int) -> None:
         name = signal.Signals(signum).name
@@ -44,6 +45,8 @@ def heard_by(run: Trainer, say: Callable[[str], None]) -> Iterator[None]:
         else:
             asked.add(signum)
             run.stop(signum)
+            if signum == signal.SIGHUP:
+                _write_nowhere([fd for fd in terminals if not os.isatty(fd)])
             tell(f"{name}: stopping after this call; once more to stop at once")
 
     def tell(line: str) -> None:
@@ -64,8 +67,10 @@ def heard_by(run: Trainer, say: Callable[[str], None]) -> Iterator[None]:
     thread = threading.Thread(target=listen, daemon=True, name="modetrain-signals")
     thread.start()
     before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
-    # These do nothing: that there are any makes Python write to the socket, from C and at once.
-    old = {signum: signal.signal(signum, lambda *_: None) for signum in (*_STOP, *_SAVE, *_RECORD)}
+    # These do nothing: that there are any makes Python write to the socket, from C and at once. nohup has SIGHUP ignored.
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heard = [one for one in (*_STOP, *_SAVE, *_RECORD) if not (one == signal.SIGHUP and ignored)]
+    old = {signum: signal.signal(signum, lambda *_: None) for signum in heard}
     try:
         yield
     finally:
@@ -76,3 +81,12 @@ def heard_by(run: Trainer, say: Callable[[str], None]) -> Iterator[None]:
         thread.join()
         ears.close()
         mouth.close()
+
+
+def _write_nowhere(lost: Sequence[int]) -> None:
+    """Has what would be written to a terminal that was closed go nowhere: an error there must not end the run."""
+    if lost:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for fd in lost:
+            os.dup2(nowhere, fd)
+        os.close(nowhere)

@@ -170,7 +170,7 @@ def _run_one(command: Sequence[str], cwd: Path) -> tuple[int, signal.Signals | N
         children.append(process)
         code = process.wait()
     code = 128 - code if code < 0 else code
-    if not stopped_by and code in (130, 143):
+    if not stopped_by and code in (129, 130, 143):
         stopped_by.append(signal.Signals(code - 128))
     return code, stopped_by[0] if stopped_by else None
 

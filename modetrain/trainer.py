@@ -17,7 +17,7 @@ import tensorflow as tf
 from modetrain import rollback
 from modetrain.callbacks import Callback
 from modetrain.checkpoints import carry
-from modetrain.checkpoints.checkpoint import Checkpoint
+from modetrain.checkpoints.checkpoint import Checkpoint, NotSavedError
 from modetrain.clock import Clock
 from modetrain.data import Data
 from modetrain.failure import NonFiniteError, explain
@@ -98,7 +98,7 @@ class Trainer:
         self.say = say
         self.command = command
         self.portable_draws = portable_draws
-        self.nonfinite = Nonfinite(nonfinite or NonfiniteSettings())
+        self.nonfinite = Nonfinite(nonfinite or NonfiniteSettings(), say)
         self.evaluation: dict[str, float] = {}
         self.evaluated: int | None = None
         self.status = "running"
@@ -274,6 +274,9 @@ class Trainer:
             except BaseException as error:
                 if failure is None:
                     failure = error
+                elif isinstance(error, NotSavedError):  # says itself what it is, and needs to be said once
+                    if not isinstance(failure, NotSavedError):
+                        failure.add_note(f"modetrain: {error}")
                 else:
                     failure.add_note(f"modetrain: {type(callback).__name__}.end failed too: {error!r}")
         if failure is not None:
@@ -288,7 +291,7 @@ class Trainer:
             method(self, *more)
             self.telling = None
         except Exception as error:
-            if not getattr(error, "__notes__", ()):
+            if not getattr(error, "__notes__", ()) and not isinstance(error, NotSavedError):
                 error.add_note(f"modetrain: {type(callback).__name__}.{method.__name__} failed after step {self.step}")
             raise
 

@@ -134,7 +134,7 @@ def test_a_large_array_that_claims_to_be_shorter_is_found_out(path):
 def test_what_is_no_checkpoint_is_said_to_be_none(path, content):
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="damaged or no checkpoint of modetrain"):
+    with pytest.raises(CheckpointError, match=r"damaged or no checkpoint of modetrain: .*[^.]\.$"):
         checkpoint.load(path)
     np.savez(path, weights=np.zeros(3))
     with pytest.raises(CheckpointError, match="damaged or no checkpoint of modetrain"):
@@ -291,6 +291,23 @@ def test_only_a_better_one_than_before_a_resume_becomes_the_best(tmp_path, make_
     rest.resume(checkpoint.load(run_folder.checkpoint(tmp_path, 4)))
     rest.train()
     assert checkpoint.load(tmp_path / "checkpoints" / "best.npz").step == 4
+
+
+@pytest.mark.parametrize("harm", ["damaged", "exchanged"])
+def test_a_best_that_is_not_whole_is_said_and_replaced_by_the_next(tmp_path, make_trainer, harm):
+    make_trainer("graph", steps=4, callbacks=[Scores([0.8, 0.5]), Checkpoint(every=2, best="accuracy")]).train()
+    best = run_folder.best(tmp_path)
+    content = best.read_bytes()[:-9] if harm == "damaged" else run_folder.checkpoint(tmp_path, 4).read_bytes()
+    best.unlink()  # a hard link to the step's
+    best.write_bytes(content)
+    resumed = Checkpoint(every=2, best="accuracy")
+    rest = make_trainer("graph", steps=6, step=4, callbacks=[Scores([0.0, 0.0, 0.7]), resumed])
+    rest.resume(checkpoint.load(run_folder.checkpoint(tmp_path, 4)))
+    rest.train()
+    (line,) = [line for line in rest.said if line.startswith("WARNING")]
+    assert "best.npz" in line
+    assert line.endswith("The best value so far is forgotten: the next evaluation's takes its place.")
+    assert checkpoint.load(best).step == 6
 
 
 def test_the_best_of_another_metric_is_no_measure(tmp_path, make_trainer):

@@ -179,7 +179,12 @@ WRONG_WORDS = [
     ([M, "data.image_size=32"], ["[height, width]", "data.image_size=[32,32]"]),
     ([M, "callbacks.log.every=0"], ["at least 1"]),
     ([M, "callbacks.checkpoint.keep=0"], ["at least 1"]),
-    ([M, "run_dir=3"], ["a text", "run_dir='\"3\"'"]),
+    ([M, "run_dir=3"], ["a text", "run_dir=./3"]),
+    ([M, "resume=1"], ["a text", "resume=./1"]),
+    ([M, "stop_after=inf"], ["not inf, which has no end. Type for example stop_after=2h"]),
+    ([M, "watchdog.after=-1"], ["a time such as 30s, 90m, 2h or 1h30m or 0", "watchdog.after=10m"]),
+    ([M, "watchdog.after=inf"], ["not inf, which has no end"]),
+    ([M, "resume=out/checkpoints/step-00000041.npz", "steps=20"], ["no such file or folder"]),
     ([M, "data=3"], ["data/3.yaml"]),
     ([M, "steps=${nothing}"], ["steps=${nothing}", "'nothing' not found"]),
     # several at once
@@ -696,6 +701,17 @@ def test_resume_latest_with_a_run_dir_needs_the_folder_only(folder):
 def test_a_run_that_ended_before_its_first_checkpoint_may_begin_again(folder, record):
     write(folder, {"out/run.json": record})
     assert config.load([M, "resume=latest", "run_dir=out"], folder).run_dir == folder / "out"
+
+
+def test_a_checkpoint_that_is_missing_is_said_to_be_missing_and_no_more(folder, capsys):
+    err = refused(capsys, [M, "resume=out/checkpoints/step-00000041.npz", "steps=20"])
+    assert "steps already" not in err
+
+
+@pytest.mark.parametrize(("given", "seconds"), [("10m", 600.0), ("0", 0.0), ("2.5", 2.5), ("1h30m", 5400.0)])
+def test_the_watchdogs_times_are_times_too(folder, given, seconds):
+    settings = config.load([M, f"watchdog.after={given}", f"watchdog.heartbeat={given}"], folder)
+    assert (settings.watchdog.after, settings.watchdog.heartbeat) == (seconds, seconds)
 
 
 def test_resume_takes_a_run_folder_or_a_checkpoint(folder):

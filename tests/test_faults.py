@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from modetrain import run_folder
+from modetrain import report, run_folder
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.log import Log
@@ -77,6 +78,20 @@ def test_a_full_disk_ends_the_run_with_the_checkpoint_before_and_says_what_to_do
     assert trainer.status == "failed"
     assert trainer.callbacks[-1].written == 1, "what failed is not counted"
     assert not list((tmp_path / "checkpoints").glob(".*partial")), "it would take the room that is needed"
+
+
+def test_a_full_disk_is_one_sentence(make_trainer, tmp_path, capsys):
+    with contextlib.ExitStack() as full:
+        fills = At(3, lambda run: full.enter_context(no_file_above(500)))
+        trainer = make_trainer("eager", steps=9, callbacks=[fills, Checkpoint(every=2, background=False)])
+        with pytest.raises(NotSavedError) as caught:
+            trainer.train()
+    report.failure(caught.value, tmp_path / "error.txt")
+    said = capsys.readouterr().err
+    assert said.splitlines() == [
+        f"modetrain: {caught.value}",
+        f"modetrain: the complete error: {tmp_path / 'error.txt'}",
+    ]
 
 
 def test_room_that_comes_back_is_used(make_trainer, tmp_path):
@@ -362,6 +377,9 @@ def test_too_little_memory_says_what_to_type_and_the_steps_before_are_there(ends
     assert "failed in step 6 of 8" in run.err
     assert whole_checkpoints(run.folder) == [2, 4]
     assert run.json["status"] == "failed"
+    on = "modetrain: once that is mended, it goes on at step 4: python -m modetrain recipe=mnist "
+    (line,) = [line for line in run.err.splitlines() if line.startswith(on)]
+    assert line.endswith(" resume=latest run_dir=hungry")
 
 
 def test_a_nan_ends_with_a_code_of_its_own_and_the_checkpoints_before(ends):
@@ -378,6 +396,9 @@ def test_a_skipped_nan_ends_well_and_is_counted(ends):
     assert run.code == 0, run.err
     assert run.json["nonfinite"] == {"skipped": 1, "left_out": []}
     assert run.scalars["optimizer/skipped"] == {8: 0.125}
+    assert "its update is skipped (nonfinite.policy=skip)" in run.out
+    assert re.search(r"^skipped updates +1\b", run.out, re.MULTILINE)
+    assert "skipped 0" not in run.out, "a share says less than the count"
 
 
 def test_a_deadline_stops_as_sigterm_does(ends):

@@ -50,6 +50,15 @@ def test_half_precision_is_summed_in_float32():
         assert row.numpy().tolist() == [[4097.0, 4097.0]]
 
 
+def test_a_value_of_unknown_rank_is_refused_with_its_name():
+    @tf.function(input_signature=[tf.TensorSpec(None, tf.float32)])
+    def step(loss):
+        return metrics.row({"loss": loss}, 4)
+
+    with pytest.raises(ValueError, match=r"returned 'loss' with a shape that is not known when the step is traced"):
+        step.get_concrete_function()
+
+
 def test_a_step_may_return_nothing():
     assert metrics.row({}, 3).shape == (0, 2)
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from modetrain import record, run_folder
+from modetrain import record, run_folder, run_json
 from modetrain.checkpoints import checkpoint
 from recipes.mnist import Digits
 
@@ -194,3 +194,13 @@ def test_versions_are_those_installed():
     assert found["tensorflow"] == tf.__version__
     assert isinstance(found, Mapping)
     assert all(re.match(r"\d+\.\d+", version) for version in found.values())
+
+
+def test_a_refused_resume_does_not_unmake_the_steps_made(settings, tmp_path):
+    run_json.write(tmp_path, {"status": "completed", "steps": 60, "resumed_at": 20, "checkpoints": {"written": 3}})
+    resumed = record.Record(tmp_path, settings(resume="latest", run_dir=tmp_path))
+    resumed.write()
+    resumed.write(ValueError("of another model"))
+    found = run_json.read(tmp_path)
+    assert (found["status"], found["steps"], found["checkpoints"]) == ("failed", 60, {"written": 3})
+    assert run_folder.steps_told(tmp_path) == [60]

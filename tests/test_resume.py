@@ -61,11 +61,13 @@ def test_a_run_can_be_resumed_in_another_mode(make_trainer, tmp_path, settings):
 @pytest.fixture
 def folder(tmp_path, make_recipe):
     """A run folder with checkpoints of steps 2, 4 and 6."""
-    recipe = make_recipe()
+    recipe, index = make_recipe(), {}
     for step in (2, 4, 6):
         recipe.optimizer.updates.assign(step)
         meta = {"config": {"steps": 7, "optimizer": {"learning_rate": 0.1}}}
-        checkpoint.save(run_folder.checkpoint(tmp_path, step), recipe.state(), step=step, meta=meta)
+        path = run_folder.checkpoint(tmp_path, step)
+        index[path.name] = checkpoint.save(path, recipe.state(), step=step, meta=meta)
+    checkpoint.write_index(tmp_path / run_folder.CHECKPOINTS, index)
     return tmp_path
 
 
@@ -131,8 +133,49 @@ def test_where_every_one_is_damaged_the_run_does_not_start_over_by_itself(folder
     for step in (2, 4, 6):
         damage(run_folder.checkpoint(folder, step))
     place = resume.place(settings(run_dir=folder, resume="latest"), print)
-    with pytest.raises(CheckpointError, match="is damaged"):
-        resume.restore(place, make_recipe(), settings(), lambda line: None)
+    now = settings(resume="latest", run_dir=folder)
+    with pytest.raises(CheckpointError, match="is damaged") as caught:
+        resume.restore(place, make_recipe(), now, lambda line: None)
+    first, last = str(caught.value).splitlines()
+    assert "zip file." in first, "a sentence ends"
+    assert last == (
+        f"None of the 3 checkpoints in {folder}/checkpoints is left whole. "
+        f"Type run_dir={folder}-2 without resume= for a new run."
+    )
+
+
+def test_where_only_the_best_is_left_it_can_be_named(folder, make_recipe, settings):
+    best = run_folder.best(folder)
+    shutil.copy(run_folder.checkpoint(folder, 4), best)
+    for step in (2, 4, 6):
+        damage(run_folder.checkpoint(folder, step))
+    now = settings(resume="latest", run_dir=folder)
+    with pytest.raises(
+        CheckpointError, match=f"best.npz, of step 4, is whole. Type resume={best} to go on from it, or "
+    ):
+        resume.restore(resume.place(now, print), make_recipe(), now, lambda line: None)
+
+
+def test_where_the_named_file_is_damaged_another_can_be_named(folder, make_recipe, settings):
+    file = run_folder.checkpoint(folder, 6)
+    damage(file)
+    now = settings(resume=str(file))
+    with pytest.raises(
+        CheckpointError, match=rf"is damaged.*zip file. Type resume={folder} to go on from the newest whole"
+    ):
+        resume.restore(resume.place(now, print), make_recipe(), now, lambda line: None)
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"[1]"])
+def test_an_index_that_does_not_help_is_missed(folder, make_recipe, settings, content):
+    index = folder / "checkpoints" / checkpoint.INDEX
+    index.unlink() if content is None else index.write_bytes(content)
+    said = []
+    now = settings(resume="latest", run_dir=folder)
+    assert resume.restore(resume.place(now, print), make_recipe(), now, said.append).step == 6
+    warnings = [line for line in said if line.startswith("WARNING")]
+    assert len(warnings) == 1
+    assert f"{index} {'is missing' if content is None else 'cannot be read'}" in warnings[0]
 
 
 def test_another_model_is_no_damage(folder, make_recipe, mlp, settings):
@@ -156,6 +199,15 @@ def test_going_on_from_an_older_checkpoint_leaves_the_newer_ones_behind(make_tra
     branch.train()
     assert run_folder.steps(tmp_path) == [2]
     assert run_folder.checkpoint(tmp_path, 3).with_name("step-00000003.npz.left").exists()
+    assert "step-00000003.npz is of a branch that this run leaves: kept as step-00000003.npz.left" in branch.said
+
+
+def test_a_damaged_one_that_is_left_behind_is_no_branch(make_trainer, tmp_path):
+    make_trainer("eager", steps=3, callbacks=[Checkpoint(every=1, keep=9)]).train()
+    damage(run_folder.checkpoint(tmp_path, 3))
+    rest = make_trainer("eager", steps=4, step=2, callbacks=[Checkpoint(every=1)])
+    rest.train()
+    assert "step-00000003.npz is damaged: kept as step-00000003.npz.left" in rest.said
 
 
 # --- what changes ----------------------------------------------------------------------------------------------------

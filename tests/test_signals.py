@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def train(trainer):
         trainer.train()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_saves_and_stops_after_the_call(signum, make_trainer, tmp_path):
     trainer = make_trainer("eager", steps=9, callbacks=[Sends(4, signum), Checkpoint(every=None)])
     train(trainer)
@@ -69,6 +70,54 @@ def test_a_signal_counts_where_nobody_reads_what_is_said(signum, make_trainer, t
     with signals.heard_by(trainer, broken):
         trainer.train()
     assert run_folder.steps(tmp_path)[0] in (3, 4)
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(make_trainer):
+    """As nohup has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+
+        class Sends(Callback):
+            def call(self, run, rows):
+                os.kill(os.getpid(), signal.SIGHUP)
+
+        trainer = make_trainer("eager", steps=3, callbacks=[Sends()])
+        train(trainer)
+        assert (trainer.status, trainer.said) == ("completed", [])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+LOST = """
+import os, signal, sys, time
+from modetrain import signals
+
+class Run:
+    asked = None
+
+    def stop(self, signum):
+        self.asked = signum
+
+run = Run()
+with signals.heard_by(run, print):
+    print("running", flush=True)
+    while run.asked is None:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    print("a line of the log", flush=True)  # the terminal is gone
+    sys.stderr.write("and one of an error")
+sys.exit(128 + run.asked)
+"""
+
+
+def test_a_terminal_that_is_closed_stops_the_run_and_breaks_nothing():
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", LOST])
+    while b"running" not in os.read(terminal, 1000):
+        pass
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + signal.SIGHUP
 
 
 def test_afterwards_signals_are_what_they_were(make_trainer):

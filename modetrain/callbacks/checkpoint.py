@@ -80,8 +80,7 @@ class Checkpoint(Callback):
         # What a killed run left half-written is of no use to anybody.
         for partial in folder.glob(".*.partial"):
             partial.unlink()
-        if not run_folder.best(run.folder).exists():
-            self._best_value = None
+        self._check_best(run)
         self._leave_newer(run)
         if run_folder.checkpoint(run.folder, run.step).exists():
             self._saved = run.step
@@ -123,14 +122,28 @@ class Checkpoint(Callback):
         """Returns when every checkpoint is written."""
         self.saver.wait()
 
+    def _check_best(self, run) -> None:
+        """A best one that is gone, damaged or exchanged is no measure for later ones."""
+        try:
+            checkpoint.load(run_folder.best(run.folder))
+        except checkpoint.CheckpointError as error:
+            if run_folder.best(run.folder).exists():
+                run.say(f"WARNING: {error} The best value so far is forgotten: the next evaluation's takes its place.")
+            self._best_value = None
+
     def _leave_newer(self, run) -> None:
         # Going on from an older checkpoint starts another branch: `latest` must not find the one left behind.
         folder = run.folder / run_folder.CHECKPOINTS
         for step in run_folder.steps(run.folder):
             if step > run.step:
                 left = run_folder.checkpoint(run.folder, step)
+                try:
+                    checkpoint.load(left)
+                    why = "of a branch that this run leaves"
+                except checkpoint.CheckpointError:
+                    why = "damaged"
                 checkpoint.leave_out(folder, checkpoint.index_of(folder), [left.name])
-                run.say(f"{left.name} is of a branch that this run leaves: kept as {left.name}.left")
+                run.say(f"{left.name} is {why}: kept as {left.name}.left")
                 left.rename(left.with_name(f"{left.name}.left"))
 
     def _keep_what_is_due(self, run, *, due: bool) -> None:

@@ -126,7 +126,7 @@ def load(path: Path) -> Checkpoint:
         listed = f" any more, though {INDEX} lists it" if path.name in index_of(path.parent) else ""
         raise CheckpointError(f"there is no checkpoint {path}{listed}.") from None
     except Exception as error:  # what damage does to zipfile and NumPy has no common type
-        raise CheckpointError(f"{path} is damaged or no checkpoint of modetrain: {error}") from error
+        raise CheckpointError(f"{path} is damaged or no checkpoint of modetrain: {str(error).rstrip('.')}.") from error
     sha = _sha(raw, arrays)
     if kept != sha:
         raise CheckpointError(
@@ -185,6 +185,14 @@ def index_of(folder: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return {name: sha for name, sha in found.items() if isinstance(sha, str)} if isinstance(found, dict) else {}
+
+
+def problem_of_index(folder: Path) -> str | None:
+    """Why an index does not tell whether a file was exchanged, in words; None for one that does."""
+    file = folder / INDEX
+    if not file.exists():
+        return f"{file} is missing"
+    return None if index_of(folder) else f"{file} cannot be read"
 
 
 def leave_out(folder: Path, index: dict[str, str], names: Sequence[str]) -> None:

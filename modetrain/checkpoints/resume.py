@@ -139,11 +139,13 @@ def restore(
             found = checkpoint.load(path)
         except checkpoint.CheckpointError as error:
             if path == where.checkpoints[-1]:
-                raise
+                raise checkpoint.CheckpointError(f"{error}{_what_is_left(where, settings)}") from error
             say(f"WARNING: {error} Going on from the checkpoint before it.")
             continue
         if facts is not None and settings.do == "train":
             check_facts(found, facts, f"resume={settings.resume}")
+        if problem := checkpoint.problem_of_index(path.parent):
+            say(f"WARNING: {problem}: whether a whole file is that of another step or run is not found out this time")
         changes = [f"  differs from the run it resumes: {line}" for line in _changes(found, settings, made_of or {})]
         try:
             checkpoint.restore(found, recipe.state(), path)
@@ -154,6 +156,25 @@ def restore(
             say(line)
         return found
     return None
+
+
+def _what_is_left(where: Place, settings: Settings) -> str:
+    """What can be typed where no checkpoint is whole."""
+    folder = where.checkpoints[-1].parent
+    run = folder.parent
+    if settings.resume is not None and settings.resume.endswith(".npz"):
+        there = [step for step in run_folder.steps(run) if run_folder.checkpoint(run, step) != where.checkpoints[-1]]
+        return f" Type resume={run} to go on from the newest whole one in it." if there else ""
+    count, best = len(where.checkpoints), run_folder.best(run)
+    none = f"None of the {count} checkpoints in {folder} is" if count > 1 else f"No other checkpoint in {folder} is"
+    other = f"run_dir={run}-2 without resume= for a new run" if settings.do == "train" else "resume= with another run"
+    try:
+        step = checkpoint.load(best).step
+    except checkpoint.CheckpointError:
+        return f"\n{none} left whole. Type {other}."
+    return (
+        f"\n{none} left whole; {best.name}, of step {step}, is whole. Type resume={best} to go on from it, or {other}."
+    )
 
 
 def _changes(found: checkpoint.Checkpoint, settings: Settings, made_of: Mapping[str, Any]) -> list[str]:

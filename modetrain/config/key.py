@@ -43,6 +43,7 @@ class Key:
       each: what the values of a `list` are; None for anything.
       shortest: least length of a `list`.
       lenient: an infinity is a number and an empty text a text too: in the user's own code they may mean something.
+      path: whether a `str` is the path of a file or folder.
       common: whether `--help` lists it.
       meant: words that people try for one of the choices, with that choice.
       also: other names that people try.
@@ -60,6 +61,7 @@ class Key:
     each: Key | None = None
     shortest: int = 0
     lenient: bool = False
+    path: bool = False
     common: bool = False
     meant: Mapping[str, str] = dataclasses.field(default_factory=dict)
     also: tuple[str, ...] = ()
@@ -80,10 +82,10 @@ class Key:
                 "str": "a text",
                 "name": "letters, digits and . _ + -",
                 "size": "a pair [height, width] of whole numbers from 1",
-                "duration": "a time such as 30s, 90m, 2h or 1h30m",
+                "duration": "a time such as 30s, 90m, 2h or 1h30m" + (" or 0" if self.at_least == 0 else ""),
             }[self.kind]
             bounds = (
-                ("of at least", self.at_least),
+                ("of at least", self.at_least if self.kind != "duration" else None),
                 ("above", self.above),
                 ("of at most", self.at_most),
                 ("below", self.below),
@@ -108,7 +110,8 @@ class Key:
             number = Key(kind="int", help="", example=0, at_least=1)
             return isinstance(value, list | tuple) and len(value) == 2 and all(number.accepts(one) for one in value)
         if self.kind == "duration":
-            return seconds(value) is not None
+            none = isinstance(value, int | float) and not isinstance(value, bool) and value == self.at_least == 0
+            return none or seconds(value) is not None
         if self.kind == "list" and not (self.choices and isinstance(value, str)):
             each = self.each
             long_enough = isinstance(value, list | tuple) and len(value) >= self.shortest
@@ -136,7 +139,7 @@ class Key:
         if self.kind == "int" and isinstance(value, float) and math.isfinite(value) and self.accepts(int(value)):
             return int(value)
         if self.kind == "str" and value is not None and not isinstance(value, str | list | dict) and not self.choices:
-            return f"'\"{text(value)}\"'"
+            return f"./{text(value)}" if self.path else f"'\"{text(value)}\"'"
         if self.kind == "list" and self.each is not None and self.accepts([value]):
             return [value]
         return self.example
@@ -149,7 +152,10 @@ class Key:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         right = self.kind in ("int", "float") if number else isinstance(value, str) and self.kind in ("str", "name")
         right = right or (isinstance(value, list) and self.kind == "list")
-        is_a = "" if right or value is None else f", which is {kind.get(type(value), 'a section')}"
+        if self.kind == "duration" and isinstance(value, float) and math.isinf(value):
+            is_a = ", which has no end"
+        else:
+            is_a = "" if right or value is None else f", which is {kind.get(type(value), 'a section')}"
         proposal = self.propose(value)
         near = isinstance(value, str) and self.choices and (proposal != self.example or value.lower() in self.meant)
         ask = f"Did you mean {name}={text(proposal)}?" if near else f"Type for example {name}={text(proposal)}."

@@ -167,7 +167,7 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         check_numerics=config["check_numerics"],
         nonfinite=NonfiniteSettings(**config["nonfinite"]),
         init_from=init_from,
-        watchdog=WatchdogSettings(**config["watchdog"]),
+        watchdog=WatchdogSettings(**{key: seconds(value) or 0.0 for key, value in config["watchdog"].items()}),
         stop_after=seconds(config["stop_after"]),
         compare=CompareSettings(**compare),
         replay=ReplaySettings(

@@ -332,7 +332,7 @@ def further(settings: Settings) -> str | None:
         return None
     given = settings.run_dir if settings.resume == "latest" else Path(settings.resume)
     file = given if given is None or given.suffix == ".npz" else run_folder.newest(given)
-    made = run_folder.step_of(file) if file is not None else None
+    made = run_folder.step_of(file) if file is not None and file.exists() else None
     if made is None or made <= settings.steps:
         return None
     resume = settings.resume if settings.resume == "latest" else _path(settings.resume)

@@ -53,6 +53,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "run_dir": Key(
         kind="str",
+        path=True,
         help="the run folder; null is runs/<recipe>/<mode>/<time>",
         example="runs/mine",
         optional=True,
@@ -61,6 +62,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "resume": Key(
         kind="str",
+        path=True,
         help="latest, or the path of a run folder or a checkpoint",
         example="latest",
         optional=True,
@@ -97,6 +99,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "init_from.path": Key(
         kind="str",
+        path=True,
         help="run folder or checkpoint that a new run takes its first values from",
         example="runs/other",
         optional=True,
@@ -120,13 +123,13 @@ KEYS: Mapping[str, Key] = {
         optional=True,
     ),
     "watchdog.after": Key(
-        kind="float",
-        help="seconds without progress until every thread's stack is written down; 0 is off",
-        example=600.0,
+        kind="duration",
+        help="time without progress until every thread's stack is written down; 0 is off",
+        example="10m",
         at_least=0,
     ),
     "watchdog.heartbeat": Key(
-        kind="float", help="seconds between signs of life in heartbeat.json; 0 is off", example=10.0, at_least=0
+        kind="duration", help="time between signs of life in heartbeat.json; 0 is off", example="10s", at_least=0
     ),
     "do.name": Key(
         kind="str",

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from modetrain.workers.worker import LOST_PEER, Report
 
 # Being told to stop is no failure.
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TextIO
 
 from modetrain.workers.attempt import Attempt
+from modetrain.workers.evidence import STOPS
 from modetrain.workers.screen import Screen
 from modetrain.workers.verdict import Limits, Supervisor
 
@@ -56,7 +57,7 @@ class Outcome:
     """How a launch ended.
 
     Attributes:
-      code: the exit code: 0 all done, 1 failed, 2 the configuration is wrong, 130 or 143 stopped by a signal.
+      code: the exit code: 0 all done, 1 failed, 2 the configuration is wrong, 129, 130 or 143 stopped by a signal.
       restarts: the restarts it took.
       cause: what ended it, in a sentence; None where nothing failed.
     """
@@ -136,9 +137,9 @@ def launch(
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying by them; one that is ignored stays ignored (nohup)."""
+    """Collects SIGINT, SIGTERM and SIGHUP instead of dying by them; one that is ignored stays ignored (nohup)."""
     received: list[int] = []
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.getsignal(signum) for signum in STOPS}
     caught = [signum for signum, handler in before.items() if handler is not signal.SIG_IGN]
     for signum in caught:
         signal.signal(signum, lambda number, frame: received.append(number))
