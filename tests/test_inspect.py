@@ -129,6 +129,39 @@ def test_nothing_stands_in_the_way_of_a_shipped_recipe(cli):
     assert "inspect: nothing found for target=tpu" in run.out
 
 
+SHARED = """
+import tensorflow as tf
+
+from recipes.mnist import Digits
+
+
+class Shared(Digits):
+    def train_step(self, batch):
+        with tf.GradientTape() as tape:
+            found = self.model(batch["image"], training=True)[:, 0]
+            loss = tf.reduce_sum(found) / self.info.batch_size
+        variables = self.model.trainable_variables
+        gradients, _ = tf.clip_by_global_norm(tape.gradient(loss, variables), 1.0)
+        self.apply(gradients, variables)
+        return {"loss": loss}
+"""
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [("mode=mirrored",), ("mode=mirrored", "mode.replicas=2"), ("mode=multiworker",)],
+    ids=" ".join,
+)
+def test_a_mode_of_several_replicas_is_judged_for_several(mode, cli):
+    config = CONFIG.replace("noisy.Noisy", "shared.Shared")
+    cli.write({"recipes/shared.py": SHARED, "conf/recipe/shared.yaml": config})
+    run = cli.run("recipe=shared", *mode, *WORDS, folder=f"shared{len(mode)}{mode[0][5:]}")
+    assert run.code == 1, run.out + run.err
+    found = json.loads((run.folder / "inspect.json").read_text())["findings"]
+    assert [(one["code"], one["line"]) for one in found] == [("MT701", 11), ("MT703", 13)]
+    assert "inspect: judged for 2 replicas" in run.out
+
+
 @pytest.mark.parametrize(
     ("mode", "asked", "target"),
     [

@@ -25,6 +25,7 @@ from modetrain.inspect.steps import Batch, Steps
 from modetrain.nonfinite import is_loss
 from modetrain.place import Place, is_users
 
+REPLICAS = 2
 _EVIDENCE = "the step run on halves of the batch"
 _TOLERANCE = 1e-3
 
