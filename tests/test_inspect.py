@@ -206,6 +206,58 @@ def test_findings_are_data():
         first.line = 3
 
 
+class Takes(Tiny):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.rates = iter([1.0, 0.9, 0.8, 0.7] * 100)
+        self.pairs = zip(iter([1.0] * 300), iter([2.0] * 300))
+        self.few = (0.5**i for i in range(100))
+        self.numbers = iter(range(1000))
+        self.calls = 0
+
+    def losses(self, batch):
+        self.calls += 1
+        rate = next(self.rates)
+        one, two = next(self.pairs)
+        few = next(self.few)
+        number = next(self.numbers)
+        return super().losses(batch) * rate * one * two * few * float(number)
+
+
+def test_taking_the_next_item_is_found_for_every_kind_of_iterator_and_alone():
+    recipe = made(Takes)
+    findings = modetrain.inspect(recipe, batches(), modes=["graph", "mirrored"])
+    assert [(one.code, one.text.partition(" = ")[2]) for one in findings if one.code != "MT201"] == [
+        ("MT205", f"next(self.{name})") for name in ("rates", "pairs", "few", "numbers")
+    ]
+    said = [one.what for one in findings if one.code == "MT205"]
+    assert said[:3] == [
+        "self.rates: item 0 -> item 1",
+        "self.pairs moves on to its next item",
+        "self.few moves on to its next item",
+    ]
+    assert [next(recipe.rates), next(recipe.numbers)] == [1.0, 0]
+
+
+HISTORY: list = []
+
+
+class KeepsTwice(Tiny):
+    def train_step(self, batch):
+        values = super().train_step(batch)
+        HISTORY.append(values["loss"])
+        self.last = values
+        return values
+
+
+def test_a_tensor_that_is_kept_twice_is_named_at_both_lines():
+    findings = modetrain.inspect(made(KeepsTwice), batches(), modes=["graph"])
+    assert [(one.code, one.text, one.what.partition(":")[0]) for one in findings] == [
+        ("MT203", 'HISTORY.append(values["loss"])', "test_inspect.HISTORY[0]"),
+        ("MT203", "self.last = values", "self.last['loss']"),
+    ]
+
+
 class Averages(Tiny):
     def __init__(self, **given):
         super().__init__(**given)
