@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import warnings
 from pathlib import Path
 
 import keras
@@ -70,6 +72,41 @@ def test_one_line_for_each_finding_and_the_command_for_the_whole_story(compile, 
 @pytest.mark.parametrize("compile", ["graph", "xla"])
 def test_nothing_is_said_of_a_clean_recipe(compile, started):
     assert started(Digits, compile) == []
+
+
+HISTORY: list = []
+
+
+class Habits(Digits):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.rates = iter([1.0, 0.9] * 300)
+
+    def train_step(self, batch):
+        logging.getLogger("mine").warning("a step")
+        logging.warning("another")
+        warnings.warn("a third", stacklevel=1)
+        rate = next(self.rates)
+        values = super().train_step(batch)
+        HISTORY.append(values["loss"])
+        self.last = values
+        return {**values, "rate": values["loss"] * rate}
+
+
+@pytest.fixture
+def loud():
+    """The logging of a user who writes it to stderr, with the time."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    yield
+    logging.getLogger().removeHandler(handler)
+
+
+def test_it_says_what_inspect_says_and_of_logging_only_that(started, loud):
+    said = [line for line in started(Habits) if line.startswith("WARNING")]
+    codes = [line.split(": ", 2)[2].split()[0] for line in said]
+    assert codes == ["MT102", "MT102", "MT102", "MT205", "MT203", "MT203"], said
 
 
 class Failing(Digits):
