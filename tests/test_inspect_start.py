@@ -13,7 +13,7 @@ import pytest
 from modetrain import Callback
 from modetrain.data import Cut
 from modetrain.inspect.stale import StalePython, Watch
-from modetrain.inspect.start import Start
+from modetrain.inspect.start import Start, whole_story
 from modetrain.mode import Mode
 from modetrain.program import Program
 from modetrain.trainer import Trainer
@@ -67,6 +67,19 @@ def test_one_line_for_each_finding_and_the_command_for_the_whole_story(compile, 
     assert [line.split()[0] for line in warnings] == ["MT201", "MT101", "MT301"]
     assert "self.calls: 0 -> 1" in warnings[0]
     assert said[-1] == "  the whole story: python -m modetrain recipe=mine do=inspect"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("recipe=mine run_dir=out steps=9", "recipe=mine steps=9 do=inspect"),
+        ("recipe=mine resume=latest 'data.dir=a b' do=evaluate", "recipe=mine 'data.dir=a b' do=inspect"),
+        ("recipe=mine +resume=x stop_after=1h --config-dir more", "recipe=mine do=inspect --config-dir more"),
+    ],
+)
+def test_the_command_for_the_whole_story_asks_for_a_folder_of_its_own(typed, said):
+    begin = "python -m modetrain "
+    assert whole_story(begin + typed) == begin + said
 
 
 @pytest.mark.parametrize("compile", ["graph", "xla"])
