@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from modetrain.config.key import Bounds as Bounds
     from modetrain.config.key import Length as Length
     from modetrain.errors import ConfigError as ConfigError
+    from modetrain.from_words import build as build
     from modetrain.mode import Mode as Mode
+    from modetrain.optimizer import Optimizer as Optimizer
+    from modetrain.recipe import Info as Info
     from modetrain.recipe import Recipe as Recipe
+    from modetrain.settings import OptimizerSettings as OptimizerSettings
     from modetrain.settings import Settings as Settings
 
 __version__ = "0.1.0"
@@ -29,16 +33,21 @@ _MODULES = {
     "Callback": "modetrain.callbacks",
     "Comparison": "modetrain.comparison.findings",
     "ConfigError": "modetrain.errors",
+    "Info": "modetrain.recipe",
     "Length": "modetrain.config.key",
     "Mode": "modetrain.mode",
+    "Optimizer": "modetrain.optimizer",
+    "OptimizerSettings": "modetrain.settings",
     "Recipe": "modetrain.recipe",
     "Settings": "modetrain.settings",
+    "build": "modetrain.from_words",
     "compare": "modetrain.comparison.library",
     "inspect": "modetrain.inspect",
 }
 __all__ = [
-    *("Bounds", "Callback", "Comparison", "ConfigError", "Length", "Mode", "Recipe", "Settings"),
-    *("__version__", "compare", "inspect"),
+    *("Bounds", "Callback", "Comparison", "ConfigError", "Info", "Length", "Mode", "Optimizer", "OptimizerSettings"),
+    *("Recipe", "Settings"),
+    *("__version__", "build", "compare", "inspect"),
 ]
 
 

@@ -70,7 +70,7 @@ def _main(words: Sequence[str], cwd: Path) -> int:
         from modetrain.comparison import command
 
         return command.run(settings, line, cwd)
-    if settings.mode.strategy == "multiworker":
+    if settings.mode.strategy == "multiworker" and settings.do != "inspect":  # which needs no workers
         from modetrain.workers import multiworker
 
         code = multiworker.start(settings, line, cwd)

@@ -73,10 +73,14 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
 
 
 def mode_here(settings: Settings) -> Mode:
-    """The mode that says which devices are used: `do=inspect` looks at what a TPU would run without one."""
-    if settings.do == "inspect" and settings.mode.strategy == "tpu":
-        return dataclasses.replace(settings.mode, strategy="one_device", devices="cpu", tpu=None)
-    return settings.mode
+    """The mode that says which devices are used: `do=inspect` looks on one at what several replicas or a TPU would run."""
+    mode = settings.mode
+    if settings.do != "inspect" or mode.strategy == "one_device":
+        return mode
+    devices = "cpu" if mode.strategy == "tpu" else mode.devices[:1] if isinstance(mode.devices, tuple) else mode.devices
+    return dataclasses.replace(
+        mode, strategy="one_device", devices=devices, tpu=None, replicas="auto", workers="auto", restart_workers="auto"
+    )
 
 
 @contextlib.contextmanager
@@ -228,7 +232,7 @@ def build(
         trainer.resume(restored)
     if settings.do == "train" and settings.resume is not None:
         points.rewind(step)
-    if mode is not settings.mode:
+    if mode.strategy != settings.mode.strategy and settings.mode.strategy == "tpu":
         say("no TPU is used: the step is judged by what XLA can compile on this machine, and by its shapes")
     say(
         f"mode: compile={mode.compile} precision={mode.precision} "

@@ -129,6 +129,39 @@ def test_nothing_stands_in_the_way_of_a_shipped_recipe(cli):
     assert "inspect: nothing found for target=tpu" in run.out
 
 
+SHARED = """
+import tensorflow as tf
+
+from recipes.mnist import Digits
+
+
+class Shared(Digits):
+    def train_step(self, batch):
+        with tf.GradientTape() as tape:
+            found = self.model(batch["image"], training=True)[:, 0]
+            loss = tf.reduce_sum(found) / self.info.batch_size
+        variables = self.model.trainable_variables
+        gradients, _ = tf.clip_by_global_norm(tape.gradient(loss, variables), 1.0)
+        self.apply(gradients, variables)
+        return {"loss": loss}
+"""
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [("mode=mirrored",), ("mode=mirrored", "mode.replicas=2"), ("mode=multiworker",)],
+    ids=" ".join,
+)
+def test_a_mode_of_several_replicas_is_judged_for_several(mode, cli):
+    config = CONFIG.replace("noisy.Noisy", "shared.Shared")
+    cli.write({"recipes/shared.py": SHARED, "conf/recipe/shared.yaml": config})
+    run = cli.run("recipe=shared", *mode, *WORDS, folder=f"shared{len(mode)}{mode[0][5:]}")
+    assert run.code == 1, run.out + run.err
+    found = json.loads((run.folder / "inspect.json").read_text())["findings"]
+    assert [(one["code"], one["line"]) for one in found] == [("MT701", 11), ("MT703", 13)]
+    assert "inspect: judged for 2 replicas" in run.out
+
+
 @pytest.mark.parametrize(
     ("mode", "asked", "target"),
     [
@@ -171,6 +204,58 @@ def test_findings_are_data():
     assert first.evidence
     with pytest.raises(dataclasses.FrozenInstanceError):
         first.line = 3
+
+
+class Takes(Tiny):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.rates = iter([1.0, 0.9, 0.8, 0.7] * 100)
+        self.pairs = zip(iter([1.0] * 300), iter([2.0] * 300))
+        self.few = (0.5**i for i in range(100))
+        self.numbers = iter(range(1000))
+        self.calls = 0
+
+    def losses(self, batch):
+        self.calls += 1
+        rate = next(self.rates)
+        one, two = next(self.pairs)
+        few = next(self.few)
+        number = next(self.numbers)
+        return super().losses(batch) * rate * one * two * few * float(number)
+
+
+def test_taking_the_next_item_is_found_for_every_kind_of_iterator_and_alone():
+    recipe = made(Takes)
+    findings = modetrain.inspect(recipe, batches(), modes=["graph", "mirrored"])
+    assert [(one.code, one.text.partition(" = ")[2]) for one in findings if one.code != "MT201"] == [
+        ("MT205", f"next(self.{name})") for name in ("rates", "pairs", "few", "numbers")
+    ]
+    said = [one.what for one in findings if one.code == "MT205"]
+    assert said[:3] == [
+        "self.rates: item 0 -> item 1",
+        "self.pairs moves on to its next item",
+        "self.few moves on to its next item",
+    ]
+    assert [next(recipe.rates), next(recipe.numbers)] == [1.0, 0]
+
+
+HISTORY: list = []
+
+
+class KeepsTwice(Tiny):
+    def train_step(self, batch):
+        values = super().train_step(batch)
+        HISTORY.append(values["loss"])
+        self.last = values
+        return values
+
+
+def test_a_tensor_that_is_kept_twice_is_named_at_both_lines():
+    findings = modetrain.inspect(made(KeepsTwice), batches(), modes=["graph"])
+    assert [(one.code, one.text, one.what.partition(":")[0]) for one in findings] == [
+        ("MT203", 'HISTORY.append(values["loss"])', "test_inspect.HISTORY[0]"),
+        ("MT203", "self.last = values", "self.last['loss']"),
+    ]
 
 
 class Averages(Tiny):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import warnings
 from pathlib import Path
 
 import keras
@@ -11,7 +13,7 @@ import pytest
 from modetrain import Callback
 from modetrain.data import Cut
 from modetrain.inspect.stale import StalePython, StaleWatch
-from modetrain.inspect.start import Start
+from modetrain.inspect.start import Start, whole_story
 from modetrain.mode import Mode
 from modetrain.program import Program
 from modetrain.trainer import Trainer
@@ -67,9 +69,57 @@ def test_one_line_for_each_finding_and_the_command_for_the_whole_story(compile, 
     assert said[-1] == "  the whole story: python -m modetrain recipe=mine do=inspect"
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("recipe=mine run_dir=out steps=9", "recipe=mine steps=9 do=inspect"),
+        ("recipe=mine resume=latest 'data.dir=a b' do=evaluate", "recipe=mine 'data.dir=a b' do=inspect"),
+        ("recipe=mine +resume=x stop_after=1h --config-dir more", "recipe=mine do=inspect --config-dir more"),
+    ],
+)
+def test_the_command_for_the_whole_story_asks_for_a_folder_of_its_own(typed, said):
+    begin = "python -m modetrain "
+    assert whole_story(begin + typed) == begin + said
+
+
 @pytest.mark.parametrize("compile", ["graph", "xla"])
 def test_nothing_is_said_of_a_clean_recipe(compile, started):
     assert started(Digits, compile) == []
+
+
+HISTORY: list = []
+
+
+class Habits(Digits):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.rates = iter([1.0, 0.9] * 300)
+
+    def train_step(self, batch):
+        logging.getLogger("mine").warning("a step")
+        logging.warning("another")
+        warnings.warn("a third", stacklevel=1)
+        rate = next(self.rates)
+        values = super().train_step(batch)
+        HISTORY.append(values["loss"])
+        self.last = values
+        return {**values, "rate": values["loss"] * rate}
+
+
+@pytest.fixture
+def loud():
+    """The logging of a user who writes it to stderr, with the time."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    yield
+    logging.getLogger().removeHandler(handler)
+
+
+def test_it_says_what_inspect_says_and_of_logging_only_that(started, loud):
+    said = [line for line in started(Habits) if line.startswith("WARNING")]
+    codes = [line.split(": ", 2)[2].split()[0] for line in said]
+    assert codes == ["MT102", "MT102", "MT102", "MT205", "MT203", "MT203"], said
 
 
 class Failing(Digits):

@@ -9,18 +9,34 @@ As `do=inspect` it looks at everything (`inspector.py`); a short form speaks up 
 
 from __future__ import annotations
 
+import inspect as python_inspect
 import sys
 import types
 from typing import Any
 
+_DOC = __doc__
+
 
 class _Callable(types.ModuleType):
-    """`modetrain.inspect` is this package and, as users know it, a function as well."""
+    # `modetrain.inspect` is this package and, as users know it, a function as well: help() tells of the function.
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from modetrain.inspect.library import inspect
 
         return inspect(*args, **kwargs)
+
+    @property
+    def __signature__(self) -> python_inspect.Signature:
+        from modetrain.inspect.library import inspect
+
+        return python_inspect.signature(inspect)
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        from modetrain.inspect.library import inspect
+
+        signature = f"modetrain.inspect{self.__signature__}".replace("'", "")
+        return f"{signature}\n\n{python_inspect.getdoc(inspect)}\n\n{_DOC}"
 
 
 sys.modules[__name__].__class__ = _Callable

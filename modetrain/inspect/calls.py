@@ -26,13 +26,14 @@ import time
 import types
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.autograph.pyct import origin_info
+from tensorflow.python.util import tf_stack
 
 from modetrain.inspect import lines
 from modetrain.place import Place, is_users
@@ -105,6 +106,8 @@ _TABLE: tuple[tuple[Any, tuple[str, ...], str], ...] = (
     (keras.Variable, ("__init__",), "MT206"),
 )
 _MADE = "MT206"
+# What these do on the way to a handler (take the time, write to stderr, open a file) is no doing of the line that logs.
+_LOGGING = {(logging.__file__, "_log"), (logging.__file__, "handle")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,7 +183,10 @@ class Calls:
             return
         self._busy = True
         try:
-            place = lines.here(direct=code != _MADE)
+            stack = list(tf_stack.extract_stack())
+            place = lines.of_stack(stack, direct=code != _MADE)
+            if code != "MT102" and _is_within_logging(stack):
+                return
         finally:
             self._busy = False
         if place is not None:
@@ -272,6 +278,16 @@ def _resolve_entity(node: Any, source: str, entity: Any) -> None:
     lines_, first = python_inspect.getsourcelines(getattr(entity, "__code__", entity))
     file = python_inspect.getsourcefile(getattr(entity, "__code__", entity))
     origin_info.resolve(node, source, file, first, python_inspect.indentsize(lines_[0]))
+
+
+def _is_within_logging(stack: Sequence[Any]) -> bool:
+    """Whether a logger or `warnings` is at work for the innermost of the user's lines."""
+    for frame in lines.inside_trace(stack):
+        if is_users(frame.filename):
+            return False
+        if (frame.filename, frame.name) in _LOGGING or frame.filename == warnings.__file__:
+            return True
+    return False
 
 
 def _made_name(thing: Any) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from modetrain.inspect import report
 from modetrain.inspect.finding import Finding
+from modetrain.inspect.halves import REPLICAS
 from modetrain.inspect.inspector import Inspector
 from modetrain.inspect.steps import mode_for
 from modetrain.settings import Settings
@@ -27,19 +28,27 @@ def run(trainer: Trainer, settings: Settings, folder: Path, say: Callable[[str],
     Returns:
       What was found.
     """
-    target = target_of(settings)
+    target, several = (
+        target_of(settings),
+        settings.mode.strategy != "one_device",
+    )  # replicas or cores, none of which is here
     inspector = Inspector(
         trainer.recipe,
         [trainer.data.batch(step) for step in range(_BATCHES)],
         mode=mode_for(target, settings.mode),
         replicas=trainer.replicas,
         target=target,
-        several=settings.mode.strategy == "tpu",  # its cores, none of which is here
+        several=several,
     )
     findings = inspector.findings()
     report.write(folder, findings, target)
     for line in report.lines(findings):
         say(line)
+    if several:
+        say(
+            f"inspect: judged for {REPLICAS} replicas, each of which gets its share of a batch, on one device: what goes wrong "
+            f"on {REPLICAS} goes wrong on more"
+        )
     say(report.summary(findings, target))
     return findings
 

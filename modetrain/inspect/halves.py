@@ -21,10 +21,12 @@ from tensorflow.python.framework import op_callbacks
 from modetrain.inspect import collectives, graphs, lines
 from modetrain.inspect.calls import Calls
 from modetrain.inspect.finding import Finding, finding
+from modetrain.inspect.keeping import python_state_kept
 from modetrain.inspect.steps import Batch, Steps
 from modetrain.nonfinite import is_loss
 from modetrain.place import Place, is_users
 
+REPLICAS = 2
 _EVIDENCE = "the step run on halves of the batch"
 _TOLERANCE = 1e-3
 
@@ -91,7 +93,7 @@ def _run(steps: Steps, batch: Batch, *, replica: int, replicas: int) -> tuple[np
             kind = op_type.decode() if isinstance(op_type, bytes) else op_type
             log.append(_Made(op=kind, place=lines.here(), value=outputs[0].numpy()))
 
-    with steps.state_kept(moved=True), _as_replica(replica, replicas):
+    with steps.state_kept(moved=True), python_state_kept(steps.recipe), _as_replica(replica, replicas):
         op_callbacks.add_op_callback(made)
         try:
             names, rows = steps.run_eagerly(batch)

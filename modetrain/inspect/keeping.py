@@ -20,6 +20,7 @@ from modetrain.recipe import Recipe
 _MOST_DEPTH = 6
 _MOST_BYTES = 2**24
 _LISTS = (list, collections.deque)
+_PLACES = tuple(map(type, map(iter, ([], (), "", b"", range(0)))))
 _MAPPINGS = (dict, collections.defaultdict, collections.Counter, collections.OrderedDict)
 
 
@@ -77,6 +78,8 @@ def _keep(thing: Any, undo: list[Callable[[], None]], visited: set[int], depth: 
     elif isinstance(thing, (random.Random, np.random.RandomState)):
         if not isinstance(thing, random.SystemRandom):
             _keep_generator(thing, undo)
+    elif type(thing) in _PLACES:
+        _keep_place(thing, undo)
     elif type(thing) in _LISTS:
         items = list(thing)
         inner = items[:100]
@@ -113,6 +116,13 @@ def _keep(thing: Any, undo: list[Callable[[], None]], visited: set[int], depth: 
 def _refill(container: Any, fill: Callable[[Any], None], items: Any) -> None:
     container.clear()
     fill(items)
+
+
+def _keep_place(iterator: Any, undo: list[Callable[[], None]]) -> None:
+    """Puts an iterator over a list back to its item; one that has come to its end stays there."""
+    place = iterator.__reduce__()[2:]
+    if place and place[0] is not None:
+        undo.append(lambda: iterator.__setstate__(place[0]))
 
 
 def _keep_generator(generator: Any, undo: list[Callable[[], None]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from modetrain.inspect.finding import Finding, by_place
 from modetrain.inspect.inspector import Inspector
@@ -14,11 +14,13 @@ from modetrain.replicas import Replicas
 _MODES = ("graph", "xla")
 
 
-def inspect(recipe: Recipe, batches: Iterable[Batch], modes: Sequence[str] | None = None) -> list[Finding]:
+def inspect(
+    recipe: Recipe | Callable[[], Recipe], batches: Iterable[Batch], modes: Sequence[str] | None = None
+) -> list[Finding]:
     """Looks at a recipe as `do=inspect` does; variables and Python state are as before at the end.
 
     Args:
-      recipe: a recipe, built.
+      recipe: a recipe, or a function that builds one, as `modetrain.build` returns it.
       batches: training batches as a step gets them: per feature an array or a tensor [examples, ...]. Two are enough; more
         show more of what depends on data.
       modes: what it shall run in: `graph`, `xla`, `tpu`, `mirrored`. By default graph and XLA, but for tf.print, which XLA
@@ -29,7 +31,12 @@ def inspect(recipe: Recipe, batches: Iterable[Batch], modes: Sequence[str] | Non
 
     Raises:
       ValueError: a mode has another name.
+      TypeError: the function builds no recipe.
     """
+    if not isinstance(recipe, Recipe):
+        recipe = recipe()
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"inspect was given what builds a {type(recipe).__name__}, not a modetrain.Recipe.")
     batches = list(batches)
     found: list[Finding] = []
     for name in modes or _MODES:

@@ -24,6 +24,8 @@ from modetrain.place import Place
 _CLIPS = {"clip_by_global_norm", "clip_by_norm", "clip_by_value", "clip_by_average_norm", "clip"}
 _ALWAYS = {"clip_by_global_norm"}
 _MOMENTS = {"moments", "weighted_moments", "normalize_moments", "fused_batch_norm"}
+# With these no run of a step is like another one, nor two halves like the whole: they say nothing then.
+_UNEVEN = {"MT205", "MT302", "MT304"}
 _ASSIGNS = {
     "AssignVariableOp",
     "AssignAddVariableOp",
@@ -35,11 +37,14 @@ _ASSIGNS = {
 
 def look(steps: Steps, reached: Reached, seen: Traces) -> Iterator[Finding]:
     """Finds what differs between one device and several replicas."""
-    yield from _of_source(steps, reached, seen)
+    of_source = list(_of_source(steps, reached, seen))
+    yield from of_source
     yield from _layers(steps)
     if seen.concrete is not None:
         yield from _of_graph(seen.concrete.graph)
-        yield from halves.look(steps, seen.concrete.graph)
+        if not _UNEVEN & {one.code for one in seen.findings}:
+            told = {one.place for one in of_source}
+            yield from (one for one in halves.look(steps, seen.concrete.graph) if one.place not in told)
 
 
 # --- source -----------------------------------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 from collections.abc import Callable, Iterator
 
+from modetrain import command_line
 from modetrain.inspect import guards, loops, ops, report
 from modetrain.inspect.calls import Calls
 from modetrain.inspect.finding import Finding, finding, merged, waived
@@ -20,6 +22,9 @@ from modetrain.mode import Mode
 from modetrain.place import Place
 from modetrain.program import Concrete
 from modetrain.recipe import Recipe
+
+_PROGRAM = ("python", "-m", "modetrain")
+_OF_THE_RUN = ("do", "run_dir", "resume", "stop_after")
 
 
 class Start:
@@ -84,7 +89,15 @@ class Start:
         for one in new:
             self._say(f"WARNING: {report.short(one)}")
         if new and self._command:
-            self._say(f"  the whole story: {self._command} do=inspect")
+            self._say(f"  the whole story: {whole_story(self._command)}")
+
+
+def whole_story(command: str) -> str:
+    """The command line of a run with `do=inspect`, which has a run folder of its own and goes on from nothing."""
+    line = command_line.parse(shlex.split(command)[len(_PROGRAM) :])
+    words = [word for word in line.overrides if word.partition("=")[0].lstrip("+~") not in _OF_THE_RUN]
+    flags = [word for folder in line.config_dirs for word in ("--config-dir", folder)]
+    return shlex.join([*_PROGRAM, *words, "do=inspect", *flags])
 
 
 def _leaves_no_doubt(change: Change) -> bool:

@@ -22,6 +22,8 @@ from modetrain.inspect.reach import Reached, is_users_object, names_in
 from modetrain.inspect.walk import Names, OfClass, Seen, walk
 
 Look = Mapping[str, Seen]
+# What is said where what is shown of before and after is the same.
+_MOVES = {"iterator": "moves on to its next item", "random": "draws its next numbers", "array": "gets other values"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,8 @@ class Change:
         """`self.n: 0 -> 1`."""
         before = self.before.shown if self.before is not None else "not there"
         after = self.after.shown if self.after is not None else "not there"
+        if before == after and self.kind in _MOVES:
+            return f"{self.expression} {_MOVES[self.kind]}"
         return f"{self.expression}: {before} -> {after}"
 
 

@@ -79,7 +79,7 @@ def walk(name: str, value: Any, visited: set[int], depth: int) -> Iterator[tuple
     if isinstance(value, _PLAIN):
         yield name, Seen(kind="plain", token=_token(value), shown=_short(repr(value)))
         return
-    if id(value) in visited:
+    if id(value) in visited and not _is_tensor(value):  # a tensor of the step is told wherever it is kept
         # Only who holds it may have changed.
         yield name, Seen(kind="object", token=("same", id(value)), shown=type(value).__name__)
         return
@@ -114,7 +114,8 @@ def _leaf(value: Any) -> Seen | None:
         )
         return Seen(kind="iterator", token=at, shown="a place in the iterator")
     if isinstance(value, _ITERATORS):
-        return Seen(kind="iterator", token=_of_iterator(value), shown="a place in the iterator")
+        token = _of_iterator(value)
+        return Seen(kind="iterator", token=token, shown=_place_in(token))
     if isinstance(value, (io.StringIO, io.BytesIO)) and not value.closed:
         return Seen(kind="container", token=(id(value), value.tell()), shown=f"{value.tell()} characters")
     if isinstance(value, io.IOBase):
@@ -285,11 +286,30 @@ def _flat(state: Any) -> Any:
     return _digest(state) if isinstance(state, np.ndarray) else state
 
 
-def _of_iterator(iterator: Any) -> Any:
+def _of_iterator(iterator: Any, depth: int = 0) -> Any:
+    """Where an iterator stands, of long lists too, and of those it takes its items from."""
     try:
-        return _short(repr(iterator.__reduce__()), 400)
+        return tuple(_part_of_iterator(part, depth) for part in iterator.__reduce__())
     except Exception:  # not every iterator tells where it stands
         return getattr(iterator, "__length_hint__", lambda: None)()
+
+
+def _part_of_iterator(part: Any, depth: int) -> Any:
+    if depth > _MOST_DEPTH:
+        return None
+    if isinstance(part, _ITERATORS):
+        return _of_iterator(part, depth + 1)
+    if isinstance(part, (list, tuple)):
+        few = [_part_of_iterator(one, depth + 1) for one in part[:4]]
+        return len(part), few
+    leaf = _leaf(part) if not isinstance(part, _PLAIN) else None
+    return leaf.token if leaf is not None else _short(repr(part))
+
+
+def _place_in(token: Any) -> str:
+    """A place in a list, a tuple or a text as its number; of other iterators only that it is one."""
+    item = token[-1] if isinstance(token, tuple) and len(token) == 3 else None
+    return f"item {item}" if isinstance(item, str) and item.isdigit() else "a place in the iterator"
 
 
 def _of_set(value: Any) -> Any:
