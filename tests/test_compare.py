@@ -6,6 +6,7 @@ The line that a finding has to name ends in a comment `here`.
 from __future__ import annotations
 
 import random
+import re
 
 import keras
 import numpy as np
@@ -115,6 +116,23 @@ class GlobalList(Planted):
         return x / len(SEEN)
 
 
+COUNTED = {"n": 0}
+
+
+class GlobalDict(Planted):
+    def change(self, x, batch):
+        COUNTED["n"] += 1  # here
+        return x / COUNTED["n"]
+
+
+class DrawnApart(Planted):
+    """The draw is on one line, what is computed with it on another."""
+
+    def change(self, x, batch):
+        scale = 1.0 + 0.1 * random.random()  # here
+        return x * scale
+
+
 class WarmUp(Planted):
     """Seen only where a step is repeated long after it was made."""
 
@@ -170,6 +188,8 @@ PLANTED = {
     PythonNoise: ("random", "graph", None),
     Counter: ("impure", "graph", "python"),
     GlobalList: ("impure", "graph", "python"),
+    GlobalDict: ("impure", "graph", "python"),
+    DrawnApart: ("random", "graph", None),
     WarmUp: ("impure", "graph", "python"),
     TruncatedNormal: ("random", "xla", None),
     NanInGraph: ("nonfinite", "graph", "tracing"),
@@ -190,6 +210,18 @@ def test_a_planted_disagreement_is_found_and_its_line_named(cls, compared):
     assert finding.place.text.endswith("# here"), str(comparison)
     assert finding.place.file == __file__
     assert finding.place.text.removesuffix("# here").strip() in str(comparison)
+
+
+def test_a_dictionary_that_changes_is_named_with_what_is_in_it(compared):
+    COUNTED["n"] = 0
+    (finding,) = compared(GlobalDict).findings
+    assert re.search(r"COUNTED from \{'n': \d+\} to \{'n': \d+\} at ", finding.message), finding.message
+
+
+def test_a_generator_of_pythons_is_named_and_what_compiling_makes_of_it(compared):
+    (finding,) = compared(DrawnApart).findings
+    assert "changes the state of Python's random at " in finding.message
+    assert "draws once, while it is traced, and keeps that number for the whole run" in finding.message
 
 
 def test_weight_decay_that_one_mode_leaves_out_is_found(compared, monkeypatch):

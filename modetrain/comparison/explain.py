@@ -29,6 +29,7 @@ _USE_SEEDS = (
     "Draw with tf.random.stateless_* and seed=self.seed('name'), or with a Keras layer, whose seeds modetrain sets: these are "
     "functions of (seed, step) and the same in every mode."
 )
+_FROZEN = "A compiled step (graph, xla) draws once, while it is traced, and keeps that number for the whole run."
 _USE_VARIABLES = "Keep what changes from step to step in variables, or use self.step."
 
 
@@ -51,13 +52,11 @@ def impurity(arm: Arm, shelf: Shelf, reference: str, number: int) -> Explanation
     drawn = found is not None and (found.random or _says_random(found))
     if generators or drawn:
         said += [f"The step changes {change}." for change in generators[:2]]
-        where = (
-            found.entry.place
-            if found is not None and found.entry.place
-            else generators[0].place
-            if generators
-            else None
-        )
+        if generators:
+            said.append(_FROZEN)
+        # What differs first may be computed with what was drawn on an earlier line.
+        drew = found.entry.place if found is not None and (drawn or not generators) else None
+        where = drew or (generators[0].place if generators else None)
         op = found.entry.op if found else None
         return Explanation(kind="random", op=op, place=where, said=tuple(said), advice=_USE_SEEDS)
     said += [f"The step changes Python state: {change}." for change in changed[:2]]
