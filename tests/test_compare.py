@@ -5,6 +5,7 @@ The line that a finding has to name ends in a comment `here`.
 
 from __future__ import annotations
 
+import io
 import random
 import re
 
@@ -12,8 +13,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from rich.console import Console
 
 import modetrain
+from modetrain.comparison import page, table
 from recipes.gan import Gan
 from recipes.mnist import Digits, cross_entropy, hits
 
@@ -247,6 +250,77 @@ def test_the_first_difference_is_measured(compared):
     assert finding.ulp > 0
     assert 1e-7 < finding.relative < 1e-3
     assert finding.tensor in finding.tensors
+
+
+# --- the reference fails ---------------------------------------------------------------------------------------------
+
+
+class DividesByZero(Planted):
+    def change(self, x, batch):
+        return x * tf.cast(1 // (batch["label"][0] * 0), tf.float32)  # here
+
+
+class FailsOtherwise(Planted):
+    """In each mode with an error of its own."""
+
+    def change(self, x, batch):
+        if tf.inside_function():
+            raise KeyError("traced")  # other
+        raise ValueError("eager")  # here
+
+
+class FailsLater(Planted):
+    """In the second step, in each mode otherwise."""
+
+    def change(self, x, batch):
+        odd = tf.cast(batch["label"][0], tf.float32) != 5.0
+        tf.debugging.assert_equal(odd, True, "traced" if tf.inside_function() else "eager")  # here
+        return x
+
+
+def test_a_reference_that_cannot_make_one_step_agrees_with_nothing(compared):
+    comparison = compared(DividesByZero)
+    assert not comparison.agrees
+    assert comparison.steps == 0
+    (finding,) = comparison.findings
+    assert (finding.mode, finding.kind, finding.step) == ("eager", "error", 1)
+    assert finding.place.text.endswith("# here")
+    assert "All modes fail alike" in finding.message
+    assert "Integer division by zero" in finding.message
+    assert {arm.verdict for arm in comparison.arms.values()} == {"failed"}
+    assert "graph compared with eager: no step could be" in str(comparison)
+
+
+def test_modes_that_fail_otherwise_are_told_with_their_lines(compared):
+    comparison = compared(FailsOtherwise)
+    first, second = comparison.findings
+    assert (first.mode, first.kind, second.mode, second.kind) == ("eager", "error", "graph", "error")
+    assert "alike" not in first.message
+    assert first.place.text.endswith("# here")
+    assert second.place.text.endswith("# other")
+    assert "KeyError" in second.message
+    assert comparison.arms["graph"].verdict == "failed"
+
+
+def test_a_mode_in_which_nothing_was_compared_is_not_called_equal(compared):
+    comparison = compared(OutOfRange, modes=["graph", "xla"])
+    assert comparison.arms["graph"].verdict == "failed"
+    (finding,) = comparison.findings
+    assert finding.mode == "xla"
+
+
+def test_a_page_of_nothing_compared_says_so(compared):
+    comparison = compared(OutOfRange, modes=["xla"], timed=True)
+    shown = page.of(comparison, title="t", command="c", facts={})
+    assert "all equal" not in shown
+    assert "nothing was compared" in shown
+    assert "never" not in shown
+    assert "no step could be compared" in shown
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table.of(comparison))
+    told = console.export_text()
+    assert "never" not in told
+    assert "no step could be compared" in told
 
 
 # --- clean -----------------------------------------------------------------------------------------------------------

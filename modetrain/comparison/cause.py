@@ -110,10 +110,15 @@ def impure(
 
 
 def raises(mode: str, reference: str, step: int, wanted: StepError | None, found: StepError | None) -> Finding:
-    """The finding that one of two modes raises."""
+    """The finding that one of two modes raises, or each of them something else."""
     error = wanted or found
     assert error is not None
-    if wanted is not None:
+    if wanted is not None and found is not None:
+        error = found
+        message = f"step {step}: {mode} raises {found}; {reference} raises {wanted}"
+        message += f" ({wanted.place})." if wanted.place else "."
+        advice = found.advice or ""
+    elif wanted is not None:
         message = f"step {step}: {reference} raises {error}; {mode} raises nothing and goes on with other numbers."
         advice = "Check it in the step with data of its own, or clip it: a compiled step does not check."
     else:
@@ -123,9 +128,27 @@ def raises(mode: str, reference: str, step: int, wanted: StepError | None, found
     return Finding(mode=mode, kind="error", message=message, step=step, place=error.place, advice=advice)
 
 
-def not_built(mode: str, reference: str, error: StepError) -> Finding:
-    """The finding that a mode cannot even trace or compile the step."""
-    message = f"cannot be traced or compiled, and {reference} runs: {error}" + (
+def fails(reference: str, others: Sequence[str], alike: Sequence[str], step: int, error: StepError) -> Finding:
+    """The finding that the reference cannot make its first step: there is nothing to compare."""
+    said = [f"step {step}: {reference} raises {error}."]
+    if error.place:
+        said.append(f"{error.place}.")
+    said.append("No step could be compared.")
+    if list(alike) == list(others):
+        said.append("All modes fail alike.")
+    elif alike:
+        said.append(f"{', '.join(alike)} fail{'s' if len(alike) == 1 else ''} alike.")
+    if error.advice:
+        said.append(error.advice)
+    return Finding(
+        mode=reference, kind="error", message=" ".join(said), step=step, place=error.place, advice=error.advice
+    )
+
+
+def not_built(mode: str, reference: str, error: StepError, *, also_fails: bool = False) -> Finding:
+    """The finding that a mode cannot even trace or compile the step, while the reference runs, or fails otherwise."""
+    other = "fails otherwise" if also_fails else "runs"
+    message = f"cannot be traced or compiled, and {reference} {other}: {error}" + (
         f" {error.place}" if error.place else ""
     )
     if error.advice:

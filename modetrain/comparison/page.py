@@ -38,8 +38,7 @@ def of(comparison: Comparison, *, title: str, command: str, facts: Mapping[str, 
     modes = ", ".join(comparison.modes)
     parts = [
         f"<h1>{html.escape(title)}: {html.escape(modes)} {verdict}</h1>",
-        f'<p class="faint">{comparison.steps} steps, each from the state of {html.escape(comparison.reference)}; '
-        f"noise measured with {comparison.draws} draws a step</p><pre>{html.escape(command)}</pre>",
+        f'<p class="faint">{html.escape(_compared(comparison))}</p><pre>{html.escape(command)}</pre>',
         *(_finding(one) for one in comparison.findings),
         *(f'<p class="faint">{html.escape(note)}</p>' for note in comparison.notes),
         "<h2>Agreement</h2>",
@@ -57,6 +56,14 @@ def of(comparison: Comparison, *, title: str, command: str, facts: Mapping[str, 
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>{"".join(parts)}</body></html>\n'
     )
+
+
+def _compared(comparison: Comparison) -> str:
+    if comparison.steps == 0:
+        return "no step could be compared"
+    steps = f"{comparison.steps} step{'s' if comparison.steps > 1 else ''}"
+    draws = f"{comparison.draws} draw{'s' if comparison.draws > 1 else ''}"
+    return f"{steps}, each from the state of {comparison.reference}; noise measured with {draws} a step"
 
 
 def _explained(comparison: Comparison) -> str:
@@ -116,6 +123,7 @@ def _plots(comparison: Comparison) -> list[str]:
         plot.lines(
             "Largest distance of any tensor, in noise floors",
             floors,
+            nothing="nothing to show: all equal" if any(floors.values()) else "nothing was compared",
             x="step",
             y="noise floors",
             log=True,
@@ -174,7 +182,8 @@ def _times(comparison: Comparison) -> str:
         time = arm.time
         if time is None or time.step_ms is None:
             continue
-        paid = "" if mode == comparison.reference else "never" if arm.break_even_steps is None else "at once"
+        untimed = mode == comparison.reference or comparison.arms[comparison.reference].time is None
+        paid = "" if untimed else "never" if arm.break_even_steps is None else "at once"
         numbers = [time.compile_s, time.first_step_ms, time.step_ms["p50"], time.step_ms["p90"], time.examples_per_s]
         rows.append(
             [

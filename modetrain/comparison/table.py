@@ -19,7 +19,10 @@ _COLOURS = {tolerance.DIFFERENT: "red", "failed": "red", "not comparable": "yell
 def of(comparison: Comparison) -> RenderableType:
     """Both tables and the findings."""
     steps = f"{comparison.steps} step{'s' if comparison.steps != 1 else ''}"
-    agreement = Table(title=f"{steps}, each from the state of {comparison.reference}", title_justify="left")
+    title = (
+        f"{steps}, each from the state of {comparison.reference}" if comparison.steps else "no step could be compared"
+    )
+    agreement = Table(title=title, title_justify="left")
     agreement.add_column("mode")
     agreement.add_column("verdict")
     for kind in _KINDS:
@@ -57,7 +60,8 @@ def _times(comparison: Comparison) -> Table:
         time = arm.time
         if time is None or time.step_ms is None:
             continue
-        paid = "" if mode == comparison.reference else "never" if arm.break_even_steps is None else "at once"
+        untimed = mode == comparison.reference or comparison.arms[comparison.reference].time is None
+        paid = "" if untimed else "never" if arm.break_even_steps is None else "at once"
         if arm.break_even_steps:
             paid = f"{arm.break_even_steps:,.0f} steps"
         table.add_row(
