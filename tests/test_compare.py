@@ -32,11 +32,15 @@ class Planted(Digits):
     def change_logits(self, logits, batch):
         return logits
 
+    def change_loss(self, loss, logits):
+        return loss
+
     def train_step(self, batch):
         def loss():
             x = self.change(batch["image"], batch)
             logits = self.change_logits(self.model(x, training=True), batch)
-            return cross_entropy(batch["label"], logits), {"accuracy": hits(batch["label"], logits)}
+            loss = self.change_loss(cross_entropy(batch["label"], logits), logits)
+            return loss, {"accuracy": hits(batch["label"], logits)}
 
         return self.minimize(loss)
 
@@ -80,6 +84,30 @@ class EpsilonFolded(Planted):
     def change(self, x, batch):
         y = x + 1e6
         return y - 1e6  # here
+
+
+class EpsilonFoldedSmall(Planted):
+    """It moves the loss by no more than a long sum may lose."""
+
+    def change_loss(self, loss, logits):
+        x = logits * 0.001
+        y = (x + 1e4) - 1e4  # here
+        return loss + tf.reduce_mean(y, axis=-1)
+
+
+class EpsilonAveraged(Planted):
+    def change_loss(self, loss, logits):
+        y = (logits + 1e5) - 1e5  # here
+        return loss + 0.1 * tf.reduce_mean(y, axis=-1)
+
+
+class UnderflowFolded(Planted):
+    """XLA multiplies the constants first: zero times infinity. It does so only where nothing else needs what is between."""
+
+    def change_loss(self, loss, logits):
+        tiny = tf.nn.relu(tf.stop_gradient(logits)) * 1e-30 * 1e-15
+        flag = tiny * 1e30 * 1e15  # here
+        return loss + tf.reduce_mean(flag, axis=-1)
 
 
 class StatefulNormal(Planted):
@@ -225,6 +253,39 @@ def test_a_generator_of_pythons_is_named_and_what_compiling_makes_of_it(compared
     (finding,) = compared(DrawnApart).findings
     assert "changes the state of Python's random at " in finding.message
     assert "draws once, while it is traced, and keeps that number for the whole run" in finding.message
+
+
+@pytest.mark.parametrize("cls", [EpsilonFoldedSmall, EpsilonAveraged])
+def test_what_adds_nothing_up_is_no_rounding_however_small(cls, compared, batches):
+    comparison = compared(cls, modes=["graph", "xla"], given=batches(examples=32))
+    assert [(one.mode, one.kind) for one in comparison.findings] == [("graph", "different"), ("xla", "different")]
+    for finding, blame in zip(comparison.findings, ("grappler", "xla"), strict=True):
+        assert finding.floors < 1000
+        assert finding.op == "Sub", str(comparison)
+        assert finding.place.text.endswith("# here")
+        assert finding.blame == blame
+        assert "cancellation" in finding.message
+
+
+def test_nan_of_a_folded_constant_has_its_line(compared, batches):
+    comparison = compared(UnderflowFolded, modes=["xla"], given=batches(examples=32))
+    (finding,) = comparison.findings
+    assert (finding.kind, finding.blame) == ("nonfinite", "xla")
+    assert finding.place is not None, str(comparison)
+    assert finding.place.text.endswith("# here")
+    assert "it is no rounding" not in finding.message
+
+
+def test_gradients_that_are_not_finite_in_the_reference_are_told(compared):
+    class Overflows(Planted):
+        def change_loss(self, loss, logits):
+            return loss + tf.reduce_mean(tf.sqrt(tf.nn.relu(logits) * 0.0), axis=-1)
+
+    comparison = compared(Overflows)
+    assert comparison.agrees, str(comparison)
+    (note,) = [note for note in comparison.notes if "not finite" in note]
+    assert note.startswith("eager: not finite itself in step 1: ")
+    assert "gradient of" in note
 
 
 def test_weight_decay_that_one_mode_leaves_out_is_found(compared, monkeypatch):

@@ -27,7 +27,7 @@ class Explanation:
       said: sentences on it.
       blame: see `Finding.blame`.
       advice: what to do about it.
-      rounding: no operation differs by more than what adding in another order does.
+      rounding: it begins at an operation that adds up, and differs by no more than what another order does.
     """
 
     kind: str | None = None
@@ -86,10 +86,10 @@ def impure(
     kind = (why.kind if why else None) or "impure"
     if kind == "random":
         what = f"different random numbers: repeated from one state on one batch, step {step} of {reference} draws others, which"
-        said = f"{what} change {_listed(first.tensors)}; no other mode can draw the same."
+        said = f"{what} change {listed(first.tensors)}; no other mode can draw the same."
     else:
         what = f"the step is no function of (state, batch): repeated from one state on one batch, step {step} of {reference}"
-        said = f"{what} gives other values of {_listed(first.tensors)}; no other mode can do the same."
+        said = f"{what} gives other values of {listed(first.tensors)}; no other mode can do the same."
     findings: list[Finding] = []
     for mode in others:
         finding = Finding(
@@ -184,5 +184,6 @@ def _numbers(one: Verdict, first_step: int) -> str:
     return f"step {first_step + one.step + 1}: {where} is {apart} (relative {one.relative:.1e}{units}; {noise})."
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first few of many names."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

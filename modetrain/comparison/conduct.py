@@ -10,12 +10,15 @@ import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from modetrain.comparison import cause, tolerance
 from modetrain.comparison.confirm import Court
 from modetrain.comparison.findings import ArmResult, Comparison, Finding
 from modetrain.comparison.judge import Verdict
 from modetrain.comparison.runner import Death, Runner
-from modetrain.comparison.seen import ArmReport, Impure, Seen, StepError, Times
+from modetrain.comparison.seen import ArmReport, Impure, Seen, StepError, Times, quantities
+from modetrain.comparison.shelf import before
 
 _WORST_FIRST = (tolerance.DIFFERENT, tolerance.ROUNDING, tolerance.WITHIN)
 
@@ -52,7 +55,7 @@ def conduct(
     course = _Course(runner=runner, lead=lead, reference=reference, first_step=first_step)
     impure: list[Impure] = shelf.get(f"{reference}/impure") if shelf.has(f"{reference}/impure") else []
     findings: list[Finding] = []
-    notes = [f"{reference}: {note}" for note in lead.notes]
+    notes = [f"{reference}: {note}" for note in lead.notes] + course.not_finite()
     if impure:
         say(f"{reference}: the same step gave other numbers; looking for the cause")
         why = runner.explain(reference, impure[0].step)
@@ -96,6 +99,22 @@ class _Course:
         """Steps that the reference could make."""
         return self.lead.steps - (self.raised() is not None)
 
+    def not_finite(self) -> list[str]:
+        """A note where the reference's own metrics or gradients are NaN or infinite, in which other modes may follow it."""
+        shelf = self.runner.shelf
+        for number in range(self.compared):
+            seen: Seen = shelf.get(f"{self.reference}/{number}")
+            found = quantities(before(shelf, self.reference, number), seen, self.lead.layout)
+            names = [
+                label
+                for label, one in found.items()
+                if one.kind in ("metric", "gradient") and not np.isfinite(one.value).all()
+            ]
+            if names:
+                step = self.first_step + number + 1
+                return [f"{self.reference}: not finite itself in step {step}: {cause.listed(names)}"]
+        return []
+
     def reference_result(self) -> ArmResult:
         return ArmResult(
             verdict="reference" if self.compared else "failed",
@@ -126,7 +145,8 @@ class _Course:
             findings.append(cause.different(mode, judged.different, self.first_step, judged.why))
         rounded = [one for one in judged.verdicts if one.verdict == tolerance.ROUNDING]
         if rounded and not judged.different:
-            notes += (_rounded(mode, max(rounded, key=lambda one: one.relative), self.first_step),)
+            worst = max(rounded, key=lambda one: one.relative)
+            notes += (_rounded(mode, worst, self.first_step, judged.why.said if judged.why else ()),)
         seen = {one.verdict for one in judged.verdicts} | ({tolerance.DIFFERENT} if errors else set())
         nothing = tolerance.BITWISE if judged.verdicts else "failed"
         verdict = next((name for name in _WORST_FIRST if name in seen), nothing)
@@ -216,11 +236,11 @@ def crashed(mode: str, death: Death) -> Finding:
     return Finding(mode=mode, kind="crash", message=message, place=death.place)
 
 
-def _rounded(mode: str, one: Verdict, first_step: int) -> str:
-    return (
-        f"{mode}: rounds otherwise, by up to {one.floors:,.0f} times what noise does ({one.tensor} in step "
-        f"{first_step + one.step + 1}, relative {one.relative:.0e}): it adds in another order, and in float64 it agrees"
+def _rounded(mode: str, one: Verdict, first_step: int, why: Sequence[str]) -> str:
+    apart = (
+        f"by up to {one.floors:,.0f} times what noise does ({one.tensor} in step {first_step + one.step + 1}, relative"
     )
+    return " ".join([f"{mode}: rounds otherwise, {apart} {one.relative:.0e}).", *why])
 
 
 def _at(error: StepError) -> str:
