@@ -11,8 +11,10 @@ import importlib.util
 import inspect
 import linecache
 import os
+import re
 import sys
 import sysconfig
+import tokenize
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
@@ -24,6 +26,8 @@ _RECIPE = _PACKAGE + "recipe.py"
 _SHIPPED = str(paths.shipped() / "recipes") + os.sep
 # Wherever packages are installed: of a virtual environment, of the user, of Debian.
 _INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
+# Of a statement that is shown.
+_MOST_LINES, _MOST_LETTERS = 20, 120
 _GENERATED = "__autograph_generated_file"
 
 
@@ -47,12 +51,34 @@ class Place:
         return linecache.getline(self.file, self.line).strip()
 
     @property
+    def statement(self) -> str:
+        """The line itself; where its brackets are open, the lines up to their end as one, shortened."""
+        rows = linecache.getlines(self.file)[self.line - 1 :][:_MOST_LINES]
+        comments: dict[int, int] = {}
+        try:
+            for token in tokenize.generate_tokens(iter([*rows, ""]).__next__):
+                if token.type == tokenize.COMMENT:
+                    comments[token.start[0]] = token.start[1]
+                if token.type == tokenize.NEWLINE:
+                    last = token.start[0]
+                    break
+            else:
+                return self.text
+        except (tokenize.TokenError, SyntaxError, StopIteration):  # a line from the middle of a statement, no Python
+            return self.text
+        if last == 1:
+            return self.text
+        said = " ".join(" ".join(row[: comments.get(n)].split()) for n, row in enumerate(rows[:last], 1))
+        said = re.sub(r",? ([)\]}])", r"\1", re.sub(r"([(\[{]) ", r"\1", said))
+        return said if len(said) <= _MOST_LETTERS else f"{said[: _MOST_LETTERS - 4]} ..."
+
+    @property
     def shown(self) -> str:
         """`file:line`, the path as it would be typed from where the command was started."""
         return f"{paths.shown(Path(self.file), Path.cwd())}:{self.line}"
 
     def __str__(self) -> str:
-        return self.shown + (f"  {self.text}" if self.text else "")
+        return self.shown + (f"  {self.statement}" if self.text else "")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -5,14 +5,18 @@ The line that a finding has to name ends in a comment `here`.
 
 from __future__ import annotations
 
+import io
 import random
+import re
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from rich.console import Console
 
 import modetrain
+from modetrain.comparison import page, table
 from modetrain.comparison.findings import TIMES, ArmResult, Comparison
 from modetrain.comparison.seen import Times
 from recipes.gan import Gan
@@ -30,11 +34,15 @@ class Planted(Digits):
     def change_logits(self, logits, batch):
         return logits
 
+    def change_loss(self, loss, logits):
+        return loss
+
     def train_step(self, batch):
         def loss():
             x = self.change(batch["image"], batch)
             logits = self.change_logits(self.model(x, training=True), batch)
-            return cross_entropy(batch["label"], logits), {"accuracy": hits(batch["label"], logits)}
+            loss = self.change_loss(cross_entropy(batch["label"], logits), logits)
+            return loss, {"accuracy": hits(batch["label"], logits)}
 
         return self.minimize(loss)
 
@@ -80,6 +88,30 @@ class EpsilonFolded(Planted):
         return y - 1e6  # here
 
 
+class EpsilonFoldedSmall(Planted):
+    """It moves the loss by no more than a long sum may lose."""
+
+    def change_loss(self, loss, logits):
+        x = logits * 0.001
+        y = (x + 1e4) - 1e4  # here
+        return loss + tf.reduce_mean(y, axis=-1)
+
+
+class EpsilonAveraged(Planted):
+    def change_loss(self, loss, logits):
+        y = (logits + 1e5) - 1e5  # here
+        return loss + 0.1 * tf.reduce_mean(y, axis=-1)
+
+
+class UnderflowFolded(Planted):
+    """XLA multiplies the constants first: zero times infinity. It does so only where nothing else needs what is between."""
+
+    def change_loss(self, loss, logits):
+        tiny = tf.nn.relu(tf.stop_gradient(logits)) * 1e-30 * 1e-15
+        flag = tiny * 1e30 * 1e15  # here
+        return loss + tf.reduce_mean(flag, axis=-1)
+
+
 class StatefulNormal(Planted):
     def change(self, x, batch):
         return x + tf.random.normal(x.shape)  # here
@@ -115,6 +147,23 @@ class GlobalList(Planted):
     def change(self, x, batch):
         SEEN.append(1)  # here
         return x / len(SEEN)
+
+
+COUNTED = {"n": 0}
+
+
+class GlobalDict(Planted):
+    def change(self, x, batch):
+        COUNTED["n"] += 1  # here
+        return x / COUNTED["n"]
+
+
+class DrawnApart(Planted):
+    """The draw is on one line, what is computed with it on another."""
+
+    def change(self, x, batch):
+        scale = 1.0 + 0.1 * random.random()  # here
+        return x * scale
 
 
 class WarmUp(Planted):
@@ -172,6 +221,8 @@ PLANTED = {
     PythonNoise: ("random", "graph", None),
     Counter: ("impure", "graph", "python"),
     GlobalList: ("impure", "graph", "python"),
+    GlobalDict: ("impure", "graph", "python"),
+    DrawnApart: ("random", "graph", None),
     WarmUp: ("impure", "graph", "python"),
     TruncatedNormal: ("random", "xla", None),
     NanInGraph: ("nonfinite", "graph", "tracing"),
@@ -192,6 +243,51 @@ def test_a_planted_disagreement_is_found_and_its_line_named(cls, compared):
     assert finding.place.text.endswith("# here"), str(comparison)
     assert finding.place.file == __file__
     assert finding.place.text.removesuffix("# here").strip() in str(comparison)
+
+
+def test_a_dictionary_that_changes_is_named_with_what_is_in_it(compared):
+    COUNTED["n"] = 0
+    (finding,) = compared(GlobalDict).findings
+    assert re.search(r"COUNTED from \{'n': \d+\} to \{'n': \d+\} at ", finding.message), finding.message
+
+
+def test_a_generator_of_pythons_is_named_and_what_compiling_makes_of_it(compared):
+    (finding,) = compared(DrawnApart).findings
+    assert "changes the state of Python's random at " in finding.message
+    assert "draws once, while it is traced, and keeps that number for the whole run" in finding.message
+
+
+@pytest.mark.parametrize("cls", [EpsilonFoldedSmall, EpsilonAveraged])
+def test_what_adds_nothing_up_is_no_rounding_however_small(cls, compared, batches):
+    comparison = compared(cls, modes=["graph", "xla"], given=batches(examples=32))
+    assert [(one.mode, one.kind) for one in comparison.findings] == [("graph", "different"), ("xla", "different")]
+    for finding, blame in zip(comparison.findings, ("grappler", "xla"), strict=True):
+        assert finding.floors < 1000
+        assert finding.op == "Sub", str(comparison)
+        assert finding.place.text.endswith("# here")
+        assert finding.blame == blame
+        assert "cancellation" in finding.message
+
+
+def test_nan_of_a_folded_constant_has_its_line(compared, batches):
+    comparison = compared(UnderflowFolded, modes=["xla"], given=batches(examples=32))
+    (finding,) = comparison.findings
+    assert (finding.kind, finding.blame) == ("nonfinite", "xla")
+    assert finding.place is not None, str(comparison)
+    assert finding.place.text.endswith("# here")
+    assert "it is no rounding" not in finding.message
+
+
+def test_gradients_that_are_not_finite_in_the_reference_are_told(compared):
+    class Overflows(Planted):
+        def change_loss(self, loss, logits):
+            return loss + tf.reduce_mean(tf.sqrt(tf.nn.relu(logits) * 0.0), axis=-1)
+
+    comparison = compared(Overflows)
+    assert comparison.agrees, str(comparison)
+    (note,) = [note for note in comparison.notes if "not finite" in note]
+    assert note.startswith("eager: not finite itself in step 1: ")
+    assert "gradient of" in note
 
 
 def test_weight_decay_that_one_mode_leaves_out_is_found(compared, monkeypatch):
@@ -217,6 +313,77 @@ def test_the_first_difference_is_measured(compared):
     assert finding.ulp > 0
     assert 1e-7 < finding.relative < 1e-3
     assert finding.tensor in finding.tensors
+
+
+# --- the reference fails ---------------------------------------------------------------------------------------------
+
+
+class DividesByZero(Planted):
+    def change(self, x, batch):
+        return x * tf.cast(1 // (batch["label"][0] * 0), tf.float32)  # here
+
+
+class FailsOtherwise(Planted):
+    """In each mode with an error of its own."""
+
+    def change(self, x, batch):
+        if tf.inside_function():
+            raise KeyError("traced")  # other
+        raise ValueError("eager")  # here
+
+
+class FailsLater(Planted):
+    """In the second step, in each mode otherwise."""
+
+    def change(self, x, batch):
+        odd = tf.cast(batch["label"][0], tf.float32) != 5.0
+        tf.debugging.assert_equal(odd, True, "traced" if tf.inside_function() else "eager")  # here
+        return x
+
+
+def test_a_reference_that_cannot_make_one_step_agrees_with_nothing(compared):
+    comparison = compared(DividesByZero)
+    assert not comparison.agrees
+    assert comparison.steps == 0
+    (finding,) = comparison.findings
+    assert (finding.mode, finding.kind, finding.step) == ("eager", "error", 1)
+    assert finding.place.text.endswith("# here")
+    assert "All modes fail alike" in finding.message
+    assert "Integer division by zero" in finding.message
+    assert {arm.verdict for arm in comparison.arms.values()} == {"failed"}
+    assert "graph compared with eager: no step could be" in str(comparison)
+
+
+def test_modes_that_fail_otherwise_are_told_with_their_lines(compared):
+    comparison = compared(FailsOtherwise)
+    first, second = comparison.findings
+    assert (first.mode, first.kind, second.mode, second.kind) == ("eager", "error", "graph", "error")
+    assert "alike" not in first.message
+    assert first.place.text.endswith("# here")
+    assert second.place.text.endswith("# other")
+    assert "KeyError" in second.message
+    assert comparison.arms["graph"].verdict == "failed"
+
+
+def test_a_mode_in_which_nothing_was_compared_is_not_called_equal(compared):
+    comparison = compared(OutOfRange, modes=["graph", "xla"])
+    assert comparison.arms["graph"].verdict == "failed"
+    (finding,) = comparison.findings
+    assert finding.mode == "xla"
+
+
+def test_a_page_of_nothing_compared_says_so(compared):
+    comparison = compared(OutOfRange, modes=["xla"], timed=True)
+    shown = page.of(comparison, title="t", command="c", facts={})
+    assert "all equal" not in shown
+    assert "nothing was compared" in shown
+    assert "never" not in shown
+    assert "no step could be compared" in shown
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(table.of(comparison))
+    told = console.export_text()
+    assert "never" not in told
+    assert "no step could be compared" in told
 
 
 # --- clean -----------------------------------------------------------------------------------------------------------

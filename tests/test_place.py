@@ -81,3 +81,15 @@ def test_what_was_typed_is_reported_where_nothing_else_is_the_users():
 
     assert 'File "<string>", line 1' in report_of("1 / 0")
     assert 'File "<string>"' not in report_of("fail()")
+
+
+def test_a_statement_of_several_lines_is_shown_whole(tmp_path):
+    file = tmp_path / "several.py"
+    file.write_text(
+        "x = tf.gather(\n    [1.0, 2.0],  # of a class\n    label,\n)\ny = x  # plain\nif (x\n    and y):\n    z = (\n"
+    )
+    assert str(Place(file=str(file), line=1)).endswith("several.py:1  x = tf.gather([1.0, 2.0], label)")
+    assert str(Place(file=str(file), line=5)).endswith("y = x  # plain")
+    assert str(Place(file=str(file), line=6)).endswith("if (x and y):")
+    assert str(Place(file=str(file), line=8)).endswith("z = (")
+    assert Place(file=str(file), line=1).text == "x = tf.gather("

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -31,6 +33,19 @@ _FLIPS = re.compile(
 _JUMP = 100.0
 
 
+class Values(Protocol):
+    """What a step computes, asked for one at a time."""
+
+    @property
+    def entries(self) -> Log:
+        """The operations."""
+        ...
+
+    def value_of(self, position: int) -> np.ndarray | None:
+        """The value of one entry; None where it is no number."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Origin:
     """Where two logs part.
@@ -40,12 +55,14 @@ class Origin:
       gap: how far its outputs are apart; None where only one of the logs has it.
       floors: the same in noise floors.
       only_in: `first` or `second`, where only one of the logs has it.
+      rounding: no more than adding its numbers in another order makes, or a threshold that rounding crossed.
     """
 
     entry: Entry
     gap: tolerance.Gap | None = None
     floors: float | None = None
     only_in: str | None = None
+    rounding: bool = False
 
     @property
     def random(self) -> bool:
@@ -78,7 +95,7 @@ def floors_of(log: Log, noisy: Iterable[Log]) -> list[float]:
 
 
 def origin(first: Log, second: Log, floors: Sequence[float], *, epsilon: float, exact: bool = False) -> Origin | None:
-    """Where the logs part; None where they do nowhere by more than sums may lose, and what follows from that.
+    """Where the logs part; where they do so nowhere by more than sums may lose, the first of these sums; or None.
 
     Args:
       first: of the reference.
@@ -90,19 +107,19 @@ def origin(first: Log, second: Log, floors: Sequence[float], *, epsilon: float, 
     aligned = pairs(first, second)
     partner = {j: i for i, j in aligned}
     apart: dict[int, tuple[float, tolerance.Gap]] = {}
+    rounded = None
     for i, j in aligned:
         one, other = first[i], second[j]
         if one.value is None or other.value is None or one.value.shape != other.value.shape:
             continue
         gap = tolerance.gap(one.value, other.value)
-        floor = max(floors[i], epsilon * gap.scale)
-        ratio = 0.0 if gap.absolute == 0 else gap.absolute / floor if floor else np.inf
+        ratio = ratio_of(gap, floors[i], epsilon)
         apart[j] = (ratio, gap)
-        limit = 0.0 if exact else allowed(one)
-        before = max((apart[k][0] for k in _aligned_inputs(second, j, apart)), default=0.0)
-        sudden = before <= (0.0 if exact else tolerance.LIMIT) or ratio > _JUMP * before
-        flipped = before > 0 and _FLIPS.search(one.op) is not None and gap.nonfinite is None
-        if ratio > limit and sudden and not flipped and not np.isinf(before):
+        before = max((apart[k][0] for k in aligned_inputs(second, j, apart)), default=0.0)
+        begins = _begins(one, gap, ratio, before, exact)
+        if begins == "rounding" and rounded is None:
+            rounded = Origin(entry=other if other.place else one, gap=gap, floors=ratio, rounding=True)
+        if begins == "difference":
             stranger = _stranger(second, j, partner) if not draws_numbers(other.op) else None
             if stranger is not None:
                 return Origin(entry=stranger, only_in="second", gap=gap, floors=ratio)
@@ -112,7 +129,79 @@ def origin(first: Log, second: Log, floors: Sequence[float], *, epsilon: float, 
             return Origin(entry=other if other.place else one, gap=gap, floors=ratio)
     if exact:
         return _unpaired(first, second, aligned)
-    return None
+    return rounded
+
+
+def alone(first: Values, second: Values, floors: Sequence[float], *, epsilon: float, patience: float) -> Origin | None:
+    """As `origin`, of results that are asked for one at a time, so that a compiler may merge what leads to them.
+
+    Args:
+      first: of the reference.
+      second: of the mode that differs.
+      floors: noise of each entry of `first`.
+      epsilon: of the dtype that is computed in.
+      patience: seconds after which no more are asked for.
+    """
+    partner = {j: i for i, j in pairs(first.entries, second.entries)}
+    began = time.monotonic()
+
+    @functools.cache
+    def measured(j: int) -> tuple[float, tolerance.Gap | None]:
+        if time.monotonic() - began > patience:
+            return 0.0, None
+        one, other = first.value_of(partner[j]), second.value_of(j)
+        if one is None or other is None or one.shape != other.shape:
+            return 0.0, None
+        gap = tolerance.gap(one, other)
+        return ratio_of(gap, floors[partner[j]], epsilon), gap
+
+    rounded = None
+    for lines in _by_line(second.entries, partner).values():
+        used = {k for j in lines for k in second.entries[j].inputs}
+        if all(measured(j)[0] <= tolerance.LIMIT for j in lines if j not in used):
+            continue
+        for j in lines:
+            ratio, gap = measured(j)
+            if gap is None or ratio <= tolerance.LIMIT:
+                continue
+            entry = second.entries[j]
+            before = max((measured(k)[0] for k in aligned_inputs(second.entries, j, partner)), default=0.0)
+            begins = _begins(first.entries[partner[j]], gap, ratio, before, exact=False)
+            if begins == "difference":
+                return Origin(entry=entry, gap=gap, floors=ratio)
+            if begins == "rounding" and rounded is None:
+                rounded = Origin(entry=entry, gap=gap, floors=ratio, rounding=True)
+    return rounded
+
+
+def _by_line(log: Log, partner: Mapping[int, int]) -> dict[tuple, list[int]]:
+    """Positions of what both logs have of the user's lines, a line at a time, gradients apart, in the order of the log."""
+    found: dict[tuple, list[int]] = {}
+    for j, entry in enumerate(log):
+        if j in partner and entry.place is not None and entry.inputs:
+            found.setdefault((entry.place, entry.gradient), []).append(j)
+    return found
+
+
+def ratio_of(gap: tolerance.Gap, floor: float, epsilon: float) -> float:
+    """A gap in noise floors."""
+    floor = max(floor, epsilon * gap.scale)
+    return 0.0 if gap.absolute == 0 else gap.absolute / floor if floor else np.inf
+
+
+def _begins(entry: Entry, gap: tolerance.Gap, ratio: float, before: float, exact: bool) -> str | None:
+    """What begins at an operation whose inputs are `before` noise floors apart: a `difference`, `rounding`, or nothing."""
+    if exact:
+        sudden = before == 0.0 or ratio > _JUMP * before
+    else:
+        sudden = (before <= tolerance.LIMIT and ratio > 2.0 * before) or ratio > _JUMP * before
+    if not sudden or np.isinf(before) or ratio <= (0.0 if exact else tolerance.LIMIT):
+        return None
+    if before > 0 and _FLIPS.search(entry.op) is not None and gap.nonfinite is None:
+        return "rounding"
+    if ratio > (0.0 if exact else allowed(entry)):
+        return "difference"
+    return "rounding" if entry.most_terms > 1 else None
 
 
 def allowed(entry: Entry) -> float:
@@ -124,7 +213,7 @@ def allowed(entry: Entry) -> float:
     return tolerance.LIMIT * (1.0 + entry.most_terms / 4.0)
 
 
-def _aligned_inputs(log: Log, position: int, apart: dict) -> list[int]:
+def aligned_inputs(log: Log, position: int, apart: Mapping) -> list[int]:
     """The nearest operations before one that both logs have."""
     found, waiting, known = [], list(log[position].inputs), set()
     while waiting:

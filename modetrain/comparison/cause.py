@@ -27,7 +27,7 @@ class Explanation:
       said: sentences on it.
       blame: see `Finding.blame`.
       advice: what to do about it.
-      rounding: no operation differs by more than what adding in another order does.
+      rounding: it begins at an operation that adds up, and differs by no more than what another order does.
     """
 
     kind: str | None = None
@@ -86,10 +86,10 @@ def impure(
     kind = (why.kind if why else None) or "impure"
     if kind == "random":
         what = f"different random numbers: repeated from one state on one batch, step {step} of {reference} draws others, which"
-        said = f"{what} change {_listed(first.tensors)}; no other mode can draw the same."
+        said = f"{what} change {listed(first.tensors)}; no other mode can draw the same."
     else:
         what = f"the step is no function of (state, batch): repeated from one state on one batch, step {step} of {reference}"
-        said = f"{what} gives other values of {_listed(first.tensors)}; no other mode can do the same."
+        said = f"{what} gives other values of {listed(first.tensors)}; no other mode can do the same."
     findings: list[Finding] = []
     for mode in others:
         finding = Finding(
@@ -110,10 +110,15 @@ def impure(
 
 
 def raises(mode: str, reference: str, step: int, wanted: StepError | None, found: StepError | None) -> Finding:
-    """The finding that one of two modes raises."""
+    """The finding that one of two modes raises, or each of them something else."""
     error = wanted or found
     assert error is not None
-    if wanted is not None:
+    if wanted is not None and found is not None:
+        error = found
+        message = f"step {step}: {mode} raises {found}; {reference} raises {wanted}"
+        message += f" ({wanted.place})." if wanted.place else "."
+        advice = found.advice or ""
+    elif wanted is not None:
         message = f"step {step}: {reference} raises {error}; {mode} raises nothing and goes on with other numbers."
         advice = "Check it in the step with data of its own, or clip it: a compiled step does not check."
     else:
@@ -123,9 +128,27 @@ def raises(mode: str, reference: str, step: int, wanted: StepError | None, found
     return Finding(mode=mode, kind="error", message=message, step=step, place=error.place, advice=advice)
 
 
-def not_built(mode: str, reference: str, error: StepError) -> Finding:
-    """The finding that a mode cannot even trace or compile the step."""
-    message = f"cannot be traced or compiled, and {reference} runs: {error}" + (
+def fails(reference: str, others: Sequence[str], alike: Sequence[str], step: int, error: StepError) -> Finding:
+    """The finding that the reference cannot make its first step: there is nothing to compare."""
+    said = [f"step {step}: {reference} raises {error}."]
+    if error.place:
+        said.append(f"{error.place}.")
+    said.append("No step could be compared.")
+    if list(alike) == list(others):
+        said.append("All modes fail alike.")
+    elif alike:
+        said.append(f"{', '.join(alike)} fail{'s' if len(alike) == 1 else ''} alike.")
+    if error.advice:
+        said.append(error.advice)
+    return Finding(
+        mode=reference, kind="error", message=" ".join(said), step=step, place=error.place, advice=error.advice
+    )
+
+
+def not_built(mode: str, reference: str, error: StepError, *, also_fails: bool = False) -> Finding:
+    """The finding that a mode cannot even trace or compile the step, while the reference runs, or fails otherwise."""
+    other = "fails otherwise" if also_fails else "runs"
+    message = f"cannot be traced or compiled, and {reference} {other}: {error}" + (
         f" {error.place}" if error.place else ""
     )
     if error.advice:
@@ -161,5 +184,6 @@ def _numbers(one: Verdict, first_step: int) -> str:
     return f"step {first_step + one.step + 1}: {where} is {apart} (relative {one.relative:.1e}{units}; {noise})."
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first few of many names."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -10,12 +10,15 @@ import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from modetrain.comparison import cause, tolerance
 from modetrain.comparison.confirm import Court
 from modetrain.comparison.findings import ArmResult, Comparison, Finding
 from modetrain.comparison.judge import Verdict
 from modetrain.comparison.runner import Death, Runner
-from modetrain.comparison.seen import ArmReport, Impure, Seen, StepError, Times
+from modetrain.comparison.seen import ArmReport, Impure, Seen, StepError, Times, quantities
+from modetrain.comparison.shelf import before
 
 _WORST_FIRST = (tolerance.DIFFERENT, tolerance.ROUNDING, tolerance.WITHIN)
 
@@ -25,6 +28,7 @@ class _Arm:
     result: ArmResult
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    alike: bool = False  # fails where the reference does, with the same error
 
 
 def conduct(
@@ -51,7 +55,7 @@ def conduct(
     course = _Course(runner=runner, lead=lead, reference=reference, first_step=first_step)
     impure: list[Impure] = shelf.get(f"{reference}/impure") if shelf.has(f"{reference}/impure") else []
     findings: list[Finding] = []
-    notes = [f"{reference}: {note}" for note in lead.notes]
+    notes = [f"{reference}: {note}" for note in lead.notes] + course.not_finite()
     if impure:
         say(f"{reference}: the same step gave other numbers; looking for the cause")
         why = runner.explain(reference, impure[0].step)
@@ -61,14 +65,19 @@ def conduct(
     if raised is not None:
         number, error = raised
         notes.append(f"{reference} raises in step {first_step + number + 1}: {error}" + _at(error))
+    alike: list[str] = []
     for mode in others:
         say(f"{mode}: the same steps from the same states")
         arm = course.arm(mode, comparable=not impure, say=say)
         arms[mode] = arm.result
         findings.extend(arm.findings)
         notes.extend(arm.notes)
+        alike += [mode] if arm.alike else []
+    # A mode that goes on where the reference cannot is told with the reference's error.
+    if course.compared == 0 and raised is not None and not any(one.step is not None for one in findings):
+        findings.insert(0, cause.fails(reference, others, alike, first_step + 1, raised[1]))
     return dataclasses.replace(
-        empty, steps=lead.steps, findings=tuple(findings), arms=arms, notes=tuple(dict.fromkeys(notes))
+        empty, steps=course.compared, findings=tuple(findings), arms=arms, notes=tuple(dict.fromkeys(notes))
     )
 
 
@@ -85,9 +94,30 @@ class _Course:
         last: Seen = self.runner.shelf.get(f"{self.reference}/{self.lead.steps - 1}")
         return None if last.error is None else (self.lead.steps - 1, last.error)
 
+    @property
+    def compared(self) -> int:
+        """Steps that the reference could make."""
+        return self.lead.steps - (self.raised() is not None)
+
+    def not_finite(self) -> list[str]:
+        """A note where the reference's own metrics or gradients are NaN or infinite, in which other modes may follow it."""
+        shelf = self.runner.shelf
+        for number in range(self.compared):
+            seen: Seen = shelf.get(f"{self.reference}/{number}")
+            found = quantities(before(shelf, self.reference, number), seen, self.lead.layout)
+            names = [
+                label
+                for label, one in found.items()
+                if one.kind in ("metric", "gradient") and not np.isfinite(one.value).all()
+            ]
+            if names:
+                step = self.first_step + number + 1
+                return [f"{self.reference}: not finite itself in step {step}: {cause.listed(names)}"]
+        return []
+
     def reference_result(self) -> ArmResult:
         return ArmResult(
-            verdict="reference",
+            verdict="reference" if self.compared else "failed",
             effective=self.lead.effective,
             losses=self._losses(self.reference),
             drift=self.lead.drift,
@@ -106,7 +136,7 @@ class _Course:
         if not comparable:
             return _Arm(result=self._result(mode, report, (), verdict="not comparable"), notes=notes)
         findings = []
-        errors = self._errors(mode)
+        errors, alike = self._errors(mode)
         court = Court(runner=self.runner, lead=self.lead, reference=self.reference, say=say)
         judged = court.judge(mode, report)
         if errors is not None:
@@ -115,29 +145,43 @@ class _Course:
             findings.append(cause.different(mode, judged.different, self.first_step, judged.why))
         rounded = [one for one in judged.verdicts if one.verdict == tolerance.ROUNDING]
         if rounded and not judged.different:
-            notes += (_rounded(mode, max(rounded, key=lambda one: one.relative), self.first_step),)
+            worst = max(rounded, key=lambda one: one.relative)
+            notes += (_rounded(mode, worst, self.first_step, judged.why.said if judged.why else ()),)
         seen = {one.verdict for one in judged.verdicts} | ({tolerance.DIFFERENT} if errors else set())
-        verdict = next((name for name in _WORST_FIRST if name in seen), tolerance.BITWISE)
+        nothing = tolerance.BITWISE if judged.verdicts else "failed"
+        verdict = next((name for name in _WORST_FIRST if name in seen), nothing)
         return _Arm(
-            result=self._result(mode, report, judged.verdicts, verdict=verdict), findings=tuple(findings), notes=notes
+            result=self._result(mode, report, judged.verdicts, verdict=verdict),
+            findings=tuple(findings),
+            notes=notes,
+            alike=alike,
         )
 
     def _not_built(self, mode: str, report: ArmReport, notes: tuple[str, ...]) -> _Arm:
         raised = self.raised()
         result = ArmResult(verdict="failed", effective=report.effective)
         assert report.error is not None
-        if raised is not None and raised[0] == 0 and raised[1].type == report.error.type:
-            return _Arm(result=dataclasses.replace(result, verdict=tolerance.BITWISE), notes=notes)
+        if raised is not None and raised[0] == 0:
+            # A compiler's error has the type, and the line, of what the operation itself would raise.
+            if raised[1].place == report.error.place and str(raised[1]) == str(report.error):
+                return _Arm(result=result, notes=notes, alike=True)
+            return _Arm(
+                result=result,
+                findings=(cause.not_built(mode, self.reference, report.error, also_fails=True),),
+                notes=notes,
+            )
         return _Arm(result=result, findings=(cause.not_built(mode, self.reference, report.error),), notes=notes)
 
-    def _errors(self, mode: str) -> Finding | None:
-        """A step that raises in one of the two modes only."""
+    def _errors(self, mode: str) -> tuple[Finding | None, bool]:
+        """A step that raises in one of the two modes only, or otherwise; and whether one raises alike in both."""
         for number in range(self.lead.steps):
-            wanted: Seen = self.runner.shelf.get(f"{self.reference}/{number}")
-            found: Seen = self.runner.shelf.get(f"{mode}/{number}")
-            if (wanted.error is None) != (found.error is None):
-                return cause.raises(mode, self.reference, self.first_step + number + 1, wanted.error, found.error)
-        return None
+            wanted: StepError | None = self.runner.shelf.get(f"{self.reference}/{number}").error
+            found: StepError | None = self.runner.shelf.get(f"{mode}/{number}").error
+            if wanted is not None and found is not None and wanted.type == found.type and wanted.place == found.place:
+                return None, True
+            if wanted is not None or found is not None:
+                return cause.raises(mode, self.reference, self.first_step + number + 1, wanted, found), False
+        return None, False
 
     def _result(self, mode: str, report: ArmReport, verdicts: Sequence[Verdict], *, verdict: str) -> ArmResult:
         counts: dict[str, collections.Counter[str]] = {}
@@ -192,11 +236,11 @@ def crashed(mode: str, death: Death) -> Finding:
     return Finding(mode=mode, kind="crash", message=message, place=death.place)
 
 
-def _rounded(mode: str, one: Verdict, first_step: int) -> str:
-    return (
-        f"{mode}: rounds otherwise, by up to {one.floors:,.0f} times what noise does ({one.tensor} in step "
-        f"{first_step + one.step + 1}, relative {one.relative:.0e}): it adds in another order, and in float64 it agrees"
+def _rounded(mode: str, one: Verdict, first_step: int, why: Sequence[str]) -> str:
+    apart = (
+        f"by up to {one.floors:,.0f} times what noise does ({one.tensor} in step {first_step + one.step + 1}, relative"
     )
+    return " ".join([f"{mode}: rounds otherwise, {apart} {one.relative:.0e}).", *why])
 
 
 def _at(error: StepError) -> str:

@@ -28,6 +28,10 @@ _OF_SHARES = (
     "Each replica computes on its share of the batch and the mean over replicas is taken: what is no mean over examples (a sum, "
     "a maximum, a division by a constant) becomes something else.",
 )
+# What stands for the relative difference of NaNs and infinities, which is infinite.
+_OF_NONFINITE = 1e-6
+_CANCEL = ("Sub", "Add", "AddV2")
+_OF_REPLICAS = "In float64 it agrees: several replicas add in an order of their own."
 _BY_EXAMPLE = "Return one value per example, to minimize() too; do=inspect with the same mode= looks for more."
 
 
@@ -70,27 +74,47 @@ class Court:
         if wide is None:
             self.say(f"{mode}: float64 cannot be had; measuring the noise of {self.reference} more closely")
             verdicts = self._with_more_draws(mode, verdicts)
-        else:
-            verdicts = [
-                _as_rounding(one) if tolerance.is_rounding(one.relative, one.floors, _relative(one, wide)) else one
-                for one in verdicts
-            ]
         left = [one for one in verdicts if one.verdict == tolerance.DIFFERENT]
         if not left:
             return Judgement(verdicts=tuple(verdicts))
-        here = [one for one in left if one.step == left[0].step]
         gone = None if wide is None else all(_gone(one, wide) for one in left)
-        if gone is False:  # begin with a step that does differ in float64
-            lasting = next(one.step for one in left if not _gone(one, wide or {}))
-            here = [one for one in left if one.step == lasting]
-            verdicts = [_as_rounding(one) if one.step < lasting else one for one in verdicts]
-        self.say(f"{mode}: looking for the first operation that differs")
-        why = self._why(mode, here[0].step, gone)
-        small = all(one.floors <= tolerance.ROUNDING_LIMIT and not one.nonfinite for one in left)
         # Replicas add in an order of their own, and their steps are not looked into: float64 has to do.
-        alone = report.effective.get("replicas", 1) == self.lead.effective.get("replicas", 1)
-        if (why.rounding and (gone or (gone is None and small))) or (gone and not alone):
-            return Judgement(verdicts=tuple(_as_rounding(one) for one in verdicts))
+        if gone and report.effective.get("replicas", 1) != self.lead.effective.get("replicas", 1):
+            return Judgement(
+                verdicts=tuple(_as_rounding(one) for one in verdicts), why=Explanation(said=(_OF_REPLICAS,))
+            )
+        looked_at = [left[0].step]
+        if wide is not None and not gone:  # begin with a step in which something is no rounding for sure
+            sure = next(one.step for one in left if one.nonfinite or not _gone(one, wide))
+            verdicts = [
+                _as_rounding(one)
+                if one.step < sure or tolerance.is_rounding(one.relative, one.floors, _relative(one, wide))
+                else one
+                for one in verdicts
+            ]
+            left = [one for one in verdicts if one.verdict == tolerance.DIFFERENT]
+            gone, looked_at = all(_gone(one, wide) for one in left if one.step == sure), [sure]
+        else:  # what begins small may be rounding where the largest difference is not
+            looked_at.append(max(left, key=lambda one: one.floors).step)
+        self.say(f"{mode}: looking for the first operation that differs")
+        for number in dict.fromkeys(looked_at):
+            why = self._why(mode, number, gone)
+            if not why.rounding:
+                verdicts = [_as_rounding(one) if one.step < number else one for one in verdicts]
+                break
+        small = all(one.floors <= tolerance.ROUNDING_LIMIT for one in left)
+        if why.rounding and not any(one.nonfinite for one in left) and (gone or (gone is None and small)):
+            said = ("In float64 it agrees.", *why.said) if gone else why.said
+            return Judgement(
+                verdicts=tuple(_as_rounding(one) for one in verdicts), why=dataclasses.replace(why, said=said)
+            )
+        if gone and small and why == Explanation(said=why.said):
+            self.say(f"{mode}: nothing found; measuring the noise of {self.reference} more closely")
+            verdicts = self._with_more_draws(mode, verdicts)
+            if not _steps(verdicts):
+                return Judgement(verdicts=tuple(verdicts))
+        first = _steps(verdicts)[0]
+        here = [one for one in verdicts if one.step == first and one.verdict == tolerance.DIFFERENT]
         return Judgement(verdicts=tuple(verdicts), why=self._blamed(mode, report, here, why, gone))
 
     def _verdicts(self, mode: str) -> list[Verdict]:
@@ -166,8 +190,12 @@ class Court:
             blame = "onednn" if self._agrees_without(mode, "onednn", here) else "grappler"
             name = {"onednn": "oneDNN's kernels", "grappler": "TensorFlow's graph optimizer (grappler)"}[blame]
             said.append(f"{name} makes the difference: without it the step agrees (mode.strict=true).")
-        if gone:
+        if gone and any(one.nonfinite for one in here):
+            said.append("In float64 the modes agree.")
+        elif gone and why.op in _CANCEL:
             said.append("In float64 the modes agree: it is a cancellation, which one of them computes more exactly.")
+        elif gone:
+            said.append("In float64 the modes agree: one of them rounds what the other does not.")
         elif gone is False:
             said.append("In float64 they differ as well: it is no rounding.")
         return dataclasses.replace(why, said=tuple(said), blame=blame)
@@ -198,7 +226,7 @@ def _steps(verdicts: Sequence[Verdict]) -> list[int]:
 
 
 def _gone(one: Verdict, wide: dict[tuple[int, str], float]) -> bool:
-    return one.nonfinite is None and tolerance.vanishes(one.relative, _relative(one, wide))
+    return tolerance.vanishes(_OF_NONFINITE if one.nonfinite else one.relative, _relative(one, wide))
 
 
 def _relative(one: Verdict, wide: dict[tuple[int, str], float]) -> float:

@@ -8,6 +8,7 @@ Runs the step again with every intermediate result written down, in both modes i
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 
@@ -24,11 +25,15 @@ from modetrain.inspect.inspector import Inspector
 from modetrain.inspect.steps import mode_for
 
 _NOISY_LOGS = 3
+# How long results are asked for one at a time; each is compiled by itself.
+_PATIENCE_S = 40.0
+_NOT_FOUND = "The operation that makes it was not found: looked at one by one, none differs by more than noise."
 _SAYS_RANDOM = re.compile(r"random|default_rng|\brng\b", re.IGNORECASE)
 _USE_SEEDS = (
     "Draw with tf.random.stateless_* and seed=self.seed('name'), or with a Keras layer, whose seeds modetrain sets: these are "
     "functions of (seed, step) and the same in every mode."
 )
+_FROZEN = "A compiled step (graph, xla) draws once, while it is traced, and keeps that number for the whole run."
 _USE_VARIABLES = "Keep what changes from step to step in variables, or use self.step."
 
 
@@ -51,13 +56,11 @@ def impurity(arm: Arm, shelf: Shelf, reference: str, number: int) -> Explanation
     drawn = found is not None and (found.random or _says_random(found))
     if generators or drawn:
         said += [f"The step changes {change}." for change in generators[:2]]
-        where = (
-            found.entry.place
-            if found is not None and found.entry.place
-            else generators[0].place
-            if generators
-            else None
-        )
+        if generators:
+            said.append(_FROZEN)
+        # What differs first may be computed with what was drawn on an earlier line.
+        drew = found.entry.place if found is not None and (drawn or not generators) else None
+        where = drew or (generators[0].place if generators else None)
         op = found.entry.op if found else None
         return Explanation(kind="random", op=op, place=where, said=tuple(said), advice=_USE_SEEDS)
     said += [f"The step changes Python state: {change}." for change in changed[:2]]
@@ -84,12 +87,29 @@ def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_co
     second = probe.log_of(arm, arm.mode.compile, number, state)
     found = bisect.origin(first, second, floors, epsilon=size)
     alone = False
-    if found is None and arm.mode.compile == "graph" and arm.compute_dtype() != "float64":
-        found, alone = _alone(arm, number, state, first, floors, size), True
+    if (found is None or found.rounding) and arm.compute_dtype() != "float64":
+        ones: list[bisect.Values] = [
+            _Written(log) if compile == "eager" else probe.Graph(arm, compile, number, state)
+            for compile, log in ((reference_compile, first), (arm.mode.compile, second))
+        ]
+        by_itself = bisect.alone(ones[0], ones[1], floors, epsilon=size, patience=_PATIENCE_S)
+        if by_itself is not None and (found is None or not by_itself.rounding):
+            found, alone = by_itself, True
     if found is None:
-        said = "No operation differs by more than rounding of its sums; what follows from that differs."
-        return Explanation(said=(said,), rounding=True)
+        return Explanation(said=(_NOT_FOUND,))
+    if found.rounding:
+        return Explanation(said=(_rounding(found),), rounding=True)
     return _said(found, arm.mode.compile, reference_compile, alone=alone)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """What was written down of a step that ran eagerly, which nothing merges."""
+
+    entries: probe.Log
+
+    def value_of(self, position: int) -> np.ndarray | None:
+        return self.entries[position].value
 
 
 def _of_replicas(arm: Arm, number: int) -> Explanation | None:
@@ -123,10 +143,9 @@ def _said(found: Origin, compile: str, reference: str, *, alone: bool) -> Explan
         sizes = f" ({found.gap.got:.9g} and not {found.gap.expected:.9g})"
     said = [f"The first operation that differs: {_named(found)}{sizes}."]
     if alone:
-        said.append("It differs only where nothing else needs its inputs: an optimization of the graph merged them.")
-    return Explanation(
-        op=found.entry.op, place=found.entry.place, said=tuple(said), blame="grappler" if alone else None
-    )
+        said.append("It differs only where nothing else needs its inputs: an optimization merged them.")
+    blame = "grappler" if alone and compile == "graph" else None
+    return Explanation(op=found.entry.op, place=found.entry.place, said=tuple(said), blame=blame)
 
 
 def _named(found: Origin) -> str:
@@ -139,19 +158,8 @@ def _says_random(found: Origin) -> bool:
     return found.entry.place is not None and _SAYS_RANDOM.search(found.entry.place.text) is not None
 
 
-def _alone(arm: Arm, number: int, state, first: probe.Log, floors: list[float], size: float) -> Origin | None:
-    """The first operation that differs when it alone is asked for, so that the graph optimizer may merge what leads to it."""
-    graph = probe.Graph(arm, number, state)
-    aligned = bisect.pairs(first, graph.entries)
-    for i, j in aligned:
-        entry = graph.entries[j]
-        if first[i].value is None or entry.place is None or not len(entry.inputs):
-            continue
-        wanted, value = first[i].value, graph.value_of(j)
-        if value is None or wanted is None or value.shape != wanted.shape:
-            continue
-        gap = tolerance.gap(wanted, value)
-        floor = max(floors[i], size * gap.scale)
-        if gap.absolute > floor * bisect.allowed(first[i]):
-            return Origin(entry=entry, gap=gap, floors=gap.absolute / floor if floor else np.inf)
-    return None
+def _rounding(found: Origin) -> str:
+    if found.entry.most_terms > 1:
+        count = f"{found.entry.most_terms:,.0f}"
+        return f"It begins at {_named(found)}, which adds up some {count} numbers, in another order."
+    return f"It begins at {_named(found)}, at a threshold that rounding crosses."

@@ -23,7 +23,7 @@ KINDS = {
     "nonfinite": "NaNs or infinities in one mode only",
     "random": "different random numbers",
     "impure": "the step is no function of (state, batch)",
-    "error": "a mode raises, or fails to raise, what the reference does not",
+    "error": "a mode raises, or fails to raise, what the reference does not; or the reference raises at once",
     "crash": "the process of a mode died",
 }
 # The kinds of tensors that are compared, and what heads their columns.
@@ -163,7 +163,8 @@ class Comparison:
             time = arm.time
             if time is None or time.step_ms is None:
                 continue
-            paid = "" if mode == self.reference else "never" if arm.break_even_steps is None else "at once"
+            untimed = mode == self.reference or self.arms[self.reference].time is None
+            paid = "" if untimed else "never" if arm.break_even_steps is None else "at once"
             rows.append(
                 (
                     mode,
@@ -189,7 +190,8 @@ class Comparison:
             ]
             said[0] += f" state: at most {farthest:.1f} noise floors apart (limit {self.limit:.0f})"
         else:
-            said = [f"{others} compared with {self.reference} over {steps}:", *(f"- {one}" for one in self.findings)]
+            over = f" over {steps}" if self.steps else ": no step could be compared"
+            said = [f"{others} compared with {self.reference}{over}:", *(f"- {one}" for one in self.findings)]
         return "\n".join([*said, *(f"note: {note}" for note in self.notes)])
 
     def to_json(self) -> dict[str, Any]:

@@ -38,8 +38,7 @@ def of(comparison: Comparison, *, title: str, command: str, facts: Mapping[str, 
     modes = ", ".join(comparison.modes)
     parts = [
         f"<h1>{html.escape(title)}: {html.escape(modes)} {verdict}</h1>",
-        f'<p class="faint">{comparison.steps} steps, each from the state of {html.escape(comparison.reference)}; '
-        f"noise measured with {comparison.draws} draws a step</p><pre>{html.escape(command)}</pre>",
+        f'<p class="faint">{html.escape(_compared(comparison))}</p><pre>{html.escape(command)}</pre>',
         *(_finding(one) for one in comparison.findings),
         *(f'<p class="faint">{html.escape(note)}</p>' for note in comparison.notes),
         "<h2>Agreement</h2>",
@@ -57,6 +56,14 @@ def of(comparison: Comparison, *, title: str, command: str, facts: Mapping[str, 
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>{"".join(parts)}</body></html>\n'
     )
+
+
+def _compared(comparison: Comparison) -> str:
+    if comparison.steps == 0:
+        return "no step could be compared"
+    steps = f"{comparison.steps} step{'s' if comparison.steps > 1 else ''}"
+    draws = f"{comparison.draws} draw{'s' if comparison.draws > 1 else ''}"
+    return f"{steps}, each from the state of {comparison.reference}; noise measured with {draws} a step"
 
 
 def _explained(comparison: Comparison) -> str:
@@ -103,6 +110,7 @@ def _plots(comparison: Comparison) -> list[str]:
         plot.lines(
             "Largest distance of any tensor, in noise floors",
             floors,
+            nothing="nothing to show: all equal" if any(floors.values()) else "nothing was compared",
             x="step",
             y="noise floors",
             log=True,

@@ -22,6 +22,7 @@ def lines(
     log: bool = False,
     limit: float | None = None,
     limit_label: str = "",
+    nothing: str = "nothing to show",
 ) -> str:
     """Lines, one for each name.
 
@@ -32,15 +33,14 @@ def lines(
       log: the vertical axis is logarithmic; what is not positive is left out.
       limit: a horizontal line.
       limit_label: what it says.
+      nothing: what stands there where there is no point.
     """
     kept = {
         name: [(a, b) for a, b in points if math.isfinite(b) and (b > 0 or not log)] for name, points in series.items()
     }
     everything = [point for points in kept.values() for point in points]
     if not everything:
-        return _frame(
-            title, '<text class="note" x="280" y="150" text-anchor="middle">nothing to show: all equal</text>'
-        )
+        return _frame(title, f'<text class="note" x="280" y="150" text-anchor="middle">{html.escape(nothing)}</text>')
     xs = [a for a, _ in everything]
     ys = [b for _, b in everything] + ([limit] if limit is not None else [])
     to_x = _scale(min(xs), max(xs), _LEFT, WIDTH - _RIGHT)

@@ -85,8 +85,13 @@ def log_of(arm: Arm, compile: str, number: int, state: State) -> Log:
     run, parts, step = _step_of(arm, number)
     if compile == "eager":
         return _eagerly(lambda: run(parts, step))
-    with draws.portable() if compile == "xla" else contextlib.nullcontext():
+    with _as_compiled(compile):
         return _compiled(run, parts, step, xla=compile == "xla")
+
+
+def _as_compiled(compile: str) -> contextlib.AbstractContextManager:
+    """Within this a step is traced as it is for training."""
+    return draws.portable() if compile == "xla" else contextlib.nullcontext()
 
 
 def _step_of(arm: Arm, number: int):
@@ -131,16 +136,23 @@ def _eagerly(run: Callable[[], None]) -> Log:
 
 
 class Graph:
-    """One step as a graph, whose intermediate results can be asked for one at a time.
+    """One compiled step, whose intermediate results can be asked for one at a time.
 
-    Asked for all at once, each is an output, and the graph optimizer has nothing left that it may merge.
+    Asked for all at once, each is an output, and the graph optimizer, or XLA, has nothing left that it may merge.
+
+    Args:
+      arm: whose recipe, data and step numbers are used.
+      compile: `graph` or `xla`.
+      number: which step.
+      state: to begin from; the arm's state is another one afterwards.
 
     Attributes:
       entries: the log, without values.
     """
 
-    def __init__(self, arm: Arm, number: int, state: State):
+    def __init__(self, arm: Arm, compile: str, number: int, state: State):
         self._arm, self._state = arm, state
+        self._xla = compile == "xla"
         run, parts, step = _step_of(arm, number)
         self._found: list[tf.Tensor] = []
 
@@ -152,24 +164,42 @@ class Graph:
                 tf.autograph.experimental.do_not_convert(run)(batches, number)
             self._found[:] = _tensors(tf.compat.v1.get_default_graph())
 
-        self._function = traced.get_concrete_function(parts, step)
+        with _as_compiled(compile):
+            self._function = traced.get_concrete_function(parts, step)
         self._given = [*tf.nest.flatten(parts), step]
         self.entries = _log(_entries(self._found, iter(()), of.lines), {}, ids=_names(self._found))
 
     def value_of(self, position: int) -> np.ndarray | None:
-        """The value of one entry, as if nothing else were wanted; None where it is no number."""
+        """The value of one entry, as if nothing else were wanted; None where it is no number, or cannot be had."""
         tensor = self._found[position]
         if not _is_number(tensor):
             return None
         self._arm.load(self._state)
         inputs = self._function.inputs[: len(self._given)]
-        value = WrappedFunction(self._function.graph, VariableHolder()).prune(list(inputs), tensor)(*self._given)
+        alone = WrappedFunction(self._function.graph, VariableHolder()).prune(list(inputs), tensor)
+        if self._xla:
+            alone = tf.function(lambda *given, alone=alone: alone(*given), jit_compile=True, autograph=False)
+        try:
+            value = alone(*self._given)
+        except tf.errors.OpError:
+            return None
         flat = np.asarray(value.numpy()).reshape(-1)
         return flat[:: _stride(flat.size)]
 
 
 def _tensors(graph: tf.Graph) -> list[tf.Tensor]:
-    return [output for op in graph.get_operations() if op.type not in _SILENT for output in op.outputs]
+    return [
+        output
+        for op in graph.get_operations()
+        if op.type not in _SILENT
+        for output in op.outputs
+        if output.dtype.is_floating or not _draws(op)
+    ]
+
+
+def _draws(op: tf.Operation) -> bool:
+    """Whether it makes the bits of random numbers, which are arranged otherwise in eager's kernels."""
+    return any(frame.filename == draws.__file__ for frame in op.traceback)
 
 
 def _compiled(run, parts, step: tf.Tensor, *, xla: bool) -> Log:

@@ -18,7 +18,10 @@ _COLOURS = {tolerance.DIFFERENT: "red", "failed": "red", "not comparable": "yell
 def of(comparison: Comparison) -> RenderableType:
     """Both tables and the findings."""
     steps = f"{comparison.steps} step{'s' if comparison.steps != 1 else ''}"
-    agreement = Table(title=f"{steps}, each from the state of {comparison.reference}", title_justify="left")
+    title = (
+        f"{steps}, each from the state of {comparison.reference}" if comparison.steps else "no step could be compared"
+    )
+    agreement = Table(title=title, title_justify="left")
     agreement.add_column("mode")
     agreement.add_column("verdict")
     for heading in TENSORS.values():

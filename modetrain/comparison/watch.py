@@ -21,6 +21,8 @@ from modetrain.recipe import Recipe
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _MOST = 1000
+_MOST_LETTERS = 40
+_GENERATORS = ("the state of numpy.random", "the state of Python's random")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ def changes(recipe: Recipe, run: Callable[[], Any]) -> list[Change]:
         for name in now.keys() | last.keys():
             was, became = last.get(name), now.get(name)
             if was != became and name not in found:
-                generator = name.startswith(("numpy.random", "random ")) or name.endswith("(generator)")
+                generator = name in _GENERATORS or name.endswith("(generator)")
                 texts = ("", "") if generator else (_short(was), _short(became))
                 found[name] = Change(name=name, was=texts[0], now=texts[1], place=line[0], random=generator)
         last = now
@@ -90,8 +92,8 @@ def _globals_of(recipe: Recipe) -> list[dict[str, Any]]:
 def _fingerprint(recipe: Recipe, globals_: list[dict[str, Any]]) -> dict[str, Any]:
     kept = {id(variable) for variable in recipe.state().values()}
     found: dict[str, Any] = {
-        "numpy.random's state": hash(np.random.get_state()[1].tobytes()) ^ np.random.get_state()[2],  # type: ignore[index, call-overload]
-        "random 's state": hash(random.getstate()),
+        _GENERATORS[0]: hash(np.random.get_state()[1].tobytes()) ^ np.random.get_state()[2],  # type: ignore[index, call-overload]
+        _GENERATORS[1]: hash(random.getstate()),
     }
     for name, value in _things(recipe, globals_):
         if isinstance(value, np.random.Generator):
@@ -103,12 +105,7 @@ def _fingerprint(recipe: Recipe, globals_: list[dict[str, Any]]) -> dict[str, An
         elif isinstance(value, _PLAIN):
             found[name] = value
         elif isinstance(value, (list, set, dict)):
-            plain = len(value) <= _MOST and all(isinstance(one, _PLAIN) for one in value)
-            found[name] = (
-                type(value).__name__,
-                len(value),
-                repr(value) if plain and not isinstance(value, dict) else "",
-            )
+            found[name] = (type(value).__name__, len(value), repr(value) if _plain(value) else "")
         elif isinstance(value, np.ndarray) and value.size <= _MOST:
             found[name] = value.tobytes()
     return found
@@ -134,8 +131,19 @@ def _closures(cls: type) -> Iterator[tuple[str, Any]]:
                 continue
 
 
+def _plain(value: Any, depth: int = 2) -> bool:
+    """Whether all that a value holds can be told by its `repr`."""
+    if isinstance(value, _PLAIN):
+        return True
+    if depth == 0 or not isinstance(value, (list, tuple, set, dict)) or len(value) > _MOST:
+        return False
+    return all(_plain(one, depth - 1) for one in (value.values() if isinstance(value, dict) else value))
+
+
 def _short(value: Any) -> str:
     if isinstance(value, tuple) and len(value) == 3 and value[0] in ("list", "set", "dict"):
-        return f"a {value[0]} of {value[1]}"
+        if not 0 < len(value[2]) <= _MOST_LETTERS:
+            return f"a {value[0]} of {value[1]}"
+        return value[2]
     text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+    return text if len(text) <= _MOST_LETTERS else f"{text[:37]}..."
