@@ -70,7 +70,7 @@ class Record:
         self._resumed_at = 0
         # Until it goes on from a checkpoint, what is known of the run is what it had made: refused, it has lost nothing.
         before = run_json.read(folder) if settings.resume is not None else {}
-        self._before = {key: before[key] for key in ("steps", "checkpoints") if key in before}
+        self._before: dict[str, Any] = {key: before[key] for key in ("steps", "checkpoints") if key in before}
         self.error = folder / (run_folder.ERROR if self._chief else f"error-worker-{worker}.txt")
         self.error.unlink(missing_ok=True)  # of the run that is gone on with
         if self._chief:

@@ -313,7 +313,7 @@ def test_windows_results_best_and_event_files_are_as_if_nothing_had_happened(mod
         ({"count": 3}, "Mine.state is a dict and no method: write def state(self, run)"),
         (lambda run: 1 / 0, "Mine.state failed after step 0"),
         (lambda run: {"mean": np.zeros(2)}, "Mine.state failed after step 0"),
-        (lambda run: 3, "Mine.state returned an int: return a dict"),
+        (lambda run: 3, "Mine.state returned int 3: return a dict"),
     ],
 )
 def test_a_callback_whose_state_fails_is_named_with_its_file(make_trainer, state, said):

@@ -65,7 +65,7 @@ def _state(name: str, callback: Callback, run: Trainer) -> Mapping[str, Any]:
         state = callback.state(run)
         json.dumps(state)
     if state and not isinstance(state, Mapping):
-        with _told(f"{name}.state returned an {type(state).__name__}: return a dict", callback):
+        with _told(f"{name}.state returned {type(state).__name__} {state!r}: return a dict", callback):
             raise TypeError(f"{name}.state returned {state!r}")
     return state
 
