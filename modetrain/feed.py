@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
+from modetrain import reason
 from modetrain.data import Block, Data
 
 # What may be otherwise a second later; `UnknownError` is an exception of the user's own Python in a `py_function`.
@@ -68,9 +69,10 @@ class Feed:
                 if attempt == retries:
                     raise
                 pause = _PAUSE * 2**attempt
-                first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+                message = reason.read(error)
+                said = message.text if message is not None else f"{type(error).__name__}: {error}"
                 self._say(
-                    f"WARNING: the data of step {step + 1} failed ({type(error).__name__}: {first[:200]}); asking again in "
+                    f"WARNING: the data of step {step + 1} failed ({said.splitlines()[0][:200]}); asking again in "
                     f"{pause:.0f} s ({attempt + 1} of data.retries={retries})"
                 )
                 self._sleep(pause)
