@@ -1,8 +1,9 @@
 """From a verdict DIFFERENT to a finding, or to rounding: what a difference comes from is found out by leaving things out.
 
-First float64. What it leaves is no rounding. What vanishes there is rounding if it is small, or if no operation differs by
-more than adding in another order does; else a cancellation that one mode suffers and the other does not. Where float64
-cannot be had, more draws of noise have to do. Then the graph optimizer, oneDNN and XLA are left out, to see which it was.
+First float64. What it leaves is no rounding. What vanishes there is rounding if it begins at an operation that adds up, and
+differs there by no more than another order makes; else a cancellation that one mode suffers and the other does not. Where
+float64 cannot be had, or no operation is found, more draws of noise have to do. Then the graph optimizer, oneDNN and XLA are
+left out, to see which it was.
 
 Imports no TensorFlow.
 """
@@ -24,6 +25,8 @@ from modetrain.comparison.shelf import before
 # A maximum or a kink of a ReLU that rounding flips shows in few draws.
 _MORE_DRAWS = 20
 _STEPS_TO_REPEAT = 5
+# By how much a later step has to be further apart to be looked into as well.
+_MUCH_MORE = 10.0
 _OF_SHARES = (
     "Each replica computes on its share of the batch and the mean over replicas is taken: what is no mean over examples (a sum, "
     "a maximum, a division by a constant) becomes something else.",
@@ -95,9 +98,11 @@ class Court:
             left = [one for one in verdicts if one.verdict == tolerance.DIFFERENT]
             gone, looked_at = all(_gone(one, wide) for one in left if one.step == sure), [sure]
         else:  # what begins small may be rounding where the largest difference is not
-            looked_at.append(max(left, key=lambda one: one.floors).step)
+            worst = max(left, key=lambda one: one.floors)
+            if worst.floors > _MUCH_MORE * max(one.floors for one in left if one.step == left[0].step):
+                looked_at.append(worst.step)
         self.say(f"{mode}: looking for the first operation that differs")
-        for number in dict.fromkeys(looked_at):
+        for number in looked_at:
             why = self._why(mode, number, gone)
             if not why.rounding:
                 verdicts = [_as_rounding(one) if one.step < number else one for one in verdicts]

@@ -26,7 +26,7 @@ from modetrain.inspect.steps import mode_for
 
 _NOISY_LOGS = 3
 # How long results are asked for one at a time; each is compiled by itself.
-_PATIENCE_S = 40.0
+_PATIENCE_S = 15.0
 _NOT_FOUND = "The operation that makes it was not found: looked at one by one, none differs by more than noise."
 _SAYS_RANDOM = re.compile(r"random|default_rng|\brng\b", re.IGNORECASE)
 _USE_SEEDS = (

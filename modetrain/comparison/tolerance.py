@@ -19,8 +19,8 @@ LIMIT = 10.0
 # Units in the last place of what is stored that two modes may differ by, whatever the draws show.
 FREE_ULPS = 2.0
 # XLA on a CPU adds long sums one number after the other where other kernels add in a tree, and loses more digits so than
-# draws of noise show. Up to so many floors a difference that vanishes in float64 is called such rounding; beyond, only if
-# the operation that it comes from is a sum. Else it is a cancellation that one mode suffers and the other does not.
+# draws of noise show. Up to so many floors a difference may be such rounding where float64 cannot be had to show it, or
+# where something else in the mode differs for sure.
 ROUNDING_LIMIT = 1000.0
 # What is left in float64 of a difference that rounding made in float32, at most; 2e-9 is to be expected.
 _VANISHED = 1e-4
