@@ -1,4 +1,7 @@
-"""The score of `inspect` on planted defects and clean steps: what it must find, at which line, and what it must not say."""
+"""The score of `inspect` on planted defects and clean steps: what it must find, at which line, and what it must not say.
+
+A part of the corpus, always the same one, which takes less than a minute; `python -m tests.inspect_corpus` looks at all of it.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.inspect_corpus import CLEAN, DEFECTS, cases
+
 ROOT = Path(__file__).parent.parent
 PARTS = 2
 
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    """The counts over the whole corpus, and what was printed of it."""
+    """The counts over the part, and what was printed of it."""
     folder = tmp_path_factory.mktemp("corpus")
     started = [
         subprocess.Popen(
@@ -47,10 +52,12 @@ def scored(tmp_path_factory):
     return total, "\n".join(out for out, _ in said)
 
 
-def test_the_corpus_is_large_enough(scored):
+def test_the_corpus_is_large_enough_and_so_is_the_part(scored):
     counts, _ = scored
-    assert counts["planted"] >= 60
-    assert counts["clean"] >= 25
+    assert len(cases(*DEFECTS)) >= 300
+    assert len(cases(*CLEAN)) >= 100
+    assert counts["planted"] >= 25
+    assert counts["clean"] >= 10
 
 
 def test_nearly_all_planted_defects_are_found(scored):
