@@ -73,14 +73,14 @@ def failure(error: BaseException, file: Path, settings: Settings | None = None) 
       file: of the complete error, in the run folder.
       settings: of a run that may be gone on with.
     """
-    complete = f"modetrain: the complete error: {paths.shown(file, Path.cwd())}"
-    sys.stderr.write("".join(lines(error, [complete])))
+    notes = [f"modetrain: the complete error: {paths.shown(file, Path.cwd())}"]
     newest = run_folder.newest(file.parent)
     # A NaN would come again, and what was not saved says itself how to go on.
-    if settings is None or newest is None or settings.do != "train" or isinstance(error, (*_NOT_FINITE, NotSavedError)):
-        return
-    command = _going_on(settings, paths.shown(file.parent, Path.cwd()))
-    sys.stderr.write(f"modetrain: once that is mended, it goes on at step {run_folder.step_of(newest)}: {command}\n")
+    resumable = settings is not None and settings.do == "train" and not isinstance(error, (*_NOT_FINITE, NotSavedError))
+    if settings is not None and newest is not None and resumable:
+        command = _going_on(settings, paths.shown(file.parent, Path.cwd()))
+        notes.insert(0, f"modetrain: once that is mended, it goes on at step {run_folder.step_of(newest)}: {command}")
+    sys.stderr.write("".join(lines(error, notes)))
 
 
 def _going_on(settings: Settings, folder: str) -> str:
