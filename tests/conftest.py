@@ -28,9 +28,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    # A shell that runs the tests in the background has Ctrl-C ignored, and what they start inherits that.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell that runs the tests in the background, or under nohup, has these ignored, and what they start inherits that.
+    for signum, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, usual)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -101,7 +101,9 @@ class Run:
 run = Run()
 with signals.heard_by(run, print):
     print("running", flush=True)
+    until = time.monotonic() + 20
     while run.asked is None:
+        assert time.monotonic() < until
         time.sleep(0.01)
     time.sleep(0.2)
     print("a line of the log", flush=True)  # the terminal is gone
