@@ -233,6 +233,7 @@ def test_a_variable_that_replicas_assign_differently_is_named_with_its_line(shar
     assert "all_reduce" in finding["advice"]
 
 
+@pytest.mark.long
 def test_a_value_that_is_no_mean_over_examples_is_told_why(shared):
     finding = shared("Largest", "mirrored")
     assert (finding["kind"], finding["tensor"], finding["blame"]) == ("different", "largest", "replicas")

@@ -149,7 +149,11 @@ class Shared(Digits):
 
 @pytest.mark.parametrize(
     "mode",
-    [("mode=mirrored",), ("mode=mirrored", "mode.replicas=2"), ("mode=multiworker",)],
+    [
+        ("mode=mirrored",),
+        pytest.param(("mode=mirrored", "mode.replicas=2"), marks=pytest.mark.long),
+        pytest.param(("mode=multiworker",), marks=pytest.mark.long),
+    ],
     ids=" ".join,
 )
 def test_a_mode_of_several_replicas_is_judged_for_several(mode, cli):

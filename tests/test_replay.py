@@ -250,7 +250,10 @@ class Forward(Digits):
         return self.minimize(loss)
 
 
-@pytest.mark.parametrize("cls", [OfLogarithm, OfDivision, OfRoot, Forward])
+LINES = [(cls, mode) for cls in (OfLogarithm, OfDivision, OfRoot, Forward) for mode in ("eager", "graph")]
+
+
+@pytest.mark.parametrize(("cls", "mode"), [*LINES, (OfLogarithm, "xla")])
 def test_the_line_of_what_is_differentiated_is_named(cls, mode, make_recipe, make_data, settings):
     recipe = make_recipe(cls)
     made = capsule.Capsule(
@@ -404,11 +407,11 @@ def test_sigquit_writes_a_capsule_and_the_run_goes_on(cli, poisoned):
         "model=mlp",
         "model.hidden=[4]",
         "data.source=bundled",
-        "steps=2000",
+        "steps=150",
         "optimizer.warmup=15",
     )
-    words += ("callbacks.checkpoint.every=20", "callbacks.checkpoint.keep=200", "mode=eager")
-    run = cli.signal_after(20, signal.SIGQUIT, *words, folder="asked")
+    words += ("callbacks.checkpoint.every=5", "callbacks.checkpoint.keep=200", "mode=eager")
+    run = cli.signal_after(5, signal.SIGQUIT, *words, folder="asked")
     assert run.json["status"] == "completed"
     (path,) = capsule.in_folder(run.folder)
     assert f"SIGQUIT: to make the step under way once more: python -m modetrain do=replay replay.from={path}" in (
