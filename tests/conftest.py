@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -28,6 +29,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # Traced graphs are long chains of cycles: a full collection among those of a thousand tests takes most of a minute.
+    gc.set_threshold(700, 10, 10_000)
     # A shell that runs the tests in the background, or under nohup, has these ignored, and what they start inherits that.
     for signum, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(signum) is signal.SIG_IGN:

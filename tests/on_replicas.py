@@ -30,7 +30,7 @@ REPLICAS = {
 }
 
 
-@pytest.fixture(params=[2, 4])
+@pytest.fixture(params=[2, pytest.param(4, marks=pytest.mark.long)])
 def replicas(request):
     return REPLICAS[request.param]
 

@@ -225,6 +225,7 @@ def shared(cli):
     return compare
 
 
+@pytest.mark.long
 def test_a_variable_that_replicas_assign_differently_is_named_with_its_line(shared):
     finding = shared("Assigned", "mirrored")
     assert (finding["kind"], finding["tensor"], finding["blame"]) == ("different", "label_mean", "replicas")

@@ -149,7 +149,7 @@ def ended(folder: Path) -> checkpoint.Checkpoint:
     return checkpoint.load(run_folder.newest(folder))
 
 
-@pytest.mark.parametrize("policy", ["skip", "rollback"])
+@pytest.mark.parametrize("policy", [pytest.param("skip", marks=pytest.mark.long), "rollback"])
 def test_nan_on_one_worker_leads_to_what_it_leads_to_on_one_device(policy, tmp_path):
     (tmp_path / "bad.py").write_text(BAD)
     words = (*OF_BAD, f"nonfinite.policy={policy}", "optimizer=sgd")

@@ -374,6 +374,7 @@ def test_a_capsule_moves_to_a_machine_without_the_data(cli, poisoned, tmp_path_f
     assert (found.code, "first: operation Log made 1 NaN" in found.out) == (1, True), found.out + found.err
 
 
+@pytest.mark.long
 def test_every_mode_is_checked(cli, poisoned):
     path = poisoned["xla"].folder / "capsules/step-37-nonfinite.npz"
     run = cli.run("do=replay", f"replay.from={path}", "replay.check=true", folder="checked")

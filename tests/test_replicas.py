@@ -21,9 +21,11 @@ from modetrain.replicas import Replicas, mean_over_replicas, number_of_this
 HERE = Path(__file__).parent
 
 
-def test_several_replicas():
+def test_several_replicas(request):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "on_replicas.py")]
-    done = subprocess.run(command, cwd=HERE.parent, env=os.environ, capture_output=True, text=True, timeout=600)
+    if request.config.getoption("--long"):
+        command.append("--long")
+    done = subprocess.run(command, cwd=HERE.parent, env=os.environ, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 
