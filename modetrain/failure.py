@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from modetrain import reason
 from modetrain.callbacks import recorder as recording
 from modetrain.data import Block
-from modetrain.inspect.guards import GuardError
+from modetrain.guards.guard import GuardError
 from modetrain.nonfinite import Finding
 
 if TYPE_CHECKING:

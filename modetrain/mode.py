@@ -44,7 +44,7 @@ class Mode:
       deterministic: ask TensorFlow for deterministic kernels, and refuse those that have none.
       strict: make `graph` bitwise equal to `eager`, by switching off the graph optimizations that reorder arithmetic.
       debug_data: run `Dataset.map` functions eagerly too, so that breakpoints work inside them.
-      guards: raise from the compiled program the errors that XLA drops (`inspect/guards.py`); `auto` does so under XLA.
+      guards: raise from the compiled program the errors that XLA drops (`guards/`); `auto` does so under XLA.
     """
 
     name: str

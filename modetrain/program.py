@@ -20,8 +20,8 @@ import tensorflow as tf
 from modetrain import draws
 from modetrain.call import Call
 from modetrain.data import Block
-from modetrain.inspect.bodies import Bodies
-from modetrain.inspect.guards import Guards
+from modetrain.guards.bodies import Bodies
+from modetrain.guards.step import Guards
 from modetrain.mode import Mode
 from modetrain.replicas import Replicas
 from modetrain.tracing import autograph_on, gradients_compiled, in_xla

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain.inspect.guards import GuardError, unguarded
+from modetrain.guards.guard import GuardError
+from modetrain.guards.step import unguarded
 from recipes.mnist import Digits
 
 FAILS_AT = 4  # updates completed before the step that fails

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from modetrain import graphs
 from modetrain.comparison.arm import Arm
 from modetrain.comparison.seen import State, Times
 from modetrain.data import Data
-from modetrain.inspect import collectives, graphs
+from modetrain.inspect import collectives
 from modetrain.replicas import Replicas
 
 _SECONDS = 1.0  # to measure for, at least

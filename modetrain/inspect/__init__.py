@@ -4,7 +4,7 @@
     assert not findings
 
 As `do=inspect` it looks at everything (`inspector.py`); a short form speaks up at the start of every graph and XLA run
-(`start.py`). Nothing is imported before it is used: `program.py` needs the guards alone.
+(`start.py`). Nothing is imported before it is used.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import sys
 import types
 from typing import Any
 
-from modetrain.inspect import lines
+from modetrain import lines
 from modetrain.inspect.state import Change, State, changes
 from modetrain.place import Place, is_generated, is_users
 

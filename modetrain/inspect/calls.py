@@ -35,7 +35,7 @@ import tensorflow as tf
 from tensorflow.python.autograph.pyct import origin_info
 from tensorflow.python.util import tf_stack
 
-from modetrain.inspect import lines
+from modetrain import lines
 from modetrain.place import Place, is_users
 
 _CLOCKS = (

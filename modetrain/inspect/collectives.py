@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from modetrain.inspect import graphs
+from modetrain import graphs
 
 _NAME = "of_all_replicas"
 _COLLECTIVE = re.compile(r"Collective(Reduce|Gather)\w*|NcclAllReduce")

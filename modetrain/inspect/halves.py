@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
-from modetrain.inspect import collectives, graphs, lines
+from modetrain import graphs, lines
+from modetrain.inspect import collectives
 from modetrain.inspect.calls import Calls
 from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.keeping import python_state_kept

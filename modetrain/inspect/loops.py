@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from modetrain.inspect import graphs, lines
+from modetrain import graphs, lines
 from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.reach import tree_of_file
 from modetrain.place import Place, is_users

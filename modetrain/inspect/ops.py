@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 from tensorflow.python.util import pywrap_xla_ops
 
-from modetrain.inspect import graphs, lines
+from modetrain import graphs, lines
 from modetrain.inspect.finding import Finding, finding
 
 _PYTHON = ("PyFunc", "EagerPyFunc", "PyFuncStateless")

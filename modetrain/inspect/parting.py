@@ -8,7 +8,7 @@ import sys
 import types
 from typing import Any
 
-from modetrain.inspect import lines
+from modetrain import lines
 from modetrain.inspect.calls import Calls
 from modetrain.inspect.reach import tree_of_file
 from modetrain.inspect.steps import Steps

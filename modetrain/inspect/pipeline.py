@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from modetrain.inspect import failures, graphs, lines
+from modetrain import graphs, lines
+from modetrain.inspect import failures
 from modetrain.inspect.blame import Blame
 from modetrain.inspect.calls import Calls
 from modetrain.inspect.finding import Finding, finding

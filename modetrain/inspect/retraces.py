@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
-from modetrain.inspect import lines
+from modetrain import lines
 from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.steps import Batch, Steps
 from modetrain.place import is_users

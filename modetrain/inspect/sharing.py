@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from modetrain.inspect import collectives, graphs, halves, lines
+from modetrain import graphs, lines
+from modetrain.inspect import collectives, halves
 from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.ops import is_stateful
 from modetrain.inspect.reach import Reached, tree_of

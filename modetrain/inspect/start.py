@@ -12,7 +12,8 @@ import shlex
 from collections.abc import Callable, Iterator
 
 from modetrain import command_line
-from modetrain.inspect import guards, loops, ops, report
+from modetrain.guards.step import unguarded
+from modetrain.inspect import loops, ops, report
 from modetrain.inspect.calls import Calls
 from modetrain.inspect.finding import Finding, finding, merged, waived
 from modetrain.inspect.reach import Reached, nodes_of, reached
@@ -62,7 +63,7 @@ class Start:
                     concrete = trace()
             finally:
                 self._tell(self._findings(calls, changes(before, state.look()), reach, concrete, method))
-            if self._mode.guarded and (places := guards.unguarded(concrete.graph)):
+            if self._mode.guarded and (places := unguarded(concrete.graph)):
                 shown = ", ".join(f"{place.shown}" for place in places)
                 self._say(f"not guarded, because over several replicas XLA compiles the gradients alone: {shown}")
             return concrete

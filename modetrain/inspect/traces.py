@@ -12,7 +12,8 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from modetrain.inspect import collectives, failures, graphs
+from modetrain import graphs
+from modetrain.inspect import collectives, failures
 from modetrain.inspect.blame import Blame
 from modetrain.inspect.calls import Call, Calls
 from modetrain.inspect.finding import Finding, finding

@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
-from modetrain import reason
-from modetrain.inspect import failures, lines, parting
+from modetrain import lines, reason
+from modetrain.inspect import failures, parting
 from modetrain.inspect.calls import Calls
 from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.steps import Concrete, Steps

@@ -13,7 +13,7 @@ import sys
 import types
 from typing import Any
 
-from modetrain.inspect import lines
+from modetrain import lines
 from modetrain.inspect.calls import Call
 
 _OWNERS = (io.IOBase, type(csv.writer(io.StringIO())), sqlite3.Connection, sqlite3.Cursor, socket.socket)

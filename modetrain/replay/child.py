@@ -32,7 +32,7 @@ def main(answer: str, *words: str) -> int:
 
 def _found(settings: Settings):
     from modetrain.comparison.arm import described
-    from modetrain.inspect.guards import GuardError
+    from modetrain.guards.guard import GuardError
     from modetrain.replay import capsule, command
     from modetrain.replay.check import Found
     from modetrain.replay.step import Cause, Step, is_bad

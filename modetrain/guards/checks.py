@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 from tensorflow.python.ops import handle_data_util
 
-from modetrain.inspect import graphs
+from modetrain import graphs
 
 # Code, what has gone wrong in words, and a bool in the graph.
 Flagged = tuple[str, str, tf.Tensor] | None

@@ -17,12 +17,12 @@ from tensorflow.python.util import tf_stack
 
 from modetrain.place import Place, is_generated, is_users
 
-_HERE = str(Path(__file__).parent) + os.sep
-_MODETRAIN = str(Path(__file__).parent.parent) + os.sep
-_BODIES = str(
-    Path(__file__).parent / "bodies.py"
-)  # lies around the making of every operation of a step that is guarded
-_PROGRAM = str(Path(__file__).parent.parent / "program.py")
+_MODETRAIN = str(Path(__file__).parent) + os.sep
+# What watches a step as it is traced: its frames lie around the user's lines, and what it makes itself is not theirs.
+_WATCHERS = (f"{_MODETRAIN}inspect{os.sep}", f"{_MODETRAIN}guards{os.sep}", f"{_MODETRAIN}lines.py")
+# Lies around the making of every operation of a step that is guarded.
+_BODIES = f"{_MODETRAIN}guards{os.sep}bodies.py"
+_PROGRAM = f"{_MODETRAIN}program.py"
 _FRAMEWORKS = (*(str(Path(file).parent) + os.sep for file in (tf.__file__, keras.__file__)), _MODETRAIN)
 # AutoGraph calls functions on behalf of the line that it has converted.
 _AUTOGRAPH = tuple(
@@ -43,7 +43,7 @@ def acts_for_its_caller(filename: str) -> bool:
 
     What TensorFlow, Keras and modetrain do of their own accord is not the user's doing.
     """
-    if filename.startswith((*_AUTOGRAPH, _HERE)) or is_generated(filename):
+    if filename.startswith((*_AUTOGRAPH, *_WATCHERS)) or is_generated(filename):
         return True
     return not filename.startswith(_FRAMEWORKS) and not is_users(filename)
 
@@ -69,7 +69,7 @@ def inside_trace(stack: Sequence[Any]) -> Iterable[Any]:
     for frame in reversed(stack):
         if frame.filename == _BODIES:
             continue
-        mine = frame.filename.startswith(_HERE)
+        mine = frame.filename.startswith(_WATCHERS)
         if (mine and seen_others) or frame.filename == _PROGRAM:
             return
         if not mine:

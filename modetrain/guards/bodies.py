@@ -16,8 +16,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.framework import func_graph
 
-from modetrain.inspect.checks import CHECKS
-from modetrain.inspect.guards import Guard, guard
+from modetrain.guards.checks import CHECKS
+from modetrain.guards.guard import Guard, guard
 
 
 class Bodies:

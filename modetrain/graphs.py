@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from modetrain.inspect import lines
+from modetrain import lines
 from modetrain.place import Place
 
 # What differs between two traces of one function without meaning anything.
