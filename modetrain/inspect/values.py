@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
 from modetrain import lines, reason
+from modetrain.comparison.library import compare
 from modetrain.inspect import failures, parting
 from modetrain.inspect.calls import Calls
 from modetrain.inspect.finding import Finding, finding
@@ -82,8 +83,6 @@ def traced(steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray], *, move
 
 def _first_operation(steps: Steps, *, moved: bool) -> Place | None:
     """The line of the first operation that differs, as `modetrain.compare` finds it: the same Python, other numbers."""
-    from modetrain.comparison.library import compare
-
     if steps.method != "train_step" or steps.replicas.count > 1:
         return None
     with steps.state_kept(moved=moved), Calls(silent=True):
