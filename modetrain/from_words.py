@@ -14,6 +14,7 @@ import numpy as np
 
 from modetrain import run, sources
 from modetrain.config import load
+from modetrain.config.overrides import key_of
 from modetrain.data import Cut, Data
 from modetrain.errors import ConfigError
 from modetrain.recipe import Recipe
@@ -36,7 +37,7 @@ def build(*words: str, batches: int = 2) -> tuple[Callable[[], Recipe], list[dic
       ConfigError: the words cannot run.
     """
     for word in words:
-        key = word.partition("=")[0].lstrip("+~").partition(".")[0]
+        key = key_of(word).partition(".")[0]
         if key in ("mode", "do", "run_dir", "resume"):
             raise ConfigError(
                 f"{word}: build makes no run, and modes are named to modetrain.inspect and modetrain.compare. Leave it out."

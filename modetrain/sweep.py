@@ -66,8 +66,9 @@ def plan(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
     jobs = []
     problems: dict[str, str] = {}
     for index, (chosen, swept) in enumerate(combinations):
-        rest = [override for override in chosen if _key(override) != "run_dir"]
-        run_dir = next((override for override in chosen if _key(override) == "run_dir"), None)
+        # ~run_dir names no folder, and is refused where the job is checked.
+        run_dir = next((one for one in chosen if overrides.key_of(one) == "run_dir" and not one.startswith("~")), None)
+        rest = [override for override in chosen if override != run_dir]
         folder = None
         if run_dir is not None:
             # One folder given for all jobs becomes a folder of folders.
@@ -128,10 +129,6 @@ def _combinations(arguments: Sequence[str], folders: Sequence[Path]) -> Iterator
         swept.append(True)
     for combination in itertools.product(*choices):
         yield list(combination), [one for one, varies in zip(combination, swept, strict=True) if varies]
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+")
 
 
 def _folder_name(index: int, swept: Sequence[str]) -> str:

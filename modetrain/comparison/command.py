@@ -27,6 +27,7 @@ from modetrain.comparison.findings import Comparison
 from modetrain.comparison.processes import Processes
 from modetrain.comparison.shelf import Shelf
 from modetrain.config import load as config
+from modetrain.config.overrides import key_of
 from modetrain.errors import ConfigError, did_you_mean
 from modetrain.settings import Settings
 
@@ -83,8 +84,8 @@ def arm_words(settings: Settings, line: CommandLine, cwd: Path) -> dict[str, tup
     """
     folders = paths.conf_dirs(cwd, line.config_dirs)
     known = paths.options("mode", folders)
-    typed = [word for word in line.overrides if _key(word) not in ("do", "mode", "run_dir", "resume")]
-    typed = [word for word in typed if not _key(word).startswith("compare.")]
+    typed = [word for word in line.overrides if key_of(word) not in ("do", "mode", "run_dir", "resume")]
+    typed = [word for word in typed if not key_of(word).startswith("compare.")]
     found = {}
     for mode in settings.compare.modes:
         if mode not in known:
@@ -145,10 +146,6 @@ def _stoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, old)
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")
 
 
 def _listed(modes: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from modetrain.comparison.runner import Death
 from modetrain.comparison.seen import ArmReport
 from modetrain.comparison.shelf import Shelf
 from modetrain.config import load as config
+from modetrain.config.overrides import key_of
 from modetrain.settings import Settings
 from modetrain.workers.launch import launch
 from modetrain.workers.verdict import Limits
@@ -141,7 +142,7 @@ class Processes:
 
 def _changed(job: Job, change: str) -> Job:
     """The job of a variant of its arm."""
-    words = [word for word in job.words if word.partition("=")[0].lstrip("+~") not in _CHANGES[change]]
+    words = [word for word in job.words if key_of(word) not in _CHANGES[change]]
     environ = _ENVIRON.get(change, {})
     return dataclasses.replace(job, arm=f"{job.arm}@{change}", words=(*words, *_CHANGED[change]), environ=environ)
 

@@ -216,7 +216,7 @@ def _notes(composition: Composition, arguments: Sequence[str], folders: Sequence
     preset = composition.choices.get("debug")
     if preset is None:
         return ()
-    without = [argument for argument in arguments if argument.partition("=")[0] != "debug"]
+    without = [argument for argument in arguments if overrides.key_of(argument) != "debug"]
     plain = compose(overrides.parse([*without, "debug=null"], folders), folders, cwd)
     before, after = dict(schema.leaves(plain.config)), dict(schema.leaves(composition.config))
     changed, kept = [], []

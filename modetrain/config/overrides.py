@@ -80,6 +80,11 @@ def parse(arguments: Sequence[str], folders: Sequence[Path], *, sweep: bool = Fa
     return parsed
 
 
+def key_of(word: str) -> str:
+    """The key or group of an override as it was typed: `steps` of `steps=5`, of `+steps=5`, `++steps=5` and of `~steps`."""
+    return word.partition("=")[0].lstrip("+~")
+
+
 def groups(folders: Sequence[Path]) -> list[str]:
     """Every config group: modetrain's own, and the user's."""
     own = (entry.name for folder in folders for entry in folder.iterdir() if any(entry.glob("*.yaml")))
@@ -129,12 +134,11 @@ def _check_words(argument: str, after: str | None, folders: Sequence[Path]) -> N
 def _malformed(argument: str, error: Exception, parser: OverridesParser) -> ConfigError:
     # ANTLR goes on with a list of everything that it would have taken.
     reason = (str(error).strip().splitlines() or ["a value is needed"])[0].partition(" expecting ")[0]
-    key, _, value = argument.partition("=")
     try:
         parser.parse_override(shlex.split(_quoted(argument))[0])
         fix = f"If the value is meant as it stands, quote it: {_quoted(argument)}."
     except Exception:  # then it is the key that is wrong
-        fix = suggest.sentence(key.lstrip("+~"), value=value)
+        fix = suggest.sentence(key_of(argument), value=argument.partition("=")[2])
     return ConfigError(f"{argument}: not key=value in Hydra's grammar ({reason}). {fix}")
 
 

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Callable, Iterator
 
 from modetrain import command_line
+from modetrain.config.overrides import key_of
 from modetrain.guards.step import unguarded
 from modetrain.inspect import loops, ops, report
 from modetrain.inspect.calls import Calls
@@ -96,7 +97,7 @@ class Start:
 def whole_story(command: str) -> str:
     """The command line of a run with `do=inspect`, which has a run folder of its own and goes on from nothing."""
     line = command_line.parse(shlex.split(command)[len(_PROGRAM) :])
-    words = [word for word in line.overrides if word.partition("=")[0].lstrip("+~") not in _OF_THE_RUN]
+    words = [word for word in line.overrides if key_of(word) not in _OF_THE_RUN]
     flags = [word for folder in line.config_dirs for word in ("--config-dir", folder)]
     return shlex.join([*_PROGRAM, *words, "do=inspect", *flags])
 

@@ -17,6 +17,7 @@ from typing import Any
 from rich.table import Table
 
 from modetrain.command_line import CommandLine
+from modetrain.config.overrides import key_of
 from modetrain.replay.capsule import Capsule
 from modetrain.settings import Settings
 
@@ -58,7 +59,7 @@ def run(path: Path, settings: Settings, line: CommandLine, folder: Path) -> list
       line: what was typed; what is about the step itself is kept.
       folder: where logs go.
     """
-    kept = [word for word in line.overrides if _key(word) not in _DROPPED and _key(word) not in _OF_THE_CAPSULE]
+    kept = [word for word in line.overrides if key_of(word) not in _DROPPED and key_of(word) not in _OF_THE_CAPSULE]
     flags = [word for one in line.config_dirs for word in ("--config-dir", one)]
     found = []
     for mode in MODES:
@@ -129,7 +130,3 @@ def write(folder: Path, found: Sequence[Found], made: Capsule, settings: Setting
 
 def _listed(modes: Sequence[str]) -> str:
     return modes[0] if len(modes) == 1 else f"{', '.join(modes[:-1])} and {modes[-1]}"
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")

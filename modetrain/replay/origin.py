@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modetrain import paths, run_folder, run_json
+from modetrain.config.overrides import key_of
 from modetrain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def words(arguments: Sequence[str], cwd: Path) -> tuple[list[str], list[str], Or
     """
     from modetrain import command_line
 
-    given = next((word.partition("=")[2] for word in arguments if _key(word) == FROM), "")
+    given = next((word.partition("=")[2] for word in arguments if key_of(word) == FROM), "")
     given = given.strip("\"'")
     if not given or given == "null":
         raise ConfigError(
@@ -110,16 +111,16 @@ def words(arguments: Sequence[str], cwd: Path) -> tuple[list[str], list[str], Or
     if not found.command:
         raise ConfigError(f"{FROM}={given}: it does not say by which command it was made. Type the folder of a run.")
     line = command_line.parse(shlex.split(found.command)[3:])
-    typed = {_key(word) for word in arguments}
+    typed = {key_of(word) for word in arguments}
     moded = "mode" in typed
     was = found.config.get("mode") or {}
     of_preset = [f"mode.{key}={_text(was[key])}" for key in _DECIDES if key in was and f"mode.{key}" not in typed]
     kept = [word for word in line.overrides if _is_kept(word, typed)]
     if moded:
-        kept = [word for word in kept if _key(word) != "mode.strict"]
+        kept = [word for word in kept if key_of(word) != "mode.strict"]
     else:  # as the run's steps were compiled, on one device
         kept.append(f"mode={_compile(found)}")
-    kept = [word for word in kept if _key(word).removeprefix("mode.") not in _DECIDES]
+    kept = [word for word in kept if key_of(word).removeprefix("mode.") not in _DECIDES]
     return [*kept, *of_preset, *arguments], list(line.config_dirs), found
 
 
@@ -180,7 +181,7 @@ def _fitting(folder: Path, wanted: int | None, say: Callable[[str], None]) -> It
 
 
 def _is_kept(word: str, typed: set[str]) -> bool:
-    key = _key(word)
+    key = key_of(word)
     if key in typed or key in _OF_THE_RUN or key in _HOW or key.partition(".")[0] in _SECTIONS_OF_THE_RUN:
         return False
     return not (key == "debug" and word.partition("=")[2] in _PRESETS_OF_THE_RUN)
@@ -200,7 +201,3 @@ def _of_folder(folder: Path, named: str) -> Origin:
     if not isinstance(config, dict):
         raise ConfigError(f"{named}: it holds no run ({run_folder.CONFIG} is missing). Type {FROM}= with a run folder.")
     return Origin(path=folder, folder=folder, command=run_json.read(folder).get("command", ""), config=config)
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")

@@ -72,7 +72,7 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
         )
     began = time.time()
     where = resume.place(settings, print)
-    kept = [word for word in line.overrides if word.partition("=")[0].lstrip("+") not in _LAUNCHERS]
+    kept = [word for word in line.overrides if overrides.key_of(word) not in _LAUNCHERS]
     flags = [word for folder in line.config_dirs for word in ("--config-dir", folder)]
     begin = settings.resume
     if begin == "latest" and settings.run_dir != where.folder:
