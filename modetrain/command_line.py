@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterator, Sequence
 
 from modetrain.config import schema, suggest
 from modetrain.errors import ConfigError, closest
+
+PROGRAM = ("python", "-m", "modetrain")
 
 # Per flag what --help says of it. The second name of each is its short form.
 FLAGS = {
@@ -79,6 +82,21 @@ def parse(words: Sequence[str]) -> CommandLine:
         show_config="--cfg" in given,
         config_dirs=tuple(config_dirs),
     )
+
+
+def flags(config_dirs: Sequence[str]) -> list[str]:
+    """Folders of configs as they are typed."""
+    return [word for folder in config_dirs for word in ("--config-dir", folder)]
+
+
+def written(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
+    """A whole command line as it is typed into a shell, and as a run keeps it."""
+    return shlex.join([*PROGRAM, *overrides, *flags(config_dirs)])
+
+
+def read(command: str) -> CommandLine:
+    """What `written` has written."""
+    return parse(shlex.split(command)[len(PROGRAM) :])
 
 
 def _unknown(word: str, name: str, value: str) -> ConfigError:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modetrain import paths, run_folder, run_json
+from modetrain import command_line, paths, run_folder, run_json
 from modetrain.config import load as config
 from modetrain.config import overrides
 from modetrain.errors import ConfigError
@@ -98,9 +98,7 @@ def run(jobs: Sequence[Job], cwd: Path, config_dirs: Sequence[str] = ()) -> int:
         folder = _folder(job, cwd)
         shown = paths.shown(folder, cwd)
         words = [*job.overrides, overrides.write("run_dir", shown)]
-        command = [sys.executable, "-m", "modetrain", *words]
-        for extra in config_dirs:
-            command += ["--config-dir", extra]
+        command = [sys.executable, "-m", "modetrain", *words, *command_line.flags(config_dirs)]
         print(f"\n--- job {index} ({len(jobs)} in all): {job.name} -> {shown}", flush=True)
         code, stopped_by = _run_one(command, cwd)
         results.append((job, folder, code))

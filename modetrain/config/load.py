@@ -10,12 +10,11 @@ Everything is checked before TensorFlow is imported, in this order: the words ty
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modetrain import paths, run_folder
+from modetrain import command_line, paths, run_folder
 from modetrain.config import members, overrides, rules, schema, targets, values
 from modetrain.config.compose import Composition, compose, no_package_line
 from modetrain.config.key import seconds, text
@@ -64,7 +63,7 @@ def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
     run_dir = composition.config["run_dir"]
     if run_dir is not None and run_folder.failed_at_once(_absolute(run_dir, cwd)):
         notes = (*notes, f"run_dir={run_dir}: the run in it failed before its first step, and is written over")
-    settings = _settings(composition, _command(typed, config_dirs), notes, cwd)
+    settings = _settings(composition, command_line.written(typed, config_dirs), notes, cwd)
     _raise(rules.problems(settings, composition))
     if settings.do == "replay":
         origin.chosen(origin.find(Path(str(settings.replay.path))), settings, lambda line: None)
@@ -117,11 +116,6 @@ def _models(folders: Sequence[Path]) -> dict[str, str]:
     texts = {n: file.read_text("utf-8", errors="replace") for n, file in paths.options("model", folders).items()}
     found = {name: re.search(r"^_target_:\s*([\w.]+)", text, re.MULTILINE) for name, text in texts.items()}
     return {name: match[1] for name, match in found.items() if match}
-
-
-def _command(arguments: Sequence[str], config_dirs: Sequence[str]) -> str:
-    flags = [word for folder in config_dirs for word in ("--config-dir", folder)]
-    return shlex.join(["python", "-m", "modetrain", *arguments, *flags])
 
 
 def _settings(composition: Composition, command: str, notes: tuple[str, ...], cwd: Path) -> Settings:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shlex
 from collections.abc import Callable, Iterator
 
 from modetrain import command_line
@@ -25,7 +24,6 @@ from modetrain.place import Place
 from modetrain.program import Concrete
 from modetrain.recipe import Recipe
 
-_PROGRAM = ("python", "-m", "modetrain")
 _OF_THE_RUN = ("do", "run_dir", "resume", "stop_after")
 
 
@@ -96,10 +94,9 @@ class Start:
 
 def whole_story(command: str) -> str:
     """The command line of a run with `do=inspect`, which has a run folder of its own and goes on from nothing."""
-    line = command_line.parse(shlex.split(command)[len(_PROGRAM) :])
+    line = command_line.read(command)
     words = [word for word in line.overrides if key_of(word) not in _OF_THE_RUN]
-    flags = [word for folder in line.config_dirs for word in ("--config-dir", folder)]
-    return shlex.join([*_PROGRAM, *words, "do=inspect", *flags])
+    return command_line.written([*words, "do=inspect"], line.config_dirs)
 
 
 def _leaves_no_doubt(change: Change) -> bool:

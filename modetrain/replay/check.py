@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.table import Table
 
+from modetrain import command_line
 from modetrain.command_line import CommandLine
 from modetrain.config.overrides import key_of
 from modetrain.replay.capsule import Capsule
@@ -60,14 +61,13 @@ def run(path: Path, settings: Settings, line: CommandLine, folder: Path) -> list
       folder: where logs go.
     """
     kept = [word for word in line.overrides if key_of(word) not in _DROPPED and key_of(word) not in _OF_THE_CAPSULE]
-    flags = [word for one in line.config_dirs for word in ("--config-dir", one)]
     found = []
     for mode in MODES:
         answer = folder / f"{mode}.json"
         log = folder / f"{mode}.log"
-        words = [*kept, "do=replay", f"replay.from={path}", f"mode={mode}"]
+        words = [*kept, "do=replay", f"replay.from={path}", f"mode={mode}", *command_line.flags(line.config_dirs)]
         with open(log, "wb") as output:
-            command = [sys.executable, "-m", "modetrain.replay.child", str(answer), *words, *flags]
+            command = [sys.executable, "-m", "modetrain.replay.child", str(answer), *words]
             code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
         if code == 0 and answer.exists():
             found.append(Found(**json.loads(answer.read_text())))

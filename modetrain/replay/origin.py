@@ -8,12 +8,11 @@ Imports no TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modetrain import paths, run_folder, run_json
+from modetrain import command_line, paths, run_folder, run_json
 from modetrain.config.overrides import key_of
 from modetrain.errors import ConfigError
 
@@ -98,8 +97,6 @@ def words(arguments: Sequence[str], cwd: Path) -> tuple[list[str], list[str], Or
     Raises:
       ConfigError: `replay.from=` is missing, or names nothing that can be replayed.
     """
-    from modetrain import command_line
-
     given = next((word.partition("=")[2] for word in arguments if key_of(word) == FROM), "")
     given = given.strip("\"'")
     if not given or given == "null":
@@ -110,7 +107,7 @@ def words(arguments: Sequence[str], cwd: Path) -> tuple[list[str], list[str], Or
     found = find((cwd / Path(given).expanduser()).resolve())
     if not found.command:
         raise ConfigError(f"{FROM}={given}: it does not say by which command it was made. Type the folder of a run.")
-    line = command_line.parse(shlex.split(found.command)[3:])
+    line = command_line.read(found.command)
     typed = {key_of(word) for word in arguments}
     moded = "mode" in typed
     was = found.config.get("mode") or {}

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from modetrain import paths, run_folder, run_json
+from modetrain import command_line, paths, run_folder, run_json
 from modetrain.checkpoints import resume
 from modetrain.command_line import CommandLine
 from modetrain.config import overrides
@@ -73,7 +73,6 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
     began = time.time()
     where = resume.place(settings, print)
     kept = [word for word in line.overrides if overrides.key_of(word) not in _LAUNCHERS]
-    flags = [word for folder in line.config_dirs for word in ("--config-dir", folder)]
     begin = settings.resume
     if begin == "latest" and settings.run_dir != where.folder:
         begin = str(settings.run_dir)
@@ -81,7 +80,7 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
     def command(workers: int, resume_from: str | None) -> list[str]:
         own = {"run_dir": str(where.folder), "mode.workers": str(workers), "resume": resume_from}
         written = [overrides.write(key, value) for key, value in own.items() if value is not None]
-        return [sys.executable, "-m", "modetrain", *kept, *written, *flags]
+        return [sys.executable, "-m", "modetrain", *kept, *written, *command_line.flags(line.config_dirs)]
 
     def on_restart(restart: Restart) -> tuple[Sequence[str], int]:
         after = settings.mode.restart_workers
