@@ -12,7 +12,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from modetrain import run, sources
+from modetrain import sources
+from modetrain.chosen_recipe import chosen_recipe, info_of
 from modetrain.config import load
 from modetrain.config.overrides import key_of
 from modetrain.data import Cut, Data
@@ -44,11 +45,11 @@ def build(*words: str, batches: int = 2) -> tuple[Callable[[], Recipe], list[dic
             )
     settings = load.load(words, Path.cwd())
     source = sources.load(settings.data, say=lambda line: None)
-    info = run.info_of(settings, source)
+    info = info_of(settings, source)
 
     def build_recipe() -> Recipe:
         keras.utils.set_random_seed(settings.seed)
-        return run.build_recipe(settings, info)
+        return chosen_recipe(settings, info)
 
     recipe = build_recipe()
     prepare = recipe.prepare if recipe.prepares else None

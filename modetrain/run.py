@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
 import tensorflow as tf
 from rich.console import Console
 
-from modetrain import batch_norm, draws, paths, record, report, signals, sources
+from modetrain import paths, record, report, signals, sources, switches
 from modetrain.callbacks.chosen import chosen
 from modetrain.checkpoints import fingerprint, init_from, resume
 from modetrain.checkpoints.checkpoint import NotFiniteError
+from modetrain.chosen_recipe import chosen_recipe, info_of
 from modetrain.clock import Clock
-from modetrain.config.targets import instantiate
 from modetrain.data import Cut, Data
 from modetrain.debugger import post_mortem
 from modetrain.errors import ConfigError
@@ -29,8 +28,6 @@ from modetrain.failure import NonFiniteError
 from modetrain.inspect.start import Start
 from modetrain.lock import Lock
 from modetrain.mode import Mode
-from modetrain.optimizer import Optimizer
-from modetrain.recipe import Info, Recipe
 from modetrain.replicas import Replicas
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
@@ -180,15 +177,12 @@ def build(
 ) -> tuple[Trainer, sources.Source]:
     """Makes everything a run is made of, in the order that TensorFlow's global settings ask for."""
     mode = mode_here(settings)
-    portable = apply_mode(mode, say)
+    portable = switches.set_for(mode, settings.seed, say)
     if settings.check_numerics:
         tf.debugging.enable_check_numerics()
-    keras.utils.set_random_seed(settings.seed)
     source = sources.load(settings.data, say=say)
     say(f"data: {source.description}")
-    with replicas.scope():
-        recipe = build_recipe(settings, info_of(settings, source))
-    batch_norm.synchronise(recipe.models(), settings.mode, replicas, say)
+    recipe = chosen_recipe(settings, info_of(settings, source), replicas=replicas, say=say)
     prepare = recipe.prepare if recipe.prepares else None
     cut = Cut.over(replicas, recipe.micro_batches)
     debug = settings.mode.debug_data
@@ -245,69 +239,3 @@ def build(
 def facts_of(source: sources.Source) -> dict[str, Any]:
     """What must be as it was where a run goes on: on other examples, step 1,000 is another step."""
     return {"data.source": source.kind, "training examples": len(source.train["label"])}
-
-
-def apply_mode(mode: Mode, say) -> bool:
-    """Sets what is global in TensorFlow and Keras; returns whether XLA draws eager's random numbers.
-
-    Must come before any dataset, model or variable is made.
-    """
-    if mode.precision == "float64":
-        keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy(mode.precision)
-    if mode.debug_data:
-        tf.data.experimental.enable_debug_mode()
-    if mode.strict:
-        # Sufficient for graph == eager, found by bisection; remapping, which fuses operations, as a precaution.
-        passes = {"arithmetic_optimization": False, "constant_folding": False, "remapping": False}
-        tf.config.optimizer.set_experimental_options(passes)
-    if mode.deterministic:
-        if mode.compile == "xla" and not tf.config.list_physical_devices("GPU"):
-            say("mode.deterministic=true: XLA on a CPU is deterministic as it is, so TensorFlow's switch stays off")
-        else:
-            tf.config.experimental.enable_op_determinism()
-    if mode.compile != "xla":
-        return True
-    portable = draws.portable_works()
-    if not portable:
-        say(
-            f"WARNING: with TensorFlow {tf.__version__} XLA cannot be made to draw eager's random numbers: dropout "
-            "masks and other float draws differ from mode=eager's and mode=graph's (run.json: portable_draws)"
-        )
-    return portable
-
-
-def info_of(settings: Settings, source: sources.Source) -> Info:
-    """What a recipe may know of its data and its run."""
-    return Info(
-        image_shape=tuple(source.train["image"].shape[1:]),
-        classes=source.classes,
-        train_examples=len(source.train["label"]),
-        eval_examples=len(source.eval["label"]),
-        batch_size=settings.data.batch_size,
-        steps=settings.steps,
-        seed=settings.seed,
-    )
-
-
-def build_recipe(settings: Settings, info: Info) -> Recipe:
-    """Makes the recipe with its model and optimizers."""
-
-    def optimizer(variables, **changes) -> Optimizer:
-        changed = dataclasses.replace(settings.optimizer, **changes)
-        scaling = settings.mode.precision == "mixed_float16"
-        policy = settings.nonfinite.policy
-        return Optimizer(variables, changed, steps=settings.steps, loss_scaling=scaling, nonfinite=policy)
-
-    model = functools.partial(instantiate, settings.model)
-
-    def build_model(image_shape, classes):
-        return model(image_shape=image_shape, classes=classes)
-
-    recipe = instantiate(settings.recipe, model=build_model, optimizer=optimizer, info=info)
-    if not isinstance(recipe, Recipe):
-        raise ConfigError(
-            f"recipe._target_={settings.recipe.get('_target_')}: it makes a {type(recipe).__name__}, not a recipe. Derive "
-            "the class from modetrain.Recipe."
-        )
-    return recipe

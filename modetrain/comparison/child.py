@@ -83,10 +83,9 @@ def main(folder: str, name: str) -> int:
 
 def build(job: Job, settings: Settings, shelf: Shelf) -> tuple[bool, Arm]:
     """Makes the arm; tells whether this process is the one that keeps what is found."""
-    import keras
-
-    from modetrain import batch_norm, record, run, sources
+    from modetrain import record, sources, switches
     from modetrain.checkpoints import resume
+    from modetrain.chosen_recipe import chosen_recipe, info_of
     from modetrain.comparison import speed
     from modetrain.comparison.arm import Arm
     from modetrain.data import Data
@@ -94,12 +93,9 @@ def build(job: Job, settings: Settings, shelf: Shelf) -> tuple[bool, Arm]:
 
     replicas = Replicas.of(settings.mode)
     worker.announce_ready(os.environ)
-    portable = run.apply_mode(settings.mode, print)
-    keras.utils.set_random_seed(settings.seed)
+    portable = switches.set_for(settings.mode, settings.seed, print)
     source = sources.load(settings.data, say=print)
-    with replicas.scope():
-        recipe = run.build_recipe(settings, run.info_of(settings, source))
-    batch_norm.synchronise(recipe.models(), settings.mode, replicas, print)
+    recipe = chosen_recipe(settings, info_of(settings, source), replicas=replicas)
     place = resume.Place(folder=Path(), checkpoints=job.checkpoints)
     restored = resume.restore(place, recipe, settings, print)
     first = restored.step if restored else 0

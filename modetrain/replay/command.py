@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
 from rich.console import Console
 
-from modetrain import batch_norm, debugger, paths, record, report, run, run_folder
+from modetrain import debugger, paths, record, report, run_folder, switches
 from modetrain.checkpoints import resume
 from modetrain.command_line import CommandLine
 from modetrain.errors import ConfigError
@@ -101,7 +100,6 @@ def _one_step(made: Capsule, settings: Settings, recipe: Recipe | None, portable
         portable = start(settings, say)
     eager = settings.mode.compile == "eager"
     step = Step(made, settings, portable=portable, recipe=recipe)
-    batch_norm.synchronise(step.recipe.models(), settings.mode, Replicas(), say)
     metrics = step.make(wrap=debugger.stopping_at_once if eager else None)
     say(f"{named(made)}: {shown(metrics)}")
     if not is_bad(metrics):
@@ -117,9 +115,7 @@ def _one_step(made: Capsule, settings: Settings, recipe: Recipe | None, portable
 def start(settings: Settings, say: Say) -> bool:
     """Sets what is global, as for a run; returns whether XLA draws eager's random numbers."""
     Replicas.of(settings.mode)
-    portable = run.apply_mode(settings.mode, say)
-    keras.utils.set_random_seed(settings.seed)
-    return portable
+    return switches.set_for(settings.mode, settings.seed, say)
 
 
 def named(made: Capsule) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from modetrain import draws, run
+from modetrain import draws
 from modetrain.checkpoints import checkpoint
+from modetrain.chosen_recipe import chosen_recipe
 from modetrain.comparison import probe
 from modetrain.comparison.arm import Arm
 from modetrain.data import Block, Cut
@@ -61,7 +62,7 @@ class Step:
         self.settings = settings
         if recipe is None:
             info = Info(**{**capsule.info, "image_shape": tuple(capsule.info["image_shape"])})
-            recipe = run.build_recipe(settings, info)
+            recipe = chosen_recipe(settings, info)
         self.recipe = recipe
         self._portable = portable
         self._batches = {name: value[np.newaxis] for name, value in capsule.batch.items()}
