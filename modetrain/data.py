@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.draws import named_seed
-from modetrain.errors import ConfigError
+from modetrain.errors import ConfigError, nearest_multiple
 from modetrain.replicas import Replicas
 from modetrain.settings import DataSettings
 from modetrain.sources import Source
@@ -284,7 +284,7 @@ class Data:
         size, parts, replicas = self.settings.batch_size, self.cut.parts, self.cut.replicas
         if size % (parts * replicas):
             cuts = f"{replicas} replicas" + (f" and optimizer.accumulate={parts}" if parts > 1 else "")
-            nearest = max(1, round(size / (parts * replicas))) * parts * replicas
+            nearest = nearest_multiple(size, parts * replicas)
             raise ConfigError(
                 f"data.batch_size={size} over {cuts}: every replica gets an equal share of the batch, and "
                 f"{parts * replicas} does not divide {size}. Type data.batch_size={nearest}."

@@ -23,6 +23,11 @@ def closest(given: str, known: Iterable[str]) -> str | None:
     return names[close[0]] if close else None
 
 
+def nearest_multiple(number: int, of: int) -> int:
+    """The multiple of `of` next to a number, and not 0: the size to type where shares must be equal."""
+    return max(1, round(number / of)) * of
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` where something known is close to what was given, else an empty string."""
     close = closest(given, known)

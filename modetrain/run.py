@@ -5,7 +5,6 @@ from __future__ import annotations
 import bdb
 import contextlib
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 from rich.console import Console
 
-from modetrain import paths, record, report, signals, sources, switches
+from modetrain import paths, record, report, signals, sources, switches, terminal
 from modetrain.callbacks.chosen import chosen
 from modetrain.checkpoints import fingerprint, init_from, resume
 from modetrain.checkpoints.checkpoint import NotFiniteError
@@ -48,10 +47,8 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
       ConfigError: for what only shows once data and recipe are there.
     """
     clock = Clock(start=started)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # a log file has no width of its own
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    console = terminal.console()
+    say = terminal.plain(console)
 
     where = resume.place(settings, say)
     folder = paths.shown(where.folder, Path.cwd())

@@ -6,19 +6,16 @@ Imports no TensorFlow: that is for the processes of the modes.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import shutil
 import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
-from modetrain import paths
+from modetrain import paths, terminal
 from modetrain.checkpoints import resume
 from modetrain.command_line import CommandLine
 from modetrain.comparison import page, table
@@ -48,8 +45,8 @@ def run(settings: Settings, line: CommandLine, cwd: Path) -> int:
       ConfigError: a mode cannot run; before anything is run.
     """
     words = arm_words(settings, line, cwd)
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    console = terminal.console()
+    say = terminal.plain(console)
     where = resume.place(settings, say)
     shown = paths.shown(where.folder, cwd)
     say(

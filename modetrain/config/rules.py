@@ -16,7 +16,7 @@ from typing import Any
 from modetrain import run_folder, sources
 from modetrain.config.compose import Composition
 from modetrain.config.key import text
-from modetrain.errors import ConfigError
+from modetrain.errors import ConfigError, nearest_multiple
 from modetrain.lock import held
 from modetrain.paths import shown
 from modetrain.settings import CompareSettings, DataSettings, OptimizerSettings, Settings
@@ -149,7 +149,7 @@ def shares(settings: Settings) -> str | None:
         whole = parts * count if isinstance(count, int) else 1
         if settings.data.batch_size % whole:
             cut = f" and optimizer.accumulate={parts}" if parts > 1 else ""
-            nearest = max(1, round(settings.data.batch_size / whole)) * whole
+            nearest = nearest_multiple(settings.data.batch_size, whole)
             return (
                 f"data.batch_size={settings.data.batch_size} with {name}={count}{cut}: every replica gets an equal share of "
                 f"a batch, and {whole} does not divide {settings.data.batch_size}. Type data.batch_size={nearest}."
@@ -164,7 +164,7 @@ def accumulate(settings: Settings) -> str | None:
     size, parts = settings.data.batch_size, settings.optimizer.accumulate
     if size % parts == 0:
         return None
-    nearest = max(parts, round(size / parts) * parts)
+    nearest = nearest_multiple(size, parts)
     return (
         f"optimizer.accumulate={parts} with data.batch_size={size}: a batch is cut into {parts} equal micro-batches, "
         f"and {parts} does not divide {size}. Type data.batch_size={nearest}, or optimizer.accumulate=1."
@@ -388,7 +388,7 @@ def compare(settings: Settings) -> str | None:
     several = [mode for mode in modes if mode in ("mirrored", "multiworker")]
     shares = count * settings.optimizer.accumulate
     if several and settings.data.batch_size % shares:
-        nearest = max(1, round(settings.data.batch_size / shares)) * shares
+        nearest = nearest_multiple(settings.data.batch_size, shares)
         return (
             f"compare.replicas={count} with data.batch_size={settings.data.batch_size}: every replica of {several[0]} gets an "
             f"equal share of the batch, and {shares} does not divide it. Type data.batch_size={nearest}."

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from modetrain import debugger, paths, record, report, run_folder, switches
+from modetrain import debugger, paths, record, report, run_folder, switches, terminal
 from modetrain.checkpoints import resume
 from modetrain.command_line import CommandLine
 from modetrain.errors import ConfigError
@@ -42,8 +42,8 @@ def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
     Raises:
       ConfigError: there is nothing to make the step from.
     """
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    console = terminal.console()
+    say = terminal.plain(console)
     origin = origins.find(Path(str(settings.replay.path)))
     origin, number = origins.chosen(origin, settings, say)
     what = (
