@@ -25,7 +25,8 @@ import keras
 import tensorflow as tf
 
 from modetrain import sources
-from modetrain.data import Cut, Data
+from modetrain.block import Cut
+from modetrain.data import Data
 from modetrain.inspect.stale import StaleWatch
 from modetrain.inspect.start import Start
 from modetrain.mode import Mode

@@ -7,115 +7,28 @@
 Over several replicas a training batch is cut, so that all of them together see what one device would. In evaluation each
 replica takes whole batches in turn, so that a value of a whole batch too is what one device would return.
 
-The order is a permutation per epoch, computed and not stored, so that seeking costs nothing and a resumed run needs no
-saved iterator. Epochs follow each other without gaps: every example is seen once before any is seen again.
+The order is computed and not stored (`order.py`), so that seeking costs nothing and a resumed run needs no saved iterator.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
 
+from modetrain.block import Block, Cut
 from modetrain.draws import named_seed
 from modetrain.errors import ConfigError, nearest_multiple
-from modetrain.replicas import Replicas
+from modetrain.order import Order
 from modetrain.settings import DataSettings
 from modetrain.sources import Source
 
 # What the batches of one call may take in memory before `steps_per_call=auto` asks for fewer of them.
 _BLOCK_BYTES = 64 * 2**20
 _MOST_STEPS = 100
-# Of the cipher behind RandomIndexShuffle. With its usual 4 rounds and small seeds, 40 examples are hardly shuffled and
-# successive epochs of 60,000 nearly alike; more rounds cost next to nothing.
-_ROUNDS = 16
 
 Prepare = Callable[..., dict[str, tf.Tensor]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cut:
-    """How a training batch is cut: into micro-batches, and each of those over the replicas.
-
-    Attributes:
-      parts: micro-batches.
-      replicas: in all processes.
-      first, local: which of them are in this process.
-    """
-
-    parts: int = 1
-    replicas: int = 1
-    first: int = 0
-    local: int = 1
-
-    @classmethod
-    def over(cls, replicas: Replicas, parts: int = 1) -> Cut:
-        """Over these replicas, what this process needs of it."""
-        return cls(parts=parts, replicas=replicas.count, first=replicas.first, local=replicas.local)
-
-    def of(self, batch: tf.Tensor, axis: int = 0) -> tf.Tensor:
-        """What this process needs of a batch, whose examples lie along `axis`.
-
-        That axis becomes three: [..., parts, local, examples of one replica, ...].
-        """
-        share = batch.shape[axis] // (self.parts * self.replicas)
-        before, after = batch.shape[:axis], batch.shape[axis + 1 :]
-        cut = tf.reshape(batch, [*before, self.parts, self.replicas, share, *after])
-        if self.local == self.replicas:
-            return cut
-        here = tf.range(self.first, self.first + self.local)
-        return tf.gather(cut, here, axis=axis + 1)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Block:
-    """Batches of successive steps, stacked, as the replicas of this process need them.
-
-    Attributes:
-      first: step of the first batch; in evaluation its index.
-      length: number of steps.
-      arrays: per feature a tensor [length, parts, replicas, examples, ...].
-      numbers: int64 [length, replicas]: step, or index of the evaluation batch, of each.
-      counted: bool [length, replicas]: whether it is a batch of its own, and not there to fill up.
-    """
-
-    first: int
-    length: int
-    arrays: Mapping[str, tf.Tensor]
-    numbers: tf.Tensor
-    counted: np.ndarray
-
-    @property
-    def parts(self) -> int:
-        """Micro-batches of a step."""
-        return next(iter(self.arrays.values())).shape[1]
-
-    @classmethod
-    def of(cls, batches: Mapping[str, np.ndarray], first: int, cut: Cut) -> Block:
-        """Training batches of successive steps, per feature [steps, examples, ...], cut."""
-        with tf.device("CPU:0"):
-            arrays = {name: cut.of(tf.constant(array), axis=1) for name, array in batches.items()}
-        return cls.of_cut(arrays, first, cut)
-
-    @classmethod
-    def of_cut(cls, arrays: Mapping[str, tf.Tensor], first: int, cut: Cut) -> Block:
-        """Training batches of successive steps that are cut already."""
-        length = next(iter(arrays.values())).shape[0]
-        numbers = np.repeat(np.arange(first, first + length)[:, np.newaxis], cut.local, axis=1)
-        return cls(
-            first=first,
-            length=length,
-            arrays=arrays,
-            numbers=tf.constant(numbers, tf.int64),
-            counted=np.ones(numbers.shape, bool),
-        )
-
-    def described(self) -> str:
-        """Dtype and shape of what a step gets, per feature."""
-        return ", ".join(f"{name}: {value.dtype.name} {tuple(value.shape[3:])}" for name, value in self.arrays.items())
 
 
 class Data:
@@ -165,6 +78,7 @@ class Data:
                 f"{self._train_size:,} training examples, so some would be seen twice. Type data.overfit={max(most, 1)}"
                 + (f" data.batch_size={self._train_size}." if not most else ".")
             )
+        self._order = Order(examples=self._train_size, seed=seed, only=self._overfit_examples)
         with tf.device("CPU:0"):  # where the input pipeline gathers from
             self._train = {name: tf.constant(array) for name, array in source.train.items()}
             self._eval = {} if settings.overfit else {k: tf.constant(v) for k, v in source.eval.items()}
@@ -334,21 +248,10 @@ class Data:
     def _eval_batch_size(self) -> int:
         return self.settings.batch_size if self.settings.overfit else self.settings.eval_batch_size
 
-    def _train_rows(self, positions: tf.Tensor) -> tf.Tensor:
-        """Rows of the training arrays for positions (int64) in the endless stream of training examples."""
-        if self.settings.overfit:
-            positions = tf.math.floormod(positions, self._overfit_examples)
-        flat = tf.reshape(positions, [-1])
-        epoch, index = flat // self._train_size, flat % self._train_size
-        # Of each word of the seed the cipher takes the low bits only, as few as 8 where examples are few.
-        seed = tf.stack([_mixed(epoch, f"{self._seed}/order/{word}") for word in range(3)], axis=1)
-        rows = tf.raw_ops.RandomIndexShuffle(index=index, seed=seed, max_index=self._train_size - 1, rounds=_ROUNDS)
-        return tf.reshape(rows, tf.shape(positions))
-
     def _train_indices(self, steps: tf.Tensor) -> tf.Tensor:
         batch_size = self.settings.batch_size
         positions = steps[..., tf.newaxis] * batch_size + tf.range(batch_size, dtype=tf.int64)
-        return tf.ensure_shape(self._train_rows(positions), [*steps.shape, batch_size])
+        return tf.ensure_shape(self._order.rows(positions), [*steps.shape, batch_size])
 
     def _gather(self, arrays: Mapping[str, tf.Tensor], rows: tf.Tensor) -> dict[str, tf.Tensor]:
         return {name: tf.gather(array, rows) for name, array in arrays.items()}
@@ -366,14 +269,6 @@ class Data:
             return batch
         seed = named_seed(self._seed, "prepare" if training else "prepare/eval", index)
         return self._prepare(batch, seed=seed, training=training)
-
-
-def _mixed(numbers: tf.Tensor, name: str) -> tf.Tensor:
-    """A hash of each number (int64), another one for each name: splitmix64 (Steele et al., 2014)."""
-    word = tf.cast(numbers, tf.uint64) * 0x9E3779B97F4A7C15 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        word = tf.bitwise.bitwise_xor(word, tf.bitwise.right_shift(word, shift)) * factor
-    return tf.bitwise.bitwise_xor(word, tf.bitwise.right_shift(word, 31))
 
 
 def _size(arrays: Mapping[str, np.ndarray]) -> int:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from modetrain import reason
+from modetrain.block import Block
 from modetrain.callbacks import recorder as recording
-from modetrain.data import Block
 from modetrain.guards.guard import GuardError
 from modetrain.nonfinite import Finding
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 
 from modetrain import reason
-from modetrain.data import Block, Data
+from modetrain.block import Block
+from modetrain.data import Data
 
 # What may be otherwise a second later; `UnknownError` is an exception of the user's own Python in a `py_function`.
 _PASSING = (

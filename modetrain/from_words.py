@@ -13,10 +13,11 @@ import keras
 import numpy as np
 
 from modetrain import sources
+from modetrain.block import Cut
 from modetrain.chosen_recipe import chosen_recipe, info_of
 from modetrain.config import load
 from modetrain.config.overrides import key_of
-from modetrain.data import Cut, Data
+from modetrain.data import Data
 from modetrain.errors import ConfigError
 from modetrain.recipe import Recipe
 

@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain import draws
+from modetrain.block import Block
 from modetrain.call import Call
-from modetrain.data import Block
 from modetrain.guards.bodies import Bodies
 from modetrain.guards.step import Guards
 from modetrain.mode import Mode
@@ -111,7 +111,7 @@ class Program:
         """Runs the steps of batches lo .. hi-1 of `block`; waits for the end.
 
         Args:
-          block: see `data.Block`.
+          block: see `block.Block`.
           lo, hi: which steps.
           watch_every: a step is watched when it completes a multiple of this number of updates; 0 for never.
 

@@ -14,12 +14,13 @@ import tensorflow as tf
 from rich.console import Console
 
 from modetrain import paths, record, report, signals, sources, switches, terminal
+from modetrain.block import Cut
 from modetrain.callbacks.chosen import chosen
 from modetrain.checkpoints import fingerprint, init_from, resume
 from modetrain.checkpoints.checkpoint import NotFiniteError
 from modetrain.chosen_recipe import chosen_recipe, info_of
 from modetrain.clock import Clock
-from modetrain.data import Cut, Data
+from modetrain.data import Data
 from modetrain.debugger import post_mortem
 from modetrain.errors import ConfigError
 from modetrain.events import Events

@@ -159,7 +159,7 @@ def make_trainer(make_recipe, make_data, tmp_path):
 
     What is no argument of its own goes to `make_recipe`. What is said stays in `trainer.said`.
     """
-    from modetrain.data import Cut
+    from modetrain.block import Cut
     from modetrain.mode import Mode
     from modetrain.replicas import Replicas
     from modetrain.trainer import Trainer

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain.data import Cut
+from modetrain.block import Cut
 from modetrain.errors import ConfigError
 from modetrain.sources import Source
 

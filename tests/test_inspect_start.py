@@ -11,7 +11,7 @@ import keras
 import pytest
 
 from modetrain import Callback
-from modetrain.data import Cut
+from modetrain.block import Cut
 from modetrain.inspect.stale import StalePython, StaleWatch
 from modetrain.inspect.start import Start, whole_story
 from modetrain.mode import Mode

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modetrain import paths
+from modetrain.block import Block
 from modetrain.callbacks import Callback
 from modetrain.checkpoints import carry, checkpoint
-from modetrain.data import Block
 from modetrain.replay import capsule
 
 if TYPE_CHECKING:

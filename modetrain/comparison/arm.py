@@ -17,9 +17,9 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain import place, reason
+from modetrain.block import Block, Cut
 from modetrain.checkpoints import checkpoint
 from modetrain.comparison.seen import Entry, Seen, State, StepError
-from modetrain.data import Block, Cut
 from modetrain.failure import plain_sentence
 from modetrain.metrics import Means
 from modetrain.mode import Mode

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modetrain.data import Block, Cut
+from modetrain.block import Block, Cut
 from modetrain.mode import Mode
 from modetrain.place import Place
 from modetrain.program import Program

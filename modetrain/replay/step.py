@@ -12,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain import draws
+from modetrain.block import Block, Cut
 from modetrain.checkpoints import checkpoint
 from modetrain.chosen_recipe import chosen_recipe
 from modetrain.comparison import probe
 from modetrain.comparison.arm import Arm
-from modetrain.data import Block, Cut
 from modetrain.metrics import Means
 from modetrain.nonfinite import FLAG, is_loss
 from modetrain.place import Place
