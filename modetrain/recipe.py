@@ -17,19 +17,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from modetrain import metrics
+from modetrain import contents, metrics, under_way
 from modetrain.call import Call
 from modetrain.draws import Draws, named_seed, of_replica
 from modetrain.errors import ConfigError
+from modetrain.loss import Loss
 from modetrain.optimizer import Optimizer
-from modetrain.tracing import compiled, convert
+from modetrain.tracing import convert
+from modetrain.under_way import UnderWay
 
 Batch = dict[str, tf.Tensor]
 Values = Mapping[str, tf.Tensor]
@@ -55,24 +56,6 @@ class Info:
     batch_size: int
     steps: int
     seed: int
-
-
-@dataclasses.dataclass(kw_only=True)
-class _Now:
-    """The step under way; tensors here live no longer than the step (or its trace)."""
-
-    call: Call
-    seen: dict[str, tuple[tf.Tensor, tf.Tensor]] = dataclasses.field(default_factory=dict)
-    used: list[int] = dataclasses.field(default_factory=list)
-
-
-class _UnderWay(threading.local):
-    """The step that a thread runs: over several replicas each has a thread of its own, which take turns."""
-
-    now: _Now | None = None
-
-
-_under_way = _UnderWay()
 
 
 class Recipe:
@@ -165,25 +148,9 @@ class Recipe:
         """
         optimizer = optimizer or self.optimizer
         variables = list(optimizer.trainable if variables is None else variables)
-        watched = [v.value for v in variables]
-
-        def compute():
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(watched)
-                returned = convert(loss_fn)()
-                loss, values = returned if isinstance(returned, tuple) else (returned, {})
-                loss = tf.convert_to_tensor(loss)
-                wide = tf.float64 if loss.dtype == tf.float64 else tf.float32
-                objective = tf.reduce_mean(tf.cast(loss, wide))
-                for variable in variables:
-                    if variable.regularizer is not None:
-                        objective += tf.cast(variable.regularizer(variable), wide)
-                to_lower = optimizer.scale(objective)
-            return loss, dict(values), objective, tape.gradient(to_lower, watched)
-
-        loss, values, objective, gradients = compiled(compute)()
-        self._apply(optimizer.unscale(gradients), variables, optimizer, objective)
-        return {"loss": loss, **values}
+        found = Loss.of(loss_fn, variables, optimizer)
+        self._update(found.gradients, variables, optimizer, found.objective)
+        return {"loss": found.loss, **found.values}
 
     @tf.autograph.experimental.do_not_convert
     def apply(
@@ -199,41 +166,17 @@ class Recipe:
           variables, optimizer: as in `minimize`.
         """
         optimizer = optimizer or self.optimizer
-        self._apply(gradients, list(optimizer.trainable if variables is None else variables), optimizer, None)
-
-    def _apply(
-        self,
-        gradients: Sequence,
-        variables: Sequence[keras.Variable],
-        optimizer: Optimizer,
-        objective: tf.Tensor | None,
-    ) -> None:
-        now = _require_now()
-        if optimizer.accumulators:
-            if id(optimizer) in now.used:
-                raise ValueError(
-                    "one optimizer was used twice in one step with optimizer.accumulate="
-                    f"{optimizer.settings.accumulate}: the two losses' gradients would add up. Give each loss its own "
-                    "optimizer, or type optimizer.accumulate=1."
-                )
-            now.used.append(id(optimizer))
-            if not now.call.last_part:
-                optimizer.accumulate(gradients, variables)
-                return
-        seen = optimizer.apply(gradients, variables, step=now.call.number, watch=now.call.watch, objective=objective)
-        suffix = "" if optimizer is getattr(self, "optimizer", None) else f"/{self._name_of(optimizer)}"
-        for name, pair in seen.items():
-            now.seen[name + suffix] = pair
+        self._update(gradients, list(optimizer.trainable if variables is None else variables), optimizer, None)
 
     @property
     def step(self) -> tf.Tensor | int:
         """Updates completed before the step under way (int64 scalar); in evaluation the index of the batch."""
-        return _require_now().call.number
+        return under_way.now().call.number
 
     @tf.autograph.experimental.do_not_convert
     def seed(self, name: str) -> tf.Tensor:
         """An int32 [2] seed for `tf.random.stateless_*`, a function of (seed, step, name)."""
-        call = _require_now().call
+        call = under_way.now().call
         return named_seed(self.info.seed, name, call.number, call.part)
 
     # --- what the library calls -------------------------------------------------------------------------------------
@@ -281,31 +224,15 @@ class Recipe:
 
     def state(self) -> dict[str, Any]:
         """Every variable of the recipe by name: `<attribute>/<index>/<name>`. The order is that of the attributes."""
-        found: dict[str, Any] = {}
-        known: set[int] = set()
-
-        def add(name: str, variable: Any) -> None:
-            if id(variable) not in known:
-                known.add(id(variable))
-                found[name] = variable
-
-        for name, thing in self._parts():
-            if isinstance(thing, (keras.Variable, tf.Variable)):
-                add(name, thing)
-            elif isinstance(thing, keras.random.SeedGenerator):
-                add(f"{name}/state", thing.state)
-            elif isinstance(variables := getattr(thing, "variables", None), (list, tuple)):
-                for index, variable in enumerate(variables):
-                    add(f"{name}/{index}/{variable.name}", variable)
-        return found
+        return contents.variables(self)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """The recipe's optimizers by name: that of the attribute, or `<attribute>/<index or key>` in a list or dict."""
-        return {name: thing for name, thing in self._parts() if isinstance(thing, Optimizer)}
+        return {name: thing for name, thing in contents.things(self) if isinstance(thing, Optimizer)}
 
     def models(self) -> list[keras.Model]:
         """The recipe's Keras models."""
-        return [thing for _, thing in self._parts() if isinstance(thing, keras.Model)]
+        return [thing for _, thing in contents.things(self) if isinstance(thing, keras.Model)]
 
     def seek(self, step: int) -> None:
         """Sets every seed generator to where step `step` begins."""
@@ -330,26 +257,10 @@ class Recipe:
 
     # --- private ----------------------------------------------------------------------------------------------------
 
-    def _parts(self) -> Iterator[tuple[str, Any]]:
-        """Everything that is an attribute, or in a list or dict that is one, by name."""
-
-        def walk(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
-            if isinstance(thing, Mapping):
-                for key, value in thing.items():
-                    yield from walk(f"{name}/{key}", value)
-            elif isinstance(thing, (list, tuple)):
-                for index, value in enumerate(thing):
-                    yield from walk(f"{name}/{index}", value)
-            else:
-                yield name, thing
-
-        for attribute, value in vars(self).items():
-            yield from walk(attribute, value)
-
-    def _run(self, step: Callable[[Batch], Values], batch: Batch, call: Call) -> tuple[Values, _Now]:
-        now = _under_way.now = _Now(call=call)
+    def _run(self, step: Callable[[Batch], Values], batch: Batch, call: Call) -> tuple[Values, UnderWay]:
+        now = under_way.begin(call)
         values = convert(step)(batch)
-        _under_way.now = None  # left as it is where the step failed: the debugger may ask for self.step
+        under_way.end()  # not where the step failed: the debugger may ask for self.step
         return values, now
 
     @contextlib.contextmanager
@@ -368,6 +279,16 @@ class Recipe:
             # By its handle: every replica writes its own copy.
             tf.raw_ops.AssignVariableOp(resource=variable.handle, value=kept)
 
+    def _update(
+        self,
+        gradients: Sequence,
+        variables: Sequence[keras.Variable],
+        optimizer: Optimizer,
+        objective: tf.Tensor | None,
+    ) -> None:
+        suffix = "" if optimizer is getattr(self, "optimizer", None) else f"/{self._name_of(optimizer)}"
+        under_way.now().update(optimizer, gradients, variables, objective, suffix=suffix)
+
     def _name_of(self, optimizer: Optimizer) -> str:
         name = next((n for n, o in self.optimizers().items() if o is optimizer), "optimizer")
         return name.removesuffix("_optimizer")
@@ -379,12 +300,6 @@ class Recipe:
         return self._seeded
 
     _seeded: Draws | None = None
-
-
-def _require_now() -> _Now:
-    if _under_way.now is None:
-        raise RuntimeError("minimize, apply, step and seed belong inside train_step or eval_step.")
-    return _under_way.now
 
 
 def scaled(batch: Batch) -> Batch:
