@@ -91,3 +91,10 @@ class Block:
     def described(self) -> str:
         """Dtype and shape of what a step gets, per feature."""
         return ", ".join(f"{name}: {value.dtype.name} {tuple(value.shape[3:])}" for name, value in self.arrays.items())
+
+
+def micro_batches(arrays: Mapping[str, tf.Tensor], i, part) -> list[dict[str, tf.Tensor]]:
+    """Of the arrays of a block micro-batch number `part` of batch number `i`, for each replica of this process."""
+    count = next(iter(arrays.values())).shape[2]
+    i, part = tf.cast(i, tf.int32), tf.cast(part, tf.int32)
+    return [{name: value[i, part, index] for name, value in arrays.items()} for index in range(count)]

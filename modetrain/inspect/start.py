@@ -19,9 +19,9 @@ from modetrain.inspect.finding import Finding, finding, merged, waived
 from modetrain.inspect.reach import Reached, nodes_of, reached
 from modetrain.inspect.state import Change, State, changes
 from modetrain.inspect.traces import CODE_OF_CHANGE, said
+from modetrain.looped import Concrete
 from modetrain.mode import Mode
 from modetrain.place import Place
-from modetrain.program import Concrete
 from modetrain.recipe import Recipe
 
 _OF_THE_RUN = ("do", "run_dir", "resume", "stop_after")
