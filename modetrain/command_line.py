@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from collections.abc import Iterator, Sequence
 
-from modetrain.config import schema, suggest
+from modetrain.config import sections, suggest
 from modetrain.errors import ConfigError, closest
 
 PROGRAM = ("python", "-m", "modetrain")
@@ -104,8 +104,8 @@ def _unknown(word: str, name: str, value: str) -> ConfigError:
     flag = closest(name.lstrip("-"), [one.lstrip("-") for names in FLAGS for one in names if one.startswith("--")])
     if flag is not None and "=" not in word:
         return ConfigError(f"{word}: there is no such flag. Did you mean --{flag}?")
-    if bare in schema.SECTIONS or suggest.keys(bare):
+    if bare in sections.SECTIONS or suggest.keys(bare):
         text = value if value and not value.startswith("-") and "=" not in value else "VALUE"
-        ask = f"Did you mean {bare}={text}?" if bare in schema.SECTIONS else suggest.sentence(bare, value=text)
+        ask = f"Did you mean {bare}={text}?" if bare in sections.SECTIONS else suggest.sentence(bare, value=text)
         return ConfigError(f"{word}: settings are typed without dashes, as key=value. {ask}")
     return ConfigError(f"{word}: there is no such flag. --help lists the flags; settings are typed as key=value.")

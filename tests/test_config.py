@@ -12,7 +12,7 @@ import pytest
 
 from modetrain.__main__ import main
 from modetrain.config import load as config
-from modetrain.config import schema
+from modetrain.config import schema, sections
 from modetrain.errors import ConfigError
 from modetrain.paths import install_recipes, shipped
 from modetrain.settings import DataSettings, OptimizerSettings
@@ -620,7 +620,7 @@ def test_interpolations_are_resolved(folder, monkeypatch):
 
 
 def test_the_schema_has_every_field_and_the_dataclasses_every_key():
-    for section, cls in schema.DATACLASSES.items():
+    for section, cls in sections.DATACLASSES.items():
         keys = {key.partition(".")[2] for key in schema.KEYS if key.startswith(f"{section}.")}
         assert keys == {*cls.__dataclass_fields__}
 
@@ -644,7 +644,7 @@ def test_notes_say_what_a_preset_changed_and_nothing_else(folder):
     assert settings.notes[0] == "debug=fast changes:"
     plain = config.load([M], folder)
     assert any(note.startswith(f"  steps=6, not {plain.steps} ") for note in settings.notes)
-    before, after = dict(schema.leaves(plain.resolved)), dict(schema.leaves(settings.resolved))
+    before, after = dict(sections.leaves(plain.resolved)), dict(sections.leaves(settings.resolved))
     noted = [note.split("=")[0].strip() for note in settings.notes[1:]]
     assert sorted(noted) == sorted(key for key in after if before[key] != after[key])
 

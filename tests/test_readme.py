@@ -13,7 +13,8 @@ import pytest
 
 from modetrain import command_line, sweep
 from modetrain.config import load as config
-from modetrain.config.schema import CALLBACKS, KEYS
+from modetrain.config.schema import KEYS
+from modetrain.config.sections import CALLBACKS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modetrain.config import schema, suggest
+from modetrain.config import schema, sections, suggest
 from modetrain.config.key import text
 from modetrain.config.overrides import groups
 from modetrain.errors import ConfigError, closest, did_you_mean
@@ -106,7 +106,7 @@ def compose(overrides: Sequence[Override], folders: Sequence[Path], cwd: Path) -
             raise ConfigError(
                 f"recipe= is missing: there is nothing to train. Type one of {', '.join(f'recipe={n}' for n in names)}."
             )
-        config = OmegaConf.create(schema.defaults())
+        config = OmegaConf.create(sections.defaults())
         for default in defaults.defaults:
             alone = files.load_config(default.config_path or "")
             loaded = loader._load_single_config(default, files)
@@ -115,7 +115,7 @@ def compose(overrides: Sequence[Override], folders: Sequence[Path], cwd: Path) -
                 raise ConfigError(f"{shown(file, cwd)}: a config file holds `key: value` lines, and this is a list.")
             plain: Any = OmegaConf.to_container(loaded.config, resolve=False)
             _check_names(plain, shown(file, cwd))
-            origin.update((key, shown(file, cwd)) for key, _ in schema.leaves(plain))
+            origin.update((key, shown(file, cwd)) for key, _ in sections.leaves(plain))
             config.merge_with(loaded.config)
         base: Any = OmegaConf.to_container(config, resolve=False)
         values = defaults.config_overrides
@@ -123,7 +123,7 @@ def compose(overrides: Sequence[Override], folders: Sequence[Path], cwd: Path) -
         OmegaConf.set_struct(config, True)
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         resolved: Any = OmegaConf.to_container(config, resolve=True)
-        resolved = schema.in_order(resolved)
+        resolved = sections.in_order(resolved)
     except yaml.YAMLError as error:
         raise _broken_yaml(error, cwd) from None
     except UnicodeDecodeError:
@@ -167,7 +167,7 @@ def _check_keys(overrides: Sequence[Override], base: Mapping[str, Any], folders:
             raise ConfigError(f"{line}: {key} is a section with keys of its own. Type one of them: {keys}.")
         given = [(key, line.partition("=")[2])]
         if isinstance(value, Mapping) and value:
-            given = [(name, text(one)) for name, one in schema.leaves(value, f"{key}.")]
+            given = [(name, text(one)) for name, one in sections.leaves(value, f"{key}.")]
         for name, one in given:
             _check_key(name, one, line, adds, base, folders)
 
@@ -176,12 +176,12 @@ def _check_key(key: str, value: str, line: str, adds: bool, base: Mapping[str, A
     parent, _, leaf = key.rpartition(".")
     section_there, section = _lookup(base, parent) if parent else (True, base)
     # Whether code takes what is added is for `targets.py` to say.
-    if _lookup(base, key)[0] or (adds and (key in schema.KEYS or schema.is_free(key))):
+    if _lookup(base, key)[0] or (adds and (key in schema.KEYS or sections.is_free(key))):
         return
     if key in schema.KEYS and section_there and section is None:
         raise ConfigError(f"{line}: {parent} is switched off (null). Type +{parent}={{{leaf}:{value}}}.")
-    known = [name for name, _ in schema.leaves(base)]
-    if schema.is_free(key) and section_there and isinstance(section, Mapping):
+    known = [name for name, _ in sections.leaves(base)]
+    if sections.is_free(key) and section_there and isinstance(section, Mapping):
         has = sorted(f"{parent}.{name}" for name in section if name != "_target_")
         mine = [name for name in suggest.keys(key, known) if name in has]
         raise ConfigError(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from modetrain import command_line, paths, run_folder
-from modetrain.config import members, overrides, rules, schema, targets, values
+from modetrain.config import members, overrides, rules, schema, sections, targets, values
 from modetrain.config.compose import Composition, compose, no_package_line
 from modetrain.config.key import seconds, text
 from modetrain.config.signatures import SourceText
@@ -96,9 +96,9 @@ def _own_problems(composition: Composition, code: SourceText, folders: Sequence[
             f"recipe={composition.choices['recipe']}: its file names no class. Write recipe: with a line "
             "_target_: recipes.<file>.<Class> below it, or type +recipe._target_=recipes.<file>.<Class>."
         )
-    own = {section: config.get(section) for section in schema.FREE}
+    own = {section: config.get(section) for section in sections.FREE}
     callbacks = config.get("callbacks") or {}
-    own |= {f"callbacks.{name}": node for name, node in callbacks.items() if name not in schema.CALLBACKS}
+    own |= {f"callbacks.{name}": node for name, node in callbacks.items() if name not in sections.CALLBACKS}
     declared: set[str] = set()
     for section, node in own.items():
         yield from targets.check(section, node, code, given=composition.given)
@@ -212,7 +212,7 @@ def _notes(composition: Composition, arguments: Sequence[str], folders: Sequence
         return ()
     without = [argument for argument in arguments if overrides.key_of(argument) != "debug"]
     plain = compose(overrides.parse([*without, "debug=null"], folders), folders, cwd)
-    before, after = dict(schema.leaves(plain.config)), dict(schema.leaves(composition.config))
+    before, after = dict(sections.leaves(plain.config)), dict(sections.leaves(composition.config))
     changed, kept = [], []
     for key in [*(k for k in schema.KEYS if k in after), *(k for k in after if k not in schema.KEYS)]:
         value = text(after[key])

@@ -8,27 +8,29 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
-from modetrain.config import schema, suggest
+from modetrain.config import sections, suggest
 from modetrain.config.compose import Composition
 from modetrain.config.key import text
 from modetrain.config.schema import KEYS, MISSING
 
-GROUPED = ("do", *schema.DATACLASSES)
+GROUPED = ("do", *sections.DATACLASSES)
 
 
 def problems(composition: Composition) -> Iterator[str]:
     """Yields what is wrong with single keys, in words: unknown, missing, of a wrong type or out of bounds."""
     config = composition.config
     wrong_shape = set()
-    for section in (*GROUPED, *schema.FREE, "callbacks"):
+    for section in (*GROUPED, *sections.FREE, "callbacks"):
         value = config.get(section)
-        if value is None and section in (*schema.FREE, "callbacks"):
+        if value is None and section in (*sections.FREE, "callbacks"):
             continue
         if not isinstance(value, Mapping):
             wrong_shape.add(section)
             given = composition.given(section, value)
             yield f"{given}: {section} is a section with keys of its own. Type {_option(section)}."
-    found = {key: value for key, value in schema.leaves(config) if key.split(".")[0] not in wrong_shape and value != {}}
+    found = {
+        key: value for key, value in sections.leaves(config) if key.split(".")[0] not in wrong_shape and value != {}
+    }
     yield from _unknown(found, composition)
     for key, entry in KEYS.items():
         section = key.rpartition(".")[0]
@@ -56,16 +58,16 @@ def _on(section: str, config: Mapping[str, Any]) -> bool:
 def _unknown(found: Mapping[str, Any], composition: Composition) -> Iterator[str]:
     for key, value in found.items():
         parts = key.split(".")
-        if key in KEYS or parts[0] in schema.FREE:
+        if key in KEYS or parts[0] in sections.FREE:
             continue
         if parts[0] == "callbacks" and len(parts) > 1:
             if value is None and len(parts) == 2:
                 continue  # switched off
             own = (composition.config["callbacks"] or {}).get(parts[1])
-            if parts[1] not in schema.CALLBACKS and isinstance(own, Mapping) and "_target_" in own:
+            if parts[1] not in sections.CALLBACKS and isinstance(own, Mapping) and "_target_" in own:
                 continue
         hint = suggest.sentence(key)
-        if parts[0] == "callbacks" and len(parts) > 1 and parts[1] not in schema.CALLBACKS:
+        if parts[0] == "callbacks" and len(parts) > 1 and parts[1] not in sections.CALLBACKS:
             hint += f" A callback of your own needs callbacks.{parts[1]}._target_."
         yield f"{composition.given(key, value)}: there is no key {key!r}. {hint}"
 
@@ -78,10 +80,10 @@ def free_problems(composition: Composition, declared: Container[str]) -> Iterato
       declared: keys whose code says what they take: that is checked elsewhere (`targets.py`).
     """
     config = composition.config
-    for section in schema.FREE:
+    for section in sections.FREE:
         yield from _free(section, composition.base.get(section), config.get(section), composition, declared)
     for name, callback in (config.get("callbacks") or {}).items():
-        if name not in schema.CALLBACKS:
+        if name not in sections.CALLBACKS:
             before = (composition.base.get("callbacks") or {}).get(name)
             yield from _free(f"callbacks.{name}", before, callback, composition, declared)
 
