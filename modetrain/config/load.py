@@ -4,7 +4,7 @@
 
 Everything is checked before TensorFlow is imported, in this order: the words typed (`overrides.py`), the files
 (`compose.py`), every value by itself (`values.py`), the code that is named (`targets.py`), the values together
-(`rules.py`). The first of these that finds fault reports all that it found.
+(`rules/`). The first of these that finds fault reports all that it found.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from modetrain import command_line, paths, run_folder
-from modetrain.config import members, overrides, rules, schema, sections, targets, values
+from modetrain.config import members, overrides, schema, sections, targets, values
 from modetrain.config.compose import Composition, compose, no_package_line
 from modetrain.config.key import seconds, text
+from modetrain.config.rules import check as rules
 from modetrain.config.signatures import SourceText
 from modetrain.config.targets import instantiate
 from modetrain.errors import ConfigError

@@ -1,6 +1,6 @@
 """Whether the values of a composed configuration can be what their keys take: one key at a time.
 
-What only shows with several keys together is in `rules.py`.
+What only shows with several keys together is in `rules/`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,139 @@
+"""Rules on what lies in files: run folders and checkpoints."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from modetrain import run_folder
+from modetrain.lock import held
+from modetrain.paths import shown
+from modetrain.settings import Settings
+
+
+def run_dir(settings: Settings) -> str | None:
+    if settings.run_dir is None and settings.resume is not None:
+        return None
+    target = settings.run_dir or Path.cwd() / run_folder.RUNS
+    named = _path(target)
+    there = next(path for path in (target, *target.parents) if path.exists())
+    if not there.is_dir():
+        file = _path(there)
+        return f"run_dir={named}: {file} is a file, no run folder can be made there. Type run_dir= with another path."
+    # Of several workers one has the lock already while the others begin.
+    if settings.do == "train" and settings.mode.strategy != "multiworker" and (problem := held(target)):
+        return problem
+    try:  # tried for real: of a file system that is read-only or no place for files, rights tell nothing
+        os.rmdir(tempfile.mkdtemp(prefix=".modetrain-", dir=there))
+    except OSError as error:
+        return (
+            f"run_dir={named}: nothing can be made in {_path(there)} ({error.strerror}). Type run_dir= with a folder you "
+            "may write to."
+        )
+    if settings.resume is None and run_folder.holds_run(target):
+        return (
+            f"run_dir={named}: it already holds a run, which would be overwritten. Type resume=latest to continue it, "
+            f"or run_dir={named}-2 for a new one."
+        )
+    other = Path(settings.resume) if settings.resume not in (None, "latest") else None
+    if other is not None and run_folder.holds_run(target) and target != run_folder.owner(other):
+        return (
+            f"run_dir={named} resume={_path(other)}: {named} already holds another run, which would be "
+            f"overwritten. Type run_dir={named} resume=latest to continue that one, or run_dir={named}-2 for a new one."
+        )
+    return None
+
+
+def rollback(settings: Settings) -> str | None:
+    if settings.nonfinite.policy != "rollback" or settings.callbacks.get("checkpoint") is not None:
+        return None
+    return (
+        "nonfinite.policy=rollback without callbacks.checkpoint: there would be nothing to go back to. Type "
+        "nonfinite.policy=skip, or leave callbacks.checkpoint as it is."
+    )
+
+
+def init_from(settings: Settings) -> str | None:
+    first = settings.init_from
+    if first.path is None:
+        given = "include" if first.include is not None else "exclude" if first.exclude is not None else None
+        return given and (
+            f"init_from.{given}= without init_from.path=: there is nothing to take values from. Type init_from.path= with a run "
+            "folder or a checkpoint."
+        )
+    path, named = Path(first.path), _path(first.path)
+    if not path.exists():
+        return f"init_from.path={named}: there is no such file or folder. Type init_from.path= with a run folder."
+    if path.is_file() and path.suffix != ".npz":
+        return f"init_from.path={named}: a checkpoint is a file step-NUMBER.npz. Type init_from.path= with one."
+    if path.is_dir() and not run_folder.steps(path):
+        return (
+            f"init_from.path={named}: there is no checkpoint in {named}/{run_folder.CHECKPOINTS}. Type the folder of a run "
+            "that has one."
+        )
+    return None
+
+
+def resume(settings: Settings) -> str | None:
+    given = settings.resume
+    if given is None:
+        return None
+    if given == "latest":
+        if settings.run_dir is None:
+            parent = f"runs/{settings.recipe_name}/{settings.mode.name}"
+            return (
+                f"resume=latest: there is no run in {parent} to continue. Leave resume out to start one, or type "
+                "resume=PATH of a run folder."
+            )
+        if not settings.run_dir.is_dir():
+            return (
+                f"resume=latest with run_dir={_path(settings.run_dir)}: there is no such folder to continue in. Leave "
+                "resume out to start there, or type run_dir= with the folder of a run."
+            )
+        return _lost(settings.run_dir) if settings.do == "train" else None
+    path, given = Path(given), _path(given)
+    if not path.exists():
+        return f"resume={given}: there is no such file or folder. Type resume=latest, or the path of a run folder."
+    if path.is_file() and path.suffix != ".npz":
+        return f"resume={given}: a checkpoint is a file step-NUMBER.npz. Type resume= with one, or with a run folder."
+    if path.is_dir() and path.name == run_folder.CHECKPOINTS and not run_folder.steps(path):
+        return f"resume={given}: name the run folder or one checkpoint in it. Type resume={_path(path.parent)}."
+    if path.is_dir() and not run_folder.steps(path):
+        return (
+            f"resume={given}: there is no checkpoint in {given}/{run_folder.CHECKPOINTS}. Type resume= with the folder of a run "
+            "that has one, or leave resume out."
+        )
+    return None
+
+
+def further(settings: Settings) -> str | None:
+    if settings.do != "train" or settings.resume is None:
+        return None
+    given = settings.run_dir if settings.resume == "latest" else Path(settings.resume)
+    file = given if given is None or given.suffix == ".npz" else run_folder.newest(given)
+    made = run_folder.step_of(file) if file is not None and file.exists() else None
+    if made is None or made <= settings.steps:
+        return None
+    resume = settings.resume if settings.resume == "latest" else _path(settings.resume)
+    return (
+        f"steps={settings.steps} with resume={resume}: that run has made {made} steps already. Type steps= with more than "
+        f"{made}, or resume= with an earlier checkpoint."
+    )
+
+
+def _lost(folder: Path) -> str | None:
+    """A run that has made steps is not begun again in its own folder, over its record, because its checkpoints are gone."""
+    made, best = max(run_folder.steps_told(folder), default=0), run_folder.best(folder)
+    if run_folder.steps(folder) or not made:
+        return None
+    on = f"resume={_path(best)} to go on from the best one, which is left, " if best.exists() else ""
+    return (
+        f"resume=latest: {_path(folder)} held a run that has made {made} steps, and none of its checkpoints is in "
+        f"{_path(folder / run_folder.CHECKPOINTS)} any more: the run would begin again at step 0, over its record and its "
+        f"curves. Type {on}run_dir={_path(folder)}-2 without resume= for a new run, or delete {_path(folder)}."
+    )
+
+
+def _path(path: Path | str) -> str:
+    return shown(Path(path), Path.cwd())

@@ -1,0 +1,118 @@
+"""Rules on steps: how they are run, what they train on and how they update."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from modetrain import sources
+from modetrain.errors import ConfigError, nearest_multiple
+from modetrain.settings import Settings
+
+
+def mode(settings: Settings) -> str | None:
+    return _refusal(settings.mode.check)
+
+
+def tpu(settings: Settings) -> str | None:
+    mode = settings.mode
+    if mode.strategy != "tpu" or mode.tpu is not None or os.environ.get("TPU_NAME"):
+        return None
+    if settings.do == "inspect":  # is done on this machine
+        return None
+    key = "mode" if mode.name == "tpu" else "mode.strategy"
+    return (
+        f"{key}=tpu: neither mode.tpu= nor TPU_NAME in the environment says which. Type mode.tpu=local on a machine that has "
+        "TPUs, mode.tpu= with a name or address, or mode=xla to run without one."
+    )
+
+
+def numerics(settings: Settings) -> str | None:
+    if not settings.check_numerics or settings.mode.compile != "xla":
+        return None
+    asked = f"debug={settings.debug_name}" if settings.debug_name else "check_numerics=true"
+    key = "mode" if settings.mode.name == "xla" else "mode.compile"
+    return (
+        f"{asked} with {key}=xla: TensorFlow's numeric checks do not compile under XLA. Type {asked} {key}=graph, or "
+        f"{key}=eager."
+    )
+
+
+def accumulate(settings: Settings) -> str | None:
+    size, parts = settings.data.batch_size, settings.optimizer.accumulate
+    if size % parts == 0:
+        return None
+    nearest = nearest_multiple(size, parts)
+    return (
+        f"optimizer.accumulate={parts} with data.batch_size={size}: a batch is cut into {parts} equal micro-batches, "
+        f"and {parts} does not divide {size}. Type data.batch_size={nearest}, or optimizer.accumulate=1."
+    )
+
+
+def shares(settings: Settings) -> str | None:
+    """As far as the number of replicas is known here; GPUs are counted later."""
+    mode, parts = settings.mode, settings.optimizer.accumulate
+    key = {"mirrored": "replicas", "multiworker": "workers"}.get(mode.strategy)
+    if key is None:
+        return None
+    counts = {f"mode.{key}": getattr(mode, key)}
+    if mode.strategy == "multiworker":
+        counts["mode.restart_workers"] = mode.restart_workers
+    for name, count in counts.items():
+        whole = parts * count if isinstance(count, int) else 1
+        if settings.data.batch_size % whole:
+            cut = f" and optimizer.accumulate={parts}" if parts > 1 else ""
+            nearest = nearest_multiple(settings.data.batch_size, whole)
+            return (
+                f"data.batch_size={settings.data.batch_size} with {name}={count}{cut}: every replica gets an equal share of "
+                f"a batch, and {whole} does not divide {settings.data.batch_size}. Type data.batch_size={nearest}."
+            )
+    return None
+
+
+def warmup(settings: Settings) -> str | None:
+    if settings.optimizer.warmup < settings.steps:
+        return None
+    rise, steps = settings.optimizer.warmup, settings.steps
+    return (
+        f"optimizer.warmup={rise} with steps={steps}: the run would end before the learning rate has risen. Type "
+        f"optimizer.warmup={steps // 10}, or steps={rise * 10}."
+    )
+
+
+def nesterov(settings: Settings) -> str | None:
+    if not settings.optimizer.nesterov or settings.optimizer.momentum or settings.optimizer.name != "sgd":
+        return None
+    return (
+        "optimizer.nesterov=true with optimizer.momentum=0: Nesterov is a way to apply momentum. Type "
+        "optimizer.momentum=0.9, or optimizer.nesterov=false."
+    )
+
+
+def data(settings: Settings) -> str | None:
+    if settings.do == "replay":  # which may need none: a capsule has its batch
+        return None
+    return _refusal(lambda: sources.check(settings.data))
+
+
+def profile(settings: Settings) -> str | None:
+    callback = settings.callbacks.get("profile")
+    if not isinstance(callback, Mapping) or callback.get("at") is None:
+        return None
+    at, length, steps = callback["at"], callback["steps"], settings.steps
+    if at + length <= steps:
+        return None
+    fix = f"callbacks.profile.at={steps - length}" if length <= steps else f"steps={at + length}"
+    return (
+        f"callbacks.profile.at={at} callbacks.profile.steps={length} with steps={steps}: the trace would end at step "
+        f"{at + length}, after the run. Type {fix}, or steps={at + length}."
+    )
+
+
+def _refusal(check: Callable[[], None]) -> str | None:
+    """What a part of the library itself refuses, whoever uses it."""
+    try:
+        check()
+    except ConfigError as error:
+        return str(error)
+    return None
