@@ -39,7 +39,7 @@ class Mode:
       tpu: name, address or `local` for `tpu`; None reads TPU_NAME.
       sync_batch_norm: over several replicas, batch normalisation sees the whole global batch, as on one device.
       steps_per_call: upper bound on the steps of one call of the compiled program, or `auto`: 1 in eager, else as many
-        as fit a fixed memory budget for the batches of one call (see `program.py`).
+        as fit a fixed memory budget for the batches of one call (see `data.py`).
       precision: `float32`, `mixed_bfloat16`, `mixed_float16` (with dynamic loss scaling) or `float64`.
       deterministic: ask TensorFlow for deterministic kernels, and refuse those that have none.
       strict: make `graph` bitwise equal to `eager`, by switching off the graph optimizations that reorder arithmetic.
