@@ -14,7 +14,9 @@ import os
 import re
 import sys
 import sysconfig
+import threading
 import tokenize
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
@@ -142,6 +144,20 @@ def of_caller() -> Place | None:
             return Place(file=file, line=frame.f_lineno, function=function)
         frame = frame.f_back
     return None
+
+
+def of_threads() -> list[Place]:
+    """Where the other threads stand in the user's code: the innermost line of each that is within it, in order.
+
+    Who called the library, a script of the user's say, is not meant.
+    """
+    found = set()
+    for thread, frame in sys._current_frames().items():
+        stack = [(f.f_code.co_filename, line, f.f_code.co_name) for f, line in traceback.walk_stack(frame)][::-1]
+        called = next((n for n, (file, _, _) in enumerate(stack) if file.startswith(_PACKAGE)), 0)
+        if thread != threading.get_ident() and (at := innermost(stack[called:])) is not None:
+            found.add(at)
+    return sorted(found)
 
 
 def _of_step(frames: list[tuple[str, int, str]]) -> list[tuple[str, int, str]]:

@@ -213,7 +213,7 @@ WRONG_WORDS = [
     ([M, "callbacks.profile.steps=3"], ["callbacks.profile.at=50 too"]),
     ([M, "do=evaluate"], ["no weights", "resume=latest"]),
     ([M, "resume=latest"], ["no run in runs/mnist/graph"]),
-    ([M, "resume=latest", "run_dir=nowhere"], ["no such folder"]),
+    ([M, "do=evaluate", "resume=latest", "run_dir=nowhere"], ["do=evaluate resume=latest", "no such folder"]),
     ([M, "run_dir=/proc/run"], ["run_dir=/proc/run: nothing can be made in /proc", "Type run_dir= with a folder"]),
     ([M, "resume=nowhere"], ["resume=nowhere", "no such file or folder"]),
     # code that is named
@@ -685,8 +685,10 @@ def test_resume_latest_is_the_newest_run_of_this_recipe_and_mode(folder):
     assert (settings.resume, settings.run_dir) == ("latest", runs / "2030-01-01_00-00-00-10")
 
 
-def test_resume_latest_with_a_run_dir_needs_the_folder_only(folder):
-    (folder / "out").mkdir()
+@pytest.mark.parametrize("made", [False, True], ids=["no folder", "an empty one"])
+def test_resume_latest_with_a_run_dir_serves_for_the_first_start_too(folder, made):
+    if made:
+        (folder / "out").mkdir()
     assert config.load([M, "resume=latest", "run_dir=out"], folder).run_dir == folder / "out"
 
 

@@ -92,11 +92,12 @@ def test_it_may_go_on_in_another_folder(folder, tmp_path, settings):
     assert len(place.checkpoints) == 3
 
 
-def test_a_folder_without_a_checkpoint_starts_at_step_0_and_says_so(tmp_path, settings):
+@pytest.mark.parametrize("folder", [".", "not/there/yet"])
+def test_a_folder_without_a_checkpoint_starts_at_step_0_and_says_so(tmp_path, settings, folder):
     said = []
-    place = resume.place(settings(run_dir=tmp_path, resume="latest"), said.append)
+    place = resume.place(settings(run_dir=tmp_path / folder, resume="latest"), said.append)
     assert place.checkpoints == ()
-    assert said == [f"resume=latest: {tmp_path} holds no checkpoint yet; this run starts at step 0"]
+    assert said == [f"resume=latest: {tmp_path / folder} holds no checkpoint yet; this run starts at step 0"]
 
 
 def test_a_new_run_has_a_new_folder(tmp_path, monkeypatch, settings):

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from modetrain import place
 from modetrain.callbacks import Callback, recorder
 from modetrain.lock import HEARTBEAT
 
@@ -116,6 +117,8 @@ class Watch(Callback):
         doing = run.clock.doing or run.telling or "between two calls"
         path = _of_worker(run, f"stall-{time.strftime('%Y-%m-%d_%H-%M-%S')}.txt")
         said = f"no progress for {seconds:.0f} s after step {run.step} of {run.steps}, doing: {doing}"
+        if places := place.of_threads():
+            said += f", at {' and '.join(map(str, places))}"
         try:
             with open(path, "w") as file:
                 file.write(

@@ -86,12 +86,14 @@ def resume(settings: Settings) -> str | None:
                 f"resume=latest: there is no run in {parent} to continue. Leave resume out to start one, or type "
                 "resume=PATH of a run folder."
             )
+        if settings.do == "train":
+            return _lost(settings.run_dir)
         if not settings.run_dir.is_dir():
             return (
-                f"resume=latest with run_dir={_path(settings.run_dir)}: there is no such folder to continue in. Leave "
-                "resume out to start there, or type run_dir= with the folder of a run."
+                f"do={settings.do} resume=latest with run_dir={_path(settings.run_dir)}: there is no such folder. Type "
+                "run_dir= with the folder of a run."
             )
-        return _lost(settings.run_dir) if settings.do == "train" else None
+        return None
     path, given = Path(given), _path(given)
     if not path.exists():
         return f"resume={given}: there is no such file or folder. Type resume=latest, or the path of a run folder."
