@@ -12,6 +12,7 @@ from rich.table import Table
 
 from modetrain import paths, place, reason, record, run_folder
 from modetrain.checkpoints.checkpoint import NotFiniteError, NotSavedError
+from modetrain.config.overrides import key_of
 from modetrain.failure import NonFiniteError
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
@@ -84,7 +85,7 @@ def failure(error: BaseException, file: Path, settings: Settings | None = None) 
 
 
 def _going_on(settings: Settings, folder: str) -> str:
-    words = [word for word in shlex.split(settings.command) if not word.startswith(("resume=", "run_dir="))]
+    words = [word for word in shlex.split(settings.command) if key_of(word) not in ("resume", "run_dir")]
     return shlex.join([*words, "resume=latest", f"run_dir={folder}"])
 
 
