@@ -84,14 +84,14 @@ def parse(words: Sequence[str]) -> CommandLine:
     )
 
 
-def flags(config_dirs: Sequence[str]) -> list[str]:
+def folder_flags(config_dirs: Sequence[str]) -> list[str]:
     """Folders of configs as they are typed."""
     return [word for folder in config_dirs for word in ("--config-dir", folder)]
 
 
 def written(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
     """A whole command line as it is typed into a shell, and as a run keeps it."""
-    return shlex.join([*PROGRAM, *overrides, *flags(config_dirs)])
+    return shlex.join([*PROGRAM, *overrides, *folder_flags(config_dirs)])
 
 
 def read(command: str) -> CommandLine:

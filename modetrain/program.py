@@ -21,7 +21,7 @@ from modetrain.block import Block, micro_batches
 from modetrain.call import Call
 from modetrain.guards.bodies import Bodies
 from modetrain.guards.step import Guards
-from modetrain.looped import Concrete, Looped, merged, slow_in_a_loop
+from modetrain.loop import Concrete, Loop, merged, slow_in_a_loop
 from modetrain.mode import Mode
 from modetrain.replicas import Replicas
 from modetrain.tracing import autograph_on, gradients_compiled, in_xla
@@ -66,7 +66,7 @@ class Program:
         self._replicas = replicas or Replicas()
         self._state = state
         self._portable = portable
-        self._built: dict[tuple, Looped] = {}
+        self._built: dict[tuple, Loop] = {}
         self._guards: dict[int, Guards] = {}  # by id of the traced step, which is kept with them
         # Which step is under way: the one thing that tells where inside a call a step has failed.
         self._reached = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -218,7 +218,7 @@ class Program:
             rows.append(merged(parts[:-1], parts[-1]).numpy())
         return np.stack(rows)
 
-    def _build(self, block: Block) -> Looped:
+    def _build(self, block: Block) -> Loop:
         steps = [self.trace(block, last_part) for last_part in ([True] if block.parts == 1 else [False, True])]
         unit, xla = None, self._mode.compile == "xla"
         if xla:
@@ -226,7 +226,7 @@ class Program:
             unit = "gradients" if self._replicas.count > 1 else "step" if alone else "call"
         # An XLA program fails as it is compiled, not in one of its steps.
         reached = None if xla else self._reached
-        return Looped.of(steps, block, unit=unit, reached=reached, guards=self._guards.get(id(steps[-1])))
+        return Loop.of(steps, block, unit=unit, reached=reached, guards=self._guards.get(id(steps[-1])))
 
 
 def _shapes(block: Block) -> tuple:

@@ -98,7 +98,7 @@ def run(jobs: Sequence[Job], cwd: Path, config_dirs: Sequence[str] = ()) -> int:
         folder = _folder(job, cwd)
         shown = paths.shown(folder, cwd)
         words = [*job.overrides, overrides.write("run_dir", shown)]
-        command = [sys.executable, "-m", "modetrain", *words, *command_line.flags(config_dirs)]
+        command = [sys.executable, "-m", "modetrain", *words, *command_line.folder_flags(config_dirs)]
         print(f"\n--- job {index} ({len(jobs)} in all): {job.name} -> {shown}", flush=True)
         code, stopped_by = _run_one(command, cwd)
         results.append((job, folder, code))

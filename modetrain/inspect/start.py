@@ -19,7 +19,7 @@ from modetrain.inspect.finding import Finding, finding, merged, waived
 from modetrain.inspect.reach import Reached, nodes_of, reached
 from modetrain.inspect.state import Change, State, changes
 from modetrain.inspect.traces import CODE_OF_CHANGE, said
-from modetrain.looped import Concrete
+from modetrain.loop import Concrete
 from modetrain.mode import Mode
 from modetrain.place import Place
 from modetrain.recipe import Recipe

@@ -65,7 +65,13 @@ def run(path: Path, settings: Settings, line: CommandLine, folder: Path) -> list
     for mode in MODES:
         answer = folder / f"{mode}.json"
         log = folder / f"{mode}.log"
-        words = [*kept, "do=replay", f"replay.from={path}", f"mode={mode}", *command_line.flags(line.config_dirs)]
+        words = [
+            *kept,
+            "do=replay",
+            f"replay.from={path}",
+            f"mode={mode}",
+            *command_line.folder_flags(line.config_dirs),
+        ]
         with open(log, "wb") as output:
             command = [sys.executable, "-m", "modetrain.replay.child", str(answer), *words]
             code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode

@@ -80,7 +80,7 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
     def command(workers: int, resume_from: str | None) -> list[str]:
         own = {"run_dir": str(where.folder), "mode.workers": str(workers), "resume": resume_from}
         written = [overrides.write(key, value) for key, value in own.items() if value is not None]
-        return [sys.executable, "-m", "modetrain", *kept, *written, *command_line.flags(line.config_dirs)]
+        return [sys.executable, "-m", "modetrain", *kept, *written, *command_line.folder_flags(line.config_dirs)]
 
     def on_restart(restart: Restart) -> tuple[Sequence[str], int]:
         after = settings.mode.restart_workers

@@ -1,7 +1,7 @@
-"""Traced steps made into one function that runs any number of them over the batches of a block.
+"""A loop: traced steps made into one function that runs any number of them over the batches of a block.
 
-    run = Looped.of(steps, block, unit="call")
-    rows = run(block, lo, hi)
+    loop = Loop.of(steps, block, unit="call")
+    rows = loop(block, lo, hi)
 
 What XLA compiles as one program is the unit: the whole `call`, each `step` alone in a loop of the graph, or within a step the
 `gradients` alone; None is nothing.
@@ -24,18 +24,18 @@ _MOST_GUARDS = 2**20  # a step's index and the number of a guard share one integ
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Looped:
+class Loop:
     """The function for blocks of one shape.
 
     Attributes:
-      loop: what is called.
+      function: what is called.
       steps: the traced step; with micro-batches one for the early ones and one for the last.
       compiled: whether XLA compiles what `unit` says.
       unit: what XLA is to compile as one program.
       guards: those of the step, where it has any.
     """
 
-    loop: Concrete
+    function: Concrete
     steps: tuple[Concrete, ...]
     compiled: bool
     unit: str | None
@@ -50,7 +50,7 @@ class Looped:
         unit: str | None = None,
         reached: tf.Variable | None = None,
         guards: Guards | None = None,
-    ) -> Looped:
+    ) -> Loop:
         """Makes the function.
 
         Args:
@@ -85,12 +85,12 @@ class Looped:
             _, rows, *failed = tf.while_loop(lambda i, *_: i < hi, body, start, parallel_iterations=1)
             return rows.stack(), failed[0] if failed else nothing
 
-        looping = tf.function(loop, jit_compile=unit == "call", autograph=False).get_concrete_function(
+        function = tf.function(loop, jit_compile=unit == "call", autograph=False).get_concrete_function(
             dict(block.arrays), tf.TensorSpec(block.numbers.shape, tf.int64), tf.TensorSpec([3], tf.int64)
         )
-        by_xla = {"call": [looping], "step": units, "gradients": steps, None: [looping]}[unit]
+        by_xla = {"call": [function], "step": units, "gradients": steps, None: [function]}[unit]
         seen = _holds_xla if unit == "gradients" else _is_xla
-        return cls(loop=looping, steps=tuple(steps), compiled=all(map(seen, by_xla)), unit=unit, guards=guards)
+        return cls(function=function, steps=tuple(steps), compiled=all(map(seen, by_xla)), unit=unit, guards=guards)
 
     def __call__(self, block: Block, lo: int, hi: int, watch_every: int = 0) -> np.ndarray:
         """Runs the steps of batches lo .. hi-1; see `Program`.
@@ -99,7 +99,7 @@ class Looped:
           GuardError: in a step XLA has dropped an error.
         """
         bounds = tf.constant([lo, hi, watch_every or 2**62], tf.int64)
-        rows, failed = self.loop(dict(block.arrays), block.numbers, bounds)
+        rows, failed = self.function(dict(block.arrays), block.numbers, bounds)
         if self.guards is not None and (failed := int(failed)):
             index, guard = divmod(failed, _MOST_GUARDS)
             raise self.guards.error(guard, int(block.numbers[index, 0]))
