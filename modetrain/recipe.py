@@ -149,7 +149,7 @@ class Recipe:
         optimizer = optimizer or self.optimizer
         variables = list(optimizer.trainable if variables is None else variables)
         found = Loss.of(loss_fn, variables, optimizer)
-        self._update(found.gradients, variables, optimizer, found.objective)
+        self._apply(found.gradients, variables, optimizer, found.objective)
         return {"loss": found.loss, **found.values}
 
     @tf.autograph.experimental.do_not_convert
@@ -166,7 +166,7 @@ class Recipe:
           variables, optimizer: as in `minimize`.
         """
         optimizer = optimizer or self.optimizer
-        self._update(gradients, list(optimizer.trainable if variables is None else variables), optimizer, None)
+        self._apply(gradients, list(optimizer.trainable if variables is None else variables), optimizer, None)
 
     @property
     def step(self) -> tf.Tensor | int:
@@ -279,7 +279,7 @@ class Recipe:
             # By its handle: every replica writes its own copy.
             tf.raw_ops.AssignVariableOp(resource=variable.handle, value=kept)
 
-    def _update(
+    def _apply(
         self,
         gradients: Sequence,
         variables: Sequence[keras.Variable],
