@@ -146,7 +146,7 @@ class Recipe:
         Returns:
           {"loss": ..., **the other values}, before the update, for a step to return as it is.
         """
-        optimizer = optimizer or self.optimizer
+        optimizer = _ours(optimizer or self.optimizer)
         variables = list(optimizer.trainable if variables is None else variables)
         found = Loss.of(loss_fn, variables, optimizer)
         self._apply(found.gradients, variables, optimizer, found.objective)
@@ -165,7 +165,7 @@ class Recipe:
           gradients: of the mean over the batch, one a variable.
           variables, optimizer: as in `minimize`.
         """
-        optimizer = optimizer or self.optimizer
+        optimizer = _ours(optimizer or self.optimizer)
         self._apply(gradients, list(optimizer.trainable if variables is None else variables), optimizer, None)
 
     @property
@@ -317,3 +317,14 @@ def _examples(batch: Batch) -> int:
 
 
 _OURS = frozenset(name for name in vars(Recipe) if not name.startswith("_"))
+
+
+def _ours(optimizer: Optimizer) -> Optimizer:
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    kind = type(optimizer)
+    raise TypeError(
+        f"optimizer= is a {kind.__module__}.{kind.__name__}, which knows nothing of accumulation, loss scales, replicas or the "
+        "averages of weights. Make it in __init__ with optimizer(variables), or with "
+        "optimizer(variables, name=..., learning_rate=...), which makes one of Keras's and does the rest."
+    )

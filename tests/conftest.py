@@ -5,8 +5,8 @@ Small enough that a test can train in every mode: 40 examples of 4 x 4 pixels, m
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
+import functools
 import gc
 import json
 import os
@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -376,15 +376,14 @@ def training() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def trainings(tmp_path_factory) -> Mapping[str, Run]:
-    """One training from the command line in several modes, each in a process of its own, two at a time."""
+def trainings(tmp_path_factory) -> Callable[[str], Run]:
+    """One training from the command line in several modes: `trainings("graph again")`, each run when first asked for."""
     line = CommandLine(tmp_path_factory.mktemp("trainings"))
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        started = {
-            name: pool.submit(line.run, *TRAINING, *words, folder=name.replace(" ", "_"))
-            for name, words in TRAININGS.items()
-        }
-        runs = {name: future.result() for name, future in started.items()}
-    for name, run in runs.items():
+
+    @functools.cache
+    def training_in(name: str) -> Run:
+        run = line.run(*TRAINING, *TRAININGS[name], folder=name.replace(" ", "_"))
         assert run.code == 0, f"{name}: {run.out}\n{run.err}"
-    return runs
+        return run
+
+    return training_in

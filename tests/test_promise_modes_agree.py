@@ -23,7 +23,7 @@ def losses(run):
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
 def test_the_loss_curve_is_that_of_eager_mode(mode, trainings):
-    eager, other = losses(trainings["eager"]), losses(trainings[mode])
+    eager, other = losses(trainings("eager")), losses(trainings(mode))
     np.testing.assert_allclose(other[0], eager[0], rtol=FIRST_STEP)
     np.testing.assert_allclose(other, eager, rtol=ALL_STEPS)
     assert np.ptp(eager) > 0.1, "a curve, and no line"
@@ -31,7 +31,7 @@ def test_the_loss_curve_is_that_of_eager_mode(mode, trainings):
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
 def test_the_weights_are_those_of_eager_mode(mode, trainings):
-    eager, other = (np.load(trainings[name].folder / "checkpoints" / "step-00000024.npz") for name in ("eager", mode))
+    eager, other = (np.load(trainings(name).folder / "checkpoints" / "step-00000024.npz") for name in ("eager", mode))
     assert eager.files == other.files
     for name in eager.files:
         if name.startswith("model/"):
@@ -43,27 +43,27 @@ def test_the_weights_are_those_of_eager_mode(mode, trainings):
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
 def test_evaluation_agrees_too(mode, trainings):
-    wanted, found = (trainings[name].json["results"]["eval"] for name in ("eager", mode))
+    wanted, found = (trainings(name).json["results"]["eval"] for name in ("eager", mode))
     assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 def test_the_same_seed_gives_the_same_bits(mode, trainings):
     """In another process, and with another number of steps a call."""
-    one, other = trainings[mode], trainings[f"{mode} again"]
+    one, other = trainings(mode), trainings(f"{mode} again")
     assert one.json["mode"]["effective"]["steps_per_call"] != other.json["mode"]["effective"]["steps_per_call"]
     assert one.digest == other.digest
     assert losses(one).tolist() == losses(other).tolist()
 
 
 def test_another_seed_gives_other_weights(trainings):
-    assert trainings["graph"].digest != trainings["other seed"].digest
-    assert not np.isclose(losses(trainings["graph"]), losses(trainings["other seed"]), rtol=1e-3).all()
+    assert trainings("graph").digest != trainings("other seed").digest
+    assert not np.isclose(losses(trainings("graph")), losses(trainings("other seed")), rtol=1e-3).all()
 
 
 def test_a_strict_graph_is_bitwise_equal_to_eager_mode(trainings):
-    assert trainings["strict"].digest == trainings["eager"].digest
-    assert losses(trainings["strict"]).tolist() == losses(trainings["eager"]).tolist()
+    assert trainings("strict").digest == trainings("eager").digest
+    assert losses(trainings("strict")).tolist() == losses(trainings("eager")).tolist()
 
 
 def test_in_float64_the_modes_agree_to_its_last_digits(make_trainer, mlp, recorder, source):
@@ -86,8 +86,8 @@ def test_in_float64_the_modes_agree_to_its_last_digits(make_trainer, mlp, record
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 def test_each_was_what_it_says(mode, trainings):
-    effective = trainings[mode].json["mode"]["effective"]
+    effective = trainings(mode).json["mode"]["effective"]
     assert effective["compile"] == mode
     assert effective["xla_program"] == ("step" if mode == "xla" else None)
     assert effective["portable_draws"] is True
-    assert trainings[mode].json["traces"] == (0 if mode == "eager" else 2)
+    assert trainings(mode).json["traces"] == (0 if mode == "eager" else 2)

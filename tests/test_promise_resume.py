@@ -69,8 +69,8 @@ def test_killed_and_resumed_it_ends_bit_for_bit_where_the_whole_run_does(mode, k
     assert steps == sorted(set(steps)), "each goes on where the one before left off"
     assert steps[0] >= 4
     assert steps[-1] < 24
-    assert parts[-1].digest == trainings[mode].digest
-    assert parts[-1].json["results"]["eval"] == trainings[mode].json["results"]["eval"]
+    assert parts[-1].digest == trainings(mode).digest
+    assert parts[-1].json["results"]["eval"] == trainings(mode).json["results"]["eval"]
 
 
 def test_it_was_killed_amid_an_epoch_each_time(interrupted):
@@ -103,7 +103,7 @@ def test_a_terminated_run_ends_with_a_checkpoint_and_says_so(interrupted):
 
 def test_the_points_in_tensorboard_go_on_without_a_gap(interrupted, trainings):
     for mode in ("eager", "graph", "xla"):
-        resumed, whole = interrupted[mode][-1].scalars["train/loss"], trainings[mode].scalars["train/loss"]
+        resumed, whole = interrupted[mode][-1].scalars["train/loss"], trainings(mode).scalars["train/loss"]
         last = resumed_at(interrupted[mode][-1])
         assert {step: value for step, value in resumed.items() if step > last} == {
             step: value for step, value in whole.items() if step > last

@@ -52,7 +52,7 @@ def test_every_key_that_the_readme_shows_exists():
 def test_ci_runs_the_readmes_test_command():
     tests = README.split("<!-- test command -->")[1].split("```")[1].removeprefix("sh\n").strip()
     assert tests.startswith("python3 -m venv")
-    assert tests.endswith("-m pytest -q")
+    assert tests.endswith("-m pytest -q -n 2 --dist loadfile")
     assert "\n" not in tests
     seen = subprocess.run(
         ["bash", "-c", "sed -n '/<!-- test command -->/,/^```$/p' README.md | grep '^python3'"],

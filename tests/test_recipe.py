@@ -284,6 +284,27 @@ def test_a_name_that_the_library_reports_itself_is_refused(make_trainer, name):
         make_trainer("eager", Clash, steps=1).train()
 
 
+@pytest.mark.parametrize("given", ["to minimize", "to apply", "as self.optimizer"])
+def test_a_keras_optimizer_is_refused_with_what_to_write(given, make_trainer):
+    class Own(Digits):
+        def __init__(self, **given_):
+            super().__init__(**given_)
+            self.mine = keras.optimizers.Adam()
+            if given == "as self.optimizer":
+                self.optimizer = self.mine
+
+        def train_step(self, batch):
+            def loss():
+                return tf.reduce_sum(self.model(batch["image"], training=True), axis=-1)
+
+            if given == "to apply":
+                return self.apply([], optimizer=self.mine) or {"loss": 0.0}
+            return self.minimize(loss, optimizer=None if given == "as self.optimizer" else self.mine)
+
+    with pytest.raises(TypeError, match=r"Adam, which knows nothing of .* Make it in __init__ with optimizer\(variables\)"):
+        make_trainer("graph", Own, steps=1).train()
+
+
 @pytest.mark.parametrize("step", ["train_step", "eval_step"])
 def test_a_step_that_was_not_written_is_missed_by_name(make_trainer, step):
     trainer = make_trainer("graph", Recipe, steps=1)

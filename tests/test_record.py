@@ -65,7 +65,7 @@ def at(found, key):
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 def test_a_completed_run_has_every_key(mode, trainings, training):
-    found = trainings[mode].json
+    found = trainings(mode).json
     for key, kind in KEYS.items():
         assert isinstance(at(found, key), kind), key
         assert kind is bool or not isinstance(at(found, key), bool), key
@@ -75,7 +75,7 @@ def test_a_completed_run_has_every_key(mode, trainings, training):
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
 def test_what_it_says_is_true(mode, trainings):
-    found = trainings[mode].json
+    found = trainings(mode).json
     assert (found["recipe"], found["status"], found["seed"]) == ("mnist", "completed", 0)
     assert found["steps"] == found["steps_wanted"] == 24
     assert found["mode"]["requested"] == found["mode"]["effective"]["compile"] == mode
@@ -91,26 +91,26 @@ def test_what_it_says_is_true(mode, trainings):
 
 
 def test_results_are_those_in_tensorboard(trainings):
-    run = trainings["graph"]
+    run = trainings("graph")
     losses = run.scalars["train/loss"]
     assert run.json["results"]["train"]["loss"] == pytest.approx(sum(losses.values()) / 24, rel=1e-6)
     assert run.json["results"]["eval"]["loss"] == pytest.approx(run.scalars["eval/loss"][24], rel=1e-6)
 
 
 def test_the_command_is_the_one_that_was_typed(trainings, training):
-    words = trainings["graph"].json["command"].split()
+    words = trainings("graph").json["command"].split()
     assert words[:3] == ["python", "-m", "modetrain"]
     assert {"recipe=mnist", "steps=24", "mode=graph"} < set(words)
 
 
 def test_the_digest_is_of_the_last_checkpoint(trainings):
-    run = trainings["graph"]
+    run = trainings("graph")
     found = checkpoint.load(run_folder.checkpoint(run.folder, 24))
     assert checkpoint.digest({name: tf.constant(array) for name, array in found.arrays.items()}) == run.digest
 
 
 def test_the_configuration_lies_beside_it(trainings):
-    kept = yaml.safe_load((trainings["xla"].folder / "config.yaml").read_text())
+    kept = yaml.safe_load((trainings("xla").folder / "config.yaml").read_text())
     assert kept["mode"]["compile"] == "xla"
     assert kept["optimizer"]["ema"] == 0.9
     assert kept["steps"] == 24
