@@ -301,7 +301,9 @@ def test_a_keras_optimizer_is_refused_with_what_to_write(given, make_trainer):
                 return self.apply([], optimizer=self.mine) or {"loss": 0.0}
             return self.minimize(loss, optimizer=None if given == "as self.optimizer" else self.mine)
 
-    with pytest.raises(TypeError, match=r"Adam, which knows nothing of .* Make it in __init__ with optimizer\(variables\)"):
+    with pytest.raises(
+        TypeError, match=r"Adam, which knows nothing of .* Make it in __init__ with optimizer\(variables\)"
+    ):
         make_trainer("graph", Own, steps=1).train()
 
 
