@@ -415,6 +415,23 @@ class Penalised(Planted):
         return tf.add_n(parts) / 3.0 + 0.01 * tf.random.stateless_normal(x.shape, self.seed("noise"))
 
 
+class Normalised(Planted):
+    """Numbers next to equal, normalised as Keras does it: XLA fuses what takes one large number from another."""
+
+    dtype = property(lambda self: keras.config.floatx())
+
+    def change(self, x, batch):
+        x = 5.0 + 0.01 * tf.cast(x, self.dtype)
+        mean, variance = tf.nn.moments(x, [0, 1, 2, 3])
+        return tf.nn.batch_normalization(x, mean, variance, tf.zeros_like(mean), tf.ones_like(mean), 1e-9)
+
+
+class NormalisedNarrow(Normalised):
+    """In float32 where the models compute in float64 too: that leaves its rounding."""
+
+    dtype = "float32"
+
+
 BOTH = ("graph", "xla")
 CLEAN = {
     "convolution, batch normalisation and dropout": (Digits, with_batch_norm(), BOTH, {}),
@@ -422,6 +439,8 @@ CLEAN = {
     "clipped and averaged": (Planted, None, ["graph"], {"clip_norm": 0.1, "ema": 0.9}),
     "momentum": (Planted, None, ["graph"], {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0}),
     "micro-batches": (Digits, None, ["graph"], {"accumulate": 2}),
+    "numbers next to equal": (Normalised, None, BOTH, {}),
+    "numbers next to equal, in float32": (NormalisedNarrow, None, BOTH, {}),
     "NaN in all modes": (NanGradient, None, ["graph"], {}),
 }
 

@@ -5,6 +5,7 @@ Imports no TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -28,6 +29,8 @@ _CONSTANTS = ("Fill", "Range", "Shape", "Pack", "ZerosLike", "OnesLike", "LinSpa
 _FLIPS = re.compile(
     r"Relu\w*Grad|MaxPool|Greater|Less|Equal|ArgM|Round|Floor|Ceil|Rint|Sign|Cast|TopK|Sort|Select|Unique"
 )
+# Where these take numbers away that are next to equal, what is left is as uncertain as the numbers were.
+CANCELS = ("Sub", "Add", "AddV2", "AddN", "BiasAdd")
 # An operation is an origin if what it was computed from agrees, or is so much nearer: errors are not spread evenly, and of
 # large tensors a part is looked at.
 _JUMP = 100.0
@@ -117,6 +120,8 @@ def origin(first: Log, second: Log, floors: Sequence[float], *, epsilon: float, 
         apart[j] = (ratio, gap)
         before = max((apart[k][0] for k in aligned_inputs(second, j, apart)), default=0.0)
         begins = _begins(one, gap, ratio, before, exact)
+        if begins == "difference" and _cancels(one, other, [first[k].value for k in one.inputs], gap, epsilon):
+            begins = "rounding"
         if begins == "rounding" and rounded is None:
             rounded = Origin(entry=other if other.place else one, gap=gap, floors=ratio, rounding=True)
         if begins == "difference":
@@ -148,7 +153,7 @@ def alone(first: Values, second: Values, floors: Sequence[float], *, epsilon: fl
     @functools.cache
     def measured(j: int) -> tuple[float, tolerance.Gap | None]:
         if time.monotonic() - began > patience:
-            return 0.0, None
+            raise TimeoutError  # nothing is known of this one, not that it agrees
         one, other = first.value_of(partner[j]), second.value_of(j)
         if one is None or other is None or one.shape != other.shape:
             return 0.0, None
@@ -156,21 +161,24 @@ def alone(first: Values, second: Values, floors: Sequence[float], *, epsilon: fl
         return ratio_of(gap, floors[partner[j]], epsilon), gap
 
     rounded = None
-    for lines in _by_line(second.entries, partner).values():
-        used = {k for j in lines for k in second.entries[j].inputs}
-        if all(measured(j)[0] <= tolerance.LIMIT for j in lines if j not in used):
-            continue
-        for j in lines:
-            ratio, gap = measured(j)
-            if gap is None or ratio <= tolerance.LIMIT:
+    with contextlib.suppress(TimeoutError):
+        for lines in _by_line(second.entries, partner).values():
+            used = {k for j in lines for k in second.entries[j].inputs}
+            if all(measured(j)[0] <= tolerance.LIMIT for j in lines if j not in used):
                 continue
-            entry = second.entries[j]
-            before = max((measured(k)[0] for k in aligned_inputs(second.entries, j, partner)), default=0.0)
-            begins = _begins(first.entries[partner[j]], gap, ratio, before, exact=False)
-            if begins == "difference":
-                return Origin(entry=entry, gap=gap, floors=ratio)
-            if begins == "rounding" and rounded is None:
-                rounded = Origin(entry=entry, gap=gap, floors=ratio, rounding=True)
+            for j in lines:
+                ratio, gap = measured(j)
+                if gap is None or ratio <= tolerance.LIMIT:
+                    continue
+                one, other = first.entries[partner[j]], second.entries[j]
+                before = max((measured(k)[0] for k in aligned_inputs(second.entries, j, partner)), default=0.0)
+                begins = _begins(one, gap, ratio, before, exact=False)
+                if begins == "difference" and _cancels(one, other, map(first.value_of, one.inputs), gap, epsilon):
+                    begins = "rounding"
+                if begins == "difference":
+                    return Origin(entry=other, gap=gap, floors=ratio)
+                if begins == "rounding" and rounded is None:
+                    rounded = Origin(entry=other, gap=gap, floors=ratio, rounding=True)
     return rounded
 
 
@@ -202,6 +210,20 @@ def _begins(entry: Entry, gap: tolerance.Gap, ratio: float, before: float, exact
     if ratio > (0.0 if exact else allowed(entry)):
         return "difference"
     return "rounding" if entry.most_terms > 1 else None
+
+
+def _cancels(
+    one: Entry, other: Entry, operands: Iterable[np.ndarray | None], gap: tolerance.Gap, epsilon: float
+) -> bool:
+    """Whether a difference is what is lost where numbers next to equal are taken away: in the last places of these numbers.
+
+    A mode that fuses `x * scale + shift` rounds the product to no float and loses less there. Where one of them is a constant
+    (`(x + 1e4) - 1e4`), it was computed beforehand, and the loss that the user wrote is gone: that is no rounding.
+    """
+    if one.op not in CANCELS or one.of_constant or other.of_constant:
+        return False
+    largest = max((np.abs(value).max(initial=0.0) for value in operands if value is not None), default=0.0)
+    return gap.absolute <= tolerance.LIMIT * epsilon * float(largest)
 
 
 def allowed(entry: Entry) -> float:

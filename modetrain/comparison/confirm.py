@@ -11,7 +11,7 @@ Imports no TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from modetrain.comparison.judge import Verdict
 from modetrain.comparison.runner import Death, Runner
 from modetrain.comparison.seen import ArmReport
 from modetrain.comparison.shelf import before
+from modetrain.place import Place
 
 # A maximum or a kink of a ReLU that rounding flips shows in few draws.
 _MORE_DRAWS = 20
@@ -48,7 +49,28 @@ class Judgement:
     @property
     def different(self) -> list[Verdict]:
         """What is left of differences."""
-        return [one for one in self.verdicts if one.verdict == tolerance.DIFFERENT]
+        return _different(self.verdicts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Wide:
+    """Both modes' steps in float64.
+
+    Attributes:
+      apart: relative distances by step and tensor.
+      narrow: a line of the user's that computes in less all the same.
+    """
+
+    apart: Mapping[tuple[int, str], float]
+    narrow: Place | None
+
+    def relative(self, one: Verdict) -> float:
+        """The relative distance of what a verdict is on."""
+        return self.apart.get((one.step, one.tensor), np.inf)
+
+    def gone(self, one: Verdict) -> bool:
+        """Whether nothing is left of a difference."""
+        return tolerance.vanishes(_OF_NONFINITE if one.nonfinite else one.relative, self.relative(one))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,13 +96,17 @@ class Court:
             return Judgement(verdicts=tuple(verdicts))
         self.say(f"{mode}: differs; trying the same steps in float64")
         wide = self._in_float64(mode, _steps(verdicts))
+        if wide is not None and wide.narrow and not all(map(wide.gone, _different(verdicts))):
+            # What is left may be rounding of that line.
+            self.say(f"{mode}: {wide.narrow.shown} computes in float32 all the same")
+            wide = None
         if wide is None:
             self.say(f"{mode}: float64 cannot be had; measuring the noise of {self.reference} more closely")
             verdicts = self._with_more_draws(mode, verdicts)
-        left = [one for one in verdicts if one.verdict == tolerance.DIFFERENT]
+        left = _different(verdicts)
         if not left:
             return Judgement(verdicts=tuple(verdicts))
-        gone = None if wide is None else all(_gone(one, wide) for one in left)
+        gone = None if wide is None else all(map(wide.gone, left))
         # Replicas add in an order of their own, and their steps are not looked into: float64 has to do.
         if gone and report.effective.get("replicas", 1) != self.lead.effective.get("replicas", 1):
             return Judgement(
@@ -88,15 +114,15 @@ class Court:
             )
         looked_at = [left[0].step]
         if wide is not None and not gone:  # begin with a step in which something is no rounding for sure
-            sure = next(one.step for one in left if one.nonfinite or not _gone(one, wide))
+            sure = next(one.step for one in left if one.nonfinite or not wide.gone(one))
             verdicts = [
                 _as_rounding(one)
-                if one.step < sure or tolerance.is_rounding(one.relative, one.floors, _relative(one, wide))
+                if one.step < sure or tolerance.is_rounding(one.relative, one.floors, wide.relative(one))
                 else one
                 for one in verdicts
             ]
-            left = [one for one in verdicts if one.verdict == tolerance.DIFFERENT]
-            gone, looked_at = all(_gone(one, wide) for one in left if one.step == sure), [sure]
+            left = _different(verdicts)
+            gone, looked_at = all(wide.gone(one) for one in left if one.step == sure), [sure]
         else:  # what begins small may be rounding where the largest difference is not
             worst = max(left, key=lambda one: one.floors)
             if worst.floors > _MUCH_MORE * max(one.floors for one in left if one.step == left[0].step):
@@ -132,14 +158,15 @@ class Court:
                 found += judge.step(number, start, wanted, got, self.lead.layout, floors.get(number, {}), dtype)
         return found
 
-    def _in_float64(self, mode: str, numbers: Sequence[int]) -> dict[tuple[int, str], float] | None:
-        """Relative distances by step and tensor, both modes in float64; None where that cannot be had."""
-        shelf, found = self.runner.shelf, {}
+    def _in_float64(self, mode: str, numbers: Sequence[int]) -> _Wide | None:
+        """Both modes in float64; None where that cannot be had."""
+        shelf, found, narrow = self.runner.shelf, {}, None
         for name in (self.reference, mode):
             missing = [number for number in numbers if not shelf.has(f"{name}@float64/{number}")]
             report = self.runner.variant(name, "float64", missing) if missing else None
             if missing and (not isinstance(report, ArmReport) or report.error is not None):
                 return None
+            narrow = report.narrow if isinstance(report, ArmReport) and report.narrow else narrow
         for number in numbers:
             wanted, got = (shelf.get(f"{name}@float64/{number}") for name in (self.reference, mode))
             if wanted.error is not None or got.error is not None:
@@ -147,7 +174,7 @@ class Court:
             start = before(shelf, self.reference, number)
             for one in judge.step(number, start, wanted, got, self.lead.layout, {}, "float64"):
                 found[number, one.tensor] = one.relative
-        return found
+        return _Wide(apart=found, narrow=narrow)
 
     def _with_more_draws(self, mode: str, verdicts: list[Verdict]) -> list[Verdict]:
         shelf = self.runner.shelf
@@ -226,17 +253,12 @@ class Court:
         )
 
 
+def _different(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    return [one for one in verdicts if one.verdict == tolerance.DIFFERENT]
+
+
 def _steps(verdicts: Sequence[Verdict]) -> list[int]:
-    return sorted({one.step for one in verdicts if one.verdict == tolerance.DIFFERENT})
-
-
-def _gone(one: Verdict, wide: dict[tuple[int, str], float]) -> bool:
-    return tolerance.vanishes(_OF_NONFINITE if one.nonfinite else one.relative, _relative(one, wide))
-
-
-def _relative(one: Verdict, wide: dict[tuple[int, str], float]) -> float:
-    """The relative distance in float64 of what a verdict is on."""
-    return wide.get((one.step, one.tensor), np.inf)
+    return sorted({one.step for one in _different(verdicts)})
 
 
 def _as_rounding(one: Verdict) -> Verdict:

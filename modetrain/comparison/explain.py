@@ -23,8 +23,8 @@ from modetrain.comparison.shelf import Shelf, before
 
 _NOISY_LOGS = 3
 # How long results are asked for one at a time; each is compiled by itself.
-_PATIENCE_S = 15.0
-_NOT_FOUND = "The operation that makes it was not found: looked at one by one, none differs by more than noise."
+_PATIENCE_S = 60.0
+_NOT_FOUND = "The operation that makes it was not found: looked at one by one, for a minute at most, none differs by more than noise."
 _SAYS_RANDOM = re.compile(r"random|default_rng|\brng\b", re.IGNORECASE)
 _USE_SEEDS = (
     "Draw with tf.random.stateless_* and seed=self.seed('name'), or with a Keras layer, whose seeds modetrain sets: these are "
@@ -140,4 +140,6 @@ def _rounding(found: Origin) -> str:
     if found.entry.most_terms > 1:
         count = f"{found.entry.most_terms:,.0f}"
         return f"It begins at {_named(found)}, which adds up some {count} numbers, in another order."
+    if found.entry.op in bisect.CANCELS:
+        return f"It begins at {_named(found)}, which takes away numbers next to equal: what is left is as uncertain as they are."
     return f"It begins at {_named(found)}, at a threshold that rounding crosses."

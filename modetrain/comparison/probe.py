@@ -37,6 +37,34 @@ _SILENT = (
 _ADDS_UP = re.compile(
     r"MatMul|Conv|Sum|Mean|Softmax|BatchNorm|Einsum|Pool|L2Loss|AddN|SegmentSum|Scatter|BiasAddGrad|Norm|Cum|Apply"
 )
+_NARROW = (tf.bfloat16, tf.float16, tf.float32)
+# Operations that round nothing, but for casts, which round what is rounded anyway.
+_EXACT = (
+    *(
+        "Cast",
+        "Reshape",
+        "ExpandDims",
+        "Squeeze",
+        "Transpose",
+        "Pack",
+        "ConcatV2",
+        "StridedSlice",
+        "GatherV2",
+        "Fill",
+        "Tile",
+    ),
+    *(
+        "ReadVariableOp",
+        "AssignVariableOp",
+        "ZerosLike",
+        "OnesLike",
+        "BroadcastTo",
+        "Relu",
+        "ReluGrad",
+        "SelectV2",
+        "Neg",
+    ),
+)
 _GRADIENT_FILE = "backprop.py"
 
 
@@ -51,6 +79,8 @@ class Entry:
       place: the user's line that made it; None for the library's own.
       gradient: whether it is part of a gradient, whose line is that of the forward operation.
       inputs: positions in the log of what it was computed from.
+      constant: whether it is the same whatever the batch and the variables are; a compiler may compute it beforehand.
+      of_constant: whether it was computed from something that is.
       most_terms: how many numbers each number of the output may be a sum of.
     """
 
@@ -60,6 +90,8 @@ class Entry:
     place: Place | None
     gradient: bool
     inputs: tuple[int, ...]
+    constant: bool = False
+    of_constant: bool = False
     most_terms: float = 1.0
 
     @property
@@ -87,6 +119,21 @@ def log_of(arm: Arm, compile: str, number: int, state: State) -> Log:
         return _eagerly(lambda: run(parts, step))
     with _as_compiled(compile):
         return _compiled(run, parts, step, xla=compile == "xla")
+
+
+def narrow(arm: Arm, number: int, state: State) -> Place | None:
+    """The user's first line that computes in less than float64; None where none does.
+
+    Args:
+      arm: whose models compute in float64.
+      number: which step.
+      state: to begin from; the arm's state is another one afterwards.
+    """
+    step = Graph(arm, "graph", number, state)
+    for entry, dtype in zip(step.entries, step.dtypes, strict=True):
+        if dtype in _NARROW and entry.op not in _EXACT and entry.place is not None:
+            return entry.place
+    return None
 
 
 def _as_compiled(compile: str) -> contextlib.AbstractContextManager:
@@ -128,7 +175,7 @@ def _eagerly(run: Callable[[], None]) -> Log:
     finally:
         op_callbacks.remove_op_callback(note)
     # The tensors are alive until here, so that their ids are theirs alone.
-    positions = {id(output): index for index, (_, output, *_) in enumerate(made)}
+    positions = {_key(output): index for index, (_, output, *_) in enumerate(made)}
     return _log(
         [(op, _sample(output), output, where, grad, inputs, of) for op, output, where, grad, inputs, of in made],
         positions,
@@ -167,7 +214,12 @@ class Graph:
         with _as_compiled(compile):
             self._function = traced.get_concrete_function(parts, step)
         self._given = [*tf.nest.flatten(parts), step]
-        self.entries = _log(_entries(self._found, iter(()), of.lines), {}, ids=_names(self._found))
+        self.entries = _log(_entries(self._found, iter(()), of.lines), _names(self._found))
+
+    @property
+    def dtypes(self) -> list[tf.DType]:
+        """Of each entry."""
+        return [tensor.dtype for tensor in self._found]
 
     def value_of(self, position: int) -> np.ndarray | None:
         """The value of one entry, as if nothing else were wanted; None where it is no number, or cannot be had."""
@@ -214,7 +266,7 @@ def _compiled(run, parts, step: tf.Tensor, *, xla: bool) -> Log:
         return [_sample_of(tensor) for tensor in found if _is_number(tensor)]
 
     values = iter(logged.get_concrete_function(parts, step)(parts, step))
-    return _log(_entries(found, values, of.lines), {}, ids=_names(found))
+    return _log(_entries(found, values, of.lines), _names(found))
 
 
 def _entries(found: Sequence[tf.Tensor], values: Iterator[tf.Tensor], forward: Mapping[str, Place]) -> list[tuple]:
@@ -238,8 +290,19 @@ def _entries(found: Sequence[tf.Tensor], values: Iterator[tf.Tensor], forward: M
     return made
 
 
-def _names(found) -> dict[str, int]:
-    return {tensor.name: index for index, tensor in enumerate(found)}
+def _names(found: Sequence[tf.Tensor]) -> dict[int | str, int]:
+    return {_key(tensor): index for index, tensor in enumerate(found)}
+
+
+def _key(tensor: tf.Tensor) -> int | str:
+    # Symbolic tensors are made anew whenever they are asked for.
+    return tensor.name if tf.is_symbolic_tensor(tensor) else id(tensor)
+
+
+def _is_constant(tensor: tf.Tensor) -> bool:
+    if tf.is_symbolic_tensor(tensor):
+        return tensor.op.type == "Const"
+    return tensor.dtype != tf.resource and _size(tensor) == 1  # eagerly a constant is a tensor as any other
 
 
 def _through(tensor):
@@ -249,17 +312,19 @@ def _through(tensor):
     return tensor
 
 
-def _log(made: Sequence[tuple], positions: Mapping[int, int], ids: Mapping[str, int] | None = None) -> Log:
+def _log(made: Sequence[tuple], positions: Mapping[int | str, int]) -> Log:
     log: Log = []
     for op, value, tensor, where, gradient, inputs, differentiated in made:
-        if ids is None:
-            before = tuple(positions[id(one)] for one in inputs if positions.get(id(one), len(log)) < len(log))
-        else:  # symbolic tensors are made anew whenever they are asked for
-            before = tuple(ids[one.name] for one in inputs if ids.get(one.name, len(log)) < len(log))
+        found = [positions.get(_key(one), len(log)) for one in inputs]
+        before = tuple(index for index in found if index < len(log))
         if gradient:
             forward = [log[index].place for index in before if not log[index].gradient and log[index].place]
             inherited = [log[index].place for index in before if log[index].gradient and log[index].place]
             where = differentiated or (forward[-1] if forward else inherited[-1] if inherited else where)
+        constant = [
+            log[index].constant if index < len(log) else _is_constant(one)
+            for index, one in zip(found, inputs, strict=True)
+        ]
         log.append(
             Entry(
                 op=op,
@@ -268,6 +333,8 @@ def _log(made: Sequence[tuple], positions: Mapping[int, int], ids: Mapping[str, 
                 place=where,
                 gradient=gradient,
                 inputs=before,
+                constant=all(constant),
+                of_constant=any(constant),
                 most_terms=_terms(op, [_size(one) for one in inputs], _size(tensor)),
             )
         )

@@ -175,6 +175,7 @@ class ArmReport:
       distance: how far the weights of that run are from the reference's after each step, relative to how far those have
         moved from the start.
       notes: anything else.
+      narrow: of a variant in float64, the user's first line that computes in less all the same.
     """
 
     steps: int
@@ -186,3 +187,4 @@ class ArmReport:
     drift: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     distance: Sequence[float] = ()
     notes: tuple[str, ...] = ()
+    narrow: Place | None = None

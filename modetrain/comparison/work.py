@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from modetrain.comparison import lockstep, speed, tolerance
+from modetrain.comparison import lockstep, probe, speed, tolerance
 from modetrain.comparison.arm import Arm, described, described_mode
 from modetrain.comparison.seen import ArmReport, Entry, Seen, State, StepError, Times
 from modetrain.comparison.shelf import INITIAL, Shelf
@@ -105,7 +105,10 @@ def follow(
         numbers = range(wanted.steps if wanted is not None else arm.steps)
     else:
         lockstep.follow(arm, shelf, name, reference, numbers)
-        return ArmReport(steps=len(numbers), effective=described_mode(arm), layout=layout)
+        narrow, failed = None, any(shelf.get(f"{name}/{number}").error is not None for number in numbers)
+        if arm.compute_dtype() == "float64" and arm.replicas.count == 1 and not failed:
+            narrow = probe.narrow(arm, numbers[0], start)
+        return ArmReport(steps=len(numbers), effective=described_mode(arm), layout=layout, narrow=narrow)
     say("steps")
     steps = lockstep.follow(arm, shelf, name, reference, numbers)
     whole = steps - (shelf.get(f"{reference}/{steps - 1}").error is not None)
