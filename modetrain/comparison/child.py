@@ -122,13 +122,11 @@ def _do(job: Job, arm: Arm, shelf: Shelf) -> Any:
         layout = shelf.get(f"{job.reference}/report").layout
         return lockstep.floors(arm, shelf, job.reference, job.numbers, layout, draws=job.draws, first_draw=1000)
     if job.task == "explain":
-        from modetrain.comparison import explain, unlike_replicas
+        from modetrain.comparison import explain
 
         (number,) = job.numbers
         if job.arm == job.reference:
             return explain.impurity(arm, shelf, job.reference, number)
-        if arm.replicas.count > 1:
-            return unlike_replicas.difference(arm, number)
         return explain.difference(arm, shelf, job.reference, number, job.reference_compile)
     if job.task == "lead":
         report = work.lead(arm, shelf, job.arm, draws=job.draws, say=say)

@@ -3,8 +3,7 @@
     difference(arm, shelf, "eager", 0, "eager")       an `Explanation` of an arm's step, by the name and compile of the reference
     impurity(arm, shelf, "eager", 0)                  of a reference's own, which gives other numbers when it is repeated
 
-Runs the step again with every intermediate result written down, in both modes in this process. Of several replicas
-`unlike_replicas.py` tells.
+Runs the step again with every intermediate result written down, in both modes in this process.
 """
 
 from __future__ import annotations
@@ -14,12 +13,16 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
+import tensorflow as tf
 
 from modetrain.comparison import bisect, probe, tolerance, watch
 from modetrain.comparison.arm import Arm
 from modetrain.comparison.bisect import Origin
 from modetrain.comparison.cause import Explanation
 from modetrain.comparison.shelf import Shelf, before
+from modetrain.inspect.codes import CODES
+from modetrain.inspect.inspector import Inspector
+from modetrain.inspect.steps import mode_for
 
 _NOISY_LOGS = 3
 # How long results are asked for one at a time; each is compiled by itself.
@@ -67,7 +70,9 @@ def impurity(arm: Arm, shelf: Shelf, reference: str, number: int) -> Explanation
 
 
 def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_compile: str) -> Explanation | None:
-    """Why the step of an arm of one replica differs from the reference's; None where that could not be found out."""
+    """Why an arm's step differs from the reference's; None where that could not be found out."""
+    if arm.replicas.count > 1:
+        return _of_replicas(arm, number)
     state = before(shelf, reference, number)
     first = probe.log_of(arm, reference_compile, number, state)
     size = tolerance.epsilon(arm.compute_dtype())
@@ -105,6 +110,23 @@ class _Written:
 
     def value_of(self, position: int) -> np.ndarray | None:
         return self.entries[position].value
+
+
+def _of_replicas(arm: Arm, number: int) -> Explanation | None:
+    """The line that makes several replicas another computation, where `inspect` knows one."""
+    inspector = Inspector(
+        arm.recipe,
+        [{name: tf.constant(array[number]) for name, array in arm.batches.items()}],
+        mode=mode_for("graph", arm.mode),
+        replicas=arm.replicas,
+        target="graph",
+        several=True,
+    )
+    found = next((one for one in inspector.findings() if one.mode == "replicas"), None)
+    if found is None:
+        return None
+    said = f"Inspect says {found.code}, {CODES[found.code].title}: {found.what}, at {found.place}."
+    return Explanation(place=found.place, said=(said,), advice=found.fix, blame="replicas")
 
 
 def _said(found: Origin, compile: str, reference: str, *, alone: bool) -> Explanation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from modetrain.inspect import report
+from modetrain.inspect import first_operation, report
 from modetrain.inspect.finding import Finding
 from modetrain.inspect.halves import REPLICAS
 from modetrain.inspect.inspector import Inspector
@@ -39,6 +39,7 @@ def run(trainer: Trainer, settings: Settings, folder: Path, say: Callable[[str],
         replicas=trainer.replicas,
         target=target,
         several=several,
+        first=first_operation.place,
     )
     findings = inspector.findings()
     report.write(folder, findings, target)

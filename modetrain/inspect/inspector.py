@@ -30,6 +30,7 @@ class Inspector:
       target: `graph`, `xla` or `tpu`.
       several: whether what goes wrong on several replicas counts too, whatever `replicas` is.
       prints: whether tf.print counts, which XLA cannot compile.
+      first: finds where a traced step begins to compute something else, if nothing else tells; see `first_operation.py`.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Inspector:
         target: str,
         several: bool = False,
         prints: bool = True,
+        first: values.Parting | None = None,
     ):
         self._recipe = recipe
         self._batches = list(batches)
@@ -50,6 +52,7 @@ class Inspector:
         self._target = target
         self._several = several or replicas.count > 1
         self._prints = prints
+        self._first = first
 
     def findings(self) -> list[Finding]:
         """Everything that is found, in the order of files and lines."""
@@ -86,17 +89,16 @@ class Inspector:
             yield from of_batches
             if found or of_batches or rows is None or seen.concrete is None:
                 return
-            if unlike := _unlike(steps, seen.concrete, rows):
+            if unlike := self._unlike(steps, seen.concrete, rows):
                 # Is it tracing that makes the difference, or is no run of the step like another?
                 yield from list(values.again(steps, rows)) or unlike
 
-
-def _unlike(steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray]) -> list[Finding]:
-    """What the traced step computes otherwise, from the weights as they are or from others."""
-    if found := list(values.traced(steps, concrete, rows)):
-        return found
-    _, rows_of_moved = values.of_batches(steps, "graph", moved=True)
-    return [] if rows_of_moved is None else list(values.traced(steps, concrete, rows_of_moved, moved=True))
+    def _unlike(self, steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray]) -> list[Finding]:
+        """What the traced step computes otherwise, from the weights as they are or from others."""
+        if found := list(values.traced(steps, concrete, rows, first=self._first)):
+            return found
+        _, moved = values.of_batches(steps, "graph", moved=True)
+        return [] if moved is None else list(values.traced(steps, concrete, moved, moved=True, first=self._first))
 
 
 def _specific(found: Sequence[Finding]) -> Iterator[Finding]:

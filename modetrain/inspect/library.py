@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from modetrain.inspect import first_operation
 from modetrain.inspect.finding import Finding, by_place
 from modetrain.inspect.inspector import Inspector
 from modetrain.inspect.steps import Batch
@@ -53,6 +54,7 @@ def inspect(
             target=target,
             several=name == "mirrored",
             prints=modes is not None,
+            first=first_operation.place,
         )
         found.extend(inspector.findings())
     return by_place(found)

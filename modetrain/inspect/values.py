@@ -7,7 +7,7 @@ where nothing else was found: a number that differs says that something is wrong
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -15,7 +15,6 @@ import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
 from modetrain import lines, reason
-from modetrain.comparison.library import compare
 from modetrain.inspect import failures, parting
 from modetrain.inspect.calls import Calls
 from modetrain.inspect.finding import Finding, finding
@@ -32,6 +31,8 @@ _DROPPED = (
     (r"is not in \[|does not index into|out of bound|out of range|segment_ids?.*range|indices\[", "MT601"),
 )
 _EAGER = "the step run eagerly on the batches"
+# Where eager and traced steps part, if nothing else tells: `first_operation.place`.
+Parting = Callable[..., Place | None]
 
 
 def of_batches(steps: Steps, target: str, *, moved: bool = False) -> tuple[list[Finding], list[np.ndarray] | None]:
@@ -64,7 +65,9 @@ def again(steps: Steps, rows: Sequence[np.ndarray]) -> Iterator[Finding]:
         yield finding("MT306", steps.place, seen, evidence="two eager runs compared")
 
 
-def traced(steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray], *, moved: bool = False) -> Iterator[Finding]:
+def traced(
+    steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray], *, moved: bool = False, first: Parting | None = None
+) -> Iterator[Finding]:
     """Runs the traced step on the same batches: it should give the same."""
     graph = []
     _seed()
@@ -77,18 +80,8 @@ def traced(steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray], *, move
                 yield finding("MT307", place, _said(error), evidence="eager and graph compared")
                 return
     if seen := _difference(rows, graph):
-        place = parting.place(steps) or _first_operation(steps, moved=moved) or steps.place
+        place = parting.place(steps) or (first and first(steps, moved=moved)) or steps.place
         yield finding("MT307", place, seen, evidence="eager and graph compared")
-
-
-def _first_operation(steps: Steps, *, moved: bool) -> Place | None:
-    """The line of the first operation that differs, as `modetrain.compare` finds it: the same Python, other numbers."""
-    if steps.method != "train_step" or steps.replicas.count > 1:
-        return None
-    with steps.state_kept(moved=moved), Calls(silent=True):
-        comparison = compare(steps.recipe, steps.batches, modes=["graph"], draws=1)
-    places = [one.place for one in comparison.findings if one.place is not None]
-    return places[0] if places else None
 
 
 def _run(concrete: Concrete, steps: Steps, batch, number: int) -> np.ndarray:

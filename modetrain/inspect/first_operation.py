@@ -1,0 +1,29 @@
+"""The line of the first operation that the traced step computes otherwise, as `modetrain.compare` finds it.
+
+An inspector is given it, and asks where nothing else tells: the same Python, other numbers.
+"""
+
+from __future__ import annotations
+
+from modetrain.comparison.library import compare
+from modetrain.inspect.calls import Calls
+from modetrain.inspect.steps import Steps
+from modetrain.place import Place
+
+
+def place(steps: Steps, *, moved: bool) -> Place | None:
+    """Runs the steps in both modes.
+
+    Args:
+      steps: the steps.
+      moved: from weights that are moved a little.
+
+    Returns:
+      The line; None where there is none, or the steps cannot be compared in one process.
+    """
+    if steps.method != "train_step" or steps.replicas.count > 1:
+        return None
+    with steps.state_kept(moved=moved), Calls(silent=True):
+        comparison = compare(steps.recipe, steps.batches, modes=["graph"], draws=1)
+    places = [one.place for one in comparison.findings if one.place is not None]
+    return places[0] if places else None
