@@ -44,8 +44,8 @@ class Values(Protocol):
         """The operations."""
         ...
 
-    def value_of(self, position: int) -> np.ndarray | None:
-        """The value of one entry; None where it is no number."""
+    def values_of(self, positions: Sequence[int]) -> Sequence[np.ndarray | None]:
+        """The values of some entries, asked for together; None where one is no number."""
         ...
 
 
@@ -150,21 +150,30 @@ def alone(first: Values, second: Values, floors: Sequence[float], *, epsilon: fl
     partner = {j: i for i, j in pairs(first.entries, second.entries)}
     began = time.monotonic()
 
+    def measured_together(these: Sequence[int]) -> list[tuple[float, tolerance.Gap | None]]:
+        if time.monotonic() - began > patience:
+            raise TimeoutError  # nothing is known of these, not that they agree
+        found: list[tuple[float, tolerance.Gap | None]] = []
+        ones, others = first.values_of([partner[j] for j in these]), second.values_of(these)
+        for j, one, other in zip(these, ones, others, strict=True):
+            gap = (
+                tolerance.gap(one, other)
+                if one is not None and other is not None and one.shape == other.shape
+                else None
+            )
+            found.append((ratio_of(gap, floors[partner[j]], epsilon), gap) if gap is not None else (0.0, None))
+        return found
+
     @functools.cache
     def measured(j: int) -> tuple[float, tolerance.Gap | None]:
-        if time.monotonic() - began > patience:
-            raise TimeoutError  # nothing is known of this one, not that it agrees
-        one, other = first.value_of(partner[j]), second.value_of(j)
-        if one is None or other is None or one.shape != other.shape:
-            return 0.0, None
-        gap = tolerance.gap(one, other)
-        return ratio_of(gap, floors[partner[j]], epsilon), gap
+        return measured_together([j])[0]
 
     rounded = None
     with contextlib.suppress(TimeoutError):
         for lines in _by_line(second.entries, partner).values():
             used = {k for j in lines for k in second.entries[j].inputs}
-            if all(measured(j)[0] <= tolerance.LIMIT for j in lines if j not in used):
+            # What a line hands on is asked for at once, which merges no less, and is compiled once.
+            if all(ratio <= tolerance.LIMIT for ratio, _ in measured_together([j for j in lines if j not in used])):
                 continue
             for j in lines:
                 ratio, gap = measured(j)
@@ -173,7 +182,7 @@ def alone(first: Values, second: Values, floors: Sequence[float], *, epsilon: fl
                 one, other = first.entries[partner[j]], second.entries[j]
                 before = max((measured(k)[0] for k in aligned_inputs(second.entries, j, partner)), default=0.0)
                 begins = _begins(one, gap, ratio, before, exact=False)
-                if begins == "difference" and _cancels(one, other, map(first.value_of, one.inputs), gap, epsilon):
+                if begins == "difference" and _cancels(one, other, first.values_of(one.inputs), gap, epsilon):
                     begins = "rounding"
                 if begins == "difference":
                     return Origin(entry=other, gap=gap, floors=ratio)

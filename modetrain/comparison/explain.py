@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +27,9 @@ from modetrain.inspect.steps import mode_for
 _NOISY_LOGS = 3
 # How long results are asked for one at a time; each is compiled by itself.
 _PATIENCE_S = 60.0
-_NOT_FOUND = "The operation that makes it was not found: looked at one by one, for a minute at most, none differs by more than noise."
+_NOT_FOUND = (
+    "The operation that makes it was not found: looked at one by one, a minute at most, none differs beyond noise."
+)
 _SAYS_RANDOM = re.compile(r"random|default_rng|\brng\b", re.IGNORECASE)
 _USE_SEEDS = (
     "Draw with tf.random.stateless_* and seed=self.seed('name'), or with a Keras layer, whose seeds modetrain sets: these are "
@@ -108,8 +110,8 @@ class _Written:
 
     entries: probe.Log
 
-    def value_of(self, position: int) -> np.ndarray | None:
-        return self.entries[position].value
+    def values_of(self, positions: Sequence[int]) -> list[np.ndarray | None]:
+        return [self.entries[position].value for position in positions]
 
 
 def _of_replicas(arm: Arm, number: int) -> Explanation | None:

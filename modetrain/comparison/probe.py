@@ -221,22 +221,22 @@ class Graph:
         """Of each entry."""
         return [tensor.dtype for tensor in self._found]
 
-    def value_of(self, position: int) -> np.ndarray | None:
-        """The value of one entry, as if nothing else were wanted; None where it is no number, or cannot be had."""
-        tensor = self._found[position]
-        if not _is_number(tensor):
-            return None
-        self._arm.load(self._state)
-        inputs = self._function.inputs[: len(self._given)]
-        alone = WrappedFunction(self._function.graph, VariableHolder()).prune(list(inputs), tensor)
-        if self._xla:
-            alone = tf.function(lambda *given, alone=alone: alone(*given), jit_compile=True, autograph=False)
-        try:
-            value = alone(*self._given)
-        except tf.errors.OpError:
-            return None
-        flat = np.asarray(value.numpy()).reshape(-1)
-        return flat[:: _stride(flat.size)]
+    def values_of(self, positions: Sequence[int]) -> list[np.ndarray | None]:
+        """The values of some entries, as if nothing else were wanted; None where one is no number, or cannot be had."""
+        numbers = [position for position in positions if _is_number(self._found[position])]
+        found: dict[int, np.ndarray] = {}
+        if numbers:
+            self._arm.load(self._state)
+            inputs = self._function.inputs[: len(self._given)]
+            wanted = [self._found[position] for position in numbers]
+            alone = WrappedFunction(self._function.graph, VariableHolder()).prune(list(inputs), wanted)
+            if self._xla:
+                alone = tf.function(lambda *given, alone=alone: alone(*given), jit_compile=True, autograph=False)
+            with contextlib.suppress(tf.errors.OpError):
+                for position, value in zip(numbers, alone(*self._given), strict=True):
+                    flat = np.asarray(value.numpy()).reshape(-1)
+                    found[position] = flat[:: _stride(flat.size)]
+        return [found.get(position) for position in positions]
 
 
 def _tensors(graph: tf.Graph) -> list[tf.Tensor]:
