@@ -43,8 +43,14 @@ class Scope:
             names[code.co_varnames[0]] = owner
         scope = cls(names=names, recipe=recipe)
         tree = tree_of(function)
+        outer = declared_outside(tree) if tree is not None else set()
         for node in ast.walk(tree) if tree is not None else ():  # `recipe = run.recipe`
-            if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            if (
+                isinstance(node, ast.Assign)
+                and len(node.targets) == 1
+                and isinstance(node.targets[0], ast.Name)
+                and node.targets[0].id not in outer
+            ):
                 value = scope.value(node.value)
                 if known(value):
                     names[node.targets[0].id] = value
@@ -78,6 +84,11 @@ class Scope:
                 return not hasattr(type(owner), node.attr) and not known(_attribute(owner, node.attr))
             node = node.value
         return False
+
+
+def declared_outside(tree: ast.AST) -> set[str]:
+    """Names that a function declares `global` or `nonlocal`: what it assigns to them outlasts it."""
+    return {name for node in ast.walk(tree) if isinstance(node, (ast.Global, ast.Nonlocal)) for name in node.names}
 
 
 def known(value: Any) -> bool:
