@@ -13,6 +13,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.python.autograph.impl import api
+from tensorflow.python.autograph.pyct import origin_info
 from tensorflow.python.util import tf_stack
 
 from modetrain.place import Place, is_generated, is_users
@@ -58,8 +60,22 @@ def of_stack(stack: Sequence[Any], *, direct: bool = False) -> Place | None:
     for frame in inside_trace(stack):
         if is_users(frame.filename):
             return Place(file=frame.filename, line=frame.lineno)
+        if is_generated(frame.filename) and (place := _before_conversion(frame.filename, frame.lineno)) is not None:
+            return place
         if direct and not acts_for_its_caller(frame.filename):
             return None
+    return None
+
+
+def _before_conversion(filename: str, line: int) -> Place | None:
+    """The line that AutoGraph made a line of, where `tf_stack` no longer says so: a gradient runs later than its function."""
+    for factories in api._TRANSPILER._cache._cache.values():
+        for factory in factories.values():
+            if factory.module.__file__ != filename:
+                continue
+            origin = factory.source_map.get(origin_info.LineLocation(filename=filename, lineno=line))
+            if origin is not None and is_users(origin.loc.filename):
+                return Place(file=origin.loc.filename, line=origin.loc.lineno)
     return None
 
 
