@@ -19,6 +19,7 @@ import io
 import logging
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.random import seed_generator
 from tensorflow.python.autograph.pyct import origin_info
 from tensorflow.python.util import tf_stack
 
@@ -52,6 +54,9 @@ _CLOCKS = (
     *("thread_time", "thread_time_ns", "ctime", "localtime", "gmtime", "strftime", "asctime"),
 )
 _UNSEEDED = "MT301 where no seed is given"
+_GLOBAL_SEEDS = "MT305"
+# A generator made with a seed asks the machine for numbers too, and throws them away.
+_SEEDED = re.compile(r"\b(RandomState|MT19937)\([^)\s]")
 _FILES = (
     "system",
     "popen",
@@ -99,6 +104,7 @@ _TABLE: tuple[tuple[Any, tuple[str, ...], str], ...] = (
     (os, ("urandom", "getrandom"), "MT303"),
     (random, ("_urandom",), "MT303"),
     (uuid, ("uuid1", "uuid4"), "MT303"),
+    (seed_generator, ("global_seed_generator",), _GLOBAL_SEEDS),
     (tf.random.Generator, ("__init__",), "MT206"),
     (keras.Layer, ("__init__",), "MT206"),
     (keras.optimizers.Optimizer, ("__init__",), "MT206"),
@@ -184,12 +190,12 @@ class Calls:
         self._busy = True
         try:
             stack = list(tf_stack.extract_stack())
-            place = lines.of_stack(stack, direct=code != _MADE)
+            place = lines.of_stack(stack, direct=code not in (_MADE, _GLOBAL_SEEDS))
             if code != "MT102" and _is_within_logging(stack):
                 return
         finally:
             self._busy = False
-        if place is not None:
+        if place is not None and not (name == "_urandom" and _SEEDED.search(place.statement)):
             call = Call(code=code, place=place, name=name)
             if call not in self.heard:
                 self.heard.append(call)
@@ -218,6 +224,14 @@ class Calls:
                 return original(*args, **kwargs)
 
             return tf.autograph.experimental.do_not_convert(seeded)
+
+        if code == _GLOBAL_SEEDS:
+
+            def drawing() -> Any:
+                note(code, "keras.random without a seed")
+                return original()
+
+            return drawing
 
         def hearing(*args: Any, **kwargs: Any) -> Any:
             # Most calls come from libraries: those are told apart before a stack is taken.
