@@ -113,7 +113,7 @@ def origin(first: Log, second: Log, floors: Sequence[float], *, epsilon: float, 
         if one.value is None or other.value is None or one.value.shape != other.value.shape:
             continue
         gap = tolerance.gap(one.value, other.value)
-        ratio = ratio_of(gap, floors[i], epsilon)
+        ratio = ratio_of(gap, floors[i], epsilon, one.value.dtype.name)
         apart[j] = (ratio, gap)
         before = max((apart[k][0] for k in aligned_inputs(second, j, apart)), default=0.0)
         begins = _begins(one, gap, ratio, before, exact)
@@ -153,7 +153,7 @@ def alone(first: Values, second: Values, floors: Sequence[float], *, epsilon: fl
         if one is None or other is None or one.shape != other.shape:
             return 0.0, None
         gap = tolerance.gap(one, other)
-        return ratio_of(gap, floors[partner[j]], epsilon), gap
+        return ratio_of(gap, floors[partner[j]], epsilon, one.dtype.name), gap
 
     rounded = None
     for lines in _by_line(second.entries, partner).values():
@@ -183,9 +183,9 @@ def _by_line(log: Log, partner: Mapping[int, int]) -> dict[tuple, list[int]]:
     return found
 
 
-def ratio_of(gap: tolerance.Gap, floor: float, epsilon: float) -> float:
-    """A gap in noise floors."""
-    floor = max(floor, epsilon * gap.scale)
+def ratio_of(gap: tolerance.Gap, floor: float, epsilon: float, dtype: str) -> float:
+    """A gap in noise floors; what is computed in a narrower dtype than the step is rounded to the spacing of its own."""
+    floor = max(floor, max(epsilon, tolerance.epsilon(dtype)) * gap.scale)
     return 0.0 if gap.absolute == 0 else gap.absolute / floor if floor else np.inf
 
 
