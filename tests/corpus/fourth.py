@@ -668,7 +668,7 @@ class SolvesForMeans(Tiny):
 
 class FiniteLayer(keras.layers.Layer):
     def call(self, inputs):
-        tf.debugging.assert_all_finite(inputs, "features")  # expect MT605 (ChecksInLayer)
+        tf.debugging.assert_all_finite(tf.math.log(inputs), "features")  # expect MT605 (ChecksInLayer)
         return inputs
 
 
