@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import types
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,12 @@ def acts_for_its_caller(filename: str) -> bool:
     if filename.startswith((*_AUTOGRAPH, _HERE)) or is_generated(filename):
         return True
     return not filename.startswith(_FRAMEWORKS) and not is_users(filename)
+
+
+def is_users_call(frame: types.FrameType) -> bool:
+    """Whether what a frame calls is called by the user's line itself, as it is written or as AutoGraph has converted it."""
+    name = frame.f_code.co_filename
+    return is_users(name) or is_generated(name) or (name.startswith(_AUTOGRAPH) and "call" in frame.f_code.co_name)
 
 
 def of_stack(stack: Sequence[Any], *, direct: bool = False) -> Place | None:
