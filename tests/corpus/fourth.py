@@ -599,9 +599,9 @@ class ShufflesStateless(Tiny):
 class PyFunctionInEval(Tiny):
     def eval_step(self, batch):
         logits = self.model(batch["x"], training=False)
-        share = tf.py_function(
+        share = tf.py_function(  # expect MT106
             lambda y, z: np.mean(y.numpy() == z.numpy().argmax(1)), [batch["label"], logits], tf.float32
-        )  # expect MT106
+        )
         return {"accuracy": tf.reshape(share, [])}
 
 
