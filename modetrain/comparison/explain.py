@@ -28,6 +28,7 @@ _NOISY_LOGS = 3
 # How long results are asked for one at a time; each is compiled by itself.
 _PATIENCE_S = 15.0
 _NOT_FOUND = "The operation that makes it was not found: looked at one by one, none differs by more than noise."
+_IN_BODIES = re.compile(r"(Stateless)?(If|While|Case)|TensorList\w+")
 _SAYS_RANDOM = re.compile(r"random|default_rng|\brng\b", re.IGNORECASE)
 _USE_SEEDS = (
     "Draw with tf.random.stateless_* and seed=self.seed('name'), or with a Keras layer, whose seeds modetrain sets: these are "
@@ -141,6 +142,9 @@ def _said(found: Origin, compile: str, reference: str, *, alone: bool) -> Explan
     if found.random or (found.only_in and _says_random(found)):
         drawn = f"Different random numbers: {_named(found)} draws others in {compile} than in {reference}."
         return Explanation(kind="random", op=found.entry.op, place=found.entry.place, said=(drawn,), advice=_USE_SEEDS)
+    if found.only_in and _IN_BODIES.fullmatch(found.entry.op):  # eager runs loops and branches as Python
+        inside = f"It begins in a loop or a branch: {_named(found)}. What is inside was looked at from outside alone."
+        return Explanation(op=found.entry.op, place=found.entry.place, said=(inside,))
     if found.only_in:
         who = compile if found.only_in == "second" else reference
         alone_in = f"Only {who} runs {_named(found)}: the traced Python took another way than the eager one."
