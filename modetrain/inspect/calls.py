@@ -223,8 +223,7 @@ class Calls:
         if name == "isEnabledFor":  # asked by every method of a logger, whether or not anything is written
 
             def enabled(logger: logging.Logger, level: int) -> bool:
-                if level > logging.DEBUG or original(logger, level):  # debugging that is switched off writes in no mode
-                    note(code, f"{logger.name}: {logging.getLevelName(level)}")
+                note(code, f"{logger.name}: {logging.getLevelName(level)}")
                 return original(logger, level) and not silent
 
             return tf.autograph.experimental.do_not_convert(enabled)

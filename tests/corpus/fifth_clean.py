@@ -6,7 +6,6 @@ import collections
 import contextlib
 import dataclasses
 import heapq
-import logging
 import os
 import random
 import typing
@@ -244,12 +243,6 @@ class Huber(Tiny):
         error = self.logits(batch) - tf.one_hot(batch["label"], 3)
         small = tf.abs(error) <= 1.0
         return tf.reduce_sum(tf.where(small, 0.5 * error**2, tf.abs(error) - 0.5), axis=1)
-
-
-class LogsDebug(Tiny):
-    def losses(self, batch):
-        logging.getLogger("quiet").debug("a batch of %s", batch["x"].shape)
-        return super().losses(batch)
 
 
 class Beta(Tiny):
