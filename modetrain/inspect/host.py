@@ -106,7 +106,7 @@ def _told(change: _Use, reads: dict[tuple[int, Any], _Use]) -> Iterator[Finding]
     if name == "trainable" and (change.owner is None or isinstance(change.owner, keras.Layer)):
         yield finding("MT403", change.place, f"{change.text} is set outside the step", evidence=_EVIDENCE)
         return
-    if _is_setting_of_optimizer(change):
+    if _is_setting_of_optimizer(change) or _is_setting_of_keras(change):
         what = f"{change.text} is set outside the step, which has its old value in the graph"
         yield finding("MT401", change.place, what, evidence=_EVIDENCE)
         return
@@ -132,6 +132,16 @@ def _is_setting_of_optimizer(change: _Use) -> bool:
     if isinstance(change.owner, keras.optimizers.Optimizer):
         return change.key[1] not in ("learning_rate", "iterations")
     return isinstance(change.owner, Optimizer)
+
+
+def _is_setting_of_keras(change: _Use) -> bool:
+    """Whether a number of a Keras layer, loss or regularizer is set, which its own code reads: a rate, a momentum."""
+    return (
+        isinstance(change.owner, (keras.Layer, keras.losses.Loss, keras.regularizers.Regularizer))
+        and not isinstance(change.owner, keras.Model)
+        and not is_users_object(change.owner)
+        and isinstance(change.value, (int, float, np.number))
+    )
 
 
 # --- reads ------------------------------------------------------------------------------------------------------------
@@ -270,7 +280,7 @@ def _outside(recipe: Any, reached: Reached, ran: set[tuple[str, int]]) -> Iterat
         at_start = _called_at_start(type(thing))
         for cls in type(thing).__mro__:
             for name, value in vars(cls).items():
-                function = getattr(value, "__func__", value)
+                function = value.fset if isinstance(value, property) else getattr(value, "__func__", value)
                 if isinstance(function, types.FunctionType) and is_users(function.__code__.co_filename):
                     files.add(function.__code__.co_filename)
                     fresh = function.__code__ not in done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import dataclasses
 import datetime
 import functools
 import gc
@@ -16,6 +17,7 @@ import threading
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -81,11 +83,6 @@ class Count(Tiny):
 class System(Tiny):
     def losses(self, batch):
         return super().losses(batch) * random.SystemRandom().random()  # expect MT301 MT303
-
-
-class Fresh(Tiny):
-    def losses(self, batch):
-        return super().losses(batch) * np.random.default_rng().normal()  # expect MT301
 
 
 class Today(Tiny):
@@ -277,3 +274,164 @@ class LoopAfterReturn(Tiny):
                 continue
             total += losses * tf.cast(i, tf.float32)
         return total
+
+
+# --- changed between steps, and in the input pipeline ---------------------------------------------------------------
+
+
+def with_dropout(image_shape, classes):
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(8, kernel_regularizer="l2"),
+            keras.layers.BatchNormalization(name="bn"),
+            keras.layers.Dropout(0.3, name="drop"),
+            keras.layers.Dense(classes),
+        ]
+    )
+
+
+class LowersRate(Tiny):
+    build_model = with_dropout
+
+
+class Lowers(Callback):
+    def look(self, run):
+        run.recipe.model.layers[2].rate = max(0.0, 0.3 - run.step / 100)  # expect MT401 MT405 (LowersRate)
+
+
+class LowersRateByName(Tiny):
+    build_model = with_dropout
+
+
+class LowersByName(Callback):
+    def look(self, run):
+        run.recipe.model.get_layer("drop").rate = 0.1  # expect MT401 MT405 (LowersRateByName)
+
+
+class ChangesMomentum(Tiny):
+    build_model = with_dropout
+
+    def on_epoch(self, epoch):
+        self.model.get_layer("bn").momentum = 0.5  # expect MT401 MT405
+
+
+class ChangesRegularizer(Tiny):
+    build_model = with_dropout
+
+    def relax(self):
+        self.model.layers[0].kernel_regularizer.l2 = 0.0  # expect MT401 MT405
+
+
+class ChangesLossObject(Tiny):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.criterion = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1, reduction=None)
+
+    def losses(self, batch):
+        return self.criterion(tf.one_hot(batch["label"], 3), self.logits(batch))
+
+    def harden(self):
+        self.criterion.label_smoothing = 0.0  # expect MT401 MT405
+
+
+class PropertySetter(Tiny):
+    _temperature = 1.0
+
+    @property
+    def temperature(self):
+        return self._temperature  # expect MT401
+
+    @temperature.setter
+    def temperature(self, value):
+        self._temperature = value  # expect MT405
+
+    def losses(self, batch):
+        return super().losses(batch) / self.temperature
+
+
+class Cools(Callback):
+    def look(self, run):
+        run.recipe.temperature = 0.5
+
+
+@dataclasses.dataclass
+class Config:
+    beta: float = 1.0
+
+
+CONFIG = Config()
+
+
+class GlobalConfig(Tiny):
+    def losses(self, batch):
+        return super().losses(batch) * CONFIG.beta  # expect MT401
+
+
+class SetsConfig(Callback):
+    def look(self, run):
+        CONFIG.beta = 0.5  # expect MT405 (GlobalConfig)
+
+
+class PrepareMagnitude(Tiny):
+    magnitude = 0.1
+
+    def prepare(self, batch, *, seed, training):
+        noise = tf.random.stateless_normal(tf.shape(batch["x"]), seed=seed)
+        return {**batch, "x": batch["x"] + self.magnitude * noise}  # expect MT401 MT802
+
+
+class Grows(Callback):
+    def look(self, run):
+        run.recipe.magnitude = run.step / 100  # expect MT405 (PrepareMagnitude)
+
+
+class PrepareCounts(Tiny):
+    calls = 0
+
+    def prepare(self, batch, *, seed, training):
+        self.calls += 1  # expect MT802 MT201
+        return {**batch, "x": batch["x"] * min(1.0, self.calls / 10)}
+
+
+class PrepareRng(Tiny):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.rng = np.random.default_rng(0)
+
+    def prepare(self, batch, *, seed, training):
+        return {**batch, "x": batch["x"] + self.rng.normal(size=4).astype(np.float32)}  # expect MT802 MT301
+
+
+class PrepareClock(Tiny):
+    def prepare(self, batch, *, seed, training):
+        return {**batch, "x": batch["x"] * (time.time() % 1.0)}  # expect MT802 MT302
+
+
+class PrepareKerasRandom(Tiny):
+    def prepare(self, batch, *, seed, training):
+        return {**batch, "x": batch["x"] + keras.random.normal((4,))}  # expect MT801 MT305
+
+
+class PrepareKerasLayer(Tiny):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.noise = keras.layers.GaussianNoise(0.1)
+
+    def prepare(self, batch, *, seed, training):
+        return {**batch, "x": self.noise(batch["x"], training=training)}  # expect MT801 MT805
+
+
+class PrepareGenerator(Tiny):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.generator = tf.random.Generator.from_seed(1)
+
+    def prepare(self, batch, *, seed, training):
+        return {**batch, "x": batch["x"] + self.generator.normal([4])}  # expect MT801
+
+
+class PreparePrints(Tiny):
+    def prepare(self, batch, *, seed, training):
+        print("preparing", batch["x"].shape)  # expect MT802
+        return {**batch, "x": batch["x"] * 2.0}
