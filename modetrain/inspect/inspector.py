@@ -17,8 +17,8 @@ from modetrain.recipe import Recipe
 from modetrain.replicas import Replicas
 
 METHODS = ("train_step", "eval_step")
-# What prints or waits, what others change between steps, and the shape of the graph: a step computes the same for all that.
-_SAME_NUMBERS = ("MT101", "MT102", "MT104", "MT4", "MT5")
+# What prints or waits, what others change between steps, and what is in the graph: a step computes the same for all that.
+_SAME_NUMBERS = ("MT101", "MT102", "MT104", "MT4", "MT501", "MT504", "MT505", "MT506")
 
 
 class Inspector:
