@@ -144,10 +144,13 @@ def alone(first: Values, second: Values, floors: Sequence[float], *, epsilon: fl
     """
     partner = {j: i for i, j in pairs(first.entries, second.entries)}
     began = time.monotonic()
+    out_of_time = False
 
     @functools.cache
     def measured(j: int) -> tuple[float, tolerance.Gap | None]:
+        nonlocal out_of_time
         if time.monotonic() - began > patience:
+            out_of_time = True
             return 0.0, None
         one, other = first.value_of(partner[j]), second.value_of(j)
         if one is None or other is None or one.shape != other.shape:
@@ -166,6 +169,8 @@ def alone(first: Values, second: Values, floors: Sequence[float], *, epsilon: fl
                 continue
             entry = second.entries[j]
             before = max((measured(k)[0] for k in aligned_inputs(second.entries, j, partner)), default=0.0)
+            if out_of_time:  # whether its inputs agree is not known
+                return rounded
             begins = _begins(first.entries[partner[j]], gap, ratio, before, exact=False)
             if begins == "difference":
                 return Origin(entry=entry, gap=gap, floors=ratio)
