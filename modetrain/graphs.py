@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
@@ -82,8 +82,8 @@ def difference(first: tf.Graph, second: tf.Graph) -> Difference | None:
     Operations count, not their order: TensorFlow leaves to chance in which order a branch takes what it captures.
     """
     ours, theirs = _by_signature(first), _by_signature(second)
-    here = [op for key, ops in ours.items() for op in ops[len(theirs.get(key, ())) :]]
-    there = [op for key, ops in theirs.items() for op in ops[len(ours.get(key, ())) :]]
+    here = [op for key, ops in ours.items() for op in _left_over(ops, theirs.get(key, ()))]
+    there = [op for key, ops in theirs.items() for op in _left_over(ops, ours.get(key, ()))]
     if not here and not there:
         return None
     places = ((op, lines.of_op(op)) for op in sorted([*here, *there], key=lambda op: op.type != "Const"))
@@ -96,6 +96,14 @@ def difference(first: tf.Graph, second: tf.Graph) -> Difference | None:
     else:
         what = f"one trace has {len(here)} operations that the next has not, and lacks {len(there)}: {op.type}, for one"
     return Difference(place=place, what=what)
+
+
+def _left_over(ops: Sequence[tf.Operation], others: Sequence[tf.Operation]) -> list[tf.Operation]:
+    """Of operations that are alike, as many as there are more than in another trace, first those that it has no namesake of."""
+    if len(ops) <= len(others):
+        return []
+    names = {op.name for op in others}
+    return sorted(ops, key=lambda op: op.name in names)[: len(ops) - len(others)]
 
 
 def _by_signature(graph: tf.Graph) -> dict[tuple, list[tf.Operation]]:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import functools
 import os
+import types
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
+from tensorflow.python.autograph.impl import api
+from tensorflow.python.autograph.pyct import origin_info
 from tensorflow.python.util import tf_stack
 
 from modetrain.place import Place, is_generated, is_users
@@ -48,6 +51,12 @@ def acts_for_its_caller(filename: str) -> bool:
     return not filename.startswith(_FRAMEWORKS) and not is_users(filename)
 
 
+def is_users_call(frame: types.FrameType) -> bool:
+    """Whether what a frame calls is called by the user's line itself, as it is written or as AutoGraph has converted it."""
+    name = frame.f_code.co_filename
+    return is_users(name) or is_generated(name) or (name.startswith(_AUTOGRAPH) and "call" in frame.f_code.co_name)
+
+
 def of_stack(stack: Sequence[Any], *, direct: bool = False) -> Place | None:
     """The innermost of the user's lines in a stack of a trace, or None.
 
@@ -58,8 +67,22 @@ def of_stack(stack: Sequence[Any], *, direct: bool = False) -> Place | None:
     for frame in inside_trace(stack):
         if is_users(frame.filename):
             return Place(file=frame.filename, line=frame.lineno)
+        if is_generated(frame.filename) and (place := _before_conversion(frame.filename, frame.lineno)) is not None:
+            return place
         if direct and not acts_for_its_caller(frame.filename):
             return None
+    return None
+
+
+def _before_conversion(filename: str, line: int) -> Place | None:
+    """The line that AutoGraph made a line of, where `tf_stack` no longer says so: a gradient runs later than its function."""
+    for factories in api._TRANSPILER._cache._cache.values():
+        for factory in factories.values():
+            if factory.module.__file__ != filename:
+                continue
+            origin = factory.source_map.get(origin_info.LineLocation(filename=filename, lineno=line))
+            if origin is not None and is_users(origin.loc.filename):
+                return Place(file=origin.loc.filename, line=origin.loc.lineno)
     return None
 
 

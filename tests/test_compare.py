@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import random
 import re
+import time
 
 import keras
 import numpy as np
@@ -176,6 +177,60 @@ class WarmUp(Planted):
         return x * 2.0 if self.count > 3 else x
 
 
+class Clock(Planted):
+    """What it asks is on another line than the first operation that gives other numbers."""
+
+    def change(self, x, batch):
+        seconds = time.perf_counter() % 1.0  # here
+        return x * seconds
+
+
+class Hinge:
+    margin = 1.0
+
+    def __call__(self, logits):
+        self.margin *= 1.1  # here
+        return tf.reduce_mean(tf.nn.relu(self.margin - logits), axis=-1)
+
+
+class Margin(Planted):
+    """The state is in an object of the recipe's."""
+
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.hinge = Hinge()
+
+    def change_loss(self, loss, logits):
+        return loss + self.hinge(logits)
+
+
+class PeakOfRoots(Planted):
+    """The graph optimizer takes the root of the maximum, which is no NaN: in float64 too, and only where it may."""
+
+    def change(self, x, batch):
+        roots = tf.sqrt(x - 0.5)
+        peak = tf.reduce_max(roots)  # here
+        return x + tf.where(tf.math.is_nan(peak), 0.0, tf.cast(peak, x.dtype))
+
+
+class ArgmaxOfMissing(Planted):
+    """NaN is the largest of all in one mode only; the logarithms are float32 in float64 too, and rounded as such."""
+
+    def change(self, x, batch):
+        logs = tf.math.log(tf.reshape(tf.cast(x, tf.float32), [x.shape[0], -1]) - 0.5)
+        index = tf.argmax(logs, axis=1)  # here
+        return x * tf.cast(1 + index, x.dtype)[:, None, None, None] / 1000.0
+
+
+class Thresholds(Planted):
+    """Constants are folded, and a floor falls on the other side."""
+
+    def change(self, x, batch):
+        seconds = tf.cast(batch["label"] + tf.range(x.shape[0]), tf.float32)
+        bins = tf.floor(seconds / 0.7 * 0.7)  # here
+        return x * tf.cast(bins, x.dtype)[:, None, None, None]
+
+
 class NanGradient(Planted):
     """The gradient of the branch that is not taken: NaN in every mode alike, which is no disagreement."""
 
@@ -224,7 +279,12 @@ PLANTED = {
     GlobalDict: ("impure", "graph", "python"),
     DrawnApart: ("random", "graph", None),
     WarmUp: ("impure", "graph", "python"),
+    Clock: ("impure", "graph", "python"),
+    Margin: ("impure", "graph", "python"),
     TruncatedNormal: ("random", "xla", None),
+    PeakOfRoots: ("different", "graph", "grappler"),
+    ArgmaxOfMissing: ("different", "xla", "xla"),
+    Thresholds: ("different", "graph", "grappler"),
     NanInGraph: ("nonfinite", "graph", "tracing"),
     OutOfRange: ("error", "xla", None),
     Asserts: ("error", "xla", None),

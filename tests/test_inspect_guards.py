@@ -48,6 +48,12 @@ class ByPairs(Bad):
         return tf.gather_nd(tf.ones([3, 3]), [[0, tf.where(bad, 3, 2)]])[0]  # here
 
 
+class ReadsItems(Bad):
+    def planted(self, batch, bad):
+        items = tf.TensorArray(tf.float32, size=3).unstack([1.0, 2.0, 3.0])
+        return items.read(tf.where(bad, 3, 2))  # here
+
+
 class Divides(Bad):
     def planted(self, batch, bad):
         return 7 // tf.where(bad, 0, 1)  # here
@@ -146,6 +152,7 @@ CASES = {
     Negative: "MT601",
     Embeds: "MT601",
     ByPairs: "MT601",
+    ReadsItems: "MT601",
     Divides: "MT603",
     Labels: "MT602",
     Asserts: "MT604",

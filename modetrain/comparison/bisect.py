@@ -116,7 +116,7 @@ def origin(first: Log, second: Log, floors: Sequence[float], *, epsilon: float, 
         if one.value is None or other.value is None or one.value.shape != other.value.shape:
             continue
         gap = tolerance.gap(one.value, other.value)
-        ratio = ratio_of(gap, floors[i], epsilon)
+        ratio = ratio_of(gap, floors[i], epsilon, one.value.dtype.name)
         apart[j] = (ratio, gap)
         before = max((apart[k][0] for k in aligned_inputs(second, j, apart)), default=0.0)
         begins = _begins(one, gap, ratio, before, exact)
@@ -156,12 +156,11 @@ def alone(first: Values, second: Values, floors: Sequence[float], *, epsilon: fl
         found: list[tuple[float, tolerance.Gap | None]] = []
         ones, others = first.values_of([partner[j] for j in these]), second.values_of(these)
         for j, one, other in zip(these, ones, others, strict=True):
-            gap = (
-                tolerance.gap(one, other)
-                if one is not None and other is not None and one.shape == other.shape
-                else None
-            )
-            found.append((ratio_of(gap, floors[partner[j]], epsilon), gap) if gap is not None else (0.0, None))
+            if one is None or other is None or one.shape != other.shape:
+                found.append((0.0, None))
+                continue
+            gap = tolerance.gap(one, other)
+            found.append((ratio_of(gap, floors[partner[j]], epsilon, one.dtype.name), gap))
         return found
 
     @functools.cache
@@ -200,9 +199,9 @@ def _by_line(log: Log, partner: Mapping[int, int]) -> dict[tuple, list[int]]:
     return found
 
 
-def ratio_of(gap: tolerance.Gap, floor: float, epsilon: float) -> float:
-    """A gap in noise floors."""
-    floor = max(floor, epsilon * gap.scale)
+def ratio_of(gap: tolerance.Gap, floor: float, epsilon: float, dtype: str) -> float:
+    """A gap in noise floors; what is computed in a narrower dtype than the step is rounded to the spacing of its own."""
+    floor = max(floor, max(epsilon, tolerance.epsilon(dtype)) * gap.scale)
     return 0.0 if gap.absolute == 0 else gap.absolute / floor if floor else np.inf
 
 
@@ -231,8 +230,12 @@ def _cancels(
     """
     if one.op not in CANCELS or one.of_constant or other.of_constant:
         return False
-    largest = max((np.abs(value).max(initial=0.0) for value in operands if value is not None), default=0.0)
-    return gap.absolute <= tolerance.LIMIT * epsilon * float(largest)
+    last_places = (
+        max(epsilon, tolerance.epsilon(value.dtype.name)) * float(np.abs(value).max(initial=0.0))
+        for value in operands
+        if value is not None
+    )
+    return gap.absolute <= tolerance.LIMIT * max(last_places, default=0.0)
 
 
 def allowed(entry: Entry) -> float:

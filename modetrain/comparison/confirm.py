@@ -195,7 +195,9 @@ class Court:
     def _why(self, mode: str, number: int, gone: bool | None) -> Explanation:
         # A difference that float64 leaves stands out there, and rounding does not.
         why = self.runner.explain(mode, number, "float64") if gone is False else None
-        return why or self.runner.explain(mode, number) or Explanation()
+        if why is None or (why.op is None and why.place is None):  # nor does what is merged only show there
+            why = self.runner.explain(mode, number) or why
+        return why or Explanation()
 
     def _blamed(
         self, mode: str, report: ArmReport, here: Sequence[Verdict], why: Explanation, gone: bool | None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -30,12 +30,16 @@ _PATIENCE_S = 60.0
 _NOT_FOUND = (
     "The operation that makes it was not found: looked at one by one, a minute at most, none differs beyond noise."
 )
+_IN_BODIES = re.compile(r"(Stateless)?(If|While|Case)|TensorList\w+")
 _SAYS_RANDOM = re.compile(r"random|default_rng|\brng\b", re.IGNORECASE)
 _USE_SEEDS = (
     "Draw with tf.random.stateless_* and seed=self.seed('name'), or with a Keras layer, whose seeds modetrain sets: these are "
     "functions of (seed, step) and the same in every mode."
 )
 _FROZEN = "A compiled step (graph, xla) draws once, while it is traced, and keeps that number for the whole run."
+# What makes a step another one each time that Python runs it, and what several replicas compute otherwise.
+_IMPURE = ("MT201", "MT202", "MT203", "MT205", "MT301", "MT302", "MT303")
+_OF_REPLICAS = tuple(code for code, known in CODES.items() if known.mode == "replicas")
 _USE_VARIABLES = "Keep what changes from step to step in variables, or use self.step."
 
 
@@ -65,16 +69,19 @@ def impurity(arm: Arm, shelf: Shelf, reference: str, number: int) -> Explanation
         where = drew or (generators[0].place if generators else None)
         op = found.entry.op if found else None
         return Explanation(kind="random", op=op, place=where, said=tuple(said), advice=_USE_SEEDS)
+    op = found.entry.op if found else None
+    if not changed and (told := _of_inspect(arm, number, _IMPURE)) is not None:
+        return dataclasses.replace(told, op=op, said=(*said, *told.said), blame="python")
     said += [f"The step changes Python state: {change}." for change in changed[:2]]
     where = changed[0].place if changed else found.entry.place if found else None
-    op = found.entry.op if found else None
     return Explanation(op=op, place=where, said=tuple(said), blame="python", advice=_USE_VARIABLES)
 
 
 def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_compile: str) -> Explanation | None:
     """Why an arm's step differs from the reference's; None where that could not be found out."""
     if arm.replicas.count > 1:
-        return _of_replicas(arm, number)
+        told = _of_inspect(arm, number, _OF_REPLICAS)
+        return told and dataclasses.replace(told, blame="replicas")
     state = before(shelf, reference, number)
     first = probe.log_of(arm, reference_compile, number, state)
     size = tolerance.epsilon(arm.compute_dtype())
@@ -100,7 +107,7 @@ def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_co
     if found is None:
         return Explanation(said=(_NOT_FOUND,))
     if found.rounding:
-        return Explanation(said=(_rounding(found),), rounding=True)
+        return Explanation(op=found.entry.op, place=found.entry.place, said=(_rounding(found),), rounding=True)
     return _said(found, arm.mode.compile, reference_compile, alone=alone)
 
 
@@ -114,21 +121,22 @@ class _Written:
         return [self.entries[position].value for position in positions]
 
 
-def _of_replicas(arm: Arm, number: int) -> Explanation | None:
-    """The line that makes several replicas another computation, where `inspect` knows one."""
+def _of_inspect(arm: Arm, number: int, codes: Collection[str]) -> Explanation | None:
+    """What `inspect` knows of a step: the first line that it finds with one of these codes."""
+    several = arm.replicas.count > 1
     inspector = Inspector(
         arm.recipe,
         [{name: tf.constant(array[number]) for name, array in arm.batches.items()}],
         mode=mode_for("graph", arm.mode),
         replicas=arm.replicas,
         target="graph",
-        several=True,
+        several=several,
     )
-    found = next((one for one in inspector.findings() if one.mode == "replicas"), None)
+    found = next((one for one in inspector.findings() if one.code in codes), None)
     if found is None:
         return None
     said = f"Inspect says {found.code}, {CODES[found.code].title}: {found.what}, at {found.place}."
-    return Explanation(place=found.place, said=(said,), advice=found.fix, blame="replicas")
+    return Explanation(place=found.place, said=(said,), advice=found.fix)
 
 
 def _said(found: Origin, compile: str, reference: str, *, alone: bool) -> Explanation:
@@ -136,6 +144,9 @@ def _said(found: Origin, compile: str, reference: str, *, alone: bool) -> Explan
     if found.random or (found.only_in and _says_random(found)):
         drawn = f"Different random numbers: {_named(found)} draws others in {compile} than in {reference}."
         return Explanation(kind="random", op=found.entry.op, place=found.entry.place, said=(drawn,), advice=_USE_SEEDS)
+    if found.only_in and _IN_BODIES.fullmatch(found.entry.op):  # eager runs loops and branches as Python
+        inside = f"It begins in a loop or a branch: {_named(found)}. What is inside was looked at from outside alone."
+        return Explanation(op=found.entry.op, place=found.entry.place, said=(inside,))
     if found.only_in:
         who = compile if found.only_in == "second" else reference
         alone_in = f"Only {who} runs {_named(found)}: the traced Python took another way than the eager one."

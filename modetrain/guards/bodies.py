@@ -19,6 +19,9 @@ from tensorflow.python.framework import func_graph
 from modetrain.guards.checks import CHECKS
 from modetrain.guards.guard import Guard, guard
 
+# Every loop over a tensor reads its items so, in range, and would be slowed down.
+_OF_LOOPS = "TensorListGetItem"
+
 
 class Bodies:
     """Guards what is inside a step that is traced within a `with` block.
@@ -41,7 +44,7 @@ class Bodies:
 
         def create(graph: Any, op_type: str, *args: Any, **kwargs: Any) -> tf.Operation:
             op = original(graph, op_type, *args, **kwargs)
-            if op_type in CHECKS and not self._busy and _is_body(op):
+            if op_type in CHECKS and op_type != _OF_LOOPS and not self._busy and _is_body(op):
                 self._guard(op)
             return op
 

@@ -86,6 +86,12 @@ def _segments(op: tf.Operation) -> Flagged:
     return "MT601", "a segment id is too large", tf.reduce_any(ids >= tf.cast(count, ids.dtype))
 
 
+def _list_item(op: tf.Operation) -> Flagged:
+    items, index = op.inputs[:2]
+    size = tf.raw_ops.TensorListLength(input_handle=items)
+    return "MT601", "an index lies outside the TensorArray", _outside(index, size)
+
+
 def _division(op: tf.Operation) -> Flagged:
     divisor = op.inputs[1]
     if not divisor.dtype.is_integer:
@@ -137,6 +143,7 @@ CHECKS: dict[str, Callable[[tf.Operation], Flagged]] = {
     **dict.fromkeys(
         ("UnsortedSegmentSum", "UnsortedSegmentMax", "UnsortedSegmentMin", "UnsortedSegmentProd"), _segments
     ),
+    "TensorListGetItem": _list_item,
     **dict.fromkeys(("FloorDiv", "FloorMod", "Div", "TruncateDiv", "TruncateMod", "Mod"), _division),
     "SparseSoftmaxCrossEntropyWithLogits": _labels,
     "Pow": _power,

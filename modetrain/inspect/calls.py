@@ -18,10 +18,14 @@ import inspect as python_inspect
 import io
 import logging
 import os
+import pathlib
+import platform
 import random
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 import uuid
@@ -32,6 +36,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.src.random import seed_generator
 from tensorflow.python.autograph.pyct import origin_info
 from tensorflow.python.util import tf_stack
 
@@ -52,6 +57,11 @@ _CLOCKS = (
     *("thread_time", "thread_time_ns", "ctime", "localtime", "gmtime", "strftime", "asctime"),
 )
 _UNSEEDED = "MT301 where no seed is given"
+_GLOBAL_SEEDS = "MT305"
+# What libraries ask for all the time, for reasons of their own: counts where the user's line asks itself.
+_ASKED = {"MT103 asked": "MT103", "MT302 asked": "MT302", "MT303 asked": "MT303"}
+# A generator made with a seed asks the machine for numbers too, and throws them away.
+_SEEDED = re.compile(r"\b(RandomState|MT19937)\([^)\s]")
 _FILES = (
     "system",
     "popen",
@@ -99,6 +109,16 @@ _TABLE: tuple[tuple[Any, tuple[str, ...], str], ...] = (
     (os, ("urandom", "getrandom"), "MT303"),
     (random, ("_urandom",), "MT303"),
     (uuid, ("uuid1", "uuid4"), "MT303"),
+    (os, ("getpid", "getppid", "getloadavg"), "MT303 asked"),
+    (socket, ("gethostname", "getfqdn"), "MT303 asked"),
+    (platform, ("node",), "MT303 asked"),
+    (threading, ("get_ident", "get_native_id"), "MT303 asked"),
+    (time, ("clock_gettime", "clock_gettime_ns"), "MT302 asked"),
+    (os, ("times",), "MT302 asked"),
+    (os, ("listdir", "scandir", "stat"), "MT103 asked"),
+    (os.path, ("exists", "isfile", "isdir", "getmtime", "getsize"), "MT103 asked"),
+    (pathlib.Path, ("exists", "is_file", "is_dir", "stat", "iterdir", "glob", "rglob"), "MT103 asked"),
+    (seed_generator, ("global_seed_generator",), _GLOBAL_SEEDS),
     (tf.random.Generator, ("__init__",), "MT206"),
     (keras.Layer, ("__init__",), "MT206"),
     (keras.optimizers.Optimizer, ("__init__",), "MT206"),
@@ -184,12 +204,12 @@ class Calls:
         self._busy = True
         try:
             stack = list(tf_stack.extract_stack())
-            place = lines.of_stack(stack, direct=code != _MADE)
+            place = lines.of_stack(stack, direct=code not in (_MADE, _GLOBAL_SEEDS))
             if code != "MT102" and _is_within_logging(stack):
                 return
         finally:
             self._busy = False
-        if place is not None:
+        if place is not None and not (name == "_urandom" and _SEEDED.search(place.statement)):
             call = Call(code=code, place=place, name=name)
             if call not in self.heard:
                 self.heard.append(call)
@@ -219,9 +239,21 @@ class Calls:
 
             return tf.autograph.experimental.do_not_convert(seeded)
 
+        if code == _GLOBAL_SEEDS:
+
+            def drawing() -> Any:
+                note(code, "keras.random without a seed")
+                return original()
+
+            return drawing
+
+        asked = code in _ASKED
+        code = _ASKED.get(code, code)
+
         def hearing(*args: Any, **kwargs: Any) -> Any:
             # Most calls come from libraries: those are told apart before a stack is taken.
-            if _may_be_users(sys._getframe(1).f_code.co_filename):
+            caller = sys._getframe(2)  # past the wrapper of `do_not_convert`
+            if lines.is_users_call(caller) if asked else _may_be_users(caller.f_code.co_filename):
                 note(code, name)
                 if silent and code == "MT104":
                     return ""

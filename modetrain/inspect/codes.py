@@ -112,8 +112,8 @@ CODES: Mapping[str, Code] = {
     ),
     "MT303": Code(
         title="a value that differs from process to process is frozen",
-        why="id(), hash() of a text, the order of a set, uuid and os.urandom differ from run to run: the graph, and so the run, "
-        "cannot be repeated.",
+        why="id(), hash() of a text, the order of a set, uuid, os.urandom and os.getpid() differ from run to run: the graph, and "
+        "so the run, cannot be repeated.",
         fix="Sort what is iterated over (sorted(...)), and use a number of your own or self.seed(...) instead.",
     ),
     "MT304": Code(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect as python_inspect
+import os
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import keras
@@ -21,7 +22,7 @@ import tensorflow as tf
 from modetrain.callbacks import Callback
 from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.reach import Reached, is_users_object, tree_of
-from modetrain.inspect.resolve import Scope, known
+from modetrain.inspect.resolve import Scope, declared_outside, known
 from modetrain.inspect.traces import Traces
 from modetrain.optimizer import Optimizer
 from modetrain.place import Place, is_users
@@ -45,6 +46,8 @@ _CHANGES = {
     ),
     *("popleft", "sort", "reverse", "fill", "put", "subtract", "rotate"),
 }
+_CONTAINERS = (list, set, np.ndarray, MutableMapping)
+_SOME_ITEM = object()  # stands for each item that is read, where it is not known which one changes
 _SWAPPED = (Optimizer, keras.optimizers.Optimizer, keras.Layer, types.FunctionType, tf.Variable, keras.Variable)
 
 
@@ -53,7 +56,7 @@ class _Use:
     """An expression that is read or changed.
 
     Attributes:
-      key: id of the object and name of the attribute, or key of the item; None for anything in it.
+      key: id of the object and name of the attribute, or key of the item; None for anything in it, `_SOME_ITEM` for some.
       place: the line.
       text: the expression.
       value: what it is now.
@@ -103,11 +106,13 @@ def _told(change: _Use, reads: dict[tuple[int, Any], _Use]) -> Iterator[Finding]
     if name == "trainable" and (change.owner is None or isinstance(change.owner, keras.Layer)):
         yield finding("MT403", change.place, f"{change.text} is set outside the step", evidence=_EVIDENCE)
         return
-    if _is_setting_of_optimizer(change):
+    if _is_setting_of_optimizer(change) or _is_setting_of_keras(change):
         what = f"{change.text} is set outside the step, which has its old value in the graph"
         yield finding("MT401", change.place, what, evidence=_EVIDENCE)
         return
     read = reads.get(change.key) or reads.get((change.key[0], None))
+    if read is None and name is None:
+        read = reads.get((change.key[0], _SOME_ITEM))
     if read is None:
         return
     swapped = isinstance(read.value, _SWAPPED)
@@ -129,20 +134,64 @@ def _is_setting_of_optimizer(change: _Use) -> bool:
     return isinstance(change.owner, Optimizer)
 
 
+def _is_setting_of_keras(change: _Use) -> bool:
+    """Whether a number of a Keras layer, loss or regularizer is set, which its own code reads: a rate, a momentum."""
+    return (
+        isinstance(change.owner, (keras.Layer, keras.losses.Loss, keras.regularizers.Regularizer))
+        and not isinstance(change.owner, keras.Model)
+        and not is_users_object(change.owner)
+        and isinstance(change.value, (int, float, np.number))
+    )
+
+
 # --- reads ------------------------------------------------------------------------------------------------------------
 
 
 def _reads(function: types.FunctionType, scope: Scope, ran: set[tuple[str, int]]) -> Iterator[_Use]:
     tree = tree_of(function)
     file = function.__code__.co_filename
+    picks = _picks(tree, scope) if tree is not None else {}
     for node, decides in _with_conditions(tree) if tree is not None else ():
-        if not isinstance(getattr(node, "ctx", None), ast.Load) or (file, node.lineno) not in ran:
+        if not isinstance(node, ast.expr) or (file, node.lineno) not in ran:
+            continue
+        place = Place(file=file, line=node.lineno)
+        if node in picks:
+            container, item, text = picks[node]
+            for key in ((id(container), item), (id(container), _SOME_ITEM)):
+                yield _Use(
+                    key=key, place=place, text=text, value=_item(container, item), owner=container, decides=decides
+                )
+        if not isinstance(getattr(node, "ctx", None), ast.Load):
             continue
         for key, owner in _keys(node, scope):
             value = scope.value(node)
-            if known(value) and _may_change(value):
-                place = Place(file=file, line=node.lineno)
+            if known(value) and _may_change(value) and not (node in picks and key[1] is None):
                 yield _Use(key=key, place=place, text=ast.unparse(node), value=value, owner=owner, decides=decides)
+
+
+def _picks(tree: ast.AST, scope: Scope) -> dict[ast.AST, tuple[Any, Any, str]]:
+    """Where one item is taken out of a container, by the node of the container: `x["a"]`, `x.get("a")`, `os.getenv("a")`."""
+    found: dict[ast.AST, tuple[Any, Any, str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            inner, item = node.value, node.slice
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            gets = isinstance(node.func, ast.Attribute) and node.func.attr == "get"
+            inner, item = node.func.value if gets else node.func, node.args[0]  # type: ignore[attr-defined]
+        else:
+            continue
+        container = scope.value(inner)
+        container = os.environ if container is os.getenv else container
+        if isinstance(container, _CONTAINERS):
+            found[inner] = (container, item.value, ast.unparse(node))
+    return found
+
+
+def _item(container: Any, item: Any) -> Any:
+    try:
+        return container[item]
+    except (KeyError, IndexError, TypeError):
+        return None
 
 
 def _optimizers(
@@ -199,7 +248,7 @@ def _keys(node: Any, scope: Scope) -> Iterator[tuple[tuple[int, Any], Any]]:
     else:
         return
     value = scope.value(node)
-    if isinstance(value, (list, dict, set, np.ndarray)) or (known(value) and hasattr(value, "popleft")):
+    if isinstance(value, _CONTAINERS) or (known(value) and hasattr(value, "popleft")):
         yield (id(value), None), value
 
 
@@ -231,7 +280,7 @@ def _outside(recipe: Any, reached: Reached, ran: set[tuple[str, int]]) -> Iterat
         at_start = _called_at_start(type(thing))
         for cls in type(thing).__mro__:
             for name, value in vars(cls).items():
-                function = getattr(value, "__func__", value)
+                function = value.fset if isinstance(value, property) else getattr(value, "__func__", value)
                 if isinstance(function, types.FunctionType) and is_users(function.__code__.co_filename):
                     files.add(function.__code__.co_filename)
                     fresh = function.__code__ not in done
@@ -298,7 +347,7 @@ def _writes(function: types.FunctionType, scope: Scope) -> Iterator[_Use]:
             ):
                 place = Place(file=file, line=target.lineno)
                 yield _Use(key=(0, "trainable"), place=place, text=ast.unparse(target), value=None, owner=None)
-    outer = {name for node in ast.walk(tree) if isinstance(node, (ast.Global, ast.Nonlocal)) for name in node.names}
+    outer = declared_outside(tree)
     for node in ast.walk(tree):
         for target in _targets(node):
             if isinstance(target, ast.Name) and target.id not in outer:

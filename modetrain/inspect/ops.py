@@ -106,8 +106,19 @@ def _for_xla(op: tf.Operation, target: str, prints: bool) -> Iterator[Finding]:
         yield from _at(op, "MT504", f"operation {kind}: its shape {_shapes(op)} is computed from data", target)
     elif kind not in _NOT_COMPILED and kind not in _compilable() and kind not in _PYTHON:
         yield from _at(op, "MT505", f"XLA has no operation {kind}", target)
+    elif _lacks_what_a_loop_made(op):
+        yield from _at(op, "MT505", "XLA cannot take the gradient of a loop inside this branch", target)
     elif target == "tpu" and any(tensor.dtype in _WIDE for tensor in op.outputs) and not lines.made_by_modetrain(op):
         yield from _at(op, "MT506", f"operation {kind} computes in {op.outputs[0].dtype.name}", target)
+
+
+def _lacks_what_a_loop_made(op: tf.Operation) -> bool:
+    """Whether a branch stands in for a list that a loop in the other one makes for its gradient."""
+    return op.type in ("If", "StatelessIf") and any(
+        one.type == "FakeParam" and one.outputs[0].dtype == tf.variant
+        for graph in graphs.inner_graphs(op)
+        for one in graph.get_operations()
+    )
 
 
 def _at(op: tf.Operation, code: str, what: str, target: str | None = None, fix: str | None = None) -> Iterator[Finding]:

@@ -11,13 +11,14 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain import graphs, lines
-from modetrain.inspect import failures
+from modetrain.inspect import failures, host
 from modetrain.inspect.blame import Blame
 from modetrain.inspect.calls import Calls
 from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.ops import is_python, is_stateful
 from modetrain.inspect.reach import functions_in, reached
 from modetrain.inspect.state import State
+from modetrain.inspect.traces import Traces
 from modetrain.place import Place
 from modetrain.recipe import Recipe
 
@@ -46,7 +47,8 @@ def look(recipe: Recipe, batches: Sequence[Mapping[str, Any]]) -> Iterator[Findi
                 yield finding("MT105", place, said, evidence=_EVIDENCE, mode="data")
             return
     for call in calls.heard:
-        yield finding("MT802", call.place, f"{call.name} is called here", evidence=_EVIDENCE)
+        code = "MT801" if call.code == "MT305" else "MT802"
+        yield finding(code, call.place, f"{call.name} is called here", evidence=_EVIDENCE)
     for place, change in blame.changes:
         if change.kind in ("random", "iterator", "plain", "container"):
             yield finding("MT802", place, change.described(), evidence=_EVIDENCE)
@@ -59,13 +61,21 @@ def look(recipe: Recipe, batches: Sequence[Mapping[str, Any]]) -> Iterator[Findi
         elif is_python(op):
             found = True
             yield finding("MT804", place, f"operation {op.type}", evidence=_EVIDENCE)
+    yield from host.look(recipe, reach, Traces(findings=[], concrete=None, ran=frozenset(blame.ran)))
     if not found and not calls.heard and not blame.changes and _differs(concrete, batch):
-        yield finding("MT805", _place(recipe), "two batches from one seed differ", evidence="prepare() run twice")
+        place = _place_of_write(concrete.graph) or _place(recipe)
+        yield finding("MT805", place, "two batches from one seed differ", evidence="prepare() run twice")
 
 
 def _place(recipe: Recipe) -> Place:
     code = type(recipe).prepare.__code__
     return Place(file=code.co_filename, line=code.co_firstlineno)
+
+
+def _place_of_write(graph: tf.Graph) -> Place | None:
+    """The user's line that changes a variable, such as that of a Keras layer's seeds."""
+    places = (lines.of_op(op) for op in graphs.operations(graph) if op.type.startswith("Assign"))
+    return next((place for place in places if place is not None), None)
 
 
 def _differs(concrete: Any, batch: Mapping[str, tf.Tensor]) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import types
 from collections.abc import Mapping
 from typing import Any
 
-from modetrain.inspect.reach import tree_of
+import keras
+
+from modetrain.inspect.reach import is_users_object, tree_of
 
 _MISSING = object()
 
@@ -43,8 +46,14 @@ class Scope:
             names[code.co_varnames[0]] = owner
         scope = cls(names=names, recipe=recipe)
         tree = tree_of(function)
+        outer = declared_outside(tree) if tree is not None else set()
         for node in ast.walk(tree) if tree is not None else ():  # `recipe = run.recipe`
-            if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            if (
+                isinstance(node, ast.Assign)
+                and len(node.targets) == 1
+                and isinstance(node.targets[0], ast.Name)
+                and node.targets[0].id not in outer
+            ):
                 value = scope.value(node.value)
                 if known(value):
                     names[node.targets[0].id] = value
@@ -53,7 +62,7 @@ class Scope:
         return scope
 
     def value(self, node: ast.AST) -> Any:
-        """What an expression is now, without calling anything; `_MISSING` (see `known`) where that cannot be told."""
+        """What an expression is now, calling nothing but `get_layer`; `_MISSING` (see `known`) where that cannot be told."""
         if isinstance(node, ast.Name):
             return self.names.get(node.id, _MISSING)
         if isinstance(node, ast.Attribute):
@@ -69,6 +78,11 @@ class Scope:
                 return owner[key] if isinstance(owner, (dict, list, tuple)) else _MISSING
             except (KeyError, IndexError, TypeError):
                 return _MISSING
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get_layer":
+            owner = self.value(node.func.value)
+            if isinstance(owner, keras.Model) and all(isinstance(one, ast.Constant) for one in node.args):
+                with contextlib.suppress(ValueError):
+                    return owner.get_layer(*(one.value for one in node.args))  # type: ignore[attr-defined]
         return _MISSING
 
     def lacks(self, node: ast.AST) -> bool:
@@ -80,6 +94,11 @@ class Scope:
         return False
 
 
+def declared_outside(tree: ast.AST) -> set[str]:
+    """Names that a function declares `global` or `nonlocal`: what it assigns to them outlasts it."""
+    return {name for node in ast.walk(tree) if isinstance(node, (ast.Global, ast.Nonlocal)) for name in node.names}
+
+
 def known(value: Any) -> bool:
     """Whether `Scope.value` could tell."""
     return value is not _MISSING
@@ -88,7 +107,7 @@ def known(value: Any) -> bool:
 def _attribute(owner: Any, name: str) -> Any:
     """An attribute, without running a property of the user's."""
     for cls in type(owner).__mro__:
-        if isinstance(vars(cls).get(name), property):
+        if isinstance(vars(cls).get(name), property) and is_users_object(cls):
             return _MISSING
     try:
         return getattr(owner, name, _MISSING)

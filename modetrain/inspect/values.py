@@ -28,7 +28,10 @@ _DROPPED = (
     (r"[Aa]ssertion failed|\bassert_|did not hold|to be true\. Summarized data", "MT604"),
     (r"Tensor had (NaN|Inf|-Inf|inf)|check_numerics|CheckNumerics", "MT605"),
     (r"not invertible|Cholesky decomposition was not successful|singular", "MT607"),
-    (r"is not in \[|does not index into|out of bound|out of range|segment_ids?.*range|indices\[", "MT601"),
+    (
+        r"Tried to (read|write)|is not in \[|does not index into|out of bound|out of range|segment_ids?.*range|indices\[",
+        "MT601",
+    ),
 )
 _EAGER = "the step run eagerly on the batches"
 # Where eager and traced steps part, if nothing else tells: `first_operation.place`.
@@ -102,7 +105,7 @@ def _seed() -> None:
 def _failed(error: BaseException, steps: Steps, number: int, target: str) -> Iterator[Finding]:
     said = _said(error)
     place = failures.place_of(error) or steps.place
-    if isinstance(error, tf.errors.InvalidArgumentError):
+    if isinstance(error, (tf.errors.InvalidArgumentError, tf.errors.OutOfRangeError)):
         code = next((code for pattern, code in _DROPPED if re.search(pattern, said)), None)
         if code is not None:
             if target != "graph":  # graph mode stops there too
