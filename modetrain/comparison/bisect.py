@@ -12,14 +12,12 @@ import functools
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from modetrain.comparison import tolerance
-
-if TYPE_CHECKING:
-    from modetrain.comparison.probe import Entry, Log
+from modetrain.comparison.log import Entry, Log
 
 # Operations that draw random numbers.
 _RANDOM = re.compile(r"Random|Rng|Multinomial|TruncatedNormal|SampleDistortedBoundingBox|CandidateSampler")

@@ -19,6 +19,7 @@ from modetrain.comparison import bisect, probe, tolerance, watch
 from modetrain.comparison.arm import Arm
 from modetrain.comparison.bisect import Origin
 from modetrain.comparison.cause import Explanation
+from modetrain.comparison.log import Log
 from modetrain.comparison.shelf import Shelf, before
 from modetrain.inspect.codes import CODES
 from modetrain.inspect.inspector import Inspector
@@ -86,7 +87,7 @@ def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_co
     first = probe.log_of(arm, reference_compile, number, state)
     size = tolerance.epsilon(arm.compute_dtype())
 
-    def noisy() -> Iterator[probe.Log]:  # one at a time: a log holds every intermediate result
+    def noisy() -> Iterator[Log]:  # one at a time: a log holds every intermediate result
         for draw in range(_NOISY_LOGS):
             rng = np.random.default_rng([number, draw])
             moved = {key: tolerance.moved(array, size, rng) for key, array in state.items()}
@@ -115,7 +116,7 @@ def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_co
 class _Written:
     """What was written down of a step that ran eagerly, which nothing merges."""
 
-    entries: probe.Log
+    entries: Log
 
     def values_of(self, positions: Sequence[int]) -> list[np.ndarray | None]:
         return [self.entries[position].value for position in positions]

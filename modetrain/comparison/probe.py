@@ -7,8 +7,6 @@ outputs. Both logs are in the order of the program, so that they can be laid sid
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
@@ -23,6 +21,7 @@ from modetrain import draws, place
 from modetrain.call import Call
 from modetrain.comparison.arm import Arm, one
 from modetrain.comparison.differentiated import Differentiated
+from modetrain.comparison.log import Entry, Log, most_terms
 from modetrain.comparison.seen import State
 from modetrain.place import Place
 from modetrain.tracing import autograph_on
@@ -33,9 +32,6 @@ _SILENT = (
     *("Placeholder", "Const", "NoOp", "Identity", "_EagerConst", "VarHandleOp", "Assert", "Print", "StringFormat"),
     # The key of a generator is arranged in one way for XLA and in another for kernels; what is drawn with it is compared.
     *("StatelessRandomGetKeyCounter", "StatelessRandomGetKeyCounterAlg", "StatelessRandomGetAlg"),
-)
-_ADDS_UP = re.compile(
-    r"MatMul|Conv|Sum|Mean|Softmax|BatchNorm|Einsum|Pool|L2Loss|AddN|SegmentSum|Scatter|BiasAddGrad|Norm|Cum|Apply"
 )
 _NARROW = (tf.bfloat16, tf.float16, tf.float32)
 # Operations that round nothing, but for casts, which round what is rounded anyway.
@@ -68,42 +64,6 @@ _EXACT = (
 _GRADIENT_FILE = "backprop.py"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One output of one operation.
-
-    Attributes:
-      op: type of the operation.
-      value: its output, or evenly spread elements of it; None where it is no number.
-      shape: of the whole output.
-      place: the user's line that made it; None for the library's own.
-      gradient: whether it is part of a gradient, whose line is that of the forward operation.
-      inputs: positions in the log of what it was computed from.
-      constant: whether it is the same whatever the batch and the variables are; a compiler may compute it beforehand.
-      of_constant: whether it was computed from something that is.
-      most_terms: how many numbers each number of the output may be a sum of.
-    """
-
-    op: str
-    value: np.ndarray | None
-    shape: tuple[int, ...]
-    place: Place | None
-    gradient: bool
-    inputs: tuple[int, ...]
-    constant: bool = False
-    of_constant: bool = False
-    most_terms: float = 1.0
-
-    @property
-    def key(self) -> tuple:
-        """What tells it from others when two logs are laid side by side."""
-        where = (self.place.file, self.place.line) if self.place else None
-        return self.op, self.shape, where
-
-
-Log = list[Entry]
-
-
 def log_of(arm: Arm, compile: str, number: int, state: State) -> Log:
     """Runs one step from a state, on one device, and writes down what it computes.
 
@@ -129,7 +89,10 @@ def narrow(arm: Arm, number: int, state: State) -> Place | None:
       number: which step.
       state: to begin from; the arm's state is another one afterwards.
     """
-    step = Graph(arm, "graph", number, state)
+    try:
+        step = Graph(arm, "graph", number, state)
+    except Exception:  # of a step that runs in float64 in eager mode alone; a compiled arm says so itself
+        return None
     for entry, dtype in zip(step.entries, step.dtypes, strict=True):
         if dtype in _NARROW and entry.op not in _EXACT and entry.place is not None:
             return entry.place
@@ -335,7 +298,7 @@ def _log(made: Sequence[tuple], positions: Mapping[int | str, int]) -> Log:
                 inputs=before,
                 constant=all(constant),
                 of_constant=any(constant),
-                most_terms=_terms(op, [_size(one) for one in inputs], _size(tensor)),
+                most_terms=most_terms(op, [_size(one) for one in inputs], _size(tensor)),
             )
         )
     return log
@@ -374,12 +337,3 @@ def _sample_of(tensor: tf.Tensor) -> tf.Tensor:
 
 def _size(tensor) -> int:
     return (tensor.shape.num_elements() or 1) if tensor.shape.rank is not None and tensor.dtype != tf.resource else 1
-
-
-def _terms(op: str, inputs: Sequence[int], output: int) -> float:
-    """How many numbers each number of the output may be a sum of, by the sizes alone: k for [m, k] x [k, n]."""
-    if not _ADDS_UP.search(op):
-        return 1.0
-    first, second, *_ = sorted([*inputs, 1, 1], reverse=True)
-    largest = first / max(output, 1)
-    return max(1.0, largest, (first * second / max(output, 1)) ** 0.5)

@@ -17,6 +17,7 @@ from modetrain.checkpoints import checkpoint
 from modetrain.chosen_recipe import chosen_recipe
 from modetrain.comparison import probe
 from modetrain.comparison.arm import Arm
+from modetrain.comparison.log import Log
 from modetrain.metrics import Means
 from modetrain.nonfinite import FLAG, is_loss
 from modetrain.place import Place
@@ -146,7 +147,7 @@ def is_bad(metrics: Mapping[str, float]) -> bool:
     return flagged or not np.isfinite(losses).all()
 
 
-def _first_before(log: probe.Log, index: int, bad: set[int]) -> int:
+def _first_before(log: Log, index: int, bad: set[int]) -> int:
     """The first of the operations that are not finite and that one of them was computed from."""
     reached, waiting = {index}, [index]
     while waiting:
