@@ -115,8 +115,10 @@ def origin(first: Log, second: Log, floors: Sequence[float], *, epsilon: float, 
             continue
         gap = tolerance.gap(one.value, other.value)
         ratio = ratio_of(gap, floors[i], epsilon, one.value.dtype.name)
+        # What a variable holds may have been computed by any operation before; its inputs do not tell.
+        sources = list(apart) if other.op == "ReadVariableOp" else aligned_inputs(second, j, apart)
+        before = max((apart[k][0] for k in sources), default=0.0)
         apart[j] = (ratio, gap)
-        before = max((apart[k][0] for k in aligned_inputs(second, j, apart)), default=0.0)
         begins = _begins(one, gap, ratio, before, exact)
         if begins == "difference" and _cancels(one, other, [first[k].value for k in one.inputs], gap, epsilon):
             begins = "rounding"

@@ -1,0 +1,72 @@
+"""Where two logs of a step part: made-up logs, in which the origin is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from modetrain.comparison import bisect
+from modetrain.comparison.log import Entry
+from modetrain.place import Place
+
+EPSILON = 2.0**-23
+
+
+def log(*operations):
+    """A log of (op, floors that its value is off by, positions of its inputs), each on a line of its own."""
+    return [
+        Entry(
+            op=op,
+            value=np.float32([1.0, 1.0 + off * EPSILON]),
+            shape=(2,),
+            place=Place(file="step.py", line=n),
+            gradient=False,
+            inputs=tuple(inputs),
+            most_terms=100.0 if op == "Mean" else 1.0,
+        )
+        for n, (op, off, inputs) in enumerate(operations)
+    ]
+
+
+def origin(*operations):
+    """Where a log parts from the same one without any difference."""
+    exact = log(*((op, 0, inputs) for op, _, inputs in operations))
+    return bisect.origin(exact, log(*operations), [0.0] * len(operations), epsilon=EPSILON)
+
+
+def test_an_operation_whose_inputs_agree_is_the_origin():
+    found = origin(("Mul", 0, []), ("Tanh", 40, [0]), ("Exp", 80, [1]))
+    assert (found.entry.op, found.rounding) == ("Tanh", False)
+
+
+def test_a_sum_that_loses_no_more_than_sums_may_is_rounding():
+    found = origin(("Mul", 0, []), ("Mean", 40, [0]), ("Exp", 80, [1]))
+    assert (found.entry.op, found.rounding) == ("Mean", True)
+
+
+def test_nothing_is_found_where_nothing_differs_beyond_noise():
+    assert origin(("Mul", 0, []), ("Tanh", 8, [0])) is None
+
+
+@pytest.mark.parametrize("off", [40, 0], ids=["written from a rounded sum", "written by the host"])
+def test_what_a_variable_holds_was_computed_before(off):
+    found = origin(("Mul", 0, []), ("Mean", off, [0]), ("ReadVariableOp", 80, []), ("Exp", 80, [2]))
+    assert (found.entry.op, found.rounding) == (("Mean", True) if off else ("ReadVariableOp", False))
+
+
+def test_numbers_next_to_equal_taken_from_each_other_are_rounding_in_their_last_places():
+    def logs(off, *, of_constant):
+        large = np.float32([1000.0, 1000.0])
+        made = log(("Mul", 0, []), ("Mul", 0, []), ("Sub", off, [0, 1]))
+        for n in (0, 1):
+            object.__setattr__(made[n], "value", large)
+        object.__setattr__(made[2], "of_constant", of_constant)
+        return made
+
+    def between(off, *, of_constant):
+        exact, other = (logs(one, of_constant=of_constant) for one in (0, off))
+        return bisect.origin(exact, other, [0.0] * 3, epsilon=EPSILON)
+
+    assert between(2000, of_constant=False).rounding
+    assert not between(2000, of_constant=True).rounding, "a constant was folded away"
+    assert not between(20_000, of_constant=False).rounding, "more than their last places"
