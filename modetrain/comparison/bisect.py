@@ -115,10 +115,11 @@ def origin(first: Log, second: Log, floors: Sequence[float], *, epsilon: float, 
             continue
         gap = tolerance.gap(one.value, other.value)
         ratio = ratio_of(gap, floors[i], epsilon, one.value.dtype.name)
-        # What a variable holds may have been computed by any operation before; its inputs do not tell.
-        sources = list(apart) if other.op == "ReadVariableOp" else aligned_inputs(second, j, apart)
-        before = max((apart[k][0] for k in sources), default=0.0)
+        differs_before = any(earlier > tolerance.LIMIT for earlier, _ in apart.values())
         apart[j] = (ratio, gap)
+        if differs_before and not exact and _of_variable(second, j, apart):
+            continue  # any operation before may have computed what the variable holds: the inputs do not tell
+        before = max((apart[k][0] for k in aligned_inputs(second, j, apart)), default=0.0)
         begins = _begins(one, gap, ratio, before, exact)
         if begins == "difference" and _cancels(one, other, [first[k].value for k in one.inputs], gap, epsilon):
             begins = "rounding"
@@ -262,6 +263,18 @@ def aligned_inputs(log: Log, position: int, apart: Mapping) -> list[int]:
     return found
 
 
+def _of_variable(log: Log, position: int, apart: Mapping) -> bool:
+    """Whether an operation reads a variable, or was computed from a reading that only this log has."""
+    waiting, known = [position], set()
+    while waiting:
+        index = waiting.pop()
+        if log[index].op == "ReadVariableOp":
+            return True
+        known.add(index)
+        waiting.extend(k for k in log[index].inputs if k not in apart and k not in known)
+    return False
+
+
 def _stranger(log: Log, position: int, partner: dict[int, int]) -> Entry | None:
     """The first operation that only this log has, among those that lead to one that both have."""
     found, waiting, known = [], list(log[position].inputs), set()
@@ -270,7 +283,7 @@ def _stranger(log: Log, position: int, partner: dict[int, int]) -> Entry | None:
         if index in known or index in partner:
             continue
         known.add(index)
-        if log[index].place and log[index].value is not None and log[index].op not in _CONSTANTS:
+        if log[index].place and log[index].value is not None and log[index].op not in (*_CONSTANTS, "ReadVariableOp"):
             found.append(index)
         waiting.extend(log[index].inputs)
     return log[min(found)] if found else None
