@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modetrain import command_line, paths
+from modetrain import command_line, output, paths
 from modetrain.errors import ConfigError
 from modetrain.workers import worker
 
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the words after the program's name; those of this process by default.
     """
     worker.die_with_parent(os.environ)
+    output.last()
     try:
         return _main(sys.argv[1:] if argv is None else list(argv), Path.cwd())
     except ConfigError as error:
@@ -37,9 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # `modetrain --help | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _main(words: Sequence[str], cwd: Path) -> int:

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from modetrain.callbacks import recorder
@@ -30,7 +30,6 @@ _END = b"\0"  # no signal has this number
 def heard_by(run: Trainer, say: Callable[[str], None]) -> Iterator[None]:
     """Within this, signals to the process are the run's. Must be entered in the main thread."""
     asked: set[int] = set()
-    terminals = [fd for fd in (1, 2) if os.isatty(fd)]
 
     def hear(signum: int) -> None:
         name = signal.Signals(signum).name
@@ -45,12 +44,10 @@ def heard_by(run: Trainer, say: Callable[[str], None]) -> Iterator[None]:
         else:
             asked.add(signum)
             run.stop(signum)
-            if signum == signal.SIGHUP:
-                _write_nowhere([fd for fd in terminals if not os.isatty(fd)])
             tell(f"{name}: stopping after this call; once more to stop at once")
 
     def tell(line: str) -> None:
-        with contextlib.suppress(Exception, SystemExit):  # nobody reads on, or the disk is full: the signal counts
+        with contextlib.suppress(Exception, SystemExit):  # whatever is wrong with saying it: the signal counts
             say(line)
             sys.stdout.flush()
 
@@ -81,12 +78,3 @@ def heard_by(run: Trainer, say: Callable[[str], None]) -> Iterator[None]:
         thread.join()
         ears.close()
         mouth.close()
-
-
-def _write_nowhere(lost: Sequence[int]) -> None:
-    """Has what would be written to a terminal that was closed go nowhere: an error there must not end the run."""
-    if lost:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for fd in lost:
-            os.dup2(nowhere, fd)
-        os.close(nowhere)
