@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 from rich.console import Console
 
-from modetrain import paths, record, report, signals, sources, switches, terminal
+from modetrain import paths, record, report, run_json, signals, sources, switches, terminal
 from modetrain.block import Cut
 from modetrain.callbacks.chosen import chosen
 from modetrain.checkpoints import fingerprint, init_from, resume
@@ -57,7 +57,9 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
     say(f"modetrain: recipe={settings.recipe_name} mode={settings.mode.name} {what} -> {folder}")
     for note in settings.notes:
         say(f"  {note}")
-    if settings.do == "train" and where.step == settings.steps and where.holds():
+    # One that was killed between its last checkpoint and run.json is still to be ended: that makes no step.
+    ended = run_json.read(where.folder).get("status") == "completed"
+    if settings.do == "train" and ended and where.step == settings.steps and where.holds():
         say(f"nothing to do: that run has made its {settings.steps} steps. Type steps= with more of them to go on")
         return EXIT_DONE
     with clock.book("setup"):

@@ -15,6 +15,8 @@ from modetrain.checkpoints import checkpoint
 
 # Calls are followed by a pause, so that a run of a second is not over before it is noticed.
 SLOW = """
+import os
+import signal
 import time
 
 from modetrain import Callback
@@ -23,6 +25,11 @@ from modetrain import Callback
 class Slow(Callback):
     def call(self, run, rows):
         time.sleep(0.25)
+
+
+class DiesLast(Callback):
+    def end(self, run):
+        os.kill(os.getpid(), signal.SIGKILL)
 """
 SLOWLY = "+callbacks.slow._target_=slow.Slow"
 
@@ -99,6 +106,21 @@ def test_a_terminated_run_ends_with_a_checkpoint_and_says_so(interrupted):
     assert "SIGTERM: stopping after this call" in stopped.out
     assert "resume=latest run_dir=graph" in stopped.out, "how to go on"
     assert "Traceback" not in stopped.err
+
+
+def test_one_killed_after_its_last_checkpoint_is_ended_once(cli, interrupted, training, trainings):
+    words = [*training, "mode=graph"]
+    killed = cli.run(*words, "+callbacks.dies._target_=slow.DiesLast", folder="late")
+    assert (killed.code, killed.json["status"]) == (-signal.SIGKILL, "running")
+    assert run_folder.steps(killed.folder)[-1] == 24
+    ended = cli.run(*words, "resume=latest", folder="late")
+    assert (ended.code, ended.json["status"]) == (0, "completed"), ended.err
+    assert ended.digest == trainings("graph").digest
+    assert ended.json["results"]["train"] == trainings("graph").json["results"]["train"]
+    assert ended.json["results"]["eval"] == trainings("graph").json["results"]["eval"]
+    points = {tag: steps for tag, steps in ended.scalars.items() if tag.startswith(("train/", "eval/"))}
+    assert points == {tag: steps for tag, steps in trainings("graph").scalars.items() if tag in points}
+    assert "nothing to do" in cli.run(*words, "resume=latest", folder="late").out
 
 
 def test_the_points_in_tensorboard_go_on_without_a_gap(interrupted, trainings):
