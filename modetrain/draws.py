@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -194,6 +195,16 @@ _BY_COUNT = (
     "stateless_random_uniform_full_int_v2",
 )
 _WHOLE = ("stateless_truncated_normal_v2",)  # takes more words for some numbers than for others
+# The operations that these make.
+COVERED = (
+    "StatelessRandomUniformV2",
+    "StatelessRandomNormalV2",
+    "StatelessRandomUniformIntV2",
+    "StatelessRandomUniformFullIntV2",
+    "StatelessTruncatedNormalV2",
+)
+_NO_NUMBERS = ("StatelessRandomGetKeyCounter", "StatelessRandomGetAlg", "StatelessRandomGetKeyCounterAlg")
+_BY_CHANCE = re.compile(r"Random|Multinomial|TruncatedNormal|Shuffle$|SampleDistortedBoundingBox")
 
 
 @contextlib.contextmanager
@@ -222,6 +233,11 @@ def alone(replica: int, replicas: int) -> Iterator[None]:
         yield
     finally:
         _share.alone = None
+
+
+def by_chance(op: str) -> bool:
+    """Whether an operation of this type draws numbers, stateless or not."""
+    return _BY_CHANCE.search(op) is not None and op not in _NO_NUMBERS
 
 
 def is_alone() -> bool:

@@ -21,6 +21,7 @@ _NAMES = (
     "_user_specified_name",
     "debug_name",
     "_gradient_op_type",
+    "_class",  # beside what an operation is placed, by name
 )
 
 

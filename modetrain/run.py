@@ -204,7 +204,7 @@ def build(
             "not see the same checkpoints. Type run_dir= with a folder that is the same on all machines."
         )
     at_start = settings.inspect.at_start and settings.do in ("train", "evaluate") and settings.mode.compile != "eager"
-    start = Start(recipe, settings.mode, say, settings.command) if at_start and replicas.chief else None
+    start = Start(recipe, settings.mode, say, settings.command, replicas) if at_start and replicas.chief else None
     trainer = Trainer(
         recipe=recipe,
         mode=mode,

@@ -284,6 +284,13 @@ CODES: Mapping[str, Code] = {
         fix="Use self.minimize(loss) or self.apply(gradients, variables).",
         mode="replicas",
     ),
+    "MT707": Code(
+        title="a metric that is not the mean over examples",
+        why="Each replica computes it on its share of the batch, and what is shown in training is the mean of these: a maximum, a "
+        "ratio or a sum becomes something else. Evaluation is not concerned.",
+        fix="Return one value per example, or compute it in eval_step, which is given whole batches.",
+        mode="replicas",
+    ),
     # --- data
     "MT801": Code(
         title="the input pipeline draws from a stateful generator",

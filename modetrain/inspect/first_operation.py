@@ -24,6 +24,6 @@ def place(steps: Steps, *, moved: bool) -> Place | None:
     if steps.method != "train_step" or steps.replicas.count > 1:
         return None
     with steps.state_kept(moved=moved), Calls(silent=True):
-        comparison = compare(steps.recipe, steps.batches, modes=["graph"], draws=1)
+        comparison = compare(steps.recipe, steps.whole, modes=["graph"], draws=1)
     places = [one.place for one in comparison.findings if one.place is not None]
     return places[0] if places else None

@@ -2,7 +2,9 @@
 
 Two replicas are two halves whose results are averaged. Where the loss of a step breaks that equality, the operations of the
 three runs are laid side by side: the first whose output is neither the examples' own, nor their mean, nor a constant is to blame.
-Steps that draw random numbers, normalise by batches or take means over replicas themselves are not judged so.
+A half draws its rows of the whole batch's numbers, as a replica does. What replicas do together is left out: updates, and batch
+normalisation, which uses its moving averages. Steps that draw by operations which are not covered, or take means over replicas
+themselves, are not judged so.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
-from modetrain import graphs, lines
+from modetrain import draws, graphs, lines
 from modetrain.inspect import collectives
 from modetrain.inspect.calls import Calls
 from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.keeping import python_state_kept
 from modetrain.inspect.steps import Batch, Steps
 from modetrain.nonfinite import is_loss
+from modetrain.optimizer import Optimizer
 from modetrain.place import Place, is_users
 
 REPLICAS = 2
@@ -42,51 +45,58 @@ class _Made:
 
 
 def look(steps: Steps, graph: tf.Graph) -> Iterator[Finding]:
-    """Finds a loss that is not the mean over examples."""
+    """Finds a loss, or else a metric, that is not the mean over examples."""
     batch = steps.batches[0]
     sizes = {len(value) for value in batch.values()}
     size = sizes.pop() if len(sizes) == 1 else 1
-    if size % 2 or steps.recipe.micro_batches != 1 or _cannot_be_judged(steps, graph):
+    if size % 2 or _cannot_be_judged(graph):
         return
     first, second = (
         {name: value[part] for name, value in batch.items()} for part in (slice(size // 2), slice(size // 2, size))
     )
     logs: list[list[_Made]] = []
-    losses: list[np.ndarray] = []
+    found: list[dict[str, np.ndarray]] = []
     with steps.state_kept(), Calls(silent=True):
         for number, (part, replicas) in enumerate(((batch, 1), (first, 2), (second, 2))):
             try:
-                loss, log = _run(steps, part, replica=max(0, number - 1), replicas=replicas)
+                values, log = _run(steps, part, replica=max(0, number - 1), replicas=replicas)
             except Exception:  # it needs the whole batch: a shape is written into it
                 return
-            losses.append(loss)
+            found.append(values)
             logs.append(log)
-    whole, halves = _means(losses[0]), _means(losses[1] + losses[2])
-    if not np.allclose(whole, halves, rtol=_TOLERANCE, equal_nan=True):
+    other = [name for name in found[0] if not _is_mean(*(one[name] for one in found))]
+    losses = [name for name in other if is_loss(name) or name == next(iter(found[0]))]
+    if losses:
         code, place, what = _blamed(logs) or (
             "MT701",
             steps.place,
             "the loss is not the mean of those of halves of a batch",
         )
         yield finding(code, place, what, evidence=_EVIDENCE)
+    for name in other if not losses else ():
+        total, count = found[0][name]
+        made = next((one for one in logs[0] if one.place is not None and np.allclose(one.value, total / count)), None)
+        by = "" if made is None else f"operation {made.op} of a batch, "
+        what = f"{name}: {by}which is not the mean of those of its halves"
+        yield finding(
+            "MT707", steps.place if made is None or made.place is None else made.place, what, evidence=_EVIDENCE
+        )
 
 
-def _means(pairs: np.ndarray) -> np.ndarray:
-    return pairs[:, 0] / np.maximum(pairs[:, 1], 1)
+def _is_mean(whole: np.ndarray, first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether a pair (total, count) has the mean of those of two halves."""
+    ours, theirs = (pair[0] / max(pair[1], 1) for pair in (whole, first + second))
+    return np.allclose(ours, theirs, rtol=_TOLERANCE, atol=1e-6, equal_nan=True)
 
 
-def _cannot_be_judged(steps: Steps, graph: tf.Graph) -> bool:
-    draws = any("Random" in op.type or "Multinomial" in op.type for op in graphs.operations(graph))
-    normalises = any(
-        isinstance(layer, keras.layers.BatchNormalization)
-        for model in steps.recipe.models()
-        for layer in model._flatten_layers(include_self=True, recursive=True)
+def _cannot_be_judged(graph: tf.Graph) -> bool:
+    return collectives.in_graph(graph) or any(
+        draws.by_chance(op.type) and op.type not in draws.COVERED for op in graphs.operations(graph)
     )
-    return draws or normalises or collectives.in_graph(graph)
 
 
-def _run(steps: Steps, batch: Batch, *, replica: int, replicas: int) -> tuple[np.ndarray, list[_Made]]:
-    """The losses of a step [losses, 2] on a part of a batch, and what its operations made."""
+def _run(steps: Steps, batch: Batch, *, replica: int, replicas: int) -> tuple[dict[str, np.ndarray], list[_Made]]:
+    """What a step returns on a part of a batch, as pairs (total, count), and what its operations made."""
     log: list[_Made] = []
 
     def made(op_type: Any, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None) -> None:
@@ -94,14 +104,36 @@ def _run(steps: Steps, batch: Batch, *, replica: int, replicas: int) -> tuple[np
             kind = op_type.decode() if isinstance(op_type, bytes) else op_type
             log.append(_Made(op=kind, place=lines.here(), value=outputs[0].numpy()))
 
-    with steps.state_kept(moved=True), python_state_kept(steps.recipe), _as_replica(replica, replicas):
+    with (
+        steps.state_kept(moved=True),
+        python_state_kept(steps.recipe),
+        _as_replica(replica, replicas),
+        draws.alone(replica, replicas),
+        _nothing_met(),
+    ):
         op_callbacks.add_op_callback(made)
         try:
             names, rows = steps.run_eagerly(batch)
         finally:
             op_callbacks.remove_op_callback(made)
-    chosen = [index for index, name in enumerate(names) if is_loss(name)] or [0]
-    return rows[0].sum(axis=0)[chosen].astype(np.float64), log
+    pairs = rows[0].sum(axis=0).astype(np.float64)
+    return dict(zip(names, pairs, strict=True)), log
+
+
+@contextlib.contextmanager
+def _nothing_met() -> Iterator[None]:
+    """Without what replicas do together: no update is made, and batch normalisation does as it does in evaluation."""
+    call, apply = keras.layers.BatchNormalization.call, Optimizer.apply
+
+    def in_evaluation(layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        return call(layer, inputs, training=False, mask=mask)
+
+    keras.layers.BatchNormalization.call = in_evaluation
+    Optimizer.apply = lambda *given, **named: {}  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        keras.layers.BatchNormalization.call, Optimizer.apply = call, apply  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -67,7 +67,7 @@ class Inspector:
             if getattr(type(self._recipe), method) is getattr(Recipe, method):
                 continue
             steps = Steps(
-                recipe=self._recipe, method=method, mode=self._mode, replicas=self._replicas, batches=self._batches
+                recipe=self._recipe, method=method, mode=self._mode, replicas=self._replicas, whole=self._batches
             )
             with steps.state_kept():
                 yield from self._of_step(steps)
@@ -80,7 +80,7 @@ class Inspector:
         found += host.look(self._recipe, reach, seen)
         if seen.concrete is not None:
             found += ops.look(seen.concrete.graph, self._target, prints=self._prints)
-            found += loops.look(seen.concrete.graph)
+            found += loops.look(seen.concrete.graph, self._replicas.local)
             if self._several:
                 found += sharing.look(steps, reach, seen)
         yield from _specific(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import contextvars
 import random
 import types
 from collections.abc import Callable, Iterator
@@ -43,9 +44,15 @@ def python_state_kept(recipe: Recipe) -> Iterator[None]:
             _keep(cls, undo, visited, 0)
     undo.extend(cache.cache_clear for cache in reach.caches.values() if not holds_symbols(cache))
     state, numbers = random.getstate(), np.random.get_state()
+    in_context = contextvars.copy_context()
     try:
         yield
     finally:
+        for variable, value in contextvars.copy_context().items():
+            with contextlib.suppress(LookupError):  # it had no value, and no default
+                before = in_context[variable] if variable in in_context else contextvars.Context().run(variable.get)
+                if before is not value:
+                    variable.set(before)
         random.setstate(state)
         np.random.set_state(numbers)
         for one in undo:

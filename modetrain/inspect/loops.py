@@ -25,20 +25,25 @@ _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _LOOPS = (ast.For, ast.While, *_COMPREHENSIONS)
 
 
-def look(graph: tf.Graph) -> Iterator[Finding]:
-    """Finds the loops that were unrolled into a graph."""
+def look(graph: tf.Graph, replicas: int = 1) -> Iterator[Finding]:
+    """Finds the loops that were unrolled into a graph.
+
+    Args:
+      graph: of a step.
+      replicas: how many of them the graph has, each of which makes the operations of a line once more.
+    """
     rounds: collections.Counter[Place] = collections.Counter()
     total: collections.Counter[Place] = collections.Counter()
     resources: dict[Place, set[str]] = {}
     nodes: dict[Place, ast.AST | None] = {}
     for stack, ops in _by_stack(graph).items():
-        most = max(collections.Counter(op.type for op in ops).values())
+        most = max(collections.Counter(op.type for op in ops).values()) // replicas
         if most < _ROWS:
             continue
         for place, node in _loops_around(stack):
             nodes[place] = node
             rounds[place] = max(rounds[place], most)
-            total[place] += len(ops)
+            total[place] += len(ops) // replicas
             resources.setdefault(place, set()).update(
                 tensor.name for op in ops for tensor in op.inputs if tensor.dtype == tf.resource
             )

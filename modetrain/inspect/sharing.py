@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import keras
 import tensorflow as tf
 
-from modetrain import graphs, lines
+from modetrain import draws, graphs, lines
 from modetrain.inspect import collectives, halves
 from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.ops import is_stateful
@@ -21,6 +21,7 @@ from modetrain.inspect.resolve import Scope
 from modetrain.inspect.steps import Steps
 from modetrain.inspect.traces import Traces
 from modetrain.place import Place
+from modetrain.recipe import Recipe
 
 _CLIPS = {"clip_by_global_norm", "clip_by_norm", "clip_by_value", "clip_by_average_norm", "clip"}
 _ALWAYS = {"clip_by_global_norm"}
@@ -38,34 +39,37 @@ _ASSIGNS = {
 
 def look(steps: Steps, reached: Reached, seen: Traces) -> Iterator[Finding]:
     """Finds what differs between one device and several replicas."""
-    of_source = list(_of_source(steps, reached, seen))
-    yield from of_source
-    yield from _layers(steps)
     if seen.concrete is not None:
         yield from _of_graph(seen.concrete.graph)
-        if not _UNEVEN & {one.code for one in seen.findings}:
-            told = {one.place for one in of_source}
-            yield from (one for one in halves.look(steps, seen.concrete.graph) if one.place not in told)
+    if steps.method != "train_step":  # evaluation gives each replica whole batches
+        return
+    ran = {(place.file, place.line) for place in seen.ran}
+    told = [one for one in of_source(steps.recipe, reached) if (one.file, one.line) in ran]
+    yield from told
+    yield from _layers(steps)
+    if seen.concrete is not None and not _UNEVEN & {one.code for one in seen.findings}:
+        places = {one.place for one in told}
+        yield from (one for one in halves.look(steps, seen.concrete.graph) if one.place not in places)
 
 
 # --- source -----------------------------------------------------------------------------------------------------------
 
 
-def _of_source(steps: Steps, reached: Reached, seen: Traces) -> Iterator[Finding]:
-    ran = {(place.file, place.line) for place in seen.ran}
+def of_source(recipe: Recipe, reached: Reached) -> Iterator[Finding]:
+    """What the functions that a step reaches say, whether or not a line is run."""
     for function in reached.functions:
         tree = tree_of(function)
         file = function.__code__.co_filename
         if tree is None:
             continue
-        scope = Scope.of(function, reached.owners.get(function.__code__), steps.recipe)
+        scope = Scope.of(function, reached.owners.get(function.__code__), recipe)
         gradients = _names_of_gradients(tree)
         for node in ast.walk(tree):
-            if not isinstance(node, (ast.Call, ast.BinOp)) or (file, node.lineno) not in ran:
+            if not isinstance(node, (ast.Call, ast.BinOp)):
                 continue
             place = Place(file=file, line=node.lineno)
             if isinstance(node, ast.BinOp):
-                if isinstance(node.op, ast.Div) and _is_batch_size(node.right, scope, steps):
+                if isinstance(node.op, ast.Div) and _is_batch_size(node.right, scope, recipe):
                     what = f"divided by the global batch size, {ast.unparse(node.right)}"
                     yield finding("MT701", place, what, evidence="source")
                 continue
@@ -121,11 +125,11 @@ def _names(node: ast.AST) -> list[str]:
     return [one.id for one in ast.walk(node) if isinstance(one, ast.Name)]
 
 
-def _is_batch_size(node: ast.expr, scope: Scope, steps: Steps) -> bool:
+def _is_batch_size(node: ast.expr, scope: Scope, recipe: Recipe) -> bool:
     """Whether an expression is the size of the global batch: by its name, and by its value."""
     inner = node.args[0] if isinstance(node, ast.Call) and node.args else node
     value = scope.value(inner)
-    size = steps.recipe.info.batch_size
+    size = recipe.info.batch_size
     named = "batch" in ast.unparse(inner).lower() and ".shape" not in ast.unparse(inner)
     return named and isinstance(value, (int, float)) and value == size
 
@@ -149,7 +153,9 @@ def _layers(steps: Steps) -> Iterator[Finding]:
 
 
 def _of_graph(graph: tf.Graph) -> Iterator[Finding]:
-    batches = {tensor.name for tensor in graph.inputs if tensor.dtype != tf.resource and tensor.shape.rank}
+    inputs = [tensor for tensor in graph.inputs if tensor.dtype != tf.resource and tensor.shape.rank]
+    batches = {tensor.name for tensor in inputs}
+    examples = {tensor.shape[0] for tensor in inputs if not tensor.name.startswith("numbers")}
     for op in graphs.operations(graph):
         place = None
         if op.type in _ASSIGNS and not lines.made_by_layer(op):
@@ -160,6 +166,14 @@ def _of_graph(graph: tf.Graph) -> Iterator[Finding]:
                 )
         elif is_stateful(op) and (place := lines.of_op(op)) is not None:
             yield finding("MT705", place, f"operation {op.type}", evidence="operations of the graph")
+        elif _draws_for_examples(op, examples) and (place := lines.of_op(op)) is not None:
+            what = f"operation {op.type}: each replica draws the same numbers for its examples"
+            yield finding("MT705", place, what, evidence="operations of the graph")
+
+
+def _draws_for_examples(op: tf.Operation, examples: set[int]) -> bool:
+    """Whether a replica would have to be given its rows and is not; a draw for no examples is to be the same everywhere."""
+    return draws.by_chance(op.type) and op.type not in draws.COVERED and bool(examples & set(op.outputs[0].shape))
 
 
 def _reads(tensor: tf.Tensor, inputs: set[str]) -> bool:

@@ -10,10 +10,10 @@ import ast
 import re
 from collections.abc import Callable, Iterator
 
-from modetrain import command_line
+from modetrain import command_line, graphs, lines
 from modetrain.config.overrides import key_of
 from modetrain.guards.step import unguarded
-from modetrain.inspect import loops, ops, report
+from modetrain.inspect import loops, ops, report, sharing
 from modetrain.inspect.calls import Calls
 from modetrain.inspect.finding import Finding, finding, merged, waived
 from modetrain.inspect.reach import Reached, nodes_of, reached
@@ -23,6 +23,7 @@ from modetrain.loop import Concrete
 from modetrain.mode import Mode
 from modetrain.place import Place
 from modetrain.recipe import Recipe
+from modetrain.replicas import Replicas
 
 _OF_THE_RUN = ("do", "run_dir", "resume", "stop_after")
 
@@ -35,11 +36,20 @@ class Start:
       mode: of the run.
       say: prints a line.
       command: the command line of the run.
+      replicas: of the run; one device by default.
     """
 
-    def __init__(self, recipe: Recipe, mode: Mode, say: Callable[[str], None], command: str = ""):
+    def __init__(
+        self,
+        recipe: Recipe,
+        mode: Mode,
+        say: Callable[[str], None],
+        command: str = "",
+        replicas: Replicas | None = None,
+    ):
         self._recipe = recipe
         self._mode = mode
+        self._replicas = replicas or Replicas()
         self._say = say
         self._command = command
         self._told: set[tuple[str, str, int]] = set()
@@ -81,7 +91,11 @@ class Start:
                 yield finding(CODE_OF_CHANGE[change.kind], place, change.described(), evidence="state before and after")
         if concrete is not None:
             yield from ops.look(concrete.graph, self._mode.compile)
-            yield from loops.look(concrete.graph)
+            yield from loops.look(concrete.graph, self._replicas.local)
+            if self._replicas.count > 1 and method == "train_step":
+                told = list(sharing.of_source(self._recipe, reach))
+                ran = {lines.of_op(op) for op in graphs.operations(concrete.graph)} if told else ()
+                yield from (one for one in told if one.place in ran)
 
     def _tell(self, findings: Iterator[Finding]) -> None:
         new = [one for one in merged(findings) if not waived(one) and (one.code, one.file, one.line) not in self._told]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -40,14 +41,27 @@ class Steps:
       method: `train_step` or `eval_step`.
       mode: how it would run.
       replicas: where.
-      batches: global batches, of one structure.
+      whole: global batches, of one structure.
+      batches: the same, of training their micro-batches: each is looked at as a batch of its own.
     """
 
     recipe: Recipe
     method: str
     mode: Mode
     replicas: Replicas
-    batches: Sequence[Batch]
+    whole: Sequence[Batch]
+
+    @functools.cached_property
+    def batches(self) -> list[Batch]:
+        """See the class."""
+        parts = self.recipe.micro_batches if self.method == "train_step" else 1
+        if parts == 1:
+            return list(self.whole)
+        cut = [
+            {name: tf.split(tf.convert_to_tensor(value), parts) for name, value in batch.items()}
+            for batch in self.whole
+        ]
+        return [{name: values[part] for name, values in batch.items()} for batch in cut for part in range(parts)]
 
     @property
     def place(self) -> Place:
@@ -72,14 +86,8 @@ class Steps:
 
     def block(self, batch: Batch, number: int = 0) -> Block:
         """The batch as a block of one step."""
-        training = self.method == "train_step"
         local = self.replicas.local
-        cut = Cut(
-            parts=self.recipe.micro_batches if training else 1,
-            replicas=self.replicas.count,
-            first=self.replicas.first,
-            local=local,
-        )
+        cut = Cut.over(self.replicas)
         arrays = {name: cut.of(tf.convert_to_tensor(value))[tf.newaxis] for name, value in batch.items()}
         return Block(
             first=number,

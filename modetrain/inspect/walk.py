@@ -6,6 +6,8 @@ for expression, seen in walk("self", recipe, set(), 0): ...
 from __future__ import annotations
 
 import collections
+import contextlib
+import contextvars
 import dataclasses
 import enum
 import functools
@@ -146,6 +148,9 @@ def _inside(name: str, value: Any, visited: set[int], depth: int) -> Iterator[tu
             yield from walk(name, value.cell_contents, visited, depth)
         except ValueError:
             return
+    elif isinstance(value, contextvars.ContextVar):
+        with contextlib.suppress(LookupError):  # no value yet
+            yield from walk(name, value.get(), visited, depth)
     elif isinstance(value, Names):
         for one in sorted(value.names):
             item = value.namespace.get(one)

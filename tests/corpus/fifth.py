@@ -67,8 +67,8 @@ VAR = contextvars.ContextVar("VAR", default=0)
 
 class ContextVariable(Tiny):
     def losses(self, batch):
-        VAR.set(VAR.get() + 1)
-        return super().losses(batch) / (1.0 + VAR.get())  # expect MT201 MT304 MT306
+        VAR.set(VAR.get() + 1)  # expect MT201
+        return super().losses(batch) / (1.0 + VAR.get())
 
 
 class Count(Tiny):
@@ -435,3 +435,16 @@ class PreparePrints(Tiny):
     def prepare(self, batch, *, seed, training):
         print("preparing", batch["x"].shape)  # expect MT802
         return {**batch, "x": batch["x"] * 2.0}
+
+
+TEMPERATURE = contextvars.ContextVar("temperature", default=4.0)
+
+
+class CoolsInContext(Tiny):
+    def losses(self, batch):
+        return super().losses({**batch, "x": batch["x"] / TEMPERATURE.get()})
+
+    def train_step(self, batch):
+        values = self.minimize(lambda: self.losses(batch))
+        TEMPERATURE.set(0.5 * TEMPERATURE.get())  # expect MT201
+        return values

@@ -260,3 +260,35 @@ class Scan(Tiny):
         x = tf.transpose(batch["x"])
         out = tf.scan(lambda a, b: 0.9 * a + b, x, initializer=tf.zeros([8]))
         return super().losses(batch) * tf.sigmoid(out[-1])
+
+
+class SharedMixup(Tiny):
+    """One number for the whole batch, and rows by a draw for each: alike on any number of replicas."""
+
+    modes = ("mirrored",)
+
+    def losses(self, batch):
+        weight = tf.random.stateless_gamma([], self.seed("weight"), alpha=2.0)
+        noise = tf.random.stateless_normal([len(batch["x"]), 4], self.seed("noise"))
+        return super().losses({**batch, "x": batch["x"] + weight * noise})
+
+
+class SharedMetrics(Tiny):
+    modes = ("mirrored",)
+
+    def train_step(self, batch):
+        logits = self.logits(batch)
+        right = tf.cast(tf.equal(tf.argmax(logits, 1, tf.int32), batch["label"]), tf.float32)
+        error = tf.reduce_mean(tf.square(logits), axis=1)
+        return self.minimize(lambda: self.losses(batch)) | {"accuracy": right, "square": tf.reduce_mean(error)}
+
+
+class LooksUp(Tiny):
+    """A variable that is read at a place, by the name of its handle, which counts up from trace to trace."""
+
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.table = tf.Variable([[0.0, 0.5, 1.0], [1.0, 0.0, 0.5], [0.5, 1.0, 0.0]], trainable=False)
+
+    def losses(self, batch):
+        return super().losses(batch) + tf.nn.embedding_lookup(self.table, batch["label"])[:, 0]

@@ -89,3 +89,46 @@ class AppliesByHand(Shared):
             zip(gradients, self.model.trainable_variables, strict=True)
         )
         return {"loss": loss}
+
+
+def dropping(image_shape, classes):
+    layers = keras.layers
+    return keras.Sequential(
+        [keras.Input((4,)), layers.Dense(8), layers.BatchNormalization(), layers.Dropout(0.5), layers.Dense(classes)]
+    )
+
+
+class MixesWithTheReversed(Shared):
+    build_model = staticmethod(dropping)
+
+    def losses(self, batch):
+        other = batch["x"][::-1]  # expect MT702
+        return super().losses({**batch, "x": 0.7 * batch["x"] + 0.3 * other})
+
+
+class HardestOfTheBatch(Shared):
+    build_model = staticmethod(dropping)
+
+    def losses(self, batch):
+        hardest = tf.math.top_k(super().losses(batch), 4).values  # expect MT701 MT702
+        return tf.reduce_mean(hardest)
+
+
+class WeightedMean(Shared):
+    def losses(self, batch):
+        weights = tf.random.stateless_uniform([len(batch["x"])], seed=self.seed("weights"))
+        return tf.reduce_sum(weights * super().losses(batch)) / tf.reduce_sum(weights)  # expect MT701
+
+
+class MaximumShown(Shared):
+    build_model = staticmethod(dropping)
+
+    def train_step(self, batch):
+        losses = self.losses(batch)
+        return self.minimize(lambda: self.losses(batch)) | {"worst": tf.reduce_max(losses)}  # expect MT707
+
+
+class GammaOfEach(Shared):
+    def losses(self, batch):
+        weights = tf.random.stateless_gamma([len(batch["x"])], self.seed("weights"), alpha=2.0)  # expect MT705
+        return weights * super().losses(batch)
