@@ -139,7 +139,12 @@ def _run(
             trainer.evaluate()
             trainer.status = "completed"
         else:
-            with signals.heard_by(trainer, say):
+
+            def leave() -> None:
+                trainer.status = "stopped"
+                run_record.write()
+
+            with signals.heard_by(trainer, say, leave):
                 trainer.train()
     except BaseException as error:
         told = worker.announce_failure(error, os.environ)

@@ -27,8 +27,14 @@ _END = b"\0"  # no signal has this number
 
 
 @contextlib.contextmanager
-def heard_by(run: Trainer, say: Callable[[str], None]) -> Iterator[None]:
-    """Within this, signals to the process are the run's. Must be entered in the main thread."""
+def heard_by(run: Trainer, say: Callable[[str], None], leave: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Within this, signals to the process are the run's. Must be entered in the main thread.
+
+    Args:
+      run: what is asked to stop.
+      say: prints a line.
+      leave: called before the process ends where a run that has made no step is told to stop: its first trace may take minutes.
+    """
     asked: set[int] = set()
 
     def hear(signum: int) -> None:
@@ -40,6 +46,11 @@ def heard_by(run: Trainer, say: Callable[[str], None]) -> Iterator[None]:
             tell(f"{name}: {recorder.beside(run, why='asked', said='') or 'no capsule, this run has no recorder'}")
         elif asked:
             tell(f"{name}: stopping at once")
+            os._exit(128 + signum)
+        elif run.fresh and run.replicas.workers == 1:  # other workers would wait for this one
+            tell(f"{name}: stopping; no step was made, so there is nothing to save")
+            with contextlib.suppress(Exception):
+                leave()
             os._exit(128 + signum)
         else:
             asked.add(signum)

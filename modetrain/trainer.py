@@ -58,6 +58,7 @@ class Trainer:
       evaluated: step of the latest evaluation, or None.
       status: `running`, `completed`, `stopped` or `failed`.
       telling: the callback that is called now, and its method; None amid a call.
+      fresh: whether no call of a compiled program has begun yet: what is saved is all there is.
       whole: whether the variables are those after `step` updates: not amid a call, nor after one that failed.
       feed: hands out the batches.
       to_look: callbacks that want to look at this step and have not yet.
@@ -102,7 +103,7 @@ class Trainer:
         self.evaluation: dict[str, float] = {}
         self.evaluated: int | None = None
         self.status = "running"
-        self.whole = True
+        self.fresh = self.whole = True
         self.telling: str | None = None
         self.workers: WorkerTimes | None = None
         self.stopped_by: int | None = None
@@ -244,6 +245,7 @@ class Trainer:
                 if not self.train_program.has(block):
                     with self.clock.book("compile"):
                         self.train_program.prepare(block)
+                self.fresh = False
                 # The marker is what makes the profiler see steps; it costs nothing while no profile is taken.
                 with self.clock.book_steps(hi - lo), tf.profiler.experimental.Trace("train", step_num=self.step, _r=1):
                     values = self._on_all_workers(self.train_program(block, lo, hi, self.watch_every))

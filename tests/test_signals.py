@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from modetrain import run_folder, signals
+from modetrain import run_folder, run_json, signals
 from modetrain.callbacks import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 
@@ -88,6 +88,40 @@ def test_a_hangup_that_is_ignored_stays_ignored(make_trainer):
         signal.signal(signal.SIGHUP, before)
 
 
+SLOW_TO_TRACE = """
+import time
+
+from recipes.mnist import Digits
+
+
+class Slow(Digits):
+    def train_step(self, batch):
+        for _ in range(600):
+            time.sleep(0.05)
+        return super().train_step(batch)
+"""
+
+
+def test_a_run_that_is_still_traced_has_nothing_to_save_and_ends_at_once(tmp_path):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "slow.py").write_text(SLOW_TO_TRACE)
+    words = ["recipe=mnist", "recipe._target_=recipes.slow.Slow", "model=mlp", "data.source=bundled", "run_dir=run"]
+    command = [sys.executable, "-m", "modetrain", *words]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    for line in run.stdout:
+        if line.startswith("mode: "):
+            break
+    time.sleep(1)
+    run.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert "no step was made" in run.stdout.read()
+    assert run.wait() == 143
+    assert time.monotonic() - began < 10
+    kept = run_json.read(tmp_path / "run")
+    assert (kept["status"], kept["steps"]) == ("stopped", 0)
+
+
 LOST = """
 import sys, time
 from modetrain import output, signals
@@ -95,7 +129,7 @@ from modetrain import output, signals
 output.last()
 
 class Run:
-    asked = None
+    asked, fresh = None, False
 
     def stop(self, signum):
         self.asked = signum
@@ -136,6 +170,8 @@ import sys, threading
 from modetrain import signals
 
 class Run:
+    fresh = False
+
     def stop(self, signum):
         print("asked to stop", flush=True)
 
