@@ -32,8 +32,9 @@ DEFECTS = (
     "third",
     "fourth",
     "fifth",
+    "sixth",
 )
-CLEAN = ("clean", "unseen_clean", "unseen2_clean", "third_clean", "fourth_clean", "fifth_clean")
+CLEAN = ("clean", "unseen_clean", "unseen2_clean", "third_clean", "fourth_clean", "fifth_clean", "sixth_clean")
 # Of every file a quick look takes each so-many-th case, of each file from another one on: always the same ones.
 QUICK = 12
 _EXPECT = re.compile(r"# expect (?P<codes>MT\d+(?: MT\d+)*)(?: \((?P<case>\w+)\))?")

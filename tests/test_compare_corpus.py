@@ -37,15 +37,15 @@ def _compared(case):
     return modetrain.compare(build, batches() * 2, modes=modes)
 
 
-@pytest.mark.parametrize("case", cases("fourth_numeric"), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", cases("fourth_numeric", "sixth_numeric"), ids=lambda case: case.name)
 def test_other_numbers_are_found_in_their_modes_and_at_their_line(case):
-    modes, line = _marks(FOLDER / "fourth_numeric.py")[case.name]
+    modes, line = _marks(FOLDER / f"{case.file}.py")[case.name]
     comparison = _compared(case)
     assert {one.mode for one in comparison.findings} == modes, str(comparison)
     assert [one.place and one.place.line for one in comparison.findings] == [line] * len(modes), str(comparison)
 
 
-@pytest.mark.parametrize("case", cases("fourth_clean", "fifth_clean"), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", cases("fourth_clean", "fifth_clean", "sixth_clean"), ids=lambda case: case.name)
 def test_nothing_is_said_of_clean_steps(case):
     comparison = _compared(case)
     assert comparison.agrees, str(comparison)
