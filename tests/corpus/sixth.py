@@ -1,4 +1,4 @@
-"""Defects written from public threads by somebody who had seen no detector, as `fourth` was, and scored once before any was changed."""
+"""Defects written from public threads by somebody who had seen no detector, as `fourth` was, and scored before any was changed."""
 
 from __future__ import annotations
 
