@@ -120,7 +120,10 @@ def raises(mode: str, reference: str, step: int, wanted: StepError | None, found
         advice = found.advice or ""
     elif wanted is not None:
         message = f"step {step}: {reference} raises {error}; {mode} raises nothing and goes on with other numbers."
-        advice = "Check it in the step with data of its own, or clip it: a compiled step does not check."
+        advice = (
+            "Mend it, or clip it: a compiled step does not check by itself. A run with mode.guards=true, the default of mode=xla, "
+            "raises it from the compiled program; a comparison leaves the guards out to show it."
+        )
     else:
         message = f"step {step}: {mode} raises {error}; {reference} does not."
         advice = error.advice or ""
