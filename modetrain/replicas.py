@@ -29,16 +29,25 @@ class Replicas:
       strategy: of `tf.distribute`; None is one device, around which nothing is wrapped.
       worker: number of this process among the workers.
       workers: how many processes there are.
+      notes: what the user should know of how the devices were chosen, a line each.
 
     Attributes:
       count: replicas in all processes.
       local: replicas of this process.
       first: number of this process's first replica.
-      worker, workers: as given.
+      worker, workers, notes: as given.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy | None = None, *, worker: int = 0, workers: int = 1):
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy | None = None,
+        *,
+        worker: int = 0,
+        workers: int = 1,
+        notes: Sequence[str] = (),
+    ):
         self.strategy = strategy
+        self.notes = tuple(notes)
         self.worker = worker
         self.workers = workers
         self.count = strategy.num_replicas_in_sync if strategy else 1
@@ -61,7 +70,7 @@ class Replicas:
         if mode.strategy == "mirrored":
             # On CPUs a plain sum in a fixed order, which is the same in eager and graph mode; on GPUs TensorFlow's own choice.
             reduction = tf.distribute.ReductionToOneDevice() if names[0].startswith("CPU") else None
-            return cls(tf.distribute.MirroredStrategy(names, cross_device_ops=reduction))
+            return cls(tf.distribute.MirroredStrategy(names, cross_device_ops=reduction), notes=_alone(mode, names))
         if mode.strategy == "multiworker":
             resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
             kinds = tf.distribute.experimental.CommunicationImplementation
@@ -174,6 +183,18 @@ def _tpu_strategy(mode: Mode) -> tf.distribute.Strategy:
             f"mode.tpu={named}: no TPU answers ({why}). Type mode.tpu= with another name or address, or mode=xla to run "
             "without one."
         ) from error
+
+
+def _alone(mode: Mode, names: Sequence[str]) -> list[str]:
+    """What is said of a single replica that nobody asked for: who types `mirrored` means several."""
+    if len(names) > 1 or mode.replicas != "auto" or isinstance(mode.devices, tuple):
+        return []
+    if names[0].startswith("GPU"):
+        return [
+            "there is one GPU here: mode=mirrored has one replica. Type mode.devices=cpu mode.replicas=2 to rehearse two"
+        ]
+    why = "mode.devices=cpu" if mode.devices == "cpu" else "there is no GPU here"
+    return [f"{why}: mode=mirrored has one replica, the CPU. Type mode.replicas=2 to rehearse two"]
 
 
 def _devices(mode: Mode) -> list[str]:

@@ -233,6 +233,8 @@ def build(
         f"steps_per_call={trainer.steps_per_call} strategy={mode.strategy} replicas={replicas.count} "
         f"on {', '.join(replicas.devices)}"
     )
+    for note in replicas.notes:
+        say(f"  {note}")
     return trainer, source
 
 

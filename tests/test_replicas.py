@@ -59,3 +59,16 @@ def test_devices_that_are_not_there_are_refused(given, message, monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
     with pytest.raises(ConfigError, match=message):
         Replicas.of(Mode(**{"name": "mine", "compile": "graph", **given}))
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
+def test_a_single_replica_that_nobody_asked_for_is_told(cli):
+    words = ("recipe=mnist", "model=mlp", "mode=mirrored", "steps=1", "data.source=bundled", "callbacks.evaluate=null")
+    told = "there is no GPU here: mode=mirrored has one replica, the CPU. Type mode.replicas=2 to rehearse two"
+    run = cli.run(*words, folder="alone")
+    assert run.code == 0, run.err
+    assert f"  {told}\n" in run.out
+    assert run.json["notes"] == [told]
+    asked = cli.run(*words, "mode.replicas=1", folder="asked")
+    assert asked.json["mode"]["effective"]["replicas"] == 1
+    assert asked.json["notes"] == []
