@@ -177,12 +177,21 @@ def _tpu_strategy(mode: Mode) -> tf.distribute.Strategy:
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
-    except (tf.errors.OpError, ValueError, IndexError, ImportError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except (tf.errors.OpError, ValueError, IndexError, ImportError, OSError) as error:
         raise ConfigError(
-            f"mode.tpu={named}: no TPU answers ({why}). Type mode.tpu= with another name or address, or mode=xla to run "
-            "without one."
+            f"mode.tpu={named}: no TPU answers ({_why_no_tpu(error)}). Type mode.tpu= with another name or address, or "
+            "mode=xla to run without one."
         ) from error
+
+
+def _why_no_tpu(error: Exception) -> str:
+    if isinstance(
+        error, OSError
+    ):  # of the look-up: names are known to Google Cloud alone, addresses (grpc://) need none
+        reason = getattr(error, "reason", error)
+        return f"a name is looked up in Google Cloud, which cannot be reached: {getattr(reason, 'strerror', None) or reason}"
+    why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return why.partition(". Failed in initialization: No OpKernel")[0]  # what this TensorFlow was built without: no TPU
 
 
 def _alone(mode: Mode, names: Sequence[str]) -> list[str]:

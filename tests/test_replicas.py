@@ -50,7 +50,11 @@ def test_one_device_is_wrapped_in_nothing():
         ({"strategy": "tpu", "compile": "xla"}, r"mode=tpu: neither mode.tpu= nor TPU_NAME .* Type mode.tpu=local"),
         (
             {"strategy": "tpu", "compile": "xla", "tpu": "local"},
-            r"mode.tpu=local: no TPU answers \(.*\). Type mode.tpu= with another name",
+            r"mode.tpu=local: no TPU answers \(TPUs not found in the cluster\). Type mode.tpu= with another name",
+        ),
+        (
+            {"strategy": "tpu", "compile": "xla", "tpu": "nonsense"},
+            r"mode.tpu=nonsense: no TPU answers \(a name is looked up in Google Cloud.*\). Type mode.tpu= with another name",
         ),
     ],
 )
