@@ -185,9 +185,7 @@ def _tpu_strategy(mode: Mode) -> tf.distribute.Strategy:
 
 
 def _why_no_tpu(error: Exception) -> str:
-    if isinstance(
-        error, OSError
-    ):  # of the look-up: names are known to Google Cloud alone, addresses (grpc://) need none
+    if isinstance(error, OSError):  # of looking the name up, which an address (grpc://) needs not
         reason = getattr(error, "reason", error)
         return f"a name is looked up in Google Cloud, which cannot be reached: {getattr(reason, 'strerror', None) or reason}"
     why = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -54,7 +54,8 @@ def summary(run: Trainer, settings: Settings, folder: str) -> Table:
     if run.workers is not None:
         spread = run.workers.spread()["step_ms"]
         shown = "  ".join(f"{name} {value:.2f}" for name, value in spread.items())
-        table.add_row("workers", f"ms a step {shown}  (the most to do has worker {run.workers.slowest})")
+        slowest = "none stands out" if run.workers.slowest is None else f"slowest: worker {run.workers.slowest}"
+        table.add_row("workers", f"mean ms a step, with waiting for data: {shown}  ({slowest})")
     effective = record.effective_mode(run)
     shown = "  ".join(f"{key} {effective[key]}" for key in ("compile", "precision", "steps_per_call"))
     table.add_row("mode", f"{shown}  on {', '.join(effective['devices'])}")
