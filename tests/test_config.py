@@ -216,6 +216,14 @@ WRONG_WORDS = [
     ([M, "do=evaluate", "resume=latest", "run_dir=nowhere"], ["do=evaluate resume=latest", "no such folder"]),
     ([M, "run_dir=/proc/run"], ["run_dir=/proc/run: nothing can be made in /proc", "Type run_dir= with a folder"]),
     ([M, "resume=nowhere"], ["resume=nowhere", "no such file or folder"]),
+    # a preset and a mode, where the user typed none of the keys that do not go together
+    (
+        [M, "debug=rehearse", "mode=graph"],
+        ["debug=rehearse with mode=graph: the preset sets mode.replicas=2", "Leave debug="],
+    ),
+    ([M, "debug=rehearse", "mode=multiworker"], ["the preset sets", "Leave debug=rehearse or mode=multiworker out."]),
+    ([M, "debug=rehearse", "mode.strategy=one_device"], ["Leave debug=rehearse or mode.strategy=one_device out."]),
+    ([M, "debug=rehearse", "mode=graph", "mode.replicas=3"], ["mode.replicas=3 with", "or leave mode.replicas out."]),
     # code that is named
     ([M, "recipe._target_=recipes.mnist.Digit"], ["has no 'Digit'", "Did you mean recipes.mnist.Digits?"]),
     ([M, "recipe._target_=recipes.mnits.Digits"], ["no module recipes.mnits", "recipes.mnist.Digits?"]),
