@@ -235,6 +235,7 @@ def _devices(mode: Mode) -> list[str]:
     if gpus:
         return [f"GPU:{number}" for number in range(len(gpus))]
     count = 1 if mode.replicas == "auto" or mode.strategy != "mirrored" else int(mode.replicas)
+    mode.check_logical_cpus(count)
     if count > 1:
         (cpu,) = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)

@@ -161,6 +161,18 @@ WRONG_WORDS = [
     ([M, "mode.sync_batch_norm=false"], ["nothing to synchronise"]),
     ([M, "mode=multiworker"], ["neither TF_CONFIG nor Slurm nor Kubernetes", "Type mode.workers=2"]),
     ([M, "mode=multiworker", "mode.workers=2", "--pdb"], ["--pdb with mode=multiworker"]),
+    ([M, "mode=mirrored", "mode.replicas=1000"], ["1000 does not divide 64. Type mode.replicas=64."]),
+    (
+        [M, "mode=mirrored", "mode.replicas=500", "optimizer.accumulate=4"],
+        ["2000 does not divide 64. Type mode.replicas=16."],
+    ),
+    (
+        [M, "mode=mirrored", "mode.devices=cpu", "mode.replicas=100", "data.batch_size=100"],
+        [
+            "mode.replicas=100 on logical CPUs: a step is compiled for every replica",
+            "Type mode.replicas=4; at most 64.",
+        ],
+    ),
     ([M, "mode=multiworker", "mode.workers=5"], ["data.batch_size=64 with mode.workers=5", "Type data.batch_size=65"]),
     (
         [M, "mode=multiworker", "mode.workers=2", "mode.restart_workers=3"],

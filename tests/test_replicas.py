@@ -46,6 +46,10 @@ def test_one_device_is_wrapped_in_nothing():
     ("given", "message"),
     [
         ({"devices": "gpu"}, r"mode.devices=gpu: TensorFlow finds no GPU here. Type mode.devices=cpu"),
+        (
+            {"replicas": 100, "strategy": "mirrored"},
+            r"mode.replicas=100 on logical CPUs: .* Type mode.replicas=4; at most 64",
+        ),
         ({"devices": (0, 2), "strategy": "mirrored"}, r"mode.devices=\[0, 2\]: there is no GPU 0"),
         ({"strategy": "tpu", "compile": "xla"}, r"mode=tpu: neither mode.tpu= nor TPU_NAME .* Type mode.tpu=local"),
         (
