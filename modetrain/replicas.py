@@ -142,6 +142,15 @@ class Replicas:
         return self.sum_over_workers(mine)
 
 
+def shown(devices: Sequence[str]) -> str:
+    """Names of devices for a person to read: of many the first, and what the last has else."""
+    if len(devices) <= 4:
+        return ", ".join(devices)
+    first, last = devices[0], devices[-1]
+    alike = next(n for n, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+    return f"{first} to {last[alike:]}"
+
+
 def number_of_this() -> int | tf.Tensor:
     """Number of the replica that this thread runs; 0 where there is but one device. A tensor on TPUs, traced once for all."""
     if replicas_here() == 1:

@@ -28,7 +28,7 @@ from modetrain.failure import NonFiniteError
 from modetrain.inspect.start import Start
 from modetrain.lock import Lock
 from modetrain.mode import Mode
-from modetrain.replicas import Replicas
+from modetrain.replicas import Replicas, shown
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
 from modetrain.workers import worker
@@ -231,7 +231,7 @@ def build(
     say(
         f"mode: compile={mode.compile} precision={mode.precision} "
         f"steps_per_call={trainer.steps_per_call} strategy={mode.strategy} replicas={replicas.count} "
-        f"on {', '.join(replicas.devices)}"
+        f"on {shown(replicas.devices)}"
     )
     for note in replicas.notes:
         say(f"  {note}")

@@ -372,7 +372,7 @@ def test_batch_normalisation_is_over_the_whole_batch(replicas, make_trainer):
         trainers.append(trainer)
     assert_same(*trainers)
     (line,) = said
-    assert line.startswith("batch normalisation over all replicas, as on one device: 1 layers")
+    assert line.startswith("batch normalisation over all replicas, as on one device: 1 layer (")
 
 
 def test_plain_batch_normalisation_is_warned_about_and_is_another_computation(make_trainer):
@@ -385,7 +385,7 @@ def test_plain_batch_normalisation_is_warned_about_and_is_another_computation(ma
         trainer.train()
         trainers.append(trainer)
     (line,) = said
-    assert line.startswith("WARNING: mode.sync_batch_norm=false: 1 layers")
+    assert line.startswith("WARNING: mode.sync_batch_norm=false: in 1 layer (")
     with pytest.raises(AssertionError):
         assert_same(*trainers, tolerance=1e-3)
 

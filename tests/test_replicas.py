@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
-from modetrain.replicas import Replicas, mean_over_replicas, number_of_this
+from modetrain.replicas import Replicas, mean_over_replicas, number_of_this, shown
 
 HERE = Path(__file__).parent
 
@@ -28,6 +28,14 @@ def test_several_replicas(request):
     done = subprocess.run(command, cwd=HERE.parent, env=os.environ, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
+
+
+def test_many_devices_are_shown_by_the_first_and_the_last():
+    assert shown(["/device:CPU:0"]) == "/device:CPU:0"
+    assert shown([f"/device:CPU:{n}" for n in range(4)]).count(",") == 3
+    assert shown([f"/device:CPU:{n}" for n in range(64)]) == "/device:CPU:0 to 63"
+    workers = [f"/job:worker/task:{worker}/device:GPU:{n}" for worker in range(12) for n in range(2)]
+    assert shown(workers) == "/job:worker/task:0/device:GPU:0 to 11/device:GPU:1"
 
 
 def test_one_device_is_wrapped_in_nothing():
