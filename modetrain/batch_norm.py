@@ -50,8 +50,9 @@ def synchronise(models: Iterable[keras.Model], mode: Mode, replicas: Replicas, s
     if len(plain) < len(found) and mode.compile == "xla" and not replicas.on_gpus:
         raise ConfigError(
             f"mode.compile=xla with batch normalisation over several replicas ({count}: {names}): it takes "
-            "means over the replicas inside the gradients, where XLA on CPUs cannot. Type mode.compile=graph, or "
-            "mode.sync_batch_norm=false, which has each replica normalise by its own share of the batch."
+            "means over the replicas inside the gradients, where XLA on CPUs cannot. Type mode.compile=graph, which computes "
+            "what one device does. mode.sync_batch_norm=false compiles too, but changes the results: each replica normalises by "
+            "its own share of the batch, and N replicas are not one device any more."
         )
 
 
