@@ -1,12 +1,15 @@
 """Predicts step time and efficiency on N replicas from constants that `do=compare` measures, and draws them.
 
-    python -m modetrain recipe=mnist do=compare compare.modes=[graph,mirrored,multiworker] data.batch_size=64 run_dir=small
-    python -m modetrain recipe=mnist do=compare compare.modes=[graph,mirrored,multiworker] data.batch_size=256 run_dir=large
-    python -m modetrain recipe=mnist mode=multiworker mode.workers=2 steps=60 data.batch_size=64 run_dir=two
-    python benchmarks/scaling.py --small small/compare.json --large large/compare.json --check two/run.json \\
-        --plot docs/scaling.svg
+In the root of the clone:
 
-The model and what it leaves out are in docs/scaling.md. Needs matplotlib for the plot: pip install 'modetrain[plot]'.
+    M="python -m modetrain recipe=mnist"
+    $M do=compare compare.modes=[graph,mirrored,multiworker] data.batch_size=64 run_dir=runs/small
+    $M do=compare compare.modes=[graph,mirrored,multiworker] data.batch_size=256 run_dir=runs/large
+    $M mode=multiworker mode.workers=2 steps=60 data.batch_size=64 run_dir=runs/two
+    python benchmarks/scaling.py --small runs/small/compare.json --large runs/large/compare.json \\
+        --check runs/two/run.json --plot runs/scaling.svg
+
+The model and what it leaves out are in docs/scaling.md. Needs matplotlib for the plot: pip install -e '.[plot]'.
 """
 
 from __future__ import annotations
@@ -21,6 +24,15 @@ from pathlib import Path
 from typing import Any
 
 REPLICAS = tuple(2**power for power in range(13))
+UNITS = {
+    "host_s": "s a step",
+    "example_s": "s an example",
+    "input_s": "s an example",
+    "tensors": "all-reduces a step",
+    "bytes": "bytes a step",
+    "pair_s": "s an all-reduce",
+    "bandwidth": "bytes a second",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,18 +67,13 @@ class Constants:
 
         Of several at one size the lowest time counts, which the machine's other work has disturbed least.
         """
-        one, other = (
-            min(found["arms"][found["reference"]]["time"]["step_ms"]["p50"] for found in each) / 1e3
-            for each in (small, large)
-        )
-        least, most = small[0]["batch_size"], large[0]["batch_size"]
-        example = (other - one) / (most - least)
+        host, example = line(small, large)
         arms = [found["arms"][mode] for found in (*small, *large)]
         reduces = [arm["time"]["all_reduce"] for arm in arms]
         return cls(
-            host_s=max(one - example * least, 0.0),
-            example_s=example,
-            input_s=min(found["input"]["step_ms"] for found in large) / 1e3 / most,
+            host_s=max(host, 0.0),
+            example_s=max(example, 0.0),
+            input_s=min(found["input"]["step_ms"] for found in large) / 1e3 / large[0]["batch_size"],
             whole_batch=large[0]["input"]["whole_batch"],
             tensors=reduces[0]["tensors_per_step"],
             bytes=reduces[0]["bytes_per_step"],
@@ -96,6 +103,32 @@ class Constants:
         return self.host_s * turns + self.example_s * batch_size + self.input_s * made + self.all_reduce_s(replicas)
 
 
+def line(small: Sequence[Mapping[str, Any]], large: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Seconds of a step whatever its batch, and of an example: the line through the lowest times at two batch sizes."""
+    one, other = _lowest_s(small), _lowest_s(large)
+    least, most = small[0]["batch_size"], large[0]["batch_size"]
+    example = (other - one) / (most - least)
+    return one - example * least, example
+
+
+def doubt(small: Sequence[Mapping[str, Any]], large: Sequence[Mapping[str, Any]]) -> str | None:
+    """What is said where the line through the two points cannot be right."""
+    host, example = line(small, large)
+    if host > 0 and example > 0:
+        return None
+    seen = " and ".join(f"{_lowest_s(each) * 1e3:.2f} ms at batch {each[0]['batch_size']}" for each in (small, large))
+    return (
+        f"WARNING: {seen} give {host * 1e3:.2f} ms a step whatever its batch and {example * 1e3:.4f} ms an example. Neither can be "
+        "0 or less: that one is taken as 0, and the predictions are worth little. The machine was busy during one of the "
+        "comparisons. Repeat both and give all of them (--small a/compare.json b/compare.json: the lowest time counts), or take "
+        "batch sizes further apart."
+    )
+
+
+def _lowest_s(found: Sequence[Mapping[str, Any]]) -> float:
+    return min(one["arms"][one["reference"]]["time"]["step_ms"]["p50"] for one in found) / 1e3
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", type=Path, nargs="+", required=True, help="compare.json at a small batch size")
@@ -114,7 +147,14 @@ def main() -> None:
     for mode, constants in found.items():
         print(f"{mode}:")
         for field in dataclasses.fields(constants):
-            print(f"{field.name:>12} {getattr(constants, field.name):.6g}")
+            value = getattr(constants, field.name)
+            shown = str(value) if isinstance(value, bool) else f"{value:.6g} {UNITS[field.name]}"
+            print(f"{field.name:>12} {shown}")
+    if (warning := doubt(small, large)) is not None:
+        print(f"\n{warning}")
+    network = next((one for one in found.values() if one.ring), None)
+    if network is not None:
+        table(network, share)
     for path in given.check:
         run = json.loads(path.read_text())
         effective, batch = run["mode"]["effective"], run["data"]["batch_size"]
@@ -122,12 +162,15 @@ def main() -> None:
         constants = found[run["mode"]["requested"]] if n > 1 else next(iter(found.values()))
         predicted = constants.shared_step_s(n, batch, given.cores) * 1e3
         print(
-            f"{path}: {effective['strategy']}, {n} replicas on {given.cores} cores, batch {batch}: measured {seen:.1f} ms, "
+            f"\n{path}: {effective['strategy']}, {n} replicas on {given.cores} cores, batch {batch}: measured {seen:.1f} ms, "
             f"predicted {predicted:.1f}, ratio {seen / predicted:.2f}"
         )
-    network = next((one for one in found.values() if one.ring), None)
-    if network is None:
-        return
+    if network is not None and given.plot:
+        draw(network, share, given.plot)
+
+
+def table(network: Constants, share: int) -> None:
+    """Prints the predictions for `share` examples a replica, and for a batch of that many."""
     print(f"\n{'replicas':>8} {'fixed share ms':>15} {'efficiency':>11} {'fixed batch ms':>15} {'speed-up':>9}")
     alone = network.step_s(1, share)
     for n in REPLICAS:
@@ -135,8 +178,6 @@ def main() -> None:
         # With more replicas than examples a fixed batch cannot be cut.
         cut = f"{strong * 1e3:15.2f} {alone / strong:9.2f}" if n <= share else f"{'-':>15} {'-':>9}"
         print(f"{n:8} {weak * 1e3:15.2f} {alone / weak:11.1%} {cut}")
-    if given.plot:
-        draw(network, share, given.plot)
 
 
 def draw(constants: Constants, share: int, path: Path) -> None:

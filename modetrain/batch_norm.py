@@ -35,23 +35,29 @@ def synchronise(models: Iterable[keras.Model], mode: Mode, replicas: Replicas, s
     if not found:
         return
     names = ", ".join(layer.name for layer in found[:3]) + (", ..." if len(found) > 3 else "")
+    count = _counted(len(found))
     if mode.sync_batch_norm:
         for layer in found:
             layer.synchronized = True
-        say(f"batch normalisation over all replicas, as on one device: {len(found)} layers ({names})")
+        say(f"batch normalisation over all replicas, as on one device: {count} ({names})")
     plain = [layer for layer in found if not layer.synchronized]
     if plain:
         say(
-            f"WARNING: mode.sync_batch_norm=false: {len(plain)} layers ({names}) normalise by each replica's share of the "
-            "batch, so this run computes something else than one device, and checkpoints hold the first replica's moving "
-            "averages"
+            f"WARNING: mode.sync_batch_norm=false: in {_counted(len(plain))} ({names}) batch normalisation is by each replica's "
+            "share of the batch, so this run computes something else than one device, and checkpoints hold the first replica's "
+            "moving averages"
         )
     if len(plain) < len(found) and mode.compile == "xla" and not replicas.on_gpus:
         raise ConfigError(
-            f"mode.compile=xla with {len(found)} layers of batch normalisation ({names}) over several replicas: they take "
-            "means over the replicas inside the gradients, where XLA on CPUs cannot. Type mode.compile=graph, or "
-            "mode.sync_batch_norm=false, which has each replica normalise by its own share of the batch."
+            f"mode.compile=xla with batch normalisation over several replicas ({count}: {names}): it takes "
+            "means over the replicas inside the gradients, where XLA on CPUs cannot. Type mode.compile=graph, which computes "
+            "what one device does. mode.sync_batch_norm=false compiles too, but changes the results: each replica normalises by "
+            "its own share of the batch, and N replicas are not one device any more."
         )
+
+
+def _counted(layers: int) -> str:
+    return f"{layers} layer" if layers == 1 else f"{layers} layers"
 
 
 def _layers(model: keras.Model) -> Iterable[keras.Layer]:

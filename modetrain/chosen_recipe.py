@@ -41,7 +41,7 @@ def chosen_recipe(
       say: prints a line, of several replicas only.
 
     Raises:
-      ConfigError: what is named is no recipe, or it cannot run over these replicas.
+      ConfigError: what is named is no recipe, it lacks what `Recipe.__init__` sets, or it cannot run over these replicas.
     """
 
     def optimizer(variables, **changes) -> Optimizer:
@@ -62,6 +62,15 @@ def chosen_recipe(
         raise ConfigError(
             f"recipe._target_={settings.recipe.get('_target_')}: it makes a {type(recipe).__name__}, not a recipe. Derive "
             "the class from modetrain.Recipe."
+        )
+    if not isinstance(
+        getattr(recipe, "info", None), Info
+    ):  # else a step, or what reads the seed, would miss it much later
+        name = type(recipe).__name__
+        raise ConfigError(
+            f"recipe._target_={settings.recipe.get('_target_')}: {name}.__init__ sets no self.info, which has the seed of every "
+            f"draw. {name}.__init__ must call super().__init__(model=model, optimizer=optimizer, info=info); one that makes its "
+            "models and optimizers itself writes self.info = info."
         )
     batch_norm.synchronise(recipe.models(), settings.mode, replicas, say)
     return recipe

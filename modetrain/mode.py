@@ -15,6 +15,9 @@ from modetrain.errors import ConfigError, did_you_mean
 COMPILE = ("eager", "graph", "xla")
 STRATEGIES = ("one_device", "mirrored", "multiworker", "tpu")
 DEVICES = ("auto", "cpu", "gpu")
+LOGICAL_CPUS = (
+    64  # a step is traced and compiled once for each: minutes for so many, and the time grows faster than the number
+)
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 
 
@@ -118,6 +121,8 @@ class Mode:
                     f"mode.replicas={self.replicas} with mode.devices={list(self.devices)}: a replica is a device. Type "
                     f"mode.replicas={len(self.devices)}, or leave one of the two out."
                 )
+        if self.devices == "cpu" and self.replicas != "auto":
+            self.check_logical_cpus(int(self.replicas))
         if self.tpu is not None and self.strategy != "tpu":
             raise ConfigError(
                 f"mode.tpu={self.tpu} with mode.strategy={self.strategy}: only mode=tpu uses it. Type mode=tpu mode.tpu={self.tpu}."
@@ -128,6 +133,15 @@ class Mode:
             raise ConfigError(
                 f"mode.sync_batch_norm=false with mode.strategy={self.strategy}: on one device there is nothing to synchronise. "
                 "Leave it out."
+            )
+
+    def check_logical_cpus(self, count: int) -> None:
+        """Raises ConfigError for more than a step is compiled for in reasonable time. What has GPUs instead may have more."""
+        if count > LOGICAL_CPUS:
+            raise ConfigError(
+                f"mode.replicas={count} on logical CPUs: a step is compiled for every replica, which takes minutes for "
+                f"{LOGICAL_CPUS} and grows faster than their number, and shows nothing that a few do not. Type mode.replicas=4; at "
+                f"most {LOGICAL_CPUS}."
             )
 
     def _check_tpu(self) -> None:

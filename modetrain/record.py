@@ -97,6 +97,7 @@ class Record:
             "resumed_at": self._resumed_at,
             "seed": settings.seed,
             "command": settings.command,
+            "notes": list(settings.notes),
             "status": "running",
             "mode": {"requested": settings.mode.name},
             "data": None,
@@ -132,6 +133,7 @@ def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
     return {
         "steps": run.step,
         "steps_wanted": run.steps,
+        "notes": [*settings.notes, *run.replicas.notes],
         "status": run.status,
         "mode": {"requested": settings.mode.name, "effective": effective_mode(run)},
         "data": {

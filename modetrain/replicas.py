@@ -29,16 +29,25 @@ class Replicas:
       strategy: of `tf.distribute`; None is one device, around which nothing is wrapped.
       worker: number of this process among the workers.
       workers: how many processes there are.
+      notes: what the user should know of how the devices were chosen, a line each.
 
     Attributes:
       count: replicas in all processes.
       local: replicas of this process.
       first: number of this process's first replica.
-      worker, workers: as given.
+      worker, workers, notes: as given.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy | None = None, *, worker: int = 0, workers: int = 1):
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy | None = None,
+        *,
+        worker: int = 0,
+        workers: int = 1,
+        notes: Sequence[str] = (),
+    ):
         self.strategy = strategy
+        self.notes = tuple(notes)
         self.worker = worker
         self.workers = workers
         self.count = strategy.num_replicas_in_sync if strategy else 1
@@ -61,7 +70,7 @@ class Replicas:
         if mode.strategy == "mirrored":
             # On CPUs a plain sum in a fixed order, which is the same in eager and graph mode; on GPUs TensorFlow's own choice.
             reduction = tf.distribute.ReductionToOneDevice() if names[0].startswith("CPU") else None
-            return cls(tf.distribute.MirroredStrategy(names, cross_device_ops=reduction))
+            return cls(tf.distribute.MirroredStrategy(names, cross_device_ops=reduction), notes=_alone(mode, names))
         if mode.strategy == "multiworker":
             resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
             kinds = tf.distribute.experimental.CommunicationImplementation
@@ -133,6 +142,15 @@ class Replicas:
         return self.sum_over_workers(mine)
 
 
+def shown(devices: Sequence[str]) -> str:
+    """Names of devices for a person to read: of many the first, and what the last has else."""
+    if len(devices) <= 4:
+        return ", ".join(devices)
+    first, last = devices[0], devices[-1]
+    alike = next(n for n, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+    return f"{first} to {last[alike:]}"
+
+
 def number_of_this() -> int | tf.Tensor:
     """Number of the replica that this thread runs; 0 where there is but one device. A tensor on TPUs, traced once for all."""
     if replicas_here() == 1:
@@ -168,12 +186,31 @@ def _tpu_strategy(mode: Mode) -> tf.distribute.Strategy:
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
-    except (tf.errors.OpError, ValueError, IndexError, ImportError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except (tf.errors.OpError, ValueError, IndexError, ImportError, OSError) as error:
         raise ConfigError(
-            f"mode.tpu={named}: no TPU answers ({why}). Type mode.tpu= with another name or address, or mode=xla to run "
-            "without one."
+            f"mode.tpu={named}: no TPU answers ({_why_no_tpu(error)}). Type mode.tpu= with another name or address, or "
+            "mode=xla to run without one."
         ) from error
+
+
+def _why_no_tpu(error: Exception) -> str:
+    if isinstance(error, OSError):  # of looking the name up, which an address (grpc://) needs not
+        reason = getattr(error, "reason", error)
+        return f"a name is looked up in Google Cloud, which cannot be reached: {getattr(reason, 'strerror', None) or reason}"
+    why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return why.partition(". Failed in initialization: No OpKernel")[0]  # what this TensorFlow was built without: no TPU
+
+
+def _alone(mode: Mode, names: Sequence[str]) -> list[str]:
+    """What is said of a single replica that nobody asked for: who types `mirrored` means several."""
+    if len(names) > 1 or mode.replicas != "auto" or isinstance(mode.devices, tuple):
+        return []
+    if names[0].startswith("GPU"):
+        return [
+            "there is one GPU here: mode=mirrored has one replica. Type mode.devices=cpu mode.replicas=2 to rehearse two"
+        ]
+    why = "mode.devices=cpu" if mode.devices == "cpu" else "there is no GPU here"
+    return [f"{why}: mode=mirrored has one replica, the CPU. Type mode.replicas=2 to rehearse two"]
 
 
 def _devices(mode: Mode) -> list[str]:
@@ -207,6 +244,7 @@ def _devices(mode: Mode) -> list[str]:
     if gpus:
         return [f"GPU:{number}" for number in range(len(gpus))]
     count = 1 if mode.replicas == "auto" or mode.strategy != "mirrored" else int(mode.replicas)
+    mode.check_logical_cpus(count)
     if count > 1:
         (cpu,) = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)

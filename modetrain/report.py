@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from modetrain import paths, place, reason, record, run_folder
+from modetrain import paths, place, reason, record, replicas, run_folder
 from modetrain.checkpoints.checkpoint import NotFiniteError, NotSavedError
 from modetrain.config.overrides import key_of
 from modetrain.failure import NonFiniteError
@@ -54,10 +54,11 @@ def summary(run: Trainer, settings: Settings, folder: str) -> Table:
     if run.workers is not None:
         spread = run.workers.spread()["step_ms"]
         shown = "  ".join(f"{name} {value:.2f}" for name, value in spread.items())
-        table.add_row("workers", f"ms a step {shown}  (the most to do has worker {run.workers.slowest})")
+        slowest = "none stands out" if run.workers.slowest is None else f"slowest: worker {run.workers.slowest}"
+        table.add_row("workers", f"mean ms a step, with waiting for data: {shown}  ({slowest})")
     effective = record.effective_mode(run)
     shown = "  ".join(f"{key} {effective[key]}" for key in ("compile", "precision", "steps_per_call"))
-    table.add_row("mode", f"{shown}  on {', '.join(effective['devices'])}")
+    table.add_row("mode", f"{shown}  on {replicas.shown(effective['devices'])}")
     table.add_row("run folder", folder)
     if run.status == "stopped":
         table.add_row("go on", _going_on(settings, folder))

@@ -25,10 +25,11 @@ from modetrain.debugger import post_mortem
 from modetrain.errors import ConfigError
 from modetrain.events import Events
 from modetrain.failure import NonFiniteError
+from modetrain.inspect.halves import REPLICAS
 from modetrain.inspect.start import Start
 from modetrain.lock import Lock
 from modetrain.mode import Mode
-from modetrain.replicas import Replicas
+from modetrain.replicas import Replicas, shown
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
 from modetrain.workers import worker
@@ -233,11 +234,15 @@ def build(
         points.rewind(step)
     if mode.strategy != settings.mode.strategy and settings.mode.strategy == "tpu":
         say("no TPU is used: the step is judged by what XLA can compile on this machine, and by its shapes")
+    runs = f"strategy={mode.strategy} replicas={replicas.count}"
+    if mode.strategy != settings.mode.strategy:  # do=inspect
+        runs = f"strategy={settings.mode.strategy}, judged for {REPLICAS} replicas,"
     say(
         f"mode: compile={mode.compile} precision={mode.precision} "
-        f"steps_per_call={trainer.steps_per_call} strategy={mode.strategy} replicas={replicas.count} "
-        f"on {', '.join(replicas.devices)}"
+        f"steps_per_call={trainer.steps_per_call} {runs} on {shown(replicas.devices)}"
     )
+    for note in replicas.notes:
+        say(f"  {note}")
     return trainer, source
 
 

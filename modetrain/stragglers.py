@@ -1,7 +1,7 @@
 """Which worker holds the others up: what each worker's steps took, side by side.
 
 Workers wait for each other in every step, so that all of them seem equally slow; what tells them apart is what a worker did
-by itself, waiting for its data and computing.
+by itself, waiting for its data and computing. A worker that sleeps does neither: it cannot be told from those that wait for it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import numpy as np
 
 from modetrain.clock import Reading
 from modetrain.replicas import Replicas
+
+STANDS_OUT = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,9 +39,15 @@ class WorkerTimes:
         return cls(step_ms=table[:, 0], data_wait_ms=table[:, 1], cpu_ms=table[:, 2])
 
     @property
-    def slowest(self) -> int:
-        """The worker with the most to do by itself: waiting for data and computing."""
-        return int(np.argmax(self.data_wait_ms + self.cpu_ms))
+    def slowest(self) -> int | None:
+        """The worker that stands out by what it has to do by itself, waiting for data and computing; None if none does.
+
+        It does where it has more of that than the median worker, by more than a tenth of that, and of a step: less is noise.
+        """
+        own = self.data_wait_ms + self.cpu_ms
+        usual, worker = float(np.median(own)), int(np.argmax(own))
+        least = STANDS_OUT * max(usual, float(np.median(self.step_ms)))
+        return worker if own[worker] - usual > least else None
 
     def spread(self) -> Mapping[str, Mapping[str, float]]:
         """Per kind of time min, median and max over the workers."""

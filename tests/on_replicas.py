@@ -372,7 +372,7 @@ def test_batch_normalisation_is_over_the_whole_batch(replicas, make_trainer):
         trainers.append(trainer)
     assert_same(*trainers)
     (line,) = said
-    assert line.startswith("batch normalisation over all replicas, as on one device: 1 layers")
+    assert line.startswith("batch normalisation over all replicas, as on one device: 1 layer (")
 
 
 def test_plain_batch_normalisation_is_warned_about_and_is_another_computation(make_trainer):
@@ -385,7 +385,7 @@ def test_plain_batch_normalisation_is_warned_about_and_is_another_computation(ma
         trainer.train()
         trainers.append(trainer)
     (line,) = said
-    assert line.startswith("WARNING: mode.sync_batch_norm=false: 1 layers")
+    assert line.startswith("WARNING: mode.sync_batch_norm=false: in 1 layer (")
     with pytest.raises(AssertionError):
         assert_same(*trainers, tolerance=1e-3)
 
@@ -394,7 +394,7 @@ def test_batch_normalisation_and_xla_on_cpus_are_refused(make_recipe):
     with REPLICAS[2].scope():
         recipe = make_recipe(model=normalised)
     mode = Mode(name="m", compile="xla", strategy="mirrored")
-    with pytest.raises(ConfigError, match=r"Type mode.compile=graph"):
+    with pytest.raises(ConfigError, match=r"Type mode.compile=graph, .*=false compiles too, but changes the results"):
         batch_norm.synchronise(recipe.models(), mode, REPLICAS[2], print)
 
 

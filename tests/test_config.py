@@ -161,6 +161,18 @@ WRONG_WORDS = [
     ([M, "mode.sync_batch_norm=false"], ["nothing to synchronise"]),
     ([M, "mode=multiworker"], ["neither TF_CONFIG nor Slurm nor Kubernetes", "Type mode.workers=2"]),
     ([M, "mode=multiworker", "mode.workers=2", "--pdb"], ["--pdb with mode=multiworker"]),
+    ([M, "mode=mirrored", "mode.replicas=1000"], ["1000 does not divide 64. Type mode.replicas=64."]),
+    (
+        [M, "mode=mirrored", "mode.replicas=500", "optimizer.accumulate=4"],
+        ["2000 does not divide 64. Type mode.replicas=16."],
+    ),
+    (
+        [M, "mode=mirrored", "mode.devices=cpu", "mode.replicas=100", "data.batch_size=100"],
+        [
+            "mode.replicas=100 on logical CPUs: a step is compiled for every replica",
+            "Type mode.replicas=4; at most 64.",
+        ],
+    ),
     ([M, "mode=multiworker", "mode.workers=5"], ["data.batch_size=64 with mode.workers=5", "Type data.batch_size=65"]),
     (
         [M, "mode=multiworker", "mode.workers=2", "mode.restart_workers=3"],
@@ -216,6 +228,14 @@ WRONG_WORDS = [
     ([M, "do=evaluate", "resume=latest", "run_dir=nowhere"], ["do=evaluate resume=latest", "no such folder"]),
     ([M, "run_dir=/proc/run"], ["run_dir=/proc/run: nothing can be made in /proc", "Type run_dir= with a folder"]),
     ([M, "resume=nowhere"], ["resume=nowhere", "no such file or folder"]),
+    # a preset and a mode, where the user typed none of the keys that do not go together
+    (
+        [M, "debug=rehearse", "mode=graph"],
+        ["debug=rehearse with mode=graph: the preset sets mode.replicas=2", "Leave debug="],
+    ),
+    ([M, "debug=rehearse", "mode=multiworker"], ["the preset sets", "Leave debug=rehearse or mode=multiworker out."]),
+    ([M, "debug=rehearse", "mode.strategy=one_device"], ["Leave debug=rehearse or mode.strategy=one_device out."]),
+    ([M, "debug=rehearse", "mode=graph", "mode.replicas=3"], ["mode.replicas=3 with", "or leave mode.replicas out."]),
     # code that is named
     ([M, "recipe._target_=recipes.mnist.Digit"], ["has no 'Digit'", "Did you mean recipes.mnist.Digits?"]),
     ([M, "recipe._target_=recipes.mnits.Digits"], ["no module recipes.mnits", "recipes.mnist.Digits?"]),

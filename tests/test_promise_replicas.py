@@ -136,7 +136,7 @@ def test_several_workers_leave_one_record_and_a_log_each(runs):
     for kind in ("step_ms", "data_wait_ms", "cpu_ms"):
         spread = run.json["workers"][kind]
         assert 0 <= spread["min"] <= spread["median"] <= spread["max"]
-    assert run.json["workers"]["slowest"] in (0, 1)
+    assert run.json["workers"]["slowest"] in (0, 1, None)
     assert {"workers/step_ms_median", "workers/slowest"} <= run.scalars.keys()
 
 

@@ -65,15 +65,28 @@ def test_ci_runs_the_readmes_test_command():
     assert "sed -n '/<!-- test command -->/,/^```$/p' README.md" in (ROOT / ".ci/run").read_text()
 
 
-def test_the_recipe_of_the_readme_trains_from_a_folder_of_its_own(tmp_path):
-    for kind, name in (("python", "recipes/mine.py"), ("yaml", "conf/recipe/mine.yaml")):
-        block = re.search(rf"`{re.escape(name)}`.*?```{kind}\n(.*?)```", README, re.DOTALL)
+OWN = {
+    "README.md": (("recipes/mine.py", "conf/recipe/mine.yaml"), ("recipe=mine",), {"loss"}),
+    "recipes.md": (
+        ("recipes/nets.py", "conf/model/wide.yaml"),
+        ("recipe=mnist", "model=wide", "model.width=128"),
+        {"loss", "accuracy"},
+    ),
+}
+
+
+@pytest.mark.parametrize("page", OWN)
+def test_what_a_page_shows_of_ones_own_trains_from_a_folder_of_its_own(page, tmp_path):
+    files, words, metrics = OWN[page]
+    for name in files:
+        kind = "python" if name.endswith(".py") else "yaml"
+        block = re.search(rf"`{re.escape(name)}`.*?```{kind}\n(.*?)```", DOCS[page], re.DOTALL)
         assert block
         path = tmp_path / name
         path.parent.mkdir(parents=True)
         path.write_text(block[1])
     done = subprocess.run(
-        [sys.executable, "-m", "modetrain", "recipe=mine", "steps=3", "data.source=bundled", "run_dir=run"],
+        [sys.executable, "-m", "modetrain", *words, "steps=3", "data.source=bundled", "run_dir=run"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -84,7 +97,7 @@ def test_the_recipe_of_the_readme_trains_from_a_folder_of_its_own(tmp_path):
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["status"] == "completed"
     assert record["steps"] == 3
-    assert set(record["results"]["eval"]) == {"loss"}
+    assert set(record["results"]["eval"]) == metrics
 
 
 def test_contributing_says_what_every_module_is_for():

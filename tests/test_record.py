@@ -20,6 +20,7 @@ KEYS = {
     "steps": int,
     "seed": int,
     "command": TEXT,
+    "notes": list,
     "status": TEXT,
     "mode.requested": TEXT,
     "mode.effective.compile": TEXT,

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
-from modetrain.replicas import Replicas, mean_over_replicas, number_of_this
+from modetrain.replicas import Replicas, mean_over_replicas, number_of_this, shown
 
 HERE = Path(__file__).parent
 
@@ -28,6 +28,14 @@ def test_several_replicas(request):
     done = subprocess.run(command, cwd=HERE.parent, env=os.environ, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
+
+
+def test_many_devices_are_shown_by_the_first_and_the_last():
+    assert shown(["/device:CPU:0"]) == "/device:CPU:0"
+    assert shown([f"/device:CPU:{n}" for n in range(4)]).count(",") == 3
+    assert shown([f"/device:CPU:{n}" for n in range(64)]) == "/device:CPU:0 to 63"
+    workers = [f"/job:worker/task:{worker}/device:GPU:{n}" for worker in range(12) for n in range(2)]
+    assert shown(workers) == "/job:worker/task:0/device:GPU:0 to 11/device:GPU:1"
 
 
 def test_one_device_is_wrapped_in_nothing():
@@ -46,11 +54,19 @@ def test_one_device_is_wrapped_in_nothing():
     ("given", "message"),
     [
         ({"devices": "gpu"}, r"mode.devices=gpu: TensorFlow finds no GPU here. Type mode.devices=cpu"),
+        (
+            {"replicas": 100, "strategy": "mirrored"},
+            r"mode.replicas=100 on logical CPUs: .* Type mode.replicas=4; at most 64",
+        ),
         ({"devices": (0, 2), "strategy": "mirrored"}, r"mode.devices=\[0, 2\]: there is no GPU 0"),
         ({"strategy": "tpu", "compile": "xla"}, r"mode=tpu: neither mode.tpu= nor TPU_NAME .* Type mode.tpu=local"),
         (
             {"strategy": "tpu", "compile": "xla", "tpu": "local"},
-            r"mode.tpu=local: no TPU answers \(.*\). Type mode.tpu= with another name",
+            r"mode.tpu=local: no TPU answers \(TPUs not found in the cluster\). Type mode.tpu= with another name",
+        ),
+        (
+            {"strategy": "tpu", "compile": "xla", "tpu": "nonsense"},
+            r"mode.tpu=nonsense: no TPU answers \(a name is looked up in Google Cloud.*\). Type mode.tpu= with another name",
         ),
     ],
 )
@@ -59,3 +75,16 @@ def test_devices_that_are_not_there_are_refused(given, message, monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
     with pytest.raises(ConfigError, match=message):
         Replicas.of(Mode(**{"name": "mine", "compile": "graph", **given}))
+
+
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
+def test_a_single_replica_that_nobody_asked_for_is_told(cli):
+    words = ("recipe=mnist", "model=mlp", "mode=mirrored", "steps=1", "data.source=bundled", "callbacks.evaluate=null")
+    told = "there is no GPU here: mode=mirrored has one replica, the CPU. Type mode.replicas=2 to rehearse two"
+    run = cli.run(*words, folder="alone")
+    assert run.code == 0, run.err
+    assert f"  {told}\n" in run.out
+    assert run.json["notes"] == [told]
+    asked = cli.run(*words, "mode.replicas=1", folder="asked")
+    assert asked.json["mode"]["effective"]["replicas"] == 1
+    assert asked.json["notes"] == []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
+import sys
 
 import pytest
 import tensorflow as tf
 
-from benchmarks.scaling import Constants
+from benchmarks.scaling import Constants, doubt, line
 from modetrain.comparison import speed
 from modetrain.inspect import collectives
 
@@ -46,6 +49,44 @@ def test_a_step_is_the_sum_of_its_parts():
     assert RING.step_s(4, 40) == pytest.approx(1.0 + 0.1 * 10 + 0.01 * 40 + rest)
     share_only = dataclasses.replace(RING, whole_batch=False)
     assert share_only.step_s(4, 40) == pytest.approx(1.0 + 0.1 * 10 + 0.01 * 10 + rest)
+
+
+def compared(batch_size, *p50):
+    return [
+        {"batch_size": batch_size, "reference": "graph", "arms": {"graph": {"time": {"step_ms": {"p50": ms}}}}}
+        for ms in p50
+    ]
+
+
+def test_a_line_through_two_points_that_cannot_be_right_is_doubted():
+    good = compared(64, 40.0, 20.0), compared(256, 68.0)
+    assert line(*good) == pytest.approx((0.004, 0.00025))
+    assert doubt(*good) is None
+    warning = doubt(compared(64, 17.47), compared(256, 77.35))
+    assert "17.47 ms at batch 64 and 77.35 ms at batch 256 give -2.49 ms a step" in warning
+    assert "Repeat both" in warning
+    assert doubt(compared(64, 20.0), compared(256, 19.0)) is not None
+
+
+def test_constants_are_printed_with_units_and_the_check_comes_last(tmp_path):
+    reduce = {"tensors_per_step": 11, "bytes_per_step": 203052, "latency_ms": 1.0, "bandwidth_mb_per_s": 400.0}
+    arm = {"time": {"all_reduce": reduce}, "effective": {"workers": 2}}
+    files = []
+    for (found,) in (compared(64, 17.0), compared(256, 77.0)):
+        found["arms"]["multiworker"] = arm
+        found["arms"]["graph"]["time"]["all_reduce"] = None
+        found["input"] = {"step_ms": 0.1, "whole_batch": True}
+        files.append(tmp_path / f"{found['batch_size']}.json")
+        files[-1].write_text(json.dumps(found))
+    run = {"mode": {"requested": "multiworker", "effective": {"strategy": "multiworker", "replicas": 2}}}
+    run |= {"data": {"batch_size": 64}, "time": {"step_ms": {"p50": 30.0}}}
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    words = ["--small", files[0], "--large", files[1], "--check", tmp_path / "run.json", "--cores", "2"]
+    done = subprocess.run([sys.executable, "benchmarks/scaling.py", *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "pair_s 0.001 s an all-reduce" in done.stdout
+    assert "WARNING: 17.00 ms at batch 64" in done.stdout
+    assert "measured 30.0 ms, predicted" in done.stdout.splitlines()[-1]
 
 
 def test_on_one_machine_replicas_share_its_cores():

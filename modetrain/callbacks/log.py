@@ -94,7 +94,7 @@ class Log(Callback):
             workers = WorkerTimes.gather(run.replicas, spent)
             spreads = workers.spread()
             values |= {f"workers/{kind}_{name}": v for kind, spread in spreads.items() for name, v in spread.items()}
-            values["workers/slowest"] = workers.slowest
+            values["workers/slowest"] = -1 if workers.slowest is None else workers.slowest
         self._events.scalars(values, run.step)
         self._read = now
 

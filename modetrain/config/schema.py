@@ -328,7 +328,7 @@ KEYS: Mapping[str, Key] = {
     "mode.strategy": Key(kind="str", help="where a step runs", example="one_device", choices=STRATEGIES),
     "mode.replicas": Key(
         kind="int",
-        help="devices of mode=mirrored; without a GPU so many logical CPUs",
+        help="devices of mode=mirrored; without a GPU so many logical CPUs (auto: one; at most 64)",
         example=2,
         choices=("auto",),
         at_least=1,

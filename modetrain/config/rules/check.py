@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from modetrain.config.compose import Composition
-from modetrain.config.rules import do, folders, only, steps
+from modetrain.config.rules import do, folders, only, presets, steps
 from modetrain.settings import Settings
 
 Rule = Callable[[Settings], str | None]
@@ -38,8 +38,11 @@ def problems(settings: Settings, composition: Composition) -> Iterator[str]:
       composition: what they were made from, which knows where a value comes from.
     """
     yield from only.ignored(settings, composition)
+    clash = presets.clash(settings, composition)
+    if clash:
+        yield clash
     for rule in RULES:
         problem = rule(settings)
-        if problem:
+        if problem and not (clash and rule is steps.mode):  # which says the same of keys that nobody typed
             yield problem
     yield from only.waiting(settings, composition)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from modetrain import sources
 from modetrain.errors import ConfigError, nearest_multiple
+from modetrain.mode import LOGICAL_CPUS
 from modetrain.settings import Settings
 
 
@@ -59,13 +60,15 @@ def shares(settings: Settings) -> str | None:
     if mode.strategy == "multiworker":
         counts["mode.restart_workers"] = mode.restart_workers
     for name, count in counts.items():
-        whole = parts * count if isinstance(count, int) else 1
-        if settings.data.batch_size % whole:
+        whole, size = parts * count if isinstance(count, int) else 1, settings.data.batch_size
+        if size % whole:
             cut = f" and optimizer.accumulate={parts}" if parts > 1 else ""
-            nearest = nearest_multiple(settings.data.batch_size, whole)
+            fix = f"data.batch_size={nearest_multiple(size, whole)}"
+            if count > LOGICAL_CPUS and size % parts == 0:  # then the count is the mistake, and not the batch
+                fix = f"{name}={max(n for n in range(1, LOGICAL_CPUS + 1) if size // parts % n == 0)}"
             return (
-                f"data.batch_size={settings.data.batch_size} with {name}={count}{cut}: every replica gets an equal share of "
-                f"a batch, and {whole} does not divide {settings.data.batch_size}. Type data.batch_size={nearest}."
+                f"data.batch_size={size} with {name}={count}{cut}: every replica gets an equal share of a batch, and {whole} does "
+                f"not divide {size}. Type {fix}."
             )
     return None
 
