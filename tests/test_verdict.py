@@ -322,6 +322,14 @@ def test_workers_that_do_not_stop_are_ended_some_time():
     assert story.at(310).next() is Action.KILL
 
 
+def test_workers_that_have_not_joined_have_nothing_to_save():
+    story = Story(joined=False).at(10).exited(1, -15)
+    assert story.at(12.9).next() is Action.WAIT
+    assert story.at(13).next() is Action.KILL
+    story.exited(0, -9)
+    assert (story.next(), story.watch.code) == (Action.DONE, 143)
+
+
 def test_a_failure_while_stopping_is_a_failure_and_no_reason_to_start_again():
     story = Story().at(10).signal(15)
     story.next()

@@ -32,7 +32,7 @@ class Limits:
       term: from SIGTERM to SIGKILL.
       silence: from the first error about a lost peer until a worker that says nothing counts as the lost one; longer
         than TensorFlow's heartbeats, which take about 10 s.
-      stop: for all workers to save and exit once they were told to stop.
+      stop: for all workers to save and exit once they were told to stop; `grace` where they had not joined yet.
       kill: for killed workers to be gone.
     """
 
@@ -137,7 +137,8 @@ class Supervisor:
                 return self._kill(now)
             return Action.WAIT
         told = [stop.at for stop in self._stops()] + [at for at in (self._forwarded_at,) if at is not None]
-        if told and now - min(told) >= limits.stop:
+        # Before all have joined there is nothing to save, and those that wait for one that has left wait for ever.
+        if told and now - min(told) >= (limits.grace if self.joined_at is None else limits.stop):
             return self._kill(now)
         return Action.WAIT
 
