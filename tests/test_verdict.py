@@ -108,6 +108,7 @@ def test_the_code_of_a_shell_around_a_killed_worker_means_the_same():
         ("InternalError", "out of memory", False),
         ("InvalidArgumentError", "the collective was aborted", False),
         ("InternalErrorOfMine", "heartbeat", False),
+        ("UnknownError", "OSError: connection reset by my server\nTraceback (most recent call last):\n", False),
     ],
 )
 def test_which_exceptions_tell_of_a_lost_peer(kind, message, lost):

@@ -60,11 +60,13 @@ class Outcome:
       code: the exit code: 0 all done, 1 failed, 2 the configuration is wrong, 129, 130 or 143 stopped by a signal.
       restarts: the restarts it took.
       cause: what ended it, in a sentence; None where nothing failed.
+      traceback: of the exception that ended it, complete; None where it was none.
     """
 
     code: int
     restarts: tuple[Restart, ...] = ()
     cause: str | None = None
+    traceback: str | None = None
 
 
 def launch(
@@ -132,7 +134,13 @@ def launch(
             screen.say(f"no restart is left: {restarts} of {restarts} were made")
     # A signal that came after the workers had ended found nobody to stop, but it forbids to start them again.
     code = 128 + received[0] if received and watch.restartable else watch.code
-    return Outcome(code=code, restarts=tuple(made), cause=watch.cause.sentence if watch.cause else None)
+    cause = watch.cause
+    return Outcome(
+        code=code,
+        restarts=tuple(made),
+        cause=cause.sentence if cause else None,
+        traceback=cause.report.traceback if cause and cause.report else None,
+    )
 
 
 @contextlib.contextmanager
@@ -162,8 +170,8 @@ def _explain(watch: Supervisor, attempt: Attempt, screen: Screen) -> None:
     for worker in cause.workers:
         tail = attempt.tail(worker)
         # Worker 0's output has been shown, unless it was ended before it could print.
-        if worker != 0 or (report and report.type not in tail):
-            for line in (report.traceback if report else tail).splitlines():
+        if worker != 0 or (report and (report.told.strip() or report.type) not in tail):
+            for line in ((report.told or report.traceback) if report else tail).splitlines():
                 screen.say(f"[worker {worker}] {line}")
             screen.say(f"[worker {worker}] (its log: {attempt.log(worker)})")
     for other in watch.others:

@@ -7,6 +7,7 @@ Imports no TensorFlow: a launcher needs none, and a worker's must not be there b
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -104,5 +105,8 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
     changes: dict[str, object] = {"restarts": [dataclasses.asdict(restart) for restart in outcome.restarts]}
     if outcome.cause is not None:
         changes |= {"status": "failed", "error": outcome.cause}
+    if outcome.traceback is not None:  # of whichever worker
+        with contextlib.suppress(OSError):
+            (where.folder / run_folder.ERROR).write_text(outcome.traceback)
     run_json.amend(where.folder, changes)
     return outcome.code

@@ -47,6 +47,8 @@ LOST_PEER = re.compile(
 )
 # Its errors that may say so; user code raises none of these, whatever its messages say.
 _MAYBE_LOST = re.compile(r"(Aborted|Cancelled|DeadlineExceeded|Internal|Unknown|FailedPrecondition)Error")
+# What TensorFlow quotes of a Python function that it has called: that is user code, whatever its error says.
+_CALLED_BACK = "Traceback (most recent call last):"
 
 _PR_SET_PDEATHSIG = 1
 
@@ -60,16 +62,22 @@ class Report:
       type: name of the exception's class.
       message: what it says.
       traceback: as Python prints it, notes included.
+      headline: what a person is told of it in a line, where more is known than its type and message.
+      told: what a person is told of it, where that is less than the traceback.
     """
 
     at: float
     type: str
     message: str
     traceback: str
+    headline: str = ""
+    told: str = ""
 
     @property
     def line(self) -> str:
-        """Type and the first line of the message."""
+        """The headline, else type and the first line of the message."""
+        if self.headline:
+            return self.headline
         text = self.message.strip()
         if text.startswith("Graph execution error"):  # what failed comes after the places in the graph
             text = text.rpartition("\n\n")[2].strip()
@@ -87,6 +95,8 @@ def lost_a_peer(error: BaseException) -> bool:
 
 
 def _of_a_lost_peer(type: str, message: str) -> bool:
+    if _CALLED_BACK in message:
+        return False
     if type == "UnavailableError":
         return True
     return _MAYBE_LOST.fullmatch(type) is not None and LOST_PEER.search(message) is not None
@@ -98,8 +108,15 @@ def announce_ready(environ: Mapping[str, str]) -> None:
         Path(environ[READY_FILE]).touch()
 
 
-def announce_failure(error: BaseException, environ: Mapping[str, str]) -> Report | None:
+def announce_failure(
+    error: BaseException, environ: Mapping[str, str], *, headline: str = "", told: str = ""
+) -> Report | None:
     """Tells the launcher what ended this worker. Never raises, because the error matters more.
+
+    Args:
+      error: that.
+      environ: this process's.
+      headline, told: see `Report`.
 
     Returns:
       What was told; None in a process that nobody launched.
@@ -111,6 +128,8 @@ def announce_failure(error: BaseException, environ: Mapping[str, str]) -> Report
         type=type(error).__name__,
         message=str(error),
         traceback="".join(traceback.format_exception(error)),
+        headline=headline,
+        told=told,
     )
     written = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **dataclasses.asdict(report)}
     path = Path(environ[FAILURE_FILE])
