@@ -36,6 +36,7 @@ from modetrain.errors import ConfigError
 class UnavailableError(Exception): pass
 
 me, attempt = int(os.environ["MODETRAIN_WORKER"]), int(os.environ["MODETRAIN_RESTART"])
+def waiting(): worker.announce_waiting(os.environ)
 def ready(): worker.announce_ready(os.environ)
 def fail(error):
     try: raise error
@@ -358,13 +359,20 @@ wait()
 
 
 def test_who_does_not_join_is_named(bench):
-    code = "print('I look for my peers')\nif me != 1: ready()\nwait()"
+    code = "print('I look for my peers')\nif me != 1: waiting()\nwait()"
     began = time.monotonic()
     outcome = bench.launch(code, workers=3, limits=Limits(startup=3))
     assert time.monotonic() - began < 10
-    assert (outcome.code, outcome.cause) == (1, "worker 1 did not join within 3 s")
-    assert bench.said[:2] == ["worker 1 did not join within 3 s", "[worker 1] I look for my peers"]
+    cause = "worker 1 did not join within 3 s (worker 1 never looked for the others, workers 0 and 2 waited)"
+    assert (outcome.code, outcome.cause) == (1, cause)
+    assert bench.said[:2] == [cause, "[worker 1] I look for my peers"]
     assert f"{bench.folder}/workers/worker-1.log" in bench.said[2]
+
+
+def test_a_frozen_one_is_named_alone(bench):
+    code = "waiting() if me != 1 else kill(signal.SIGSTOP)\nwait()"
+    outcome = bench.launch(code, limits=Limits(startup=3, silence=20))
+    assert outcome.cause == "worker 1 did not join within 3 s (worker 1 stopped answering, worker 0 waited)"
 
 
 def test_marks_of_an_earlier_launch_count_for_nothing(bench):
@@ -373,7 +381,7 @@ def test_marks_of_an_earlier_launch_count_for_nothing(bench):
         (bench.folder / "workers" / f".ready-{worker}-0").touch()
     (bench.folder / "workers" / ".failed-0-0").write_text("{")
     outcome = bench.launch("wait()", limits=Limits(startup=1))
-    assert outcome.cause == "workers 0 and 1 did not join within 1 s"
+    assert outcome.cause == "workers 0 and 1 did not join within 1 s (workers 0 and 1 never looked for the others)"
 
 
 # --- restarts --------------------------------------------------------------------------------------------------------
@@ -446,7 +454,9 @@ print("done")
 def test_a_worker_that_does_not_join_gets_another_chance(bench):
     code = "if attempt == 1 or me == 0: ready()\nif attempt == 0: wait()"
     outcome = bench.launch(code, restarts=1, limits=Limits(startup=3))
-    assert (outcome.code, outcome.restarts[0].cause) == (0, "worker 1 did not join within 3 s")
+    assert (outcome.code, outcome.restarts[0].cause) == (
+        *(0, "worker 1 did not join within 3 s (worker 1 never looked for the others)"),
+    )
 
 
 def test_one_worker_told_to_stop_stops_all_and_nothing_is_started_again(bench):

@@ -26,6 +26,7 @@ from modetrain.workers.verdict import Action, Limits, Supervisor
 _PORTS = range(20_000, 32_000)
 _LOOK_EVERY = 0.05  # seconds
 _TAIL = 40  # lines
+_MARKS = ("waiting", "ready", "failed")  # files by which workers tell how far they are
 
 
 class Attempt:
@@ -64,8 +65,7 @@ class Attempt:
     def __enter__(self) -> Attempt:
         self._folder.mkdir(parents=True, exist_ok=True)
         # Of an earlier launch in this folder that was killed.
-        for mark in (*self._folder.glob(".ready-*"), *self._folder.glob(".failed-*")):
-            mark.unlink(missing_ok=True)
+        self._remove_marks()
         self._pipe = os.pipe()
         try:
             for worker in range(len(self._addresses)):
@@ -84,8 +84,7 @@ class Attempt:
             self._tee.end()
         for descriptor in self._pipe or ():
             os.close(descriptor)
-        for mark in (*self._folder.glob(".ready-*"), *self._folder.glob(".failed-*")):
-            mark.unlink(missing_ok=True)
+        self._remove_marks()
 
     def watch(self, limits: Limits, received: Sequence[int]) -> Supervisor:
         """Watches until all have ended, and does meanwhile what the verdict asks for."""
@@ -138,6 +137,7 @@ class Attempt:
             "TF_CONFIG": Cluster(workers=self._addresses, index=worker, origin="local").tf_config(),
             protocol.INDEX: str(worker),
             protocol.RESTART: str(self._number),
+            protocol.WAITING_FILE: str(self._mark("waiting", worker).absolute()),
             protocol.READY_FILE: str(self._mark("ready", worker).absolute()),
             protocol.FAILURE_FILE: str(self._mark("failed", worker).absolute()),
             protocol.LAUNCHER: f"{os.getpid()}:{self._pipe[0]}:{os.fstat(self._pipe[0]).st_ino}",
@@ -160,6 +160,11 @@ class Attempt:
                 log.close()
         self._processes.append(process)
 
+    def _remove_marks(self) -> None:
+        for what in _MARKS:
+            for mark in self._folder.glob(f".{what}-*"):
+                mark.unlink(missing_ok=True)
+
     def _mark(self, what: str, worker: int) -> Path:
         return self._folder / f".{what}-{worker}-{self._number}"
 
@@ -175,6 +180,8 @@ class Attempt:
                 watch.exited(worker, process.returncode, time.monotonic(), self.tail(worker))
 
     def _read_marks(self, worker: int, watch: Supervisor) -> None:
+        if self._mark("waiting", worker).exists():
+            watch.waiting(worker)
         if self._mark("ready", worker).exists():
             watch.ready(worker, time.monotonic())
         if (report := protocol.read_report(self._mark("failed", worker))) is not None:

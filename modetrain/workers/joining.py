@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 
+from modetrain.workers import worker
 from modetrain.workers.cluster import Cluster, from_environment
 
 _SAID_AFTER = 5.0  # seconds of waiting, and between two lines about it
@@ -49,6 +50,7 @@ def joined(environ: Mapping[str, str], *, within: float) -> Iterator[None]:
     if cluster is None or len(cluster.workers) == 1:
         yield
         return
+    worker.announce_waiting(environ)
     alone = cluster.origin != "local"
     with _ended_by_signals():
         _wait_for_all(cluster, within if alone else math.inf)

@@ -1,6 +1,7 @@
 """What a worker process owes the launcher that started it: to die with it, to say that it has joined, to say why it failed.
 
     die_with_parent(os.environ)                  # first of all, before TensorFlow is imported
+    announce_waiting(os.environ)                 # started, and about to join
     strategy = tf.distribute.MultiWorkerMirroredStrategy(...)
     announce_ready(os.environ)                   # joined: all workers have found each other
     try: ...
@@ -34,6 +35,7 @@ from typing import NoReturn
 
 INDEX = "MODETRAIN_WORKER"
 RESTART = "MODETRAIN_RESTART"
+WAITING_FILE = "MODETRAIN_WAITING_FILE"
 READY_FILE = "MODETRAIN_READY_FILE"
 FAILURE_FILE = "MODETRAIN_FAILURE_FILE"
 COMMAND = "MODETRAIN_COMMAND"  # what the user typed, of which the launcher made this worker's command line
@@ -100,6 +102,12 @@ def _of_a_lost_peer(type: str, message: str) -> bool:
     if type == "UnavailableError":
         return True
     return _MAYBE_LOST.fullmatch(type) is not None and LOST_PEER.search(message) is not None
+
+
+def announce_waiting(environ: Mapping[str, str]) -> None:
+    """Tells the launcher that this worker is about to join, and only waits for the others."""
+    if WAITING_FILE in environ:
+        Path(environ[WAITING_FILE]).touch()
 
 
 def announce_ready(environ: Mapping[str, str]) -> None:
