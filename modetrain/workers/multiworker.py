@@ -26,6 +26,12 @@ from modetrain.workers.cluster import from_environment
 from modetrain.workers.launch import Restart, launch
 from modetrain.workers.verdict import Limits
 
+_TELLS = {"TF_CONFIG": "TF_CONFIG says", "slurm": "Slurm's variables say", "kubernetes": "the pod's variables say"}
+_LEAVE = {
+    "TF_CONFIG": "type `unset TF_CONFIG`",
+    "slurm": "type it without srun",
+    "kubernetes": "unset MODETRAIN_WORKERS, MODETRAIN_JOB and MODETRAIN_SERVICE",
+}
 _LAUNCHERS = ("run_dir", "resume", "mode.workers")
 
 
@@ -53,9 +59,12 @@ def start(settings: Settings, line: CommandLine, cwd: Path) -> int | None:
             )
         return _launch(settings, int(wanted), line, cwd)
     count = len(cluster.workers)
-    if wanted not in ("auto", count):
+    if wanted != "auto" and cluster.origin != "local":
+        # Either may be a leftover: of a shell where a cluster was tried, or of the command for one machine.
+        here = f"To start {wanted} workers on this machine {_LEAVE[cluster.origin]}; to be that worker leave mode.workers out."
         raise ConfigError(
-            f"mode.workers={wanted}: {cluster.origin} tells of {count} workers. Type mode.workers={count}, or leave it out."
+            f"mode.workers={wanted}: {_TELLS[cluster.origin]} that this process is worker {cluster.index} of {count} "
+            f"({', '.join(cluster.workers[:4])}{', ...' if count > 4 else ''}), and such a worker starts none. {here}"
         )
     if settings.run_dir is None and count > 1:
         raise ConfigError(
