@@ -264,6 +264,17 @@ def test_a_wrong_command_line_is_refused(folder, capsys, words, expected):
         assert part in err
 
 
+def test_more_workers_than_memory_holds_are_refused(folder, capsys, monkeypatch):
+    monkeypatch.setattr("modetrain.sources.arrays.free_memory", lambda: 2 * 2**30)
+    err = refused(capsys, [M, "mode=multiworker", "mode.workers=500", "data.batch_size=500"])
+    assert (
+        "mode.workers=500: a worker takes 0.3 GiB and more before it has a model, which makes 150 GiB, and 2.0 GiB"
+        in err
+    )
+    assert "Type mode.workers=5 or fewer" in err
+    assert not (folder / "runs").exists(), "nothing was begun"
+
+
 @pytest.mark.parametrize(
     ("environ", "said", "way"),
     [

@@ -493,6 +493,17 @@ def test_a_signal_reaches_all_workers_once_and_they_may_save(bench, signum, code
     assert "restart" not in out
 
 
+def test_a_signal_while_workers_are_started_starts_no_more(bench):
+    program = LAUNCHER.replace("workers=2", "workers=400")
+    program = program.format(command=bench.command("wait()"), folder=str(bench.folder), restarts=3, limits=LIMITS)
+    process = subprocess.Popen([sys.executable, "-c", program], env=bench.environ, stdout=subprocess.PIPE, text=True)
+    bench.wait_for("workers/worker-0.log")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert len(list((bench.folder / "workers").glob("worker-*.log"))) < 300
+
+
 def test_a_second_signal_ends_them_at_once(bench):
     process = bench.start(SAVES.replace("wait(0.3)", "wait(30)"))
     bench.wait_for("ready-0", "ready-1")

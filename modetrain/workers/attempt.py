@@ -39,6 +39,7 @@ class Attempt:
       folder: the run folder; logs go to its `workers` folder.
       environ: the workers' environment, to which theirs is added; this process's by default.
       screen: where worker 0's output is shown.
+      received: signals to the launcher so far; once there is one, no more workers are started.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class Attempt:
         folder: Path,
         environ: Mapping[str, str] | None,
         screen: Screen,
+        received: Sequence[int],
     ):
         self._command = list(command)
         self._number = number
         self._folder = folder / "workers"
         self._environ = dict(os.environ if environ is None else environ)
         self._screen = screen
+        self._received = received
         self._addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(workers))
         self._processes: list[subprocess.Popen[bytes]] = []
         self._log_starts: list[int] = []
@@ -70,6 +73,8 @@ class Attempt:
         try:
             for worker in range(len(self._addresses)):
                 self._start(worker)
+                if self._received:  # many take a while
+                    break
         except BaseException:
             self.__exit__()
             raise
@@ -86,22 +91,22 @@ class Attempt:
             os.close(descriptor)
         self._remove_marks()
 
-    def watch(self, limits: Limits, received: Sequence[int]) -> Supervisor:
+    def watch(self, limits: Limits) -> Supervisor:
         """Watches until all have ended, and does meanwhile what the verdict asks for."""
         watch = Supervisor(len(self._processes), now=time.monotonic(), limits=limits)
         passed_on = 0
         while True:
             self._look(watch)
-            for signum in received[passed_on:]:
+            for signum in self._received[passed_on:]:
                 watch.signalled(signum)
                 passed_on += 1
             action = watch.next(time.monotonic(), self._frozen() if watch.in_trouble else ())
             if action is Action.DONE:
                 return watch
             if action is Action.FORWARD:
-                name = signal.Signals(received[0]).name
+                name = signal.Signals(self._received[0]).name
                 self._screen.say(f"{name}: all workers save and stop; once more ends them at once")
-                self._signal(received[0])
+                self._signal(self._received[0])
             elif action is Action.TERMINATE:
                 self._signal(signal.SIGTERM)
             elif action is Action.KILL:

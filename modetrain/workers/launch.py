@@ -106,8 +106,8 @@ def launch(
     made: list[Restart] = []
     with _signals() as received:
         while True:
-            with Attempt(command, workers, len(made), folder, environ, screen) as attempt:
-                watch = attempt.watch(limits, received)
+            with Attempt(command, workers, len(made), folder, environ, screen, received) as attempt:
+                watch = attempt.watch(limits)
             if made and watch.joined_at is not None:
                 took = watch.joined_at - started - made[-1].at_s
                 made[-1] = dataclasses.replace(made[-1], restarted_s=round(took, 3))

@@ -21,6 +21,7 @@ from modetrain.command_line import CommandLine
 from modetrain.config import overrides
 from modetrain.errors import ConfigError
 from modetrain.settings import Settings
+from modetrain.sources import arrays
 from modetrain.workers import worker
 from modetrain.workers.cluster import from_environment
 from modetrain.workers.launch import Restart, launch
@@ -32,6 +33,8 @@ _LEAVE = {
     "slurm": "type it without srun",
     "kubernetes": "unset MODETRAIN_WORKERS, MODETRAIN_JOB and MODETRAIN_SERVICE",
 }
+# Memory of a worker's own once it has joined: measured 0.31 GiB, and as much again that all share.
+_OF_EACH = int(0.3 * 2**30)
 _LAUNCHERS = ("run_dir", "resume", "mode.workers")
 
 
@@ -75,11 +78,25 @@ def start(settings: Settings, line: CommandLine, cwd: Path) -> int | None:
     return None
 
 
+def _check_memory(workers: int, settings: Settings) -> None:
+    free = arrays.free_memory()
+    if workers * _OF_EACH <= free:
+        return
+    parts = settings.data.batch_size // settings.optimizer.accumulate
+    fit = [fewer for fewer in range(1, workers) if fewer * _OF_EACH <= free and parts % fewer == 0]
+    raise ConfigError(
+        f"mode.workers={workers}: a worker takes {_OF_EACH / 2**30:.1f} GiB and more before it has a model, which makes "
+        f"{workers * _OF_EACH / 2**30:.0f} GiB, and {free / 2**30:.1f} GiB of memory are free on this machine. Type "
+        f"mode.workers={max(fit, default=1)} or fewer; docs/clusters.md says how to run on several machines."
+    )
+
+
 def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> int:
     if line.pdb:
         raise ConfigError(
             "--pdb with mode=multiworker: workers have no terminal to stop at. Type mode=mirrored or mode=eager."
         )
+    _check_memory(workers, settings)
     began = time.time()
     where = resume.place(settings, print)
     kept = [word for word in line.overrides if overrides.key_of(word) not in _LAUNCHERS]
