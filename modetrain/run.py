@@ -89,7 +89,7 @@ def _owned(folder: Path, replicas: Replicas, say: Callable[[str], None]) -> Iter
         return
     with _writable(folder):
         lock = Lock.take(folder)
-    if lock.stale is not None:
+    if lock.stale is not None and not worker.restarted(os.environ):
         say(f"the run folder was left by {lock.stale}, which did not end it: going on from there")
     try:
         yield

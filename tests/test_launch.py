@@ -398,7 +398,7 @@ print("done", attempt, sys.argv[2:])
 
     def on_restart(restart):
         told.append(restart)
-        return [*bench.command(code), "resume=latest"], 3
+        return launcher.Again(command=[*bench.command(code), "resume=latest"], workers=3, begin="step 7")
 
     outcome = bench.launch(code, restarts=3, on_restart=on_restart)
     assert (outcome.code, outcome.cause) == (0, None)
@@ -408,7 +408,7 @@ print("done", attempt, sys.argv[2:])
     assert 0 < restart.restarted_s < 20
     assert [(seen.attempt, seen.restarted_s) for seen in told] == [(1, None)]
     assert bench.said == [
-        "restart 1 of 3: worker 1 was killed by SIGKILL; 3 instead of 2 workers start again from the last checkpoint"
+        "restart 1 of 3: worker 1 was killed by SIGKILL; 3 instead of 2 workers start again from step 7"
     ]
     assert "=== worker 1 of 2, attempt 0" in bench.log(1)
     assert "=== worker 1 of 3, attempt 1" in bench.log(1), "the log goes on"
@@ -449,6 +449,28 @@ print("done")
     assert (outcome.restarts[0].noticed_s >= LIMITS.silence) == (not told)
     assert outcome.restarts[0].restarted_s is not None
     assert "done" in bench.stream.getvalue()
+
+
+def test_how_long_a_frozen_worker_was_silent_is_told_by_its_heartbeat(bench):
+    (bench.folder / "heartbeat-worker-1.json").write_text('{"time": 1000.0}')  # of an earlier run
+    beats = (
+        f"import json; open('{bench.folder}/heartbeat-worker-1.json', 'w').write(json.dumps({{'time': time.time()}}))"
+    )
+    code = f"""
+ready()
+if attempt == 0 and me == 1: {beats}; wait(2); kill(signal.SIGSTOP)
+if attempt == 1 and me == 1: kill(signal.SIGSTOP)
+if attempt < 2: wait(3); lost()
+"""
+    outcome = bench.launch(code, restarts=2, limits=Limits(startup=20, silence=20))
+    assert outcome.code == 0
+    first, second = outcome.restarts
+    assert 2.5 < first.noticed_s < 10
+    assert bench.said[0].startswith(
+        f"restart 1 of 2: worker 1 stopped answering (its last sign of life was {first.noticed_s:.0f} s ago); all workers"
+    )
+    assert second.noticed_s < 2
+    assert bench.said[1].startswith("restart 2 of 2: worker 1 stopped answering; all workers start again from ")
 
 
 def test_a_worker_that_does_not_join_gets_another_chance(bench):

@@ -98,7 +98,8 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened
     os.kill(run.workers()[worker], signal.SIGKILL)
     out = run.end()
     assert run.code == 0, out
-    assert f"restart 1 of 3: worker {worker} was killed by SIGKILL; all workers start again" in out
+    assert f"restart 1 of 3: worker {worker} was killed by SIGKILL; all workers start again from step " in out
+    assert "which did not end it" not in out, "nobody else has left the run folder"
     assert run.json["results"]["state_digest"] == uninterrupted
     assert run.json["status"] == "completed"
     (restart,) = run.json["restarts"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import os
 import random
 import shlex
@@ -17,6 +18,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from modetrain import run_folder
+from modetrain.lock import HEARTBEAT
 from modetrain.workers import worker as protocol
 from modetrain.workers.cluster import Cluster
 from modetrain.workers.screen import OutputTee, Screen
@@ -62,6 +65,7 @@ class Attempt:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._log_starts: list[int] = []
         self._exited: set[int] = set()
+        self._started = time.time()
         self._tee: OutputTee | None = None
         self._pipe: tuple[int, int] | None = None
 
@@ -112,6 +116,16 @@ class Attempt:
             elif action is Action.KILL:
                 self._kill()
             time.sleep(_LOOK_EVERY)
+
+    def silent_s(self, workers: Sequence[int], now: float) -> float | None:
+        """How long before `now` (monotonic) the first of these workers gave its last sign of life; None where none gave any."""
+        signs = []
+        for worker in workers:
+            beat = run_folder.of_worker(self._folder.parent, HEARTBEAT, worker)
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                signs.append(float(json.loads(beat.read_text())["time"]))
+        signs = [at for at in signs if at >= self._started]  # not of an attempt before
+        return max(0.0, time.time() - min(signs) - (time.monotonic() - now)) if signs else None
 
     def log(self, worker: int) -> Path:
         """Where a worker's output is kept."""

@@ -3,7 +3,7 @@
     outcome = launch(
         [sys.executable, "-m", "modetrain", *words], workers=2, folder=run_dir, say=print,
         restarts=3, limits=Limits(startup=120),
-        on_restart=lambda restart: ([*command, "resume=latest"], 2),   # or None: the same again
+        on_restart=lambda restart: Again(command=[*command, "resume=latest"], workers=2),
     )
     record["restarts"] = [dataclasses.asdict(restart) for restart in outcome.restarts]
     sys.exit(outcome.code)
@@ -40,7 +40,8 @@ class Restart:
       workers: which were the cause.
       cause: what happened, in a sentence.
       at_s: when the cause was known, in seconds since the launch.
-      noticed_s: from the first sign of trouble until the cause was known.
+      noticed_s: from the first sign of trouble until the cause was known; of a worker that stopped answering, from its
+        last sign of life, where it gave any.
       restarted_s: from then until all workers had joined again; None where they never did.
     """
 
@@ -50,6 +51,20 @@ class Restart:
     at_s: float
     noticed_s: float
     restarted_s: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Again:
+    """How to go on after a restart.
+
+    Attributes:
+      command, workers: see `launch`.
+      begin: where from, in words.
+    """
+
+    command: Sequence[str]
+    workers: int
+    begin: str = "the last checkpoint"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +93,7 @@ def launch(
     restarts: int = 0,
     limits: Limits | None = None,
     environ: Mapping[str, str] | None = None,
-    on_restart: Callable[[Restart], tuple[Sequence[str], int] | None] | None = None,
+    on_restart: Callable[[Restart], Again] | None = None,
     stream: TextIO | None = None,
 ) -> Outcome:
     """Runs `command` once for each worker until all are done, and says who failed first where one fails.
@@ -92,8 +107,7 @@ def launch(
         other. Exceptions and exit codes of a worker's own would come again, and end the launch.
       limits: how long to wait for what.
       environ: the workers' environment, to which theirs is added; this process's by default.
-      on_restart: told of each restart before it is made; returns the command and the number of workers to go on with,
-        or None for the same again.
+      on_restart: told of each restart before it is made; returns how to go on. Without it, the same again.
       stream: where worker 0's output is shown; standard output by default.
 
     Returns:
@@ -115,19 +129,22 @@ def launch(
                 break
             assert watch.cause is not None
             assert watch.known_at is not None
+            silent_s = attempt.silent_s(watch.cause.workers, watch.known_at) if watch.cause.kind == "stalled" else None
             restart = Restart(
                 attempt=len(made) + 1,
                 workers=watch.cause.workers,
                 cause=watch.cause.sentence,
                 at_s=round(watch.known_at - started, 3),
-                noticed_s=round(watch.known_at - watch.first_sign, 3),
+                noticed_s=round(max(silent_s or 0.0, watch.known_at - watch.first_sign), 3),
             )
             made.append(restart)
             before = workers
-            command, workers = (on_restart(restart) if on_restart else None) or (command, workers)
+            again = on_restart(restart) if on_restart else Again(command=command, workers=workers)
+            command, workers = again.command, again.workers
             who = "all workers" if workers == before else f"{workers} instead of {before} workers"
+            since = f" (its last sign of life was {silent_s:.0f} s ago)" if silent_s is not None else ""
             screen.say(
-                f"restart {len(made)} of {restarts}: {restart.cause}; {who} start again from the last checkpoint"
+                f"restart {len(made)} of {restarts}: {restart.cause}{since}; {who} start again from {again.begin}"
             )
         _explain(watch, attempt, screen)
         if made and watch.restartable:

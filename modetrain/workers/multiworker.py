@@ -12,7 +12,6 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from modetrain import command_line, paths, run_folder, run_json
@@ -24,7 +23,7 @@ from modetrain.settings import Settings
 from modetrain.sources import arrays
 from modetrain.workers import worker
 from modetrain.workers.cluster import from_environment
-from modetrain.workers.launch import Restart, launch
+from modetrain.workers.launch import Again, Restart, launch
 from modetrain.workers.verdict import Limits
 
 _TELLS = {"TF_CONFIG": "TF_CONFIG says", "slurm": "Slurm's variables say", "kubernetes": "the pod's variables say"}
@@ -109,13 +108,18 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
         written = [overrides.write(key, value) for key, value in own.items() if value is not None]
         return [sys.executable, "-m", "modetrain", *kept, *written, *command_line.folder_flags(line.config_dirs)]
 
-    def on_restart(restart: Restart) -> tuple[Sequence[str], int]:
+    def on_restart(restart: Restart) -> Again:
         after = settings.mode.restart_workers
         count = workers if after == "auto" else int(after)
         newest = run_folder.newest(where.folder)
         # A checkpoint that was there before may be of a branch that this run leaves.
         made_one = newest is not None and newest.stat().st_mtime > began
-        return command(count, "latest" if made_one or begin is None else begin), count
+        if made_one or begin is None:
+            said = f"step {run_folder.step_of(newest)}" if newest is not None else "step 0: there is no checkpoint yet"
+            return Again(command=command(count, "latest"), workers=count, begin=said)
+        return Again(
+            command=command(count, begin), workers=count, begin=f"resume={begin}: no later checkpoint is there yet"
+        )
 
     print(f"modetrain: {workers} workers on this machine -> {paths.shown(where.folder, cwd)}", flush=True)
     outcome = launch(

@@ -104,6 +104,11 @@ def _of_a_lost_peer(type: str, message: str) -> bool:
     return _MAYBE_LOST.fullmatch(type) is not None and LOST_PEER.search(message) is not None
 
 
+def restarted(environ: Mapping[str, str]) -> bool:
+    """Whether the launcher has started the run's workers again."""
+    return environ.get(RESTART, "0") != "0"
+
+
 def announce_waiting(environ: Mapping[str, str]) -> None:
     """Tells the launcher that this worker is about to join, and only waits for the others."""
     if WAITING_FILE in environ:
