@@ -18,6 +18,7 @@ from pathlib import Path
 from modetrain import command_line, output, paths
 from modetrain.errors import ConfigError
 from modetrain.workers import worker
+from modetrain.workers.joining import NotJoinedError
 
 _STARTED = time.perf_counter()
 
@@ -36,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"modetrain: {line}", file=sys.stderr)
         return 2
+    except NotJoinedError as error:
+        print(f"modetrain: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

@@ -13,6 +13,7 @@ from modetrain.block import Block
 from modetrain.callbacks import recorder as recording
 from modetrain.guards.guard import GuardError
 from modetrain.nonfinite import Finding
+from modetrain.workers.worker import lost_a_peer
 
 if TYPE_CHECKING:
     from modetrain.trainer import Trainer
@@ -100,6 +101,8 @@ def explain(
     except bdb.BdbQuit:  # whoever quits the debugger knows where they are
         raise
     except Exception as error:
+        if run.replicas.workers > 1 and lost_a_peer(error):  # the step has not failed here, and is no use to make again
+            raise
         if sentence := plain_sentence(error):
             error.add_note(f"modetrain: {sentence}")
         failed = error.step if isinstance(error, GuardError) else step()
@@ -133,6 +136,9 @@ def _add_command(
     """
     if not run.command:
         return
+    # Of several workers one step may fail on one alone; in a trace, and where a loss is not finite, all do.
+    own = run.replicas.workers > 1 and run.replicas.local == 1 and not isinstance(error, NonFiniteError)
+    replica = run.replicas.first if own and method == "train_step" and run.train_program.names else None
     recorder, path = recording.of(run), None
     if recorder is not None and (run.train_program.names or method != "train_step"):
         why = "nonfinite" if isinstance(error, NonFiniteError) else "error"
@@ -141,5 +147,6 @@ def _add_command(
         path = recorder.write(run, step, why=why, said=said, method=method, block=block)
     if path is None and method == "eval_step":
         return
-    command = recording.replay_command(path) if path is not None else recording.replay_command(run.folder, step=step)
+    source, of_folder = (run.folder, step) if path is None else (path, None)
+    command = recording.replay_command(source, step=of_folder, replica=replica)
     error.add_note(f"modetrain: to make that step once more, line by line, in the debugger:\n  {command}")

@@ -37,7 +37,7 @@ class Mode:
         environment describes (TF_CONFIG, Slurm, Kubernetes).
       restarts: how often workers that were started here are started again after one of them was lost.
       restart_workers: how many there are then; `auto` is as many as before.
-      startup_timeout: seconds that workers which were started here may take to find each other.
+      startup_timeout: seconds that workers may take to find each other.
       devices: `auto` (GPUs where there are any), `cpu`, `gpu`, or the numbers of the GPUs to use.
       tpu: name, address or `local` for `tpu`; None reads TPU_NAME.
       sync_batch_norm: over several replicas, batch normalisation sees the whole global batch, as on one device.

@@ -43,6 +43,10 @@ _NUMERICS = re.compile(
 )
 
 
+# What stands between the error of a Python function that a graph has called (tf.py_function) and its stack.
+_CALLED_BACK = "Traceback (most recent call last):"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Message:
     """What a message of TensorFlow's says.
@@ -71,7 +75,12 @@ def read(error: BaseException) -> Message | None:
             for line in _MARKS.sub("", _OPERATION.sub(r"\1", rest)).splitlines()
             if not _NOISE.fullmatch(line)
         ]
-        reason = _shortened([line for line in dict.fromkeys(lines) if line])
+        lines = [line for line in dict.fromkeys(lines) if line]
+        if _CALLED_BACK in lines:
+            # Its own type is told, and its stack goes on where the graph's, if there is one, has ended.
+            text = _shortened(lines[: lines.index(_CALLED_BACK)])
+            return Message(text=text, stacks=[[frame for stack in stacks for frame in stack]])
+        reason = _shortened(lines)
     # After its stack AutoGraph repeats the error with its type, which is not always this error's.
     return Message(text=reason if traced and not numerics else f"{type(error).__name__}: {reason}", stacks=stacks)
 

@@ -71,7 +71,7 @@ class Record:
         # Until it goes on from a checkpoint, what is known of the run is what it had made: refused, it has lost nothing.
         before = run_json.read(folder) if settings.resume is not None else {}
         self._before: dict[str, Any] = {key: before[key] for key in ("steps", "checkpoints") if key in before}
-        self.error = folder / (run_folder.ERROR if self._chief else f"error-worker-{worker}.txt")
+        self.error = run_folder.of_worker(folder, run_folder.ERROR, worker)
         self.error.unlink(missing_ok=True)  # of the run that is gone on with
         if self._chief:
             (folder / run_folder.CONFIG).write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
+from modetrain.workers import joining
 
 
 class Replicas:
@@ -63,6 +64,7 @@ class Replicas:
 
         Raises:
           ConfigError: this machine has not the devices asked for.
+          NotJoinedError: other workers do not come.
         """
         if mode.strategy == "tpu":
             return cls(_tpu_strategy(mode))
@@ -75,9 +77,10 @@ class Replicas:
             resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
             kinds = tf.distribute.experimental.CommunicationImplementation
             kind = kinds.RING if names[0].startswith("CPU") else kinds.AUTO
-            strategy = tf.distribute.MultiWorkerMirroredStrategy(
-                resolver, tf.distribute.experimental.CommunicationOptions(implementation=kind)
-            )
+            with joining.joined(os.environ, within=mode.startup_timeout):
+                strategy = tf.distribute.MultiWorkerMirroredStrategy(
+                    resolver, tf.distribute.experimental.CommunicationOptions(implementation=kind)
+                )
             workers = len(resolver.cluster_spec().as_dict()["worker"])
             return cls(strategy, worker=resolver.task_id, workers=workers)
         return cls()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -67,8 +66,8 @@ def summary(run: Trainer, settings: Settings, folder: str) -> Table:
     return table
 
 
-def failure(error: BaseException, file: Path, settings: Settings | None = None) -> None:
-    """Prints what went wrong at which of the user's own lines; what libraries add stands in the run folder.
+def told(error: BaseException, file: Path, settings: Settings | None = None) -> str:
+    """What went wrong at which of the user's own lines; what libraries add stands in the run folder.
 
     Args:
       error: what the run failed with.
@@ -82,7 +81,14 @@ def failure(error: BaseException, file: Path, settings: Settings | None = None) 
     if settings is not None and newest is not None and resumable:
         command = _going_on(settings, paths.shown(file.parent, Path.cwd()))
         notes.insert(0, f"modetrain: once that is mended, it goes on at step {run_folder.step_of(newest)}: {command}")
-    sys.stderr.write("".join(lines(error, notes)))
+    return "".join(lines(error, notes))
+
+
+def headline(error: BaseException) -> str:
+    """Reason and place of an error in one line: `KeyError: 'lable' (recipes/mine.py:12)`."""
+    frames, text = _said(error)
+    first = next(iter(text.splitlines()), type(error).__name__)
+    return f"{first} ({place.Place(file=frames[-1].filename, line=frames[-1].lineno or 0).shown})" if frames else first
 
 
 def _going_on(settings: Settings, folder: str) -> str:
@@ -100,26 +106,29 @@ def lines(error: BaseException, notes: Sequence[str] = ()) -> Iterator[str]:
     if earlier is not None:
         yield from lines(earlier)
         yield f"\n{_CAUSE if error.__cause__ else _CONTEXT}\n\n"
-    shown = traceback.TracebackException.from_exception(error)
-    frames = _users(shown.stack)
-    message = reason.read(error)
-    if message is not None:
-        told = _told(message, shown.stack)
-        known = {_place(frame) for frame in told}
-        frames = [frame for frame in frames if _place(frame) not in known] + told
+    frames, text = _said(error)
     if frames:
         yield "Traceback (most recent call last):\n"
         yield from traceback.StackSummary.from_list(frames).format()
-    if message is not None:
-        yield f"{message.text}\n"
-    else:
-        shown.__notes__ = None  # type: ignore[attr-defined]
-        yield from shown.format_exception_only()
+    yield f"{text}\n"
     for note in (*notes, *getattr(error, "__notes__", ())):
         yield f"{note}\n"
 
 
-def _told(message: reason.Message, caught: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+def _said(error: BaseException) -> tuple[list[traceback.FrameSummary], str]:
+    """The user's lines of an error, outermost first, and its reason."""
+    shown = traceback.TracebackException.from_exception(error)
+    frames = _users(shown.stack)
+    message = reason.read(error)
+    if message is None:
+        shown.__notes__ = None  # type: ignore[attr-defined]
+        return list(frames), "".join(shown.format_exception_only()).rstrip("\n")
+    of_message = _of_message(message, shown.stack)
+    known = {_place(frame) for frame in of_message}
+    return [frame for frame in frames if _place(frame) not in known] + of_message, message.text
+
+
+def _of_message(message: reason.Message, caught: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
     """The user's lines of the first of a message's stacks that has any."""
     for stack in message.stacks:
         # Such a stack begins where the program does; a traceback, where the error is caught.

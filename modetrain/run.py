@@ -6,6 +6,7 @@ import bdb
 import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def _owned(folder: Path, replicas: Replicas, say: Callable[[str], None]) -> Iter
         return
     with _writable(folder):
         lock = Lock.take(folder)
-    if lock.stale is not None:
+    if lock.stale is not None and not worker.restarted(os.environ):
         say(f"the run folder was left by {lock.stale}, which did not end it: going on from there")
     try:
         yield
@@ -148,8 +149,9 @@ def _run(
             with signals.heard_by(trainer, say, leave):
                 trainer.train()
     except BaseException as error:
-        told = worker.announce_failure(error, os.environ)
-        if told is not None and told.lost_a_peer:
+        told = str(error) if isinstance(error, ConfigError) else report.told(error, run_record.error, settings)
+        announced = worker.announce_failure(error, os.environ, headline=report.headline(error), told=told)
+        if announced is not None and announced.lost_a_peer:
             worker.leave()  # the launcher names the cause, which this would hide
         run_record.write(error)
         if isinstance(error, bdb.BdbQuit):
@@ -157,7 +159,7 @@ def _run(
             return EXIT_FAILED
         if isinstance(error, ConfigError) or not isinstance(error, Exception):
             raise
-        report.failure(error, run_record.error, settings)
+        sys.stderr.write(told)
         if debugger:
             post_mortem(error)
         return EXIT_NOT_FINITE if isinstance(error, (NonFiniteError, NotFiniteError)) else EXIT_FAILED

@@ -21,6 +21,12 @@ CHECKPOINTS = "checkpoints"
 INDEX = "index.json"  # among them: the SHA-256 of each
 
 
+def of_worker(folder: Path, name: str, worker: int) -> Path:
+    """A file that each worker has of its own: `error.txt` of the first, `error-worker-1.txt` of the next."""
+    stem, dot, suffix = name.partition(".")
+    return folder / (f"{stem}-worker-{worker}{dot}{suffix}" if worker else name)
+
+
 def new(root: Path, recipe: str, mode: str) -> Path:
     """Creates and returns `<root>/<recipe>/<mode>/<time>`, with `-2`, `-3`, ... where that is taken.
 

@@ -57,7 +57,8 @@ def test_what_the_launcher_set_is_local():
     ("text", "said"),
     [
         ("{", "not JSON"),
-        ("[]", "cluster is None"),
+        ("[]", "TF_CONFIG: []: it must be an object with cluster and task"),
+        ("3", "TF_CONFIG: 3: it must be an object with cluster and task"),
         ("{}", "cluster is None"),
         ('{"cluster": {"worker": ["a:1"]}}', "task is None"),
         ('{"cluster": [], "task": {}}', "cluster is []"),

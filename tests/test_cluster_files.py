@@ -71,7 +71,8 @@ def test_the_service_gives_the_pods_their_names(job, service):
 def test_the_pods_run_modetrain_in_a_folder_they_share(job):
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    assert container["command"] + container["args"] == ["python", *WORDS]
+    late = "mode.startup_timeout=600"  # images come late
+    assert container["command"] + container["args"] == ["python", *WORDS, late]
     (mount,) = container["volumeMounts"]
     assert mount["mountPath"] == "/shared"
     assert mount["name"] in [volume["name"] for volume in pod["volumes"]]

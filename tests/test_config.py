@@ -284,6 +284,42 @@ def test_a_wrong_command_line_is_refused(folder, capsys, words, expected):
         assert part in err
 
 
+def test_more_workers_than_memory_holds_are_refused(folder, capsys, monkeypatch):
+    monkeypatch.setattr("modetrain.sources.arrays.free_memory", lambda: 2 * 2**30)
+    err = refused(capsys, [M, "mode=multiworker", "mode.workers=500", "data.batch_size=500"])
+    assert (
+        "mode.workers=500: a worker takes 0.3 GiB and more before it has a model, which makes 150 GiB, and 2.0 GiB"
+        in err
+    )
+    assert "Type mode.workers=5 or fewer" in err
+    assert not (folder / "runs").exists(), "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("environ", "said", "way"),
+    [
+        (
+            {"TF_CONFIG": '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'},
+            "TF_CONFIG says that this process is worker 1 of 2 (a:1, b:1)",
+            "type `unset TF_CONFIG`",
+        ),
+        (
+            {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "n1", "SLURM_JOB_ID": "1"}
+            | {"SLURM_STEP_TASKS_PER_NODE": "2", "MODETRAIN_PORT": "7000"},
+            "Slurm's variables say that this process is worker 0 of 2 (n1:7000, n1:7001)",
+            "type it without srun",
+        ),
+    ],
+    ids=["TF_CONFIG", "slurm"],
+)
+def test_workers_of_a_cluster_start_none_here(folder, capsys, monkeypatch, environ, said, way):
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    err = refused(capsys, [M, "mode=multiworker", "mode.workers=2"])
+    assert f"mode.workers=2: {said}" in err
+    assert f"To start 2 workers on this machine {way}; to be that worker leave mode.workers out." in err
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 RECIPE = "# @package _global_\nrecipe:\n  _target_: recipes.mine.Mine\n"

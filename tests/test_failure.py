@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
-from modetrain import report
+from modetrain import paths, report
 from modetrain.failure import NonFiniteError, plain_sentence
 from modetrain.nonfinite import Finding
 from recipes.mnist import Digits
@@ -84,7 +85,19 @@ class NamesWrongly(Digits):
         return {"loss": batch["lable"]}
 
 
+class CallsBack(Digits):
+    def train_step(self, batch):
+        tf.py_function(self.look, [self.step], [])
+        return super().train_step(batch)
+
+    def look(self, step):
+        if int(step) == 2:
+            raise RuntimeError("of the user,\nin Python")
+
+
 SAID = [
+    (CallsBack, "graph", "look", "RuntimeError: of the user,"),
+    (CallsBack, "eager", "look", "RuntimeError: of the user,"),
     (Gathers, "graph", "pick", "InvalidArgumentError: indices = 1000 is not in [0, 10)"),
     (Gathers, "eager", "pick", "InvalidArgumentError: indices = 1000 is not in [0, 10)"),
     (Multiplies, "graph", "loss", "ValueError: Dimensions must be equal, but are 3 and 7 for MatMul with input shapes"),
@@ -97,18 +110,15 @@ SAID = [
 ]
 
 
-def printed(error, folder, capsys) -> list[str]:
-    report.failure(error, folder / "error.txt")
-    return capsys.readouterr().err.splitlines()
+def printed(error, folder) -> list[str]:
+    return report.told(error, folder / "error.txt").splitlines()
 
 
 @pytest.mark.parametrize(("cls", "mode", "name", "reason"), SAID, ids=lambda v: getattr(v, "__name__", None))
-def test_what_is_printed_is_the_users_lines_the_reason_and_the_notes(
-    cls, mode, name, reason, make_trainer, tmp_path, capsys
-):
+def test_what_is_printed_is_the_users_lines_the_reason_and_the_notes(cls, mode, name, reason, make_trainer, tmp_path):
     with pytest.raises(Exception) as caught:  # noqa: PT011
         make_trainer(mode, cls, steps=5, mode={"steps_per_call": 5}).train()
-    said = printed(caught.value, tmp_path, capsys)
+    said = printed(caught.value, tmp_path)
     frames = [line for line in said if line.startswith("  File ")]
     assert frames[-1].endswith(f", in {name}")
     assert all(f'"{__file__}"' in frame for frame in frames)
@@ -118,11 +128,13 @@ def test_what_is_printed_is_the_users_lines_the_reason_and_the_notes(
     notes = next(n for n, line in enumerate(said) if line.startswith("modetrain: "))
     assert notes - at <= 2, "the reason is a line or two"
     assert said[notes] == f"modetrain: the complete error: {tmp_path / 'error.txt'}"
-    step = {(Gathers, mode): 4, (Reshapes, "graph"): 2}.get((cls, mode), 1)
+    shown = f"{said[at]} ({paths.shown(Path(__file__), Path.cwd())}:"
+    assert report.headline(caught.value).startswith(shown)
+    step = {(Gathers, mode): 4, (CallsBack, mode): 3, (Reshapes, "graph"): 2}.get((cls, mode), 1)
     assert any(line.startswith(f"modetrain: failed in step {step} of 5: ") for line in said[notes:])
 
 
-def test_an_error_of_the_users_own_is_printed_whole_with_their_frames_alone(make_trainer, tmp_path, capsys):
+def test_an_error_of_the_users_own_is_printed_whole_with_their_frames_alone(make_trainer, tmp_path):
     words = 'mine: [[this]] {{node x}} too\nFile "x", line 3, in y'
 
     class Broken(Digits):
@@ -134,7 +146,7 @@ def test_an_error_of_the_users_own_is_printed_whole_with_their_frames_alone(make
 
     with pytest.raises(ValueError, match="mine") as caught:
         make_trainer("eager", Broken, steps=1).train()
-    said = printed(caught.value, tmp_path, capsys)
+    said = printed(caught.value, tmp_path)
     assert [line.split(", in ")[1] for line in said if line.startswith("  File ")] == [
         *("test_an_error_of_the_users_own_is_printed_whole_with_their_frames_alone", "train_step", "helper"),
     ]
@@ -142,12 +154,12 @@ def test_an_error_of_the_users_own_is_printed_whole_with_their_frames_alone(make
     assert any("modetrain: failed in step 1 of 1: Broken.train_step in mode=eager" in line for line in said)
 
 
-def test_the_cause_of_an_error_is_printed_too(tmp_path, capsys):
+def test_the_cause_of_an_error_is_printed_too(tmp_path):
     try:
         try:
             raise KeyError("first")
         except KeyError as error:
             raise ValueError("second") from error
     except ValueError as error:
-        said = "\n".join(printed(error, tmp_path, capsys))
+        said = "\n".join(printed(error, tmp_path))
     assert said.index("KeyError: 'first'") < said.index("direct cause") < said.index("ValueError: second")

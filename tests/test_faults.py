@@ -80,15 +80,13 @@ def test_a_full_disk_ends_the_run_with_the_checkpoint_before_and_says_what_to_do
     assert not list((tmp_path / "checkpoints").glob(".*partial")), "it would take the room that is needed"
 
 
-def test_a_full_disk_is_one_sentence(make_trainer, tmp_path, capsys):
+def test_a_full_disk_is_one_sentence(make_trainer, tmp_path):
     with contextlib.ExitStack() as full:
         fills = At(3, lambda run: full.enter_context(no_file_above(500)))
         trainer = make_trainer("eager", steps=9, callbacks=[fills, Checkpoint(every=2, background=False)])
         with pytest.raises(NotSavedError) as caught:
             trainer.train()
-    report.failure(caught.value, tmp_path / "error.txt")
-    said = capsys.readouterr().err
-    assert said.splitlines() == [
+    assert report.told(caught.value, tmp_path / "error.txt").splitlines() == [
         f"modetrain: {caught.value}",
         f"modetrain: the complete error: {tmp_path / 'error.txt'}",
     ]

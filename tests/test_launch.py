@@ -36,6 +36,7 @@ from modetrain.errors import ConfigError
 class UnavailableError(Exception): pass
 
 me, attempt = int(os.environ["MODETRAIN_WORKER"]), int(os.environ["MODETRAIN_RESTART"])
+def waiting(): worker.announce_waiting(os.environ)
 def ready(): worker.announce_ready(os.environ)
 def fail(error):
     try: raise error
@@ -358,13 +359,20 @@ wait()
 
 
 def test_who_does_not_join_is_named(bench):
-    code = "print('I look for my peers')\nif me != 1: ready()\nwait()"
+    code = "print('I look for my peers')\nif me != 1: waiting()\nwait()"
     began = time.monotonic()
     outcome = bench.launch(code, workers=3, limits=Limits(startup=3))
     assert time.monotonic() - began < 10
-    assert (outcome.code, outcome.cause) == (1, "worker 1 did not join within 3 s")
-    assert bench.said[:2] == ["worker 1 did not join within 3 s", "[worker 1] I look for my peers"]
+    cause = "worker 1 did not join within 3 s (worker 1 never looked for the others, workers 0 and 2 waited)"
+    assert (outcome.code, outcome.cause) == (1, cause)
+    assert bench.said[:2] == [cause, "[worker 1] I look for my peers"]
     assert f"{bench.folder}/workers/worker-1.log" in bench.said[2]
+
+
+def test_a_frozen_one_is_named_alone(bench):
+    code = "waiting() if me != 1 else kill(signal.SIGSTOP)\nwait()"
+    outcome = bench.launch(code, limits=Limits(startup=3, silence=20))
+    assert outcome.cause == "worker 1 did not join within 3 s (worker 1 stopped answering, worker 0 waited)"
 
 
 def test_marks_of_an_earlier_launch_count_for_nothing(bench):
@@ -373,7 +381,7 @@ def test_marks_of_an_earlier_launch_count_for_nothing(bench):
         (bench.folder / "workers" / f".ready-{worker}-0").touch()
     (bench.folder / "workers" / ".failed-0-0").write_text("{")
     outcome = bench.launch("wait()", limits=Limits(startup=1))
-    assert outcome.cause == "workers 0 and 1 did not join within 1 s"
+    assert outcome.cause == "workers 0 and 1 did not join within 1 s (workers 0 and 1 never looked for the others)"
 
 
 # --- restarts --------------------------------------------------------------------------------------------------------
@@ -390,7 +398,7 @@ print("done", attempt, sys.argv[2:])
 
     def on_restart(restart):
         told.append(restart)
-        return [*bench.command(code), "resume=latest"], 3
+        return launcher.Again(command=[*bench.command(code), "resume=latest"], workers=3, begin="step 7")
 
     outcome = bench.launch(code, restarts=3, on_restart=on_restart)
     assert (outcome.code, outcome.cause) == (0, None)
@@ -400,7 +408,7 @@ print("done", attempt, sys.argv[2:])
     assert 0 < restart.restarted_s < 20
     assert [(seen.attempt, seen.restarted_s) for seen in told] == [(1, None)]
     assert bench.said == [
-        "restart 1 of 3: worker 1 was killed by SIGKILL; 3 instead of 2 workers start again from the last checkpoint"
+        "restart 1 of 3: worker 1 was killed by SIGKILL; 3 instead of 2 workers start again from step 7"
     ]
     assert "=== worker 1 of 2, attempt 0" in bench.log(1)
     assert "=== worker 1 of 3, attempt 1" in bench.log(1), "the log goes on"
@@ -443,10 +451,34 @@ print("done")
     assert "done" in bench.stream.getvalue()
 
 
+def test_how_long_a_frozen_worker_was_silent_is_told_by_its_heartbeat(bench):
+    (bench.folder / "heartbeat-worker-1.json").write_text('{"time": 1000.0}')  # of an earlier run
+    beats = (
+        f"import json; open('{bench.folder}/heartbeat-worker-1.json', 'w').write(json.dumps({{'time': time.time()}}))"
+    )
+    code = f"""
+ready()
+if attempt == 0 and me == 1: {beats}; wait(2); kill(signal.SIGSTOP)
+if attempt == 1 and me == 1: kill(signal.SIGSTOP)
+if attempt < 2: wait(3); lost()
+"""
+    outcome = bench.launch(code, restarts=2, limits=Limits(startup=20, silence=20))
+    assert outcome.code == 0
+    first, second = outcome.restarts
+    assert 2.5 < first.noticed_s < 10
+    assert bench.said[0].startswith(
+        f"restart 1 of 2: worker 1 stopped answering (its last sign of life was {first.noticed_s:.0f} s ago); all workers"
+    )
+    assert second.noticed_s < 2
+    assert bench.said[1].startswith("restart 2 of 2: worker 1 stopped answering; all workers start again from ")
+
+
 def test_a_worker_that_does_not_join_gets_another_chance(bench):
     code = "if attempt == 1 or me == 0: ready()\nif attempt == 0: wait()"
     outcome = bench.launch(code, restarts=1, limits=Limits(startup=3))
-    assert (outcome.code, outcome.restarts[0].cause) == (0, "worker 1 did not join within 3 s")
+    assert (outcome.code, outcome.restarts[0].cause) == (
+        *(0, "worker 1 did not join within 3 s (worker 1 never looked for the others)"),
+    )
 
 
 def test_one_worker_told_to_stop_stops_all_and_nothing_is_started_again(bench):
@@ -481,6 +513,17 @@ def test_a_signal_reaches_all_workers_once_and_they_may_save(bench, signum, code
         assert bench.log(worker).splitlines()[1:] == [f"told {int(signum)}", "saved"]
     assert f"{signum.name}: all workers save and stop; once more ends them at once" in out
     assert "restart" not in out
+
+
+def test_a_signal_while_workers_are_started_starts_no_more(bench):
+    program = LAUNCHER.replace("workers=2", "workers=400")
+    program = program.format(command=bench.command("wait()"), folder=str(bench.folder), restarts=3, limits=LIMITS)
+    process = subprocess.Popen([sys.executable, "-c", program], env=bench.environ, stdout=subprocess.PIPE, text=True)
+    bench.wait_for("workers/worker-0.log")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert len(list((bench.folder / "workers").glob("worker-*.log"))) < 300
 
 
 def test_a_second_signal_ends_them_at_once(bench):

@@ -98,7 +98,8 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened
     os.kill(run.workers()[worker], signal.SIGKILL)
     out = run.end()
     assert run.code == 0, out
-    assert f"restart 1 of 3: worker {worker} was killed by SIGKILL; all workers start again" in out
+    assert f"restart 1 of 3: worker {worker} was killed by SIGKILL; all workers start again from step " in out
+    assert "which did not end it" not in out, "nobody else has left the run folder"
     assert run.json["results"]["state_digest"] == uninterrupted
     assert run.json["status"] == "completed"
     (restart,) = run.json["restarts"]
@@ -194,6 +195,45 @@ def test_an_error_of_the_users_own_is_named_and_not_repeated(tmp_path):
     assert (run.json["status"], run.json["restarts"]) == ("failed", [])
     assert "of the user, in worker 1" in run.json["error"]
     assert run.workers() == {}
+
+
+CALLS_BACK = """
+import os
+
+import tensorflow as tf
+
+from recipes.mnist import Digits
+
+
+def look(step):
+    if int(step) == 12 and os.environ["MODETRAIN_WORKER"] == "1":
+        raise RuntimeError("of the user, in worker 1")
+
+
+class CallsBack(Digits):
+    def train_step(self, batch):
+        tf.py_function(look, [self.step], [])
+        return super().train_step(batch)
+"""
+
+
+def test_a_step_that_fails_on_one_worker_is_told_by_the_users_lines_and_made_again_by_that_workers_part(tmp_path):
+    (tmp_path / "calls_back.py").write_text(CALLS_BACK)
+    run = Launched(tmp_path, "step", "recipe._target_=calls_back.CallsBack", "steps=40")
+    lines = [line.removeprefix("modetrain: ") for line in run.end().splitlines()]
+    assert run.code == 1, lines
+    told = "RuntimeError: of the user, in worker 1 (calls_back.py:11)"
+    began = lines.index(f"worker 1 failed first: {told}")
+    assert run.json["error"] == f"worker 1 failed: {told}"
+    frames = [line for line in lines if line.startswith("[worker 1]   File ")]
+    assert all("/calls_back.py" in frame for frame in frames), "the user's own lines alone"
+    assert frames[-1].endswith("line 11, in look")
+    assert len(lines) - began < 20
+    assert not (run.folder / "capsules").exists(), "none by a worker that has only lost its peer"
+    assert lines[-3].endswith("do=replay replay.from=step replay.step=13 replay.replica=1 mode=eager")
+    whole = (run.folder / "error.txt").read_text()
+    assert "modetrain/trainer.py" in whole
+    assert "RuntimeError: of the user, in worker 1" in whole
 
 
 def test_kill_9_of_the_launcher_leaves_no_worker(tmp_path):

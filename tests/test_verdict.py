@@ -108,6 +108,7 @@ def test_the_code_of_a_shell_around_a_killed_worker_means_the_same():
         ("InternalError", "out of memory", False),
         ("InvalidArgumentError", "the collective was aborted", False),
         ("InternalErrorOfMine", "heartbeat", False),
+        ("UnknownError", "OSError: connection reset by my server\nTraceback (most recent call last):\n", False),
     ],
 )
 def test_which_exceptions_tell_of_a_lost_peer(kind, message, lost):
@@ -243,8 +244,28 @@ def test_who_has_not_joined_in_time_is_missing():
     assert story.at(60).next() is Action.KILL
     story.exited(0, -9).exited(1, -9).exited(2, -9)
     assert story.next() is Action.DONE
-    assert story.sentence == "workers 0 and 2 did not join within 60 s"
+    assert story.sentence == "workers 0 and 2 did not join within 60 s (workers 0 and 2 never looked for the others)"
     assert (story.watch.code, story.watch.restartable) == (1, True)
+
+
+def test_how_far_each_came_is_told():
+    story = Story(4, joined=False)
+    for worker in (0, 3):
+        story.watch.waiting(worker)
+    story.at(5).exited(2, 0).at(60).next()
+    assert story.sentence == (
+        "workers 1 and 2 did not join within 60 s (worker 1 never looked for the others, worker 2 had finished before, "
+        "workers 0 and 3 waited)"
+    )
+    assert story.watch.followers == [0, 3]
+
+
+def test_where_all_wait_all_are_named():
+    story = Story(joined=False)
+    for worker in range(2):
+        story.watch.waiting(worker)
+    story.at(60).next()
+    assert story.sentence == "workers 0 and 1 did not join within 60 s (workers 0 and 1 waited)"
 
 
 def test_who_left_without_joining_would_do_it_again():
@@ -320,6 +341,14 @@ def test_workers_that_do_not_stop_are_ended_some_time():
     story.next()
     assert story.at(309).next() is Action.WAIT
     assert story.at(310).next() is Action.KILL
+
+
+def test_workers_that_have_not_joined_have_nothing_to_save():
+    story = Story(joined=False).at(10).exited(1, -15)
+    assert story.at(12.9).next() is Action.WAIT
+    assert story.at(13).next() is Action.KILL
+    story.exited(0, -9)
+    assert (story.next(), story.watch.code) == (Action.DONE, 143)
 
 
 def test_a_failure_while_stopping_is_a_failure_and_no_reason_to_start_again():

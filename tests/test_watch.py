@@ -136,7 +136,7 @@ sys.path.insert(0, {tests!r})
 from modetrain.callbacks.watch import Watch
 
 class Replicas:
-    chief = True
+    chief, worker = True, 0
 
 class Run:
     folder, replicas, callbacks, status, step, steps = Path({folder!r}), Replicas, (), "running", 7, 9

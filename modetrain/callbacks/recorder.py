@@ -172,16 +172,18 @@ def beside(run: Trainer, *, why: str, said: str) -> str | None:
     return f"to make the step under way once more: {replay_command(path)}" if path is not None else None
 
 
-def replay_command(source: Path, *, step: int | None = None) -> str:
+def replay_command(source: Path, *, step: int | None = None, replica: int | None = None) -> str:
     """The command that makes a step of a run once more, eagerly, and stops in it in the debugger.
 
     Args:
       source: a capsule or a run folder.
       step: which (updates completed before it); a capsule knows its own.
+      replica: the part of it that this one has made; all of it by default.
     """
     words = [
         f"replay.from={paths.shown(source, Path.cwd())}",
         *([f"replay.step={step + 1}"] if step is not None else []),
+        *([f"replay.replica={replica}"] if replica is not None else []),
     ]
     return shlex.join(["python", "-m", "modetrain", "do=replay", *words, "mode=eager"])
 

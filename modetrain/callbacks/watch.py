@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from modetrain import place
+from modetrain import place, run_folder
 from modetrain.callbacks import Callback, recorder
 from modetrain.lock import HEARTBEAT
 
@@ -135,7 +135,4 @@ class Watch(Callback):
 
 
 def _of_worker(run, name: str) -> Path:
-    if run.replicas.chief:
-        return run.folder / name
-    stem, dot, suffix = name.partition(".")
-    return run.folder / f"{stem}-worker-{run.replicas.worker}{dot}{suffix}"
+    return run_folder.of_worker(run.folder, name, run.replicas.worker)

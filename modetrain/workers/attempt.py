@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import os
 import random
 import shlex
@@ -17,6 +18,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from modetrain import run_folder
+from modetrain.lock import HEARTBEAT
 from modetrain.workers import worker as protocol
 from modetrain.workers.cluster import Cluster
 from modetrain.workers.screen import OutputTee, Screen
@@ -26,6 +29,7 @@ from modetrain.workers.verdict import Action, Limits, Supervisor
 _PORTS = range(20_000, 32_000)
 _LOOK_EVERY = 0.05  # seconds
 _TAIL = 40  # lines
+_MARKS = ("waiting", "ready", "failed")  # files by which workers tell how far they are
 
 
 class Attempt:
@@ -38,6 +42,7 @@ class Attempt:
       folder: the run folder; logs go to its `workers` folder.
       environ: the workers' environment, to which theirs is added; this process's by default.
       screen: where worker 0's output is shown.
+      received: signals to the launcher so far; once there is one, no more workers are started.
     """
 
     def __init__(
@@ -48,28 +53,32 @@ class Attempt:
         folder: Path,
         environ: Mapping[str, str] | None,
         screen: Screen,
+        received: Sequence[int],
     ):
         self._command = list(command)
         self._number = number
         self._folder = folder / "workers"
         self._environ = dict(os.environ if environ is None else environ)
         self._screen = screen
+        self._received = received
         self._addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(workers))
         self._processes: list[subprocess.Popen[bytes]] = []
         self._log_starts: list[int] = []
         self._exited: set[int] = set()
+        self._started = time.time()
         self._tee: OutputTee | None = None
         self._pipe: tuple[int, int] | None = None
 
     def __enter__(self) -> Attempt:
         self._folder.mkdir(parents=True, exist_ok=True)
         # Of an earlier launch in this folder that was killed.
-        for mark in (*self._folder.glob(".ready-*"), *self._folder.glob(".failed-*")):
-            mark.unlink(missing_ok=True)
+        self._remove_marks()
         self._pipe = os.pipe()
         try:
             for worker in range(len(self._addresses)):
                 self._start(worker)
+                if self._received:  # many take a while
+                    break
         except BaseException:
             self.__exit__()
             raise
@@ -84,30 +93,39 @@ class Attempt:
             self._tee.end()
         for descriptor in self._pipe or ():
             os.close(descriptor)
-        for mark in (*self._folder.glob(".ready-*"), *self._folder.glob(".failed-*")):
-            mark.unlink(missing_ok=True)
+        self._remove_marks()
 
-    def watch(self, limits: Limits, received: Sequence[int]) -> Supervisor:
+    def watch(self, limits: Limits) -> Supervisor:
         """Watches until all have ended, and does meanwhile what the verdict asks for."""
         watch = Supervisor(len(self._processes), now=time.monotonic(), limits=limits)
         passed_on = 0
         while True:
             self._look(watch)
-            for signum in received[passed_on:]:
+            for signum in self._received[passed_on:]:
                 watch.signalled(signum)
                 passed_on += 1
             action = watch.next(time.monotonic(), self._frozen() if watch.in_trouble else ())
             if action is Action.DONE:
                 return watch
             if action is Action.FORWARD:
-                name = signal.Signals(received[0]).name
+                name = signal.Signals(self._received[0]).name
                 self._screen.say(f"{name}: all workers save and stop; once more ends them at once")
-                self._signal(received[0])
+                self._signal(self._received[0])
             elif action is Action.TERMINATE:
                 self._signal(signal.SIGTERM)
             elif action is Action.KILL:
                 self._kill()
             time.sleep(_LOOK_EVERY)
+
+    def silent_s(self, workers: Sequence[int], now: float) -> float | None:
+        """How long before `now` (monotonic) the first of these workers gave its last sign of life; None where none gave any."""
+        signs = []
+        for worker in workers:
+            beat = run_folder.of_worker(self._folder.parent, HEARTBEAT, worker)
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                signs.append(float(json.loads(beat.read_text())["time"]))
+        signs = [at for at in signs if at >= self._started]  # not of an attempt before
+        return max(0.0, time.time() - min(signs) - (time.monotonic() - now)) if signs else None
 
     def log(self, worker: int) -> Path:
         """Where a worker's output is kept."""
@@ -138,6 +156,7 @@ class Attempt:
             "TF_CONFIG": Cluster(workers=self._addresses, index=worker, origin="local").tf_config(),
             protocol.INDEX: str(worker),
             protocol.RESTART: str(self._number),
+            protocol.WAITING_FILE: str(self._mark("waiting", worker).absolute()),
             protocol.READY_FILE: str(self._mark("ready", worker).absolute()),
             protocol.FAILURE_FILE: str(self._mark("failed", worker).absolute()),
             protocol.LAUNCHER: f"{os.getpid()}:{self._pipe[0]}:{os.fstat(self._pipe[0]).st_ino}",
@@ -160,6 +179,11 @@ class Attempt:
                 log.close()
         self._processes.append(process)
 
+    def _remove_marks(self) -> None:
+        for what in _MARKS:
+            for mark in self._folder.glob(f".{what}-*"):
+                mark.unlink(missing_ok=True)
+
     def _mark(self, what: str, worker: int) -> Path:
         return self._folder / f".{what}-{worker}-{self._number}"
 
@@ -175,6 +199,8 @@ class Attempt:
                 watch.exited(worker, process.returncode, time.monotonic(), self.tail(worker))
 
     def _read_marks(self, worker: int, watch: Supervisor) -> None:
+        if self._mark("waiting", worker).exists():
+            watch.waiting(worker)
         if self._mark("ready", worker).exists():
             watch.ready(worker, time.monotonic())
         if (report := protocol.read_report(self._mark("failed", worker))) is not None:

@@ -91,7 +91,9 @@ def _from_tf_config(text: str, origin: str) -> Cluster:
     except json.JSONDecodeError as error:
         shown = text if len(text) < 200 else f"{text[:200]}..."
         raise refuse(shown, f"not JSON ({error.msg} at character {error.pos})") from error
-    cluster, task = (given.get(key) if isinstance(given, dict) else None for key in ("cluster", "task"))
+    if not isinstance(given, dict):
+        raise refuse(text if len(text) < 200 else f"{text[:200]}...", "it must be an object with cluster and task")
+    cluster, task = given.get("cluster"), given.get("task")
     if not isinstance(cluster, dict):
         raise refuse(f"cluster is {cluster!r}", "the addresses of all workers are needed")
     if not isinstance(task, dict):

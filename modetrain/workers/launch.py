@@ -3,7 +3,7 @@
     outcome = launch(
         [sys.executable, "-m", "modetrain", *words], workers=2, folder=run_dir, say=print,
         restarts=3, limits=Limits(startup=120),
-        on_restart=lambda restart: ([*command, "resume=latest"], 2),   # or None: the same again
+        on_restart=lambda restart: Again(command=[*command, "resume=latest"], workers=2),
     )
     record["restarts"] = [dataclasses.asdict(restart) for restart in outcome.restarts]
     sys.exit(outcome.code)
@@ -40,7 +40,8 @@ class Restart:
       workers: which were the cause.
       cause: what happened, in a sentence.
       at_s: when the cause was known, in seconds since the launch.
-      noticed_s: from the first sign of trouble until the cause was known.
+      noticed_s: from the first sign of trouble until the cause was known; of a worker that stopped answering, from its
+        last sign of life, where it gave any.
       restarted_s: from then until all workers had joined again; None where they never did.
     """
 
@@ -53,6 +54,20 @@ class Restart:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Again:
+    """How to go on after a restart.
+
+    Attributes:
+      command, workers: see `launch`.
+      begin: where from, in words.
+    """
+
+    command: Sequence[str]
+    workers: int
+    begin: str = "the last checkpoint"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a launch ended.
 
@@ -60,11 +75,13 @@ class Outcome:
       code: the exit code: 0 all done, 1 failed, 2 the configuration is wrong, 129, 130 or 143 stopped by a signal.
       restarts: the restarts it took.
       cause: what ended it, in a sentence; None where nothing failed.
+      traceback: of the exception that ended it, complete; None where it was none.
     """
 
     code: int
     restarts: tuple[Restart, ...] = ()
     cause: str | None = None
+    traceback: str | None = None
 
 
 def launch(
@@ -76,7 +93,7 @@ def launch(
     restarts: int = 0,
     limits: Limits | None = None,
     environ: Mapping[str, str] | None = None,
-    on_restart: Callable[[Restart], tuple[Sequence[str], int] | None] | None = None,
+    on_restart: Callable[[Restart], Again] | None = None,
     stream: TextIO | None = None,
 ) -> Outcome:
     """Runs `command` once for each worker until all are done, and says who failed first where one fails.
@@ -90,8 +107,7 @@ def launch(
         other. Exceptions and exit codes of a worker's own would come again, and end the launch.
       limits: how long to wait for what.
       environ: the workers' environment, to which theirs is added; this process's by default.
-      on_restart: told of each restart before it is made; returns the command and the number of workers to go on with,
-        or None for the same again.
+      on_restart: told of each restart before it is made; returns how to go on. Without it, the same again.
       stream: where worker 0's output is shown; standard output by default.
 
     Returns:
@@ -104,8 +120,8 @@ def launch(
     made: list[Restart] = []
     with _signals() as received:
         while True:
-            with Attempt(command, workers, len(made), folder, environ, screen) as attempt:
-                watch = attempt.watch(limits, received)
+            with Attempt(command, workers, len(made), folder, environ, screen, received) as attempt:
+                watch = attempt.watch(limits)
             if made and watch.joined_at is not None:
                 took = watch.joined_at - started - made[-1].at_s
                 made[-1] = dataclasses.replace(made[-1], restarted_s=round(took, 3))
@@ -113,26 +129,35 @@ def launch(
                 break
             assert watch.cause is not None
             assert watch.known_at is not None
+            silent_s = attempt.silent_s(watch.cause.workers, watch.known_at) if watch.cause.kind == "stalled" else None
             restart = Restart(
                 attempt=len(made) + 1,
                 workers=watch.cause.workers,
                 cause=watch.cause.sentence,
                 at_s=round(watch.known_at - started, 3),
-                noticed_s=round(watch.known_at - watch.first_sign, 3),
+                noticed_s=round(max(silent_s or 0.0, watch.known_at - watch.first_sign), 3),
             )
             made.append(restart)
             before = workers
-            command, workers = (on_restart(restart) if on_restart else None) or (command, workers)
+            again = on_restart(restart) if on_restart else Again(command=command, workers=workers)
+            command, workers = again.command, again.workers
             who = "all workers" if workers == before else f"{workers} instead of {before} workers"
+            since = f" (its last sign of life was {silent_s:.0f} s ago)" if silent_s is not None else ""
             screen.say(
-                f"restart {len(made)} of {restarts}: {restart.cause}; {who} start again from the last checkpoint"
+                f"restart {len(made)} of {restarts}: {restart.cause}{since}; {who} start again from {again.begin}"
             )
         _explain(watch, attempt, screen)
         if made and watch.restartable:
             screen.say(f"no restart is left: {restarts} of {restarts} were made")
     # A signal that came after the workers had ended found nobody to stop, but it forbids to start them again.
     code = 128 + received[0] if received and watch.restartable else watch.code
-    return Outcome(code=code, restarts=tuple(made), cause=watch.cause.sentence if watch.cause else None)
+    cause = watch.cause
+    return Outcome(
+        code=code,
+        restarts=tuple(made),
+        cause=cause.sentence if cause else None,
+        traceback=cause.report.traceback if cause and cause.report else None,
+    )
 
 
 @contextlib.contextmanager
@@ -162,8 +187,8 @@ def _explain(watch: Supervisor, attempt: Attempt, screen: Screen) -> None:
     for worker in cause.workers:
         tail = attempt.tail(worker)
         # Worker 0's output has been shown, unless it was ended before it could print.
-        if worker != 0 or (report and report.type not in tail):
-            for line in (report.traceback if report else tail).splitlines():
+        if worker != 0 or (report and (report.told.strip() or report.type) not in tail):
+            for line in ((report.told or report.traceback) if report else tail).splitlines():
                 screen.say(f"[worker {worker}] {line}")
             screen.say(f"[worker {worker}] (its log: {attempt.log(worker)})")
     for other in watch.others:

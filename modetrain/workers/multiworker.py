@@ -7,11 +7,11 @@ Imports no TensorFlow: a launcher needs none, and a worker's must not be there b
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from modetrain import command_line, paths, run_folder, run_json
@@ -20,11 +20,20 @@ from modetrain.command_line import CommandLine
 from modetrain.config import overrides
 from modetrain.errors import ConfigError
 from modetrain.settings import Settings
+from modetrain.sources import arrays
 from modetrain.workers import worker
 from modetrain.workers.cluster import from_environment
-from modetrain.workers.launch import Restart, launch
+from modetrain.workers.launch import Again, Restart, launch
 from modetrain.workers.verdict import Limits
 
+_TELLS = {"TF_CONFIG": "TF_CONFIG says", "slurm": "Slurm's variables say", "kubernetes": "the pod's variables say"}
+_LEAVE = {
+    "TF_CONFIG": "type `unset TF_CONFIG`",
+    "slurm": "type it without srun",
+    "kubernetes": "unset MODETRAIN_WORKERS, MODETRAIN_JOB and MODETRAIN_SERVICE",
+}
+# Memory of a worker's own once it has joined: measured 0.31 GiB, and as much again that all share.
+_OF_EACH = int(0.3 * 2**30)
 _LAUNCHERS = ("run_dir", "resume", "mode.workers")
 
 
@@ -52,9 +61,12 @@ def start(settings: Settings, line: CommandLine, cwd: Path) -> int | None:
             )
         return _launch(settings, int(wanted), line, cwd)
     count = len(cluster.workers)
-    if wanted not in ("auto", count):
+    if wanted != "auto" and cluster.origin != "local":
+        # Either may be a leftover: of a shell where a cluster was tried, or of the command for one machine.
+        here = f"To start {wanted} workers on this machine {_LEAVE[cluster.origin]}; to be that worker leave mode.workers out."
         raise ConfigError(
-            f"mode.workers={wanted}: {cluster.origin} tells of {count} workers. Type mode.workers={count}, or leave it out."
+            f"mode.workers={wanted}: {_TELLS[cluster.origin]} that this process is worker {cluster.index} of {count} "
+            f"({', '.join(cluster.workers[:4])}{', ...' if count > 4 else ''}), and such a worker starts none. {here}"
         )
     if settings.run_dir is None and count > 1:
         raise ConfigError(
@@ -65,11 +77,25 @@ def start(settings: Settings, line: CommandLine, cwd: Path) -> int | None:
     return None
 
 
+def _check_memory(workers: int, settings: Settings) -> None:
+    free = arrays.free_memory()
+    if workers * _OF_EACH <= free:
+        return
+    parts = settings.data.batch_size // settings.optimizer.accumulate
+    fit = [fewer for fewer in range(1, workers) if fewer * _OF_EACH <= free and parts % fewer == 0]
+    raise ConfigError(
+        f"mode.workers={workers}: a worker takes {_OF_EACH / 2**30:.1f} GiB and more before it has a model, which makes "
+        f"{workers * _OF_EACH / 2**30:.0f} GiB, and {free / 2**30:.1f} GiB of memory are free on this machine. Type "
+        f"mode.workers={max(fit, default=1)} or fewer; docs/clusters.md says how to run on several machines."
+    )
+
+
 def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> int:
     if line.pdb:
         raise ConfigError(
             "--pdb with mode=multiworker: workers have no terminal to stop at. Type mode=mirrored or mode=eager."
         )
+    _check_memory(workers, settings)
     began = time.time()
     where = resume.place(settings, print)
     kept = [word for word in line.overrides if overrides.key_of(word) not in _LAUNCHERS]
@@ -82,13 +108,18 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
         written = [overrides.write(key, value) for key, value in own.items() if value is not None]
         return [sys.executable, "-m", "modetrain", *kept, *written, *command_line.folder_flags(line.config_dirs)]
 
-    def on_restart(restart: Restart) -> tuple[Sequence[str], int]:
+    def on_restart(restart: Restart) -> Again:
         after = settings.mode.restart_workers
         count = workers if after == "auto" else int(after)
         newest = run_folder.newest(where.folder)
         # A checkpoint that was there before may be of a branch that this run leaves.
         made_one = newest is not None and newest.stat().st_mtime > began
-        return command(count, "latest" if made_one or begin is None else begin), count
+        if made_one or begin is None:
+            said = f"step {run_folder.step_of(newest)}" if newest is not None else "step 0: there is no checkpoint yet"
+            return Again(command=command(count, "latest"), workers=count, begin=said)
+        return Again(
+            command=command(count, begin), workers=count, begin=f"resume={begin}: no later checkpoint is there yet"
+        )
 
     print(f"modetrain: {workers} workers on this machine -> {paths.shown(where.folder, cwd)}", flush=True)
     outcome = launch(
@@ -104,5 +135,8 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
     changes: dict[str, object] = {"restarts": [dataclasses.asdict(restart) for restart in outcome.restarts]}
     if outcome.cause is not None:
         changes |= {"status": "failed", "error": outcome.cause}
+    if outcome.traceback is not None:  # of whichever worker
+        with contextlib.suppress(OSError):
+            (where.folder / run_folder.ERROR).write_text(outcome.traceback)
     run_json.amend(where.folder, changes)
     return outcome.code

@@ -21,6 +21,14 @@ from modetrain.workers.worker import Report
 
 _INTERRUPTIONS = ("KeyboardInterrupt", "SystemExit")  # the exit code tells the same
 
+# How far a worker has come that has not joined.
+_FINISHED, _FROZEN, _STARTS, _WAITS = (
+    "had finished before",
+    "stopped answering",
+    "never looked for the others",
+    "waited",
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -32,7 +40,7 @@ class Limits:
       term: from SIGTERM to SIGKILL.
       silence: from the first error about a lost peer until a worker that says nothing counts as the lost one; longer
         than TensorFlow's heartbeats, which take about 10 s.
-      stop: for all workers to save and exit once they were told to stop.
+      stop: for all workers to save and exit once they were told to stop; `grace` where they had not joined yet.
       kill: for killed workers to be gone.
     """
 
@@ -75,6 +83,7 @@ class Supervisor:
         self._limits = limits or Limits()
         self._workers = range(workers)
         self._started = now
+        self._waiting: set[int] = set()
         self._ready: set[int] = set()
         self._reports: dict[int, Report] = {}
         self._exits: dict[int, Exit] = {}
@@ -84,6 +93,10 @@ class Supervisor:
         self._killed_at: float | None = None
 
     # --- events
+
+    def waiting(self, worker: int) -> None:
+        """The worker is about to join, and waits for the others."""
+        self._waiting.add(worker)
 
     def ready(self, worker: int, now: float) -> None:
         """The worker has joined the cluster."""
@@ -137,7 +150,8 @@ class Supervisor:
                 return self._kill(now)
             return Action.WAIT
         told = [stop.at for stop in self._stops()] + [at for at in (self._forwarded_at,) if at is not None]
-        if told and now - min(told) >= limits.stop:
+        # Before all have joined there is nothing to save, and those that wait for one that has left wait for ever.
+        if told and now - min(told) >= (limits.grace if self.joined_at is None else limits.stop):
             return self._kill(now)
         return Action.WAIT
 
@@ -244,12 +258,28 @@ class Supervisor:
             return Cause(kind="stalled", workers=stopped, what="stopped answering before all had joined", at=now)
         if waited < self._limits.startup:
             return None
-        missing = tuple(worker for worker in self._workers if worker not in self._ready)
-        left = [worker for worker in missing if worker in self._exits]
-        what = f"did not join within {self._limits.startup:g} s"
-        if left:
-            what += f" ({named(left)} had finished before)"
-        return Cause(kind="missing", workers=missing, what=what, at=now, repeats=bool(left))
+        how_far: dict[str, list[int]] = {}
+        for worker in self._workers:
+            if worker not in self._ready:
+                how_far.setdefault(self._how_far(worker, frozen), []).append(worker)
+        # Whoever only waits is not to blame, unless all do.
+        missing = [worker for far, workers in how_far.items() if far != _WAITS for worker in workers]
+        to_blame_first = sorted(how_far.items(), key=lambda group: group[0] == _WAITS)
+        told = ", ".join(f"{named(workers)} {far}" for far, workers in to_blame_first)
+        return Cause(
+            kind="missing",
+            workers=tuple(sorted(missing or how_far[_WAITS])),
+            what=f"did not join within {self._limits.startup:g} s ({told})",
+            at=now,
+            repeats=_FINISHED in how_far,
+        )
+
+    def _how_far(self, worker: int, frozen: Collection[int]) -> str:
+        if worker in self._exits:
+            return _FINISHED
+        if worker in frozen:
+            return _FROZEN
+        return _WAITS if worker in self._waiting else _STARTS
 
     # --- bookkeeping
 

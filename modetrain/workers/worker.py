@@ -1,6 +1,7 @@
 """What a worker process owes the launcher that started it: to die with it, to say that it has joined, to say why it failed.
 
     die_with_parent(os.environ)                  # first of all, before TensorFlow is imported
+    announce_waiting(os.environ)                 # started, and about to join
     strategy = tf.distribute.MultiWorkerMirroredStrategy(...)
     announce_ready(os.environ)                   # joined: all workers have found each other
     try: ...
@@ -34,6 +35,7 @@ from typing import NoReturn
 
 INDEX = "MODETRAIN_WORKER"
 RESTART = "MODETRAIN_RESTART"
+WAITING_FILE = "MODETRAIN_WAITING_FILE"
 READY_FILE = "MODETRAIN_READY_FILE"
 FAILURE_FILE = "MODETRAIN_FAILURE_FILE"
 COMMAND = "MODETRAIN_COMMAND"  # what the user typed, of which the launcher made this worker's command line
@@ -47,6 +49,8 @@ LOST_PEER = re.compile(
 )
 # Its errors that may say so; user code raises none of these, whatever its messages say.
 _MAYBE_LOST = re.compile(r"(Aborted|Cancelled|DeadlineExceeded|Internal|Unknown|FailedPrecondition)Error")
+# What TensorFlow quotes of a Python function that it has called: that is user code, whatever its error says.
+_CALLED_BACK = "Traceback (most recent call last):"
 
 _PR_SET_PDEATHSIG = 1
 
@@ -60,16 +64,22 @@ class Report:
       type: name of the exception's class.
       message: what it says.
       traceback: as Python prints it, notes included.
+      headline: what a person is told of it in a line, where more is known than its type and message.
+      told: what a person is told of it, where that is less than the traceback.
     """
 
     at: float
     type: str
     message: str
     traceback: str
+    headline: str = ""
+    told: str = ""
 
     @property
     def line(self) -> str:
-        """Type and the first line of the message."""
+        """The headline, else type and the first line of the message."""
+        if self.headline:
+            return self.headline
         text = self.message.strip()
         if text.startswith("Graph execution error"):  # what failed comes after the places in the graph
             text = text.rpartition("\n\n")[2].strip()
@@ -87,9 +97,22 @@ def lost_a_peer(error: BaseException) -> bool:
 
 
 def _of_a_lost_peer(type: str, message: str) -> bool:
+    if _CALLED_BACK in message:
+        return False
     if type == "UnavailableError":
         return True
     return _MAYBE_LOST.fullmatch(type) is not None and LOST_PEER.search(message) is not None
+
+
+def restarted(environ: Mapping[str, str]) -> bool:
+    """Whether the launcher has started the run's workers again."""
+    return environ.get(RESTART, "0") != "0"
+
+
+def announce_waiting(environ: Mapping[str, str]) -> None:
+    """Tells the launcher that this worker is about to join, and only waits for the others."""
+    if WAITING_FILE in environ:
+        Path(environ[WAITING_FILE]).touch()
 
 
 def announce_ready(environ: Mapping[str, str]) -> None:
@@ -98,8 +121,15 @@ def announce_ready(environ: Mapping[str, str]) -> None:
         Path(environ[READY_FILE]).touch()
 
 
-def announce_failure(error: BaseException, environ: Mapping[str, str]) -> Report | None:
+def announce_failure(
+    error: BaseException, environ: Mapping[str, str], *, headline: str = "", told: str = ""
+) -> Report | None:
     """Tells the launcher what ended this worker. Never raises, because the error matters more.
+
+    Args:
+      error: that.
+      environ: this process's.
+      headline, told: see `Report`.
 
     Returns:
       What was told; None in a process that nobody launched.
@@ -111,6 +141,8 @@ def announce_failure(error: BaseException, environ: Mapping[str, str]) -> Report
         type=type(error).__name__,
         message=str(error),
         traceback="".join(traceback.format_exception(error)),
+        headline=headline,
+        told=told,
     )
     written = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **dataclasses.asdict(report)}
     path = Path(environ[FAILURE_FILE])
