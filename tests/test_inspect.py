@@ -116,6 +116,7 @@ def test_what_stands_in_the_way_of_a_tpu_is_told_without_one(cli):
         ("stuck.py", 10, "MT504"),
         ("stuck.py", 11, "MT504"),
         ("stuck.py", 12, "MT505"),
+        ("stuck.py", 15, "MT707"),
     ]
     assert "fix   Mask instead of selecting" in run.out
     assert "no TPU is used" in run.out
