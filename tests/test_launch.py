@@ -451,7 +451,7 @@ print("done")
     assert "done" in bench.stream.getvalue()
 
 
-def test_how_long_a_frozen_worker_was_silent_is_told_by_its_heartbeat(bench):
+def test_how_long_a_frozen_worker_was_silent_is_told_by_its_last_sign_of_life(bench):
     (bench.folder / "heartbeat-worker-1.json").write_text('{"time": 1000.0}')  # of an earlier run
     beats = (
         f"import json; open('{bench.folder}/heartbeat-worker-1.json', 'w').write(json.dumps({{'time': time.time()}}))"
@@ -469,8 +469,8 @@ if attempt < 2: wait(3); lost()
     assert bench.said[0].startswith(
         f"restart 1 of 2: worker 1 stopped answering (its last sign of life was {first.noticed_s:.0f} s ago); all workers"
     )
-    assert second.noticed_s < 2
-    assert bench.said[1].startswith("restart 2 of 2: worker 1 stopped answering; all workers start again from ")
+    assert 2.5 < second.noticed_s < 10, "it told that it was ready, and nothing since"
+    assert bench.said[1].startswith("restart 2 of 2: worker 1 stopped answering (its last sign of life was ")
 
 
 def test_a_worker_that_does_not_join_gets_another_chance(bench):

@@ -117,15 +117,21 @@ class Attempt:
                 self._kill()
             time.sleep(_LOOK_EVERY)
 
-    def silent_s(self, workers: Sequence[int], now: float) -> float | None:
-        """How long before `now` (monotonic) the first of these workers gave its last sign of life; None where none gave any."""
-        signs = []
-        for worker in workers:
+    def silent_s(self, workers: Sequence[int], now: float) -> float:
+        """How long before `now` (monotonic) the first of these workers gave its last sign of life."""
+        last = min((self._last_sign(worker) for worker in workers), default=time.time())
+        return max(0.0, time.time() - last - (time.monotonic() - now))
+
+    def _last_sign(self, worker: int) -> float:
+        """When a worker last wrote anything in this attempt, as `time.time()` counts."""
+        signs = [self._started]
+        for file in (*(self._mark(what, worker) for what in _MARKS), self.log(worker)):
+            with contextlib.suppress(OSError):
+                signs.append(file.stat().st_mtime)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             beat = run_folder.of_worker(self._folder.parent, HEARTBEAT, worker)
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                signs.append(float(json.loads(beat.read_text())["time"]))
-        signs = [at for at in signs if at >= self._started]  # not of an attempt before
-        return max(0.0, time.time() - min(signs) - (time.monotonic() - now)) if signs else None
+            signs.append(float(json.loads(beat.read_text())["time"]))
+        return max(signs)
 
     def log(self, worker: int) -> Path:
         """Where a worker's output is kept."""
