@@ -451,6 +451,11 @@ print("done")
     assert "done" in bench.stream.getvalue()
 
 
+def test_a_worker_that_freezes_after_its_peers_have_finished_is_replaced(bench):
+    outcome = bench.launch("ready()\nif attempt == 0 and me == 1: kill(signal.SIGSTOP)\nprint('done')", restarts=1)
+    assert (outcome.code, outcome.restarts[0].cause) == (0, "worker 1 stopped answering after others had finished")
+
+
 def test_how_long_a_frozen_worker_was_silent_is_told_by_its_last_sign_of_life(bench):
     (bench.folder / "heartbeat-worker-1.json").write_text('{"time": 1000.0}')  # of an earlier run
     beats = (

@@ -205,6 +205,17 @@ def test_a_frozen_worker_is_left_alone_while_nobody_misses_it():
     assert Story().at(10).next(frozen={1}) is Action.WAIT
 
 
+def test_a_worker_that_freezes_as_it_ends_is_found_though_nobody_misses_it():
+    story = Story().at(30).exited(0, 0)
+    assert story.watch.in_trouble
+    assert story.at(49).next(frozen={1}) is Action.WAIT, "it may go on in a moment"
+    assert story.at(900).next() is Action.WAIT, "one that is only slow is left alone"
+    assert story.next(frozen={1}) is Action.KILL
+    assert story.sentence == "worker 1 stopped answering after others had finished"
+    assert story.at(901).exited(1, -9).next() is Action.DONE
+    assert story.watch.restartable
+
+
 def test_a_worker_that_is_frozen_while_all_wait_for_it_to_join_is_not_waited_for_until_the_end():
     story = Story(joined=False)
     assert story.at(19).next(frozen={1}) is Action.WAIT, "a slow start may look so for a moment"

@@ -138,7 +138,8 @@ class Supervisor:
             self._forwarded_at = now
             return Action.FORWARD
         if self.cause is None:
-            self._know(self._direct() or self._silent(now, frozen) or self._missing(now, frozen), now)
+            known = self._direct() or self._silent(now, frozen) or self._missing(now, frozen)
+            self._know(known or self._left_behind(now, frozen), now)
         if self.cause is not None:
             assert self.known_at is not None
             if self.cause.kind in ("stalled", "missing"):  # nothing is gained by waiting for it
@@ -157,8 +158,8 @@ class Supervisor:
 
     @property
     def in_trouble(self) -> bool:
-        """Whether it is worth looking who is frozen: some worker has lost a peer, or they are slow to find each other."""
-        return self.cause is None and (self._first_loss is not None or self.joined_at is None)
+        """Whether it is worth looking who is frozen: some have lost a peer, or have ended, or are slow to find each other."""
+        return self.cause is None and (self._first_loss is not None or self.joined_at is None or bool(self._exits))
 
     # --- the verdict, once done
 
@@ -273,6 +274,15 @@ class Supervisor:
             at=now,
             repeats=_FINISHED in how_far,
         )
+
+    def _left_behind(self, now: float, frozen: Collection[int]) -> Cause | None:
+        """A worker that froze amid its own end: its peers have finished, and miss nothing."""
+        stopped = tuple(worker for worker in frozen if worker not in self._exits)
+        if not stopped or not self._exits or self._signals or self._stops():
+            return None
+        if now - max(exit.at for exit in self._exits.values()) < self._limits.silence:
+            return None
+        return Cause(kind="stalled", workers=stopped, what="stopped answering after others had finished", at=now)
 
     def _how_far(self, worker: int, frozen: Collection[int]) -> str:
         if worker in self._exits:
