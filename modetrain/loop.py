@@ -3,8 +3,8 @@
     loop = Loop.of(steps, block, unit="call")
     rows = loop(block, lo, hi)
 
-What XLA compiles as one program is the unit: the whole `call`, each `step` alone in a loop of the graph, or within a step the
-`gradients` alone; None is nothing.
+What XLA compiles as one program is the unit: the whole `call`, each `step` alone in a loop of the graph, or, over several
+replicas, the step of each `replica`, or its `gradients` alone; None is nothing.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Loop:
         function = tf.function(loop, jit_compile=unit == "call", autograph=False).get_concrete_function(
             dict(block.arrays), tf.TensorSpec(block.numbers.shape, tf.int64), tf.TensorSpec([3], tf.int64)
         )
-        by_xla = {"call": [function], "step": units, "gradients": steps, None: [function]}[unit]
-        seen = _holds_xla if unit == "gradients" else _is_xla
+        by_xla = {"call": [function], "step": units, "replica": steps, "gradients": steps, None: [function]}[unit]
+        seen = _holds_xla if unit in ("replica", "gradients") else _is_xla
         return cls(function=function, steps=tuple(steps), compiled=all(map(seen, by_xla)), unit=unit, guards=guards)
 
     def __call__(self, block: Block, lo: int, hi: int, watch_every: int = 0) -> np.ndarray:

@@ -9,8 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from modetrain.guards.programs import compiled
 from modetrain.optimizer import Optimizer
-from modetrain.tracing import compiled, convert
+from modetrain.tracing import convert
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 
 from modetrain.errors import ConfigError, did_you_mean
 
 COMPILE = ("eager", "graph", "xla")
 STRATEGIES = ("one_device", "mirrored", "multiworker", "tpu")
 DEVICES = ("auto", "cpu", "gpu")
+XLA_UNITS = ("auto", "step")
 LOGICAL_CPUS = (
     64  # a step is traced and compiled once for each: minutes for so many, and the time grows faster than the number
 )
@@ -41,6 +43,8 @@ class Mode:
       devices: `auto` (GPUs where there are any), `cpu`, `gpu`, or the numbers of the GPUs to use.
       tpu: name, address or `local` for `tpu`; None reads TPU_NAME.
       sync_batch_norm: over several replicas, batch normalisation sees the whole global batch, as on one device.
+      xla_unit: what XLA compiles as one program. `auto` is the whole call where it can, and over several replicas what
+        computes the gradients; `step` is each step, over several replicas including their meeting, which only GPUs can.
       steps_per_call: upper bound on the steps of one call of the compiled program, or `auto`: 1 in eager, else as many
         as fit a fixed memory budget for the batches of one call (see `data.py`).
       precision: `float32`, `mixed_bfloat16`, `mixed_float16` (with dynamic loss scaling) or `float64`.
@@ -61,6 +65,7 @@ class Mode:
     devices: str | tuple[int, ...] = "auto"
     tpu: str | None = None
     sync_batch_norm: bool = True
+    xla_unit: str = "auto"
     steps_per_call: int | str = "auto"
     precision: str = "float32"
     deterministic: bool = False
@@ -70,7 +75,12 @@ class Mode:
 
     def check(self) -> None:
         """Raises ConfigError for a value that is no choice, or a combination that TensorFlow cannot run."""
-        for field, choices in (("compile", COMPILE), ("strategy", STRATEGIES), ("precision", PRECISIONS)):
+        for field, choices in (
+            ("compile", COMPILE),
+            ("strategy", STRATEGIES),
+            ("precision", PRECISIONS),
+            ("xla_unit", XLA_UNITS),
+        ):
             value = getattr(self, field)
             if value not in choices:
                 raise ConfigError(
@@ -78,6 +88,7 @@ class Mode:
                     f"Type for example mode.{field}={choices[0]}."
                 )
         self._check_strategy()
+        self._check_xla_unit()
         cap = self.steps_per_call
         if cap != "auto" and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
             raise ConfigError(
@@ -133,6 +144,30 @@ class Mode:
             raise ConfigError(
                 f"mode.sync_batch_norm=false with mode.strategy={self.strategy}: on one device there is nothing to synchronise. "
                 "Leave it out."
+            )
+
+    def _check_xla_unit(self) -> None:
+        if self.xla_unit == "auto":
+            return
+        if self.compile != "xla":
+            raise ConfigError(
+                f"mode.xla_unit={self.xla_unit} with mode.compile={self.compile}: XLA compiles nothing there. Type "
+                "mode.compile=xla, or leave mode.xla_unit out."
+            )
+        if self.strategy == "tpu":
+            raise ConfigError(
+                f"mode.xla_unit={self.xla_unit} with mode.strategy=tpu: a TPU's program is always the step. Leave it out."
+            )
+        if self.devices == "cpu":
+            self.check_whole_steps(["CPU"] * (1 if self.replicas == "auto" else int(self.replicas)))
+
+    def check_whole_steps(self, devices: Sequence[str]) -> None:
+        """Raises ConfigError where XLA was asked for whole steps on several replicas, and a device of theirs is no GPU."""
+        several = len(devices) > 1 or self.strategy == "multiworker"
+        if self.xla_unit == "step" and several and not all("GPU" in device for device in devices):
+            raise ConfigError(
+                f"mode.xla_unit={self.xla_unit} on several replicas that are CPUs: XLA can take the mean of their gradients "
+                "between GPUs only. Leave mode.xla_unit out: XLA then compiles the gradients, and the replicas meet outside."
             )
 
     def check_logical_cpus(self, count: int) -> None:

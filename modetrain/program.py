@@ -20,11 +20,12 @@ from modetrain import draws
 from modetrain.block import Block, micro_batches
 from modetrain.call import Call
 from modetrain.guards.bodies import Bodies
+from modetrain.guards.programs import Programs
 from modetrain.guards.step import Guards
 from modetrain.loop import Concrete, Loop, merged, slow_in_a_loop
 from modetrain.mode import Mode
 from modetrain.replicas import Replicas
-from modetrain.tracing import autograph_on, gradients_compiled, in_xla
+from modetrain.tracing import autograph_on, in_xla
 
 Batch = dict[str, tf.Tensor]
 Step = Callable[[Batch, Call], tuple[list[str], tf.Tensor]]
@@ -128,22 +129,25 @@ class Program:
         """
         found: list[Guards] = []
         bodies = Bodies(self._failed)
+        programs = Programs(guarded=self._mode.guarded)
         xla = self._mode.compile == "xla"
 
         @tf.function(autograph=True)
         def step(batches, numbers, watch, part):
+            programs.step = tf.compat.v1.get_default_graph()
             with (
                 autograph_on(tf.__internal__.autograph.control_status_ctx()),
                 in_xla(xla and self._replicas.count == 1),
             ):
-                rows = self._on_replicas(batches, numbers, watch, part, last_part)
+                rows = self._on_replicas(batches, numbers, watch, part, last_part, programs if self._whole else None)
             if not self._mode.guarded:
                 return rows, tf.constant(0)
             return rows, guarded()
 
         @tf.autograph.experimental.do_not_convert
         def guarded():
-            found.append(Guards.of(tf.compat.v1.get_default_graph(), bodies))
+            ours = Guards.of(tf.compat.v1.get_default_graph(), bodies)
+            found.append(Guards.joined([ours, *programs.guards]))
             return found[-1].failed
 
         self.traces += 1
@@ -153,7 +157,8 @@ class Program:
             if self._by_replica:
                 while_tracing.enter_context(draws.by_replica())
             if self._replicas.count > 1 and xla:
-                while_tracing.enter_context(gradients_compiled())
+                if not self._whole:
+                    while_tracing.enter_context(programs)
             elif self._mode.guarded:
                 while_tracing.enter_context(bodies)
             batch = {k: tf.TensorSpec(v.shape[3:], v.dtype, name=k) for k, v in block.arrays.items()}
@@ -177,7 +182,7 @@ class Program:
 
     @property
     def unit(self) -> str | None:
-        """What XLA compiles as one program: `call`, `step` or `gradients`; None in other modes and before a trace."""
+        """What XLA compiles as one program; None in other modes and before a trace. See `loop.py`."""
         return next((built.unit for built in self._built.values()), None)
 
     @property
@@ -191,13 +196,33 @@ class Program:
     def _by_replica(self) -> bool:
         return self._replicas.count > 1 or draws.is_alone()
 
-    def _on_replicas(self, batches: Sequence[Batch], numbers: tf.Tensor, watch, part, last_part: bool) -> tf.Tensor:
-        """Runs the step on each replica of this process; returns their rows, [replicas, metrics, 2]."""
+    @property
+    def _whole(self) -> bool:
+        """Whether each replica's whole step is an XLA program, in which it meets the others."""
+        return self._mode.compile == "xla" and self._mode.xla_unit == "step" and self._replicas.count > 1
+
+    def _on_replicas(
+        self,
+        batches: Sequence[Batch],
+        numbers: tf.Tensor,
+        watch,
+        part,
+        last_part: bool,
+        programs: Programs | None = None,
+    ) -> tf.Tensor:
+        """Runs the step on each replica of this process; returns their rows, [replicas, metrics, 2].
+
+        With `programs` each replica's step is one of them.
+        """
 
         def run_step(given: tuple[Batch, tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
             batch, number, watch, part = given
-            self.names, row = self._step(batch, Call(number=number, watch=watch, part=part, last_part=last_part))
-            return row
+
+            def one_step() -> tf.Tensor:
+                self.names, row = self._step(batch, Call(number=number, watch=watch, part=part, last_part=last_part))
+                return row
+
+            return one_step() if programs is None else programs.run(one_step)
 
         given = [(batch, numbers[index], watch, part) for index, batch in enumerate(batches)]
         return tf.stack(self._replicas.run(run_step, given))
@@ -222,8 +247,9 @@ class Program:
         steps = [self.trace(block, last_part) for last_part in ([True] if block.parts == 1 else [False, True])]
         unit, xla = None, self._mode.compile == "xla"
         if xla:
-            alone = self._alone or any(map(slow_in_a_loop, steps))
-            unit = "gradients" if self._replicas.count > 1 else "step" if alone else "call"
+            alone = self._alone or self._mode.xla_unit == "step" or any(map(slow_in_a_loop, steps))
+            of_replicas = "replica" if self._whole else "gradients"
+            unit = of_replicas if self._replicas.count > 1 else "step" if alone else "call"
         # An XLA program fails as it is compiled, not in one of its steps.
         reached = None if xla else self._reached
         return Loop.of(steps, block, unit=unit, reached=reached, guards=self._guards.get(id(steps[-1])))

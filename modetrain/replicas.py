@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,9 @@ import tensorflow as tf
 
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
-from modetrain.workers import joining
+from modetrain.workers import cluster, joining
+
+_TPU_ANSWERS_WITHIN = 20.0  # seconds
 
 
 class Replicas:
@@ -69,10 +72,13 @@ class Replicas:
         if mode.strategy == "tpu":
             return cls(_tpu_strategy(mode))
         names = _devices(mode)
+        if not os.environ.get("TF_CONFIG", " ").strip():  # says nothing, and TensorFlow cannot read that
+            os.environ.pop("TF_CONFIG", None)
         if mode.strategy == "mirrored":
             # On CPUs a plain sum in a fixed order, which is the same in eager and graph mode; on GPUs TensorFlow's own choice.
             reduction = tf.distribute.ReductionToOneDevice() if names[0].startswith("CPU") else None
-            return cls(tf.distribute.MirroredStrategy(names, cross_device_ops=reduction), notes=_alone(mode, names))
+            notes = [*_alone(mode, names), *_of_no_cluster(mode)]
+            return cls(tf.distribute.MirroredStrategy(names, cross_device_ops=reduction), notes=notes)
         if mode.strategy == "multiworker":
             resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
             kinds = tf.distribute.experimental.CommunicationImplementation
@@ -83,7 +89,7 @@ class Replicas:
                 )
             workers = len(resolver.cluster_spec().as_dict()["worker"])
             return cls(strategy, worker=resolver.task_id, workers=workers)
-        return cls()
+        return cls(notes=_of_no_cluster(mode))
 
     @property
     def chief(self) -> bool:
@@ -185,6 +191,8 @@ def _tpu_strategy(mode: Mode) -> tf.distribute.Strategy:
         )
     named = mode.tpu or os.environ["TPU_NAME"]
     try:
+        if named.startswith("grpc://"):
+            _knock(named.removeprefix("grpc://"))
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(named)
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
@@ -196,7 +204,18 @@ def _tpu_strategy(mode: Mode) -> tf.distribute.Strategy:
         ) from error
 
 
+def _knock(address: str) -> None:
+    """Raises OSError where nothing answers at an address: TensorFlow would wait for ever, and not be interrupted."""
+    host, _, port = address.partition(",")[0].rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("an address is grpc://HOST:PORT")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_TPU_ANSWERS_WITHIN):
+        pass
+
+
 def _why_no_tpu(error: Exception) -> str:
+    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+        return error.strerror or str(error)
     if isinstance(error, OSError):  # of looking the name up, which an address (grpc://) needs not
         reason = getattr(error, "reason", error)
         return f"a name is looked up in Google Cloud, which cannot be reached: {getattr(reason, 'strerror', None) or reason}"
@@ -214,6 +233,22 @@ def _alone(mode: Mode, names: Sequence[str]) -> list[str]:
         ]
     why = "mode.devices=cpu" if mode.devices == "cpu" else "there is no GPU here"
     return [f"{why}: mode=mirrored has one replica, the CPU. Type mode.replicas=2 to rehearse two"]
+
+
+def _of_no_cluster(mode: Mode) -> list[str]:
+    """What is said where the environment tells of other workers, and the mode is of one process."""
+    try:
+        found = cluster.from_environment(os.environ)
+    except ConfigError:
+        if mode.strategy == "mirrored":  # TensorFlow reads it all the same
+            raise
+        return []
+    if found is None or len(found.workers) == 1 or found.origin == "local":
+        return []
+    return [
+        f"WARNING: {cluster.TELLS[found.origin]} that this is worker {found.index} of {len(found.workers)}, but mode={mode.name} "
+        "trains in this process alone. Type mode=multiworker to train in all of them"
+    ]
 
 
 def _devices(mode: Mode) -> list[str]:
@@ -244,9 +279,10 @@ def _devices(mode: Mode) -> list[str]:
             )
         gpus = gpus[: int(mode.replicas)]
     tf.config.set_visible_devices(gpus, "GPU")
+    count = 1 if mode.replicas == "auto" or mode.strategy != "mirrored" else int(mode.replicas)
+    mode.check_whole_steps(["GPU"] * len(gpus) or ["CPU"] * count)
     if gpus:
         return [f"GPU:{number}" for number in range(len(gpus))]
-    count = 1 if mode.replicas == "auto" or mode.strategy != "mirrored" else int(mode.replicas)
     mode.check_logical_cpus(count)
     if count > 1:
         (cpu,) = tf.config.list_physical_devices("CPU")

@@ -52,24 +52,3 @@ def in_xla(on: bool) -> Iterator[None]:
     """
     with OptionalXlaContext(on):
         yield
-
-
-_compiling: list[bool] = []
-
-
-@contextlib.contextmanager
-def gradients_compiled() -> Iterator[None]:
-    """Within this, `compiled` has XLA compile what computes gradients.
-
-    Over several replicas that is all that XLA can compile on CPUs: the replicas meet outside of it.
-    """
-    _compiling.append(True)
-    try:
-        yield
-    finally:
-        _compiling.pop()
-
-
-def compiled(function: Callable[[], Any]) -> Callable[[], Any]:
-    """The function as an XLA program of its own within `gradients_compiled`, elsewhere itself."""
-    return tf.function(function, jit_compile=True, autograph=False) if _compiling else function

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from tensorflow.python.distribute import mirrored_strategy
 
-from modetrain import batch_norm, draws
+from modetrain import batch_norm, draws, optimizer
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.comparison import speed
 from modetrain.comparison.arm import Arm
 from modetrain.errors import ConfigError
 from modetrain.failure import NonFiniteError
+from modetrain.guards.guard import GuardError
+from modetrain.guards.step import unguarded
 from modetrain.mode import Mode
 from modetrain.replicas import Replicas, number_of_this
 from modetrain.settings import NonfiniteSettings
@@ -173,6 +176,92 @@ def test_training_and_evaluation_are_those_of_one_device(compile, settings, repl
     if compile == "xla":
         assert many.train_program.compiled is True
         assert many.train_program.unit == "gradients"
+
+
+class LooksUp(Digits):
+    """In step 4 a label of the last example is out of range, in the gradients of the last replica."""
+
+    def train_step(self, batch):
+        def loss():
+            logits = self.model(batch["image"], training=True)
+            beyond = tf.where(tf.equal(self.step, 3) & tf.equal(batch["index"], self.last), 5, 0)
+            weights = tf.gather(tf.ones([5], logits.dtype), beyond)
+            return weights * cross_entropy(batch["label"], logits)
+
+        return self.minimize(loss)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_xla_drops_inside_the_gradients_is_raised(accumulate, make_trainer, make_data, mlp, replicas):
+    model = mlp(units=0, dropout=0.0)
+    trainer = make_trainer("xla", LooksUp, model=model, steps=6, replicas=replicas, accumulate=accumulate)
+    trainer.recipe.last = int(make_data().batch(3)["index"][-1])
+    with pytest.raises(GuardError, match="in step 4") as caught:
+        trainer.train()
+    assert caught.value.place.text == "weights = tf.gather(tf.ones([5], logits.dtype), beyond)"
+    assert not [line for line in trainer.said if line.startswith("not guarded")]
+
+
+def test_what_is_beyond_the_guards_of_the_gradients_is_named(make_trainer, mlp):
+    class LooksUpInABranch(Digits):
+        def train_step(self, batch):
+            def loss():
+                losses = cross_entropy(batch["label"], self.model(batch["image"], training=True))
+                if losses[0] > 0.0:
+                    losses *= tf.gather(tf.ones([5]), batch["label"])
+                return losses + 0.0 * tf.gather(tf.ones([5]), batch["label"])
+
+            return self.minimize(loss)
+
+    trainer = make_trainer("xla", LooksUpInABranch, model=mlp(units=0, dropout=0.0), steps=1, replicas=REPLICAS[2])
+    trainer.train()
+    (graph,) = [step.graph for step in trainer.train_program._built.popitem()[1].steps]
+    assert [place.text for place in unguarded(graph)] == ['losses *= tf.gather(tf.ones([5]), batch["label"])']
+
+
+@pytest.fixture
+def passed_off_as_gpus(monkeypatch):
+    """TensorFlow lets replicas meet inside XLA programs where all devices are GPUs."""
+    monkeypatch.setattr(mirrored_strategy, "_is_gpu_device", lambda device: True)
+
+
+@pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "everything"])
+def test_a_whole_step_is_one_program_of_each_replica(settings, make_trainer, mlp, passed_off_as_gpus):
+    """Up to where XLA on a CPU has no collectives; on GPUs it was not tried."""
+    trainer = make_trainer(
+        "xla", model=mlp(dtype="float64"), replicas=REPLICAS[2], data=PREPARED, mode={"xla_unit": "step"}, **settings
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Only compiling NCCL"):
+        trainer.train()
+    assert (trainer.train_program.unit, trainer.train_program.compiled) == ("replica", True)
+    (loop,) = trainer.train_program._built.values()
+    last = loop.steps[-1].graph.as_graph_def()
+    programs = [function for function in last.library.function if function.attr["_XlaMustCompile"].b]
+    inside = [[node.op for node in function.node_def if "Collective" in node.op] for function in programs]
+    assert len(inside) == 2
+    assert all(inside)
+    outside = {node.op for node in last.node} | {
+        node.op for function in last.library.function if function not in programs for node in function.node_def
+    }
+    assert not [op for op in outside if "Collective" in op or "Assign" in op or "MatMul" in op]
+
+
+def test_whole_steps_compute_the_same_but_for_the_collective(make_trainer, mlp, passed_off_as_gpus, monkeypatch):
+    """Without it XLA compiles the rest on CPUs too: updates of each replica's copies, metrics, what the optimizer decides."""
+    monkeypatch.setattr(optimizer, "mean_over_replicas", list)
+    given = {"model": mlp(dtype="float64"), "steps": 6, "replicas": REPLICAS[2], "data": PREPARED, **EVERYTHING}
+    found = []
+    for unit in ("auto", "step"):
+        seen = make_trainer("xla", mode={"xla_unit": unit}, **given)
+        seen.train()
+        found.append([(name, copies(variable)) for name, variable in seen.recipe.state().items()])
+    assert seen.train_program.unit == "replica"
+    apart = 0
+    for (name, parts), (other, whole) in zip(*found, strict=True):
+        assert name == other
+        np.testing.assert_allclose(whole, parts, rtol=1e-12, atol=1e-12, err_msg=name)
+        apart += not np.array_equal(*parts)
+    assert apart  # for without the collective each replica goes its own way
 
 
 def test_every_replica_holds_the_same_bits(make_trainer, mlp):

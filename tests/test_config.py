@@ -159,6 +159,13 @@ WRONG_WORDS = [
     ([M, "mode=mirrored", "mode.devices=[0,1]", "mode.replicas=3"], ["Type mode.replicas=2"]),
     ([M, "mode.devices=[0,1]"], ["one device runs a step", "Type mode=mirrored"]),
     ([M, "mode.sync_batch_norm=false"], ["nothing to synchronise"]),
+    ([M, "mode=graph", "mode.xla_unit=step"], ["XLA compiles nothing there", "mode.compile=xla"]),
+    (
+        [M, "mode=mirrored", "mode.compile=xla", "mode.replicas=2", "mode.devices=cpu", "mode.xla_unit=step"],
+        ["between GPUs only"],
+    ),
+    ([M, "mode=multiworker", "mode.compile=xla", "mode.devices=cpu", "mode.xla_unit=step"], ["between GPUs only"]),
+    ([M, "mode=tpu", "mode.tpu=local", "mode.xla_unit=step"], ["always the step"]),
     ([M, "mode=multiworker"], ["neither TF_CONFIG nor Slurm nor Kubernetes", "Type mode.workers=2"]),
     ([M, "mode=multiworker", "mode.workers=2", "--pdb"], ["--pdb with mode=multiworker"]),
     ([M, "mode=mirrored", "mode.replicas=1000"], ["1000 does not divide 64. Type mode.replicas=64."]),

@@ -436,6 +436,11 @@ def test_sigquit_writes_a_capsule_and_the_run_goes_on(cli, poisoned):
         (["do=replay", "replay.from=CAPSULE", "replay.step=999"], "replay.step=999: the run had steps=60"),
         (["do=replay", "replay.from=CAPSULE", "replay.step=2"], "the capsule's state is of step 36 already"),
         (["do=replay", "replay.from=CHECKPOINT", "replay.step=2"], "the checkpoint is of step 30 already"),
+        (
+            ["do=replay", "replay.from=CAPSULE", "replay.replica=1"],
+            "replay.replica=1: the run had one replica. Leave it out",
+        ),
+        (["do=replay", "replay.from=CHECKPOINT", "replay.replica=1"], "replay.replica=1: the run had one replica"),
         (["recipe=mnist", "replay.step=3"], "replay.step= with do=train: only replay uses it"),
     ],
 )

@@ -68,6 +68,18 @@ def test_one_device_is_wrapped_in_nothing():
             {"strategy": "tpu", "compile": "xla", "tpu": "nonsense"},
             r"mode.tpu=nonsense: no TPU answers \(a name is looked up in Google Cloud.*\). Type mode.tpu= with another name",
         ),
+        (
+            {"strategy": "tpu", "compile": "xla", "tpu": "grpc://127.0.0.1:1"},
+            r"mode.tpu=grpc://127.0.0.1:1: no TPU answers \(Connection refused\). Type mode.tpu= with another name",
+        ),
+        (
+            {"strategy": "tpu", "compile": "xla", "tpu": "grpc://127.0.0.1"},
+            r"mode.tpu=grpc://127.0.0.1: no TPU answers \(an address is grpc://HOST:PORT\)",
+        ),
+        (
+            {"strategy": "mirrored", "compile": "xla", "replicas": 2, "xla_unit": "step"},
+            r"mode.xla_unit=step on several replicas that are CPUs: .* Leave mode.xla_unit out",
+        ),
     ],
 )
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
@@ -75,6 +87,27 @@ def test_devices_that_are_not_there_are_refused(given, message, monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
     with pytest.raises(ConfigError, match=message):
         Replicas.of(Mode(**{"name": "mine", "compile": "graph", **given}))
+
+
+@pytest.mark.parametrize(("name", "strategy"), [("graph", "one_device"), ("mirrored", "mirrored")])
+def test_a_cluster_that_a_mode_makes_nothing_of_is_told(name, strategy, monkeypatch):
+    mode = Mode(name=name, strategy=strategy, compile="graph", replicas=1, devices="cpu")
+    others = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'
+    monkeypatch.setenv("TF_CONFIG", others)
+    (note,) = Replicas.of(mode).notes
+    assert note == (
+        f"WARNING: TF_CONFIG says that this is worker 1 of 2, but mode={name} trains in this process alone. Type "
+        "mode=multiworker to train in all of them"
+    )
+    for none in ("", others.replace(', "b:1"', "").replace("1}", "0}")):
+        monkeypatch.setenv("TF_CONFIG", none)
+        assert Replicas.of(mode).notes == ()
+    monkeypatch.setenv("TF_CONFIG", "nonsense")
+    if strategy == "one_device":
+        assert Replicas.of(mode).notes == ()
+    else:  # TensorFlow reads it there too, and fails
+        with pytest.raises(ConfigError, match="TF_CONFIG: nonsense"):
+            Replicas.of(mode)
 
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modetrain.config.key import Key
-from modetrain.mode import COMPILE, DEVICES, PRECISIONS, STRATEGIES
+from modetrain.mode import COMPILE, DEVICES, PRECISIONS, STRATEGIES, XLA_UNITS
 from modetrain.sources import SOURCES
 
 MISSING = "???"  # how a YAML file says that a value has to be given
@@ -376,6 +376,12 @@ KEYS: Mapping[str, Key] = {
     ),
     "mode.sync_batch_norm": Key(
         kind="bool", help="batch normalisation sees the whole batch, over all replicas", example=False
+    ),
+    "mode.xla_unit": Key(
+        kind="str",
+        help="what XLA compiles as one program; step over several replicas takes GPUs",
+        example="step",
+        choices=XLA_UNITS,
     ),
     "mode.steps_per_call": Key(
         kind="int",

@@ -74,7 +74,9 @@ class Start:
                 self._tell(self._findings(calls, changes(before, state.look()), reach, concrete, method))
             if self._mode.guarded and (places := unguarded(concrete.graph)):
                 shown = ", ".join(f"{place.shown}" for place in places)
-                self._say(f"not guarded, because over several replicas XLA compiles the gradients alone: {shown}")
+                self._say(
+                    f"not guarded, because nothing but its result comes out of an XLA program inside the step: {shown}"
+                )
             return concrete
 
         return observe

@@ -68,7 +68,6 @@ def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
             recipe, portable = trainer.recipe, trainer.portable_draws
         else:
             _say_differences(made, say)
-        _check_replica(made, settings)
         if settings.replay.check:
             return _check(made, origin, settings, line, say, console)
         return _one_step(made, settings, recipe, portable, say)
@@ -82,17 +81,6 @@ def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
         if settings.mode.compile == "eager":
             debugger.post_mortem(error)
         return FAILS
-
-
-def _check_replica(made: Capsule, settings: Settings) -> None:
-    replica, count = settings.replay.replica, int(made.made_on.get("replicas", 1))
-    if replica is not None and replica >= count:
-        has = f"replicas 0 to {count - 1}" if count > 1 else "one replica"
-        raise ConfigError(f"replay.replica={replica}: the run had {has}. Leave it out, or type one of them.")
-    if replica is not None and made.method == "eval_step":
-        raise ConfigError(
-            f"replay.replica={replica}: an evaluation batch is one replica's as a whole. Leave replay.replica out."
-        )
 
 
 def _one_step(made: Capsule, settings: Settings, recipe: Recipe | None, portable: bool, say: Say) -> int:

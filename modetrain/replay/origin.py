@@ -35,7 +35,7 @@ _HOW: tuple[str, ...] = (
     "mode.workers",
 )
 _HOW += ("mode.restarts", "mode.restart_workers", "mode.startup_timeout", "mode.devices", "mode.tpu")
-_HOW += ("mode.sync_batch_norm",)
+_HOW += ("mode.sync_batch_norm", "mode.xla_unit")
 # Of a mode, what decides the numbers; it may stand in the file of a preset.
 _DECIDES = ("precision", "deterministic", "guards")
 _PRESETS_OF_THE_RUN = ("nan", "profile", "rehearse")
@@ -58,6 +58,14 @@ class Origin:
     command: str
     config: Mapping[str, Any]
     capsule: Capsule | None = None
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas the run had."""
+        if self.capsule is not None:
+            return int(self.capsule.made_on.get("replicas", 1))
+        said = run_json.read(self.folder) if self.folder is not None else {}
+        return int(((said.get("mode") or {}).get("effective") or {}).get("replicas", 1))
 
 
 def find(path: Path) -> Origin:
@@ -160,7 +168,21 @@ def chosen(origin: Origin, settings: Settings, say: Callable[[str], None]) -> tu
         made is None or number != made.step
     ):  # what is evaluated last comes after all steps
         raise ConfigError(f"{STEP}={number + 1}: the run had steps={settings.steps}. Type {STEP}= with one of them.")
+    _check_replica(origin, number, settings.replay.replica)
     return origin, number
+
+
+def _check_replica(origin: Origin, number: int, replica: int | None) -> None:
+    if replica is None:
+        return
+    if replica >= origin.replicas:
+        has = f"replicas 0 to {origin.replicas - 1}" if origin.replicas > 1 else "one replica"
+        raise ConfigError(f"replay.replica={replica}: the run had {has}. Leave it out, or type one of them.")
+    made = origin.capsule
+    if made is not None and made.step == number and made.method == "eval_step":
+        raise ConfigError(
+            f"replay.replica={replica}: an evaluation batch is one replica's as a whole. Leave replay.replica out."
+        )
 
 
 def _fitting(folder: Path, wanted: int | None, say: Callable[[str], None]) -> Iterator[Origin]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from modetrain import record, run, run_folder, run_json
+from modetrain import record, run, run_folder
 from modetrain.checkpoints import checkpoint, resume
 from modetrain.clock import Clock
 from modetrain.errors import ConfigError
@@ -106,16 +106,8 @@ def capsule_at(trainer: Trainer, origin: Origin) -> Capsule:
         config=origin.config,
         info=dataclasses.asdict(trainer.recipe.info),
         carry={},
-        made_on={**record.made_on(trainer.replicas), "replicas": _replicas_of(origin)},
+        made_on={**record.made_on(trainer.replicas), "replicas": origin.replicas},
     )
-
-
-def _replicas_of(origin: Origin) -> int:
-    """How many replicas a run had."""
-    if origin.capsule is not None:
-        return origin.capsule.made_on.get("replicas", 1)
-    said = run_json.read(origin.folder) if origin.folder is not None else {}
-    return ((said.get("mode") or {}).get("effective") or {}).get("replicas", 1)
 
 
 def _base(origin: Origin, number: int, say: Callable[[str], None]) -> checkpoint.Checkpoint | None:

@@ -20,6 +20,7 @@ from modetrain.workers import slurm
 
 # The port of Kubernetes workers; TensorFlow's own examples use it.
 PORT = 2222
+TELLS = {"TF_CONFIG": "TF_CONFIG says", "slurm": "Slurm's variables say", "kubernetes": "the pod's variables say"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

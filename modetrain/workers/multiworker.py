@@ -22,11 +22,10 @@ from modetrain.errors import ConfigError
 from modetrain.settings import Settings
 from modetrain.sources import arrays
 from modetrain.workers import worker
-from modetrain.workers.cluster import from_environment
+from modetrain.workers.cluster import TELLS, from_environment
 from modetrain.workers.launch import Again, Restart, launch
 from modetrain.workers.verdict import Limits
 
-_TELLS = {"TF_CONFIG": "TF_CONFIG says", "slurm": "Slurm's variables say", "kubernetes": "the pod's variables say"}
 _LEAVE = {
     "TF_CONFIG": "type `unset TF_CONFIG`",
     "slurm": "type it without srun",
@@ -65,7 +64,7 @@ def start(settings: Settings, line: CommandLine, cwd: Path) -> int | None:
         # Either may be a leftover: of a shell where a cluster was tried, or of the command for one machine.
         here = f"To start {wanted} workers on this machine {_LEAVE[cluster.origin]}; to be that worker leave mode.workers out."
         raise ConfigError(
-            f"mode.workers={wanted}: {_TELLS[cluster.origin]} that this process is worker {cluster.index} of {count} "
+            f"mode.workers={wanted}: {TELLS[cluster.origin]} that this process is worker {cluster.index} of {count} "
             f"({', '.join(cluster.workers[:4])}{', ...' if count > 4 else ''}), and such a worker starts none. {here}"
         )
     if settings.run_dir is None and count > 1:
