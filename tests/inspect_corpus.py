@@ -33,8 +33,18 @@ DEFECTS = (
     "fourth",
     "fifth",
     "sixth",
+    "seventh",
 )
-CLEAN = ("clean", "unseen_clean", "unseen2_clean", "third_clean", "fourth_clean", "fifth_clean", "sixth_clean")
+CLEAN = (
+    "clean",
+    "unseen_clean",
+    "unseen2_clean",
+    "third_clean",
+    "fourth_clean",
+    "fifth_clean",
+    "sixth_clean",
+    "seventh_clean",
+)
 # Of every file a quick look takes each so-many-th case, of each file from another one on: always the same ones.
 QUICK = 12
 _EXPECT = re.compile(r"# expect (?P<codes>MT\d+(?: MT\d+)*)(?: \((?P<case>\w+)\))?")
@@ -77,7 +87,7 @@ def cases(*names: str) -> list[Case]:
                 isinstance(cls, type)
                 and issubclass(cls, Tiny)
                 and cls.__module__ == module.__name__
-                and cls.__name__ != "Shared"
+                and cls.__name__ not in ("Shared", "Varied")
             ):
                 found.append(Case(name=cls.__name__, file=name, cls=cls, expected=tuple(_expected(cls.__name__, name))))
     return found

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import logging
+import queue
 import re
 from pathlib import Path
 
@@ -364,6 +367,152 @@ def test_a_function_of_the_users_own_that_is_traced_again_names_the_argument():
     assert one.code == "MT502"
     assert "by: the Python float 1.0 -> the Python float 2.0" in one.what
     assert one.text == "found = self.scaled(found, by)"
+
+
+class TakesFromAQueue(Tiny):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.jobs = queue.Queue()
+        for weight in (3.0, 1.0, 2.0):
+            self.jobs.put(weight)
+
+    def losses(self, batch):
+        return super().losses(batch) * self.jobs.get()  # here MT202
+
+
+class ReadsOutsideOfTheGraph(Tiny):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = tf.Variable(1.0, trainable=False)
+
+    def losses(self, batch):
+        with tf.init_scope():
+            scale = float(self.scale.numpy())  # here MT207
+        return super().losses(batch) * scale
+
+
+class WritesOutsideOfTheGraph(ReadsOutsideOfTheGraph):
+    def losses(self, batch):
+        with tf.init_scope():
+            self.scale.assign_add(1.0)  # here MT207
+        return Tiny.losses(self, batch) * self.scale
+
+
+class CountsInABody(Tiny):
+    def losses(self, batch):
+        position = itertools.count()
+
+        def step(carry, x):
+            return 0.9 * carry + x * float(next(position))  # here MT307
+
+        return super().losses(batch) + tf.scan(step, tf.reduce_sum(batch["x"], -1), initializer=tf.zeros([]))
+
+
+class HalvesInABody(Tiny):
+    def losses(self, batch):
+        size = 1.0
+
+        def body(i, total):
+            nonlocal size
+            size /= 2  # here MT307
+            return i + 1, total + size
+
+        _, total = tf.while_loop(lambda i, _: i < 4, body, [tf.constant(0), tf.constant(0.0)])
+        return super().losses(batch) * total
+
+
+class OverflowsInALoop(Tiny):
+    def train_step(self, batch):
+        bucket = 12345
+        for _ in tf.range(4):
+            bucket = bucket * 1103515245 + 12345  # here MT307
+        return self.minimize(lambda: self.losses(batch) * tf.cast(bucket % 1000, tf.float32))
+
+
+class AsksForAStaticValue(Tiny):
+    def losses(self, batch):
+        known = tf.get_static_value(tf.reduce_mean(tf.abs(batch["x"])))  # here MT307
+        scale = 1.0 if known is None else known
+        return super().losses(batch) * scale
+
+
+class AsksForAStaticShape(Tiny):
+    def losses(self, batch):
+        positives = tf.boolean_mask(batch["x"], batch["label"] > 0)
+        count = positives.shape[0] if positives.shape[0] is not None else 8  # here MT307
+        loss = super().losses(batch)
+        return loss / count
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        *(
+            TakesFromAQueue,
+            ReadsOutsideOfTheGraph,
+            WritesOutsideOfTheGraph,
+            CountsInABody,
+            HalvesInABody,
+            OverflowsInALoop,
+        ),
+        *(AsksForAStaticValue, AsksForAStaticShape),
+    ],
+)
+def test_the_line_itself_is_told(cls):
+    lines = Path(__file__).read_text().splitlines()
+    start = lines.index(next(line for line in lines if line.startswith(f"class {cls.__name__}(")))
+    number = next(n for n in range(start, len(lines)) if "# here" in lines[n])
+    found = [(one.line, one.code) for one in modetrain.inspect(made(cls), batches(), modes=("graph",))]
+    assert (number + 1, lines[number].rpartition(" ")[2]) in found
+
+
+class LogsLittle(Tiny):
+    logger = logging.getLogger("little")
+
+    def losses(self, batch):
+        self.logger.info("a step")
+        return super().losses(batch)
+
+
+def test_what_somebody_has_told_a_logger_to_leave_out_is_not_told():
+    def heard():
+        return [one.code for one in modetrain.inspect(made(LogsLittle), batches(), modes=("graph",))]
+
+    assert heard() == ["MT102"]  # nobody has said what it writes
+    LogsLittle.logger.setLevel(logging.ERROR)
+    try:
+        assert heard() == []
+        LogsLittle.logger.setLevel(logging.INFO)
+        assert heard() == ["MT102"]
+    finally:
+        LogsLittle.logger.setLevel(logging.NOTSET)
+
+
+class Aligns(Tiny):
+    """20 rounds of a loop whose line adds twice, and one over 4 columns."""
+
+    def losses(self, batch):
+        alpha = [tf.zeros([8])] * 5
+        for column in tf.unstack(batch["x"], axis=1):
+            alpha = [tf.tanh(one + column + 0.1 * number) for number, one in enumerate(alpha)]
+        return super().losses(batch) + tf.add_n(alpha)
+
+
+def test_short_loops_and_those_over_columns_are_not_told():
+    assert modetrain.inspect(made(Aligns), batches(), modes=("graph",)) == []
+
+
+class SquaresInAVectorizedMap(Tiny):
+    def losses(self, batch):
+        with tf.GradientTape() as tape:
+            tape.watch(batch["x"])
+            y = tf.nn.softmax(self.logits(batch))
+        jacobian = tape.batch_jacobian(y, batch["x"])
+        return super().losses(batch) + tf.vectorized_map(lambda one: tf.reduce_sum(tf.square(one)), jacobian)
+
+
+def test_shapes_that_gradients_compute_are_not_told():
+    assert modetrain.inspect(made(SquaresInAVectorizedMap), batches(), modes=("xla",)) == []
 
 
 def test_a_mode_that_there_is_not_is_refused():

@@ -223,8 +223,10 @@ class Calls:
         if name == "isEnabledFor":  # asked by every method of a logger, whether or not anything is written
 
             def enabled(logger: logging.Logger, level: int) -> bool:
-                note(code, f"{logger.name}: {logging.getLevelName(level)}")
-                return original(logger, level) and not silent
+                enabled = original(logger, level)
+                if enabled or not _is_silenced(logger):
+                    note(code, f"{logger.name}: {logging.getLevelName(level)}")
+                return enabled and not silent
 
             return tf.autograph.experimental.do_not_convert(enabled)
 
@@ -310,6 +312,19 @@ def _resolve_entity(node: Any, source: str, entity: Any) -> None:
     lines_, first = python_inspect.getsourcelines(getattr(entity, "__code__", entity))
     file = python_inspect.getsourcefile(getattr(entity, "__code__", entity))
     origin_info.resolve(node, source, file, first, python_inspect.indentsize(lines_[0]))
+
+
+def _is_silenced(logger: logging.Logger) -> bool:
+    """Whether somebody has said what the logger writes: what it then leaves out, no mode writes.
+
+    Without that Python leaves out what is less than a warning; whoever logs so expects to see it once a level is set.
+    """
+    at: logging.Logger | None = logger
+    while at is not None and at.parent is not None:
+        if at.level != logging.NOTSET:
+            return True
+        at = at.parent
+    return logger.manager.disable > logging.NOTSET
 
 
 def _is_within_logging(stack: Sequence[Any]) -> bool:

@@ -98,6 +98,11 @@ CODES: Mapping[str, Code] = {
         why="A traced step makes it anew at each trace or fails, eager makes it anew at every step, and it is in no checkpoint.",
         fix="Make it in the recipe's __init__ as an attribute, and use it in the step.",
     ),
+    "MT207": Code(
+        title="reads or writes a variable outside of the graph (tf.init_scope)",
+        why=f"{_ONCE}: what is read is a constant of the graph, and what is written is not written again.",
+        fix="Read and assign variables in the step itself: in a graph too their values are those of the step.",
+    ),
     # --- frozen values
     "MT301": Code(
         title="a Python or NumPy random number is frozen",

@@ -5,8 +5,11 @@ An inspector is given it, and asks where nothing else tells: the same Python, ot
 
 from __future__ import annotations
 
+import ast
+
 from modetrain.comparison.library import compare
 from modetrain.inspect.calls import Calls
+from modetrain.inspect.reach import tree_of_file
 from modetrain.inspect.steps import Steps
 from modetrain.place import Place
 
@@ -26,4 +29,13 @@ def place(steps: Steps, *, moved: bool) -> Place | None:
     with steps.state_kept(moved=moved), Calls(silent=True):
         comparison = compare(steps.recipe, steps.whole, modes=["graph"], draws=1)
     places = [one.place for one in comparison.findings if one.place is not None]
-    return places[0] if places else None
+    return _in_body(places[0]) if places else None
+
+
+def _in_body(place: Place) -> Place:
+    """Of a loop over tensors, which is one operation at its first line, the line of its body where that is one statement."""
+    tree = tree_of_file(place.file)
+    for node in ast.walk(tree) if tree is not None else ():
+        if isinstance(node, ast.For | ast.While) and node.lineno == place.line and len(node.body) == 1:
+            return Place(file=place.file, line=node.body[0].lineno, function=place.function)
+    return place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import contextvars
+import queue
 import random
 import types
 from collections.abc import Callable, Iterator
@@ -91,6 +92,8 @@ def _keep(thing: Any, undo: list[Callable[[], None]], visited: set[int], depth: 
         items = list(thing)
         inner = items[:100]
         undo.append(lambda: _refill(thing, thing.extend, items))
+    elif isinstance(thing, queue.Queue):
+        inner = [thing.queue]
     elif type(thing) in _MAPPINGS:
         pairs = dict(thing)
         inner = list(pairs.values())[:100]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import collections
 import functools
+import re
+import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +26,9 @@ _ROWS, _COUNTED, _OTHERS = 4, 10, 32
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _LOOPS = (ast.For, ast.While, *_COMPREHENSIONS)
 
+_OF_ROWS = re.compile(r"\.shape|unstack\(|split\(|range\(len\(")
+_OF_COLUMNS = re.compile(r"axis=-?[1-9]")
+
 
 def look(graph: tf.Graph, replicas: int = 1) -> Iterator[Finding]:
     """Finds the loops that were unrolled into a graph.
@@ -32,7 +37,7 @@ def look(graph: tf.Graph, replicas: int = 1) -> Iterator[Finding]:
       graph: of a step.
       replicas: how many of them the graph has, each of which makes the operations of a line once more.
     """
-    rounds: collections.Counter[Place] = collections.Counter()
+    made: dict[Place, dict[tuple[str, int], list[int]]] = {}
     total: collections.Counter[Place] = collections.Counter()
     resources: dict[Place, set[str]] = {}
     nodes: dict[Place, ast.AST | None] = {}
@@ -40,14 +45,17 @@ def look(graph: tf.Graph, replicas: int = 1) -> Iterator[Finding]:
         most = max(collections.Counter(op.type for op in ops).values()) // replicas
         if most < _ROWS:
             continue
+        line = next((one for one in stack if is_users(one[0])), stack[0])
         for place, node in _loops_around(stack):
             nodes[place] = node
-            rounds[place] = max(rounds[place], most)
+            made.setdefault(place, {}).setdefault(line, []).append(most)
             total[place] += len(ops) // replicas
             resources.setdefault(place, set()).update(
                 tensor.name for op in ops for tensor in op.inputs if tensor.dtype == tf.resource
             )
-    for place, count in rounds.items():
+    for place, lines_ in made.items():
+        # A line may make several operations of a kind in a round, and a loop leave a line out in some.
+        count = max(map(statistics.median_low, lines_.values()))
         node = nodes[place]
         if count >= _threshold(node) and len(resources[place]) < count / 2:
             what = f"the loop made {total[place]} operations in about {count} rounds"
@@ -121,6 +129,6 @@ def _threshold(node: ast.AST | None) -> int:
         return _COUNTED
     iterables = [one.iter for one in node.generators] if isinstance(node, _COMPREHENSIONS) else [node.iter]  # type: ignore[attr-defined]
     text = " ".join(ast.unparse(one) for one in iterables)
-    if ".shape" in text or "unstack" in text or "split(" in text or "range(len(" in text:
+    if _OF_ROWS.search(text) and not _OF_COLUMNS.search(text):
         return _ROWS
     return _COUNTED if "range(" in text or "count(" in text else _OTHERS

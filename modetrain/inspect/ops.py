@@ -138,7 +138,7 @@ def _compilable() -> frozenset[str]:
 
 
 def _is_of_gradient(op: tf.Operation) -> bool:
-    return "gradient_tape" in op.name
+    return "gradient_tape" in op.name or "_grad/" in op.name
 
 
 def _unknown(op: tf.Operation) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import re
 import sys
 import types
@@ -17,14 +18,34 @@ from modetrain.place import Place, is_generated, is_users
 # What asks whether it is being traced.
 _ASKS = re.compile(
     r"executing_eagerly|inside_function|EagerTensor|is_symbolic|hasattr\(.*numpy|SymbolicTensor|KerasTensor"
+    r"|get_static_value|constant_value\(|num_elements\(|is_fully_defined\(|\.shape\b.*\bNone\b"
 )
+# What is done to an object in place, or moves an iterator on.
+_IN_PLACE = {
+    *(
+        "append",
+        "extend",
+        "insert",
+        "pop",
+        "popleft",
+        "appendleft",
+        "popitem",
+        "remove",
+        "clear",
+        "update",
+        "add",
+        "discard",
+    ),
+    *("setdefault", "get_nowait", "put", "next", "__next__", "send"),
+}
 
 
 def place(steps: Steps) -> Place | None:
     """The line, or None where both go the same way.
 
     What eager runs and tracing does not was left out at the line before it. The other way round says less, because tracing
-    runs both sides of a branch on a tensor: there, what handles an error counts, and what asks how it is being run.
+    runs both sides of a branch on a tensor: there, what handles an error counts, what changes Python's own values in the body of
+    a loop, which eager runs in every round and tracing once, and what asks how it is being run.
     """
     eager, traced = _Course(), _Course()
     with steps.state_kept(), Calls(silent=True):
@@ -39,6 +60,9 @@ def place(steps: Steps) -> Place | None:
     for number, one in enumerate(traced.places[1:], 1):
         if one not in ran and _handles_an_error(one):
             return traced.places[number - 1]
+    for one in dict.fromkeys(eager.places):
+        if eager.times[one] > traced.times[one] and _changes_python(one):
+            return one
     return next((one for one in eager.places if _ASKS.search(one.text)), None)
 
 
@@ -49,17 +73,47 @@ def _first_not_in(places: list[Place], others: set[Place]) -> int | None:
 def _handles_an_error(one: Place) -> bool:
     tree = tree_of_file(one.file)
     return tree is not None and any(
-        node.lineno <= one.line <= (node.end_lineno or node.lineno)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ExceptHandler)
+        isinstance(node, ast.ExceptHandler) and _spans(node, one.line) for node in ast.walk(tree)
     )
 
 
+def _spans(node: ast.AST, line: int) -> bool:
+    return hasattr(node, "lineno") and node.lineno <= line <= (node.end_lineno or node.lineno)  # type: ignore[attr-defined]
+
+
+def _changes_python(one: Place) -> bool:
+    """Whether a line changes a value that outlives a call of the function it is in."""
+    tree = tree_of_file(one.file)
+    if tree is None:
+        return False
+    shared = {name for node in ast.walk(tree) if isinstance(node, ast.Nonlocal | ast.Global) for name in node.names}
+    for node in ast.walk(tree):
+        if not _spans(node, one.line):
+            continue
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if name in _IN_PLACE:
+                return True
+        elif isinstance(node, ast.Assign | ast.AugAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(
+                isinstance(to, ast.Attribute | ast.Subscript) or getattr(to, "id", None) in shared for to in targets
+            ):
+                return True
+    return False
+
+
 class _Course:
-    """The user's lines that run within a `with` block, in order."""
+    """The user's lines that run within a `with` block.
+
+    Attributes:
+      places: in order; one that runs several times in a row is there once.
+      times: how often each has run.
+    """
 
     def __init__(self) -> None:
         self.places: list[Place] = []
+        self.times: collections.Counter[Place] = collections.Counter()
         self._before: Any = None
 
     def __enter__(self) -> _Course:
@@ -75,6 +129,8 @@ class _Course:
         return self._followed if is_generated(name) or is_users(name) else None
 
     def _followed(self, frame: types.FrameType, event: str, arg: Any) -> Any:
-        if event == "line" and (here := lines.here()) is not None and self.places[-1:] != [here]:
-            self.places.append(here)
+        if event == "line" and (here := lines.here()) is not None:
+            self.times[here] += 1
+            if self.places[-1:] != [here]:
+                self.places.append(here)
         return self._followed

@@ -16,6 +16,7 @@ from modetrain import graphs
 from modetrain.inspect import collectives, failures
 from modetrain.inspect.blame import Blame
 from modetrain.inspect.calls import Call, Calls
+from modetrain.inspect.escapes import Escapes
 from modetrain.inspect.finding import Finding, finding
 from modetrain.inspect.reach import Reached, tree_of
 from modetrain.inspect.retraces import Retraces
@@ -78,7 +79,7 @@ def _trace(steps: Steps, reached: Reached) -> _Trace:
     state = State.of(steps.recipe, reached)
     calls, retraces = Calls(reached.functions, [vars(steps.recipe)], silent=True), Retraces()
     concrete, error = None, None
-    with collectives.marked(), calls, Writes() as writes, retraces, Blame(state) as blame:
+    with collectives.marked(), calls, Writes() as writes, Escapes() as escapes, retraces, Blame(state) as blame:
         try:
             concrete = steps.trace(steps.batches[0])
         except Exception as failed:
@@ -87,7 +88,7 @@ def _trace(steps: Steps, reached: Reached) -> _Trace:
         concrete=concrete,
         error=error,
         changes=blame.changes,
-        heard=[*calls.heard, *writes.heard],
+        heard=[*calls.heard, *writes.heard, *escapes.heard],
         retraces=retraces,
         ran=frozenset(blame.ran),
         lasting=blame.lasting,
@@ -147,4 +148,6 @@ def _concerns(expression: str, others: Iterable[str]) -> bool:
 
 def said(code: str, name: str) -> str:
     """What was heard, in words."""
+    if code == "MT207":
+        return f"{name} outside of the graph"
     return f"{name} is made here" if code == "MT206" else f"{name} is called here"

@@ -15,6 +15,7 @@ import gc
 import hashlib
 import io
 import itertools
+import queue
 import random
 import threading
 import types
@@ -177,6 +178,10 @@ def _inside(name: str, value: Any, visited: set[int], depth: int) -> Iterator[tu
         )
         for index, item in enumerate(few):
             yield from walk(f"{name}[{index}]", item, visited, depth)
+    elif isinstance(value, queue.Queue):
+        yield from walk(f"{name}.queue", list(value.queue), visited, depth)
+    elif isinstance(value, queue.SimpleQueue):
+        yield name, Seen(kind="container", token=("queue", value.qsize()), shown=f"{value.qsize()} items")
     elif isinstance(value, Optimizer):
         yield name, Seen(kind="object", token=id(value), shown=f"an optimizer {value.settings.name}")
         yield from walk(f"{name}.settings", value.settings, visited, depth)
