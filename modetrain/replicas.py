@@ -57,7 +57,7 @@ class Replicas:
         self.count = strategy.num_replicas_in_sync if strategy else 1
         self.local = self.count // workers
         self.first = worker * self.local
-        self._summing: Callable[[tf.Tensor], tf.Tensor] | None = None
+        self._summing: dict[tuple[int, ...], Callable[[tf.Tensor], tf.Tensor]] = {}  # by shape
 
     @classmethod
     def of(cls, mode: Mode) -> Replicas:
@@ -131,7 +131,7 @@ class Replicas:
         """The sum of every worker's array (float64); all workers must call this, with arrays of one shape."""
         if self.workers == 1:
             return array
-        if self._summing is None:
+        if array.shape not in self._summing:
 
             def sum_over_replicas(one):  # the identity is on the replica's device, which the sum goes to
                 return tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(one))
@@ -141,8 +141,8 @@ class Replicas:
                 values = [value, *[tf.zeros_like(value)] * (self.local - 1)]
                 return self.run(sum_over_replicas, values)[0]
 
-            self._summing = tf.function(summing, autograph=False)
-        return self._summing(tf.constant(array, tf.float64)).numpy()
+            self._summing[array.shape] = tf.function(summing, autograph=False)
+        return self._summing[array.shape](tf.constant(array, tf.float64)).numpy()
 
     def of_each_worker(self, values: Sequence[float]) -> np.ndarray:
         """Every worker's values, float64 [workers, len(values)]; all workers must call this, with equally many."""
@@ -239,10 +239,12 @@ def _of_no_cluster(mode: Mode) -> list[str]:
     """What is said where the environment tells of other workers, and the mode is of one process."""
     try:
         found = cluster.from_environment(os.environ)
-    except ConfigError:
+    except ConfigError as error:
         if mode.strategy == "mirrored":  # TensorFlow reads it all the same
             raise
-        return []
+        return [
+            f"mode={mode.name} makes nothing of the cluster that the environment tells of, and that is wrong: {error}"
+        ]
     if found is None or len(found.workers) == 1 or found.origin == "local":
         return []
     return [

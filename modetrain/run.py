@@ -33,7 +33,7 @@ from modetrain.mode import Mode
 from modetrain.replicas import Replicas, shown
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
-from modetrain.workers import worker
+from modetrain.workers import agreement, worker
 
 EXIT_DONE, EXIT_FAILED, EXIT_NOT_FINITE = 0, 1, 3
 
@@ -66,6 +66,7 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
         return EXIT_DONE
     with clock.book("setup"):
         replicas = Replicas.of(mode_here(settings))
+        agreement.check(replicas, agreement.settings(settings.resolved))
     worker.announce_ready(os.environ)
     with _owned(where.folder, replicas, say):
         return _run(settings, where, replicas, clock, console, say, debugger=debugger)
@@ -197,6 +198,7 @@ def build(
     data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=cut, debug=debug)
     facts = facts_of(source)
     made_of = fingerprint.of(recipe, source, replicas)
+    agreement.check(replicas, made_of)
     restored = resume.restore(where, recipe, settings, say, facts=facts, made_of=made_of)
     if restored is None:
         init_from.start(recipe, settings.init_from, say)

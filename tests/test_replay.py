@@ -207,6 +207,39 @@ def test_the_parts_of_all_replicas_make_up_the_step(mode, make_trainer, make_rec
     assert np.mean(parts) == pytest.approx(loss(None), rel=1e-6)
 
 
+class OfOneExample(Digits):
+    """A loss that is not a number for one example."""
+
+    def train_step(self, batch):
+        def loss():
+            sign = tf.where(batch["index"] == self.bad, -1.0, 1.0)
+            return cross_entropy(batch["label"], self.model(batch["image"], training=True)) + tf.math.log(sign)  # here
+
+        return self.minimize(loss)
+
+
+def test_what_went_wrong_is_looked_for_in_the_share_of_the_replica_that_is_asked_for(make_trainer, settings, mlp):
+    trainer = make_trainer("graph", OfOneExample, model=mlp(dropout=0.0), steps=3)
+    batch = {name: value.numpy() for name, value in trainer.data.batch(0).items()}
+    trainer.recipe.bad = int(batch["index"][-1])
+    made = capsule.Capsule(
+        **{"step": 0, "state_step": 0, "method": "train_step", "number": 0, "why": "asked", "said": "", "command": ""},
+        **{"config": {}, "info": {}, "carry": {}, "made_on": {"replicas": 2}},
+        state=state_of(trainer),
+        batch=batch,
+    )
+
+    def cause(replica):
+        given = settings(
+            mode=Mode(name="eager", compile="eager"), replay=ReplaySettings(path="capsule.npz", replica=replica)
+        )
+        return Step(made, given, recipe=trainer.recipe).cause()
+
+    assert cause(0) is None
+    assert cause(1).what.startswith("operation Log made 1 NaN: shape (4,)")
+    assert cause(None).what.startswith("operation Log made 1 NaN: shape (8,)")
+
+
 # --- the line --------------------------------------------------------------------------------------------------------
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from modetrain.workers.evidence import causes, named
 from modetrain.workers.verdict import Action, Limits, Supervisor
 from modetrain.workers.worker import Report
 
@@ -58,6 +61,23 @@ def test_all_done():
 
 def test_nothing_is_asked_for_while_nothing_happens():
     assert Story().at(100_000).next() is Action.WAIT
+
+
+def test_who_tells_first_of_what_is_not_finite_is_not_to_blame():
+    report = Report(at=1.0, type="NonFiniteError", message="loss is nan in step 3", traceback="")
+    (cause,) = causes({1: report}, {})
+    assert cause.of_all
+    assert cause.sentence == "all workers stopped: NonFiniteError: loss is nan in step 3"
+    (cause,) = causes({1: dataclasses.replace(report, type="ValueError")}, {})
+    assert not cause.of_all
+    assert cause.sentence.startswith("worker 1 failed: ValueError")
+
+
+def test_many_workers_are_named_by_the_first_and_the_last():
+    assert named([1]) == "worker 1"
+    assert named([0, 1, 3]) == "workers 0, 1 and 3"
+    assert named(range(64)) == "workers 0 to 63"
+    assert named([0, 1, 2, 3, 4, 6]) == "workers 0, 1, 2, 3, 4 and 6"
 
 
 def test_an_exception_is_the_cause_though_its_worker_exits_last():
@@ -277,6 +297,8 @@ def test_where_all_wait_all_are_named():
         story.watch.waiting(worker)
     story.at(60).next()
     assert story.sentence == "workers 0 and 1 did not join within 60 s (workers 0 and 1 waited)"
+    story.exited(0, -9).exited(1, -9).next()
+    assert not story.watch.restartable  # they would only wait again
 
 
 def test_who_left_without_joining_would_do_it_again():

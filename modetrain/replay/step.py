@@ -112,8 +112,9 @@ class Step:
                 return Cause(what=f"{name} is not finite before the step already", place=None)
         if self.capsule.method == "eval_step":
             return None
-        arm = Arm(self.recipe, self.settings.mode, self._batches, first=self.capsule.number, portable=self._portable)
-        log = probe.log_of(arm, self.settings.mode.compile, 0, self.capsule.state)
+        arm = Arm(self.recipe, self.settings.mode, self._share(), first=self.capsule.number, portable=self._portable)
+        with self._as_replica():
+            log = probe.log_of(arm, self.settings.mode.compile, 0, self.capsule.state)
         bad = {index for index, entry in enumerate(log) if _is_bad(entry.value)}
         if not bad:
             return None
@@ -134,6 +135,13 @@ class Step:
         if self.capsule.method == "eval_step":
             return Cut()
         return Cut(parts=parts) if replica is None else Cut(parts=parts, replicas=self.replicas, first=replica, local=1)
+
+    def _share(self) -> Mapping[str, np.ndarray]:
+        """The batch, or of it what the replica that is asked for had: [1, examples, ...]."""
+        if self.settings.replay.replica is None:
+            return self._batches
+        block = Block.of(self._batches, self.capsule.number, self._cut())
+        return {name: value.numpy().reshape(1, -1, *value.shape[4:]) for name, value in block.arrays.items()}
 
     def _as_replica(self) -> contextlib.AbstractContextManager[None]:
         replica = self.settings.replay.replica

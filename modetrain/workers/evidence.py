@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from modetrain.workers.worker import LOST_PEER, Report
 
+_MOST_NAMED = 4
 # Being told to stop is no failure.
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -67,7 +68,14 @@ class Cause:
     @property
     def sentence(self) -> str:
         """What happened, naming the workers."""
+        if self.of_all and self.report is not None:
+            return f"all workers stopped: {self.report.line}"
         return f"{named(self.workers)} {self.what}"
+
+    @property
+    def of_all(self) -> bool:
+        """Whether it is an error that all workers find at once, whoever tells of it first: what they reduced is not finite."""
+        return self.report is not None and self.report.type in ("NonFiniteError", "NotFiniteError")
 
 
 def causes(reports: Mapping[int, Report], exits: Mapping[int, Exit]) -> list[Cause]:
@@ -103,6 +111,9 @@ def consequences(reports: Mapping[int, Report], exits: Mapping[int, Exit]) -> li
 
 
 def named(workers: Collection[int]) -> str:
-    """`worker 1`, `workers 0, 2 and 3`."""
-    *most, last = map(str, workers)
+    """`worker 1`, `workers 0, 2 and 3`, `workers 0 to 63`."""
+    numbers = list(workers)
+    if len(numbers) > _MOST_NAMED and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"workers {numbers[0]} to {numbers[-1]}"
+    *most, last = map(str, numbers)
     return f"workers {', '.join(most)} and {last}" if most else f"worker {last}"

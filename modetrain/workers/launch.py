@@ -183,8 +183,12 @@ def _explain(watch: Supervisor, attempt: Attempt, screen: Screen) -> None:
     if cause is None:
         return
     report = cause.report
-    screen.say(f"worker {cause.workers[0]} failed first: {report.line}" if report else cause.sentence)
+    screen.say(
+        f"worker {cause.workers[0]} failed first: {report.line}" if report and not cause.of_all else cause.sentence
+    )
     for worker in cause.workers:
+        if cause.of_all and report is not None and report.type in attempt.tail(0):  # which has been shown
+            continue
         tail = attempt.tail(worker)
         # Worker 0's output has been shown, unless it was ended before it could print.
         if worker != 0 or (report and (report.told.strip() or report.type) not in tail):
@@ -192,6 +196,8 @@ def _explain(watch: Supervisor, attempt: Attempt, screen: Screen) -> None:
                 screen.say(f"[worker {worker}] {line}")
             screen.say(f"[worker {worker}] (its log: {attempt.log(worker)})")
     for other in watch.others:
+        if cause.of_all and other.of_all:
+            continue
         screen.say(f"worker {other.workers[0]} failed too: {other.report.line}" if other.report else other.sentence)
     for worker in watch.followers:
         screen.say(f"worker {worker} stopped because of it")

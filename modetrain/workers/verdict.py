@@ -272,7 +272,7 @@ class Supervisor:
             workers=tuple(sorted(missing or how_far[_WAITS])),
             what=f"did not join within {self._limits.startup:g} s ({told})",
             at=now,
-            repeats=_FINISHED in how_far,
+            repeats=_FINISHED in how_far or not missing,  # all waited: they are too many, or cannot reach each other
         )
 
     def _left_behind(self, now: float, frozen: Collection[int]) -> Cause | None:
