@@ -137,8 +137,15 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help="of the machine that all of this ran on")
     parser.add_argument("--plot", type=Path, help="where to draw the predictions, an .svg or .png")
     given = parser.parse_args()
+    missing = [path for path in (*given.small, *given.large, *given.check) if not path.is_file()]
+    if missing:
+        parser.error(f"there is no {missing[0]}: make it with the commands at the top of this file")
     small, large = ([json.loads(path.read_text()) for path in paths] for paths in (given.small, given.large))
     share = small[0]["batch_size"]
+    if large[0]["batch_size"] <= share:
+        parser.error(
+            f"--small is of batch size {share}, and --large of {large[0]['batch_size']}: it takes a larger one"
+        )
     found = {
         mode: Constants.measured(small, large, mode)
         for mode, arm in small[0]["arms"].items()

@@ -48,21 +48,12 @@ def start(settings: Settings, line: CommandLine, cwd: Path) -> int | None:
       The exit code of all workers, or None in a worker.
 
     Raises:
-      ConfigError: there is no cluster and no number of workers, or the two contradict each other.
+      ConfigError: the cluster and the number of workers contradict each other.
     """
     cluster = from_environment(os.environ)
     wanted = settings.mode.workers
     if cluster is None:
-        if wanted == "auto":
-            if "JOB_COMPLETION_INDEX" in os.environ:
-                raise ConfigError(
-                    "mode=multiworker: JOB_COMPLETION_INDEX says that this is a pod of an indexed job, but not of how many. Set "
-                    "MODETRAIN_WORKERS, MODETRAIN_JOB and MODETRAIN_SERVICE, as docs/cluster/kubernetes.yaml does."
-                )
-            raise ConfigError(
-                "mode=multiworker: neither TF_CONFIG nor Slurm nor Kubernetes tells of other workers. Type mode.workers=2 "
-                "for two processes on this machine; docs/clusters.md says how to run on several."
-            )
+        assert wanted != "auto", "refused as the configuration was checked"
         return _launch(settings, int(wanted), line, cwd)
     count = len(cluster.workers)
     if wanted != "auto" and cluster.origin != "local":
