@@ -24,6 +24,7 @@ from modetrain.config import load as config
 from modetrain.config import overrides
 from modetrain.errors import ConfigError
 from modetrain.settings import Settings
+from modetrain.workers import cluster
 
 # Columns of the table after the sweep: heading, key in run.json, format.
 COLUMNS = (
@@ -77,6 +78,8 @@ def plan(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
         try:
             words = [*rest, *([overrides.write("run_dir", folder)] if folder else [])]
             settings = config.load(words, cwd, config_dirs)
+            if settings.do in ("train", "evaluate"):
+                cluster.check(settings.mode, os.environ)
         except ConfigError as error:
             for line in str(error).splitlines():
                 problems.setdefault(line, f"job {index} ({' '.join(swept) or 'the only one'})")

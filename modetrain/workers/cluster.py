@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modetrain.errors import ConfigError
+from modetrain.mode import Mode
 from modetrain.workers import slurm
 
 # The port of Kubernetes workers; TensorFlow's own examples use it.
@@ -76,6 +77,21 @@ def from_environment(environ: Mapping[str, str], *, port: int | None = None) -> 
     if (step := slurm.step(environ, port=port)) is not None:
         return Cluster(workers=step.addresses, index=step.index, origin="slurm")
     return _from_kubernetes(environ, port or PORT)
+
+
+def check(mode: Mode, environ: Mapping[str, str]) -> None:
+    """Raises ConfigError where a run of several workers is asked for, and nothing tells of them."""
+    if mode.strategy != "multiworker" or mode.workers != "auto" or from_environment(environ) is not None:
+        return
+    if "JOB_COMPLETION_INDEX" in environ:
+        raise ConfigError(
+            "mode=multiworker: JOB_COMPLETION_INDEX says that this is a pod of an indexed job, but not of how many. Set "
+            "MODETRAIN_WORKERS, MODETRAIN_JOB and MODETRAIN_SERVICE, as docs/cluster/kubernetes.yaml does."
+        )
+    raise ConfigError(
+        "mode=multiworker: neither TF_CONFIG nor Slurm nor Kubernetes tells of other workers. Type mode.workers=2 for two "
+        "processes on this machine; docs/clusters.md says how to run on several."
+    )
 
 
 # --- TF_CONFIG -------------------------------------------------------------------------------------------------------

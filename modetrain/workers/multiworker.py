@@ -22,7 +22,7 @@ from modetrain.errors import ConfigError
 from modetrain.settings import Settings
 from modetrain.sources import arrays
 from modetrain.workers import worker
-from modetrain.workers.cluster import TELLS, from_environment
+from modetrain.workers.cluster import TELLS, check, from_environment
 from modetrain.workers.launch import Again, Restart, launch
 from modetrain.workers.verdict import Limits
 
@@ -48,12 +48,12 @@ def start(settings: Settings, line: CommandLine, cwd: Path) -> int | None:
       The exit code of all workers, or None in a worker.
 
     Raises:
-      ConfigError: the cluster and the number of workers contradict each other.
+      ConfigError: see `check`; or the cluster and the number of workers contradict each other.
     """
     cluster = from_environment(os.environ)
     wanted = settings.mode.workers
     if cluster is None:
-        assert wanted != "auto", "refused as the configuration was checked"
+        check(settings.mode, os.environ)
         return _launch(settings, int(wanted), line, cwd)
     count = len(cluster.workers)
     if wanted != "auto" and cluster.origin != "local":

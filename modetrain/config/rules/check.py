@@ -12,7 +12,6 @@ Rule = Callable[[Settings], str | None]
 RULES: tuple[Rule, ...] = (
     steps.mode,
     steps.tpu,
-    steps.workers,
     steps.numerics,
     steps.accumulate,
     steps.shares,

@@ -9,7 +9,6 @@ from modetrain import sources
 from modetrain.errors import ConfigError, nearest_multiple
 from modetrain.mode import LOGICAL_CPUS
 from modetrain.settings import Settings
-from modetrain.workers.cluster import from_environment
 
 
 def mode(settings: Settings) -> str | None:
@@ -26,26 +25,6 @@ def tpu(settings: Settings) -> str | None:
     return (
         f"{key}=tpu: neither mode.tpu= nor TPU_NAME in the environment says which. Type mode.tpu=local on a machine that has "
         "TPUs, mode.tpu= with a name or address, or mode=xla to run without one."
-    )
-
-
-def workers(settings: Settings) -> str | None:
-    mode = settings.mode
-    if mode.strategy != "multiworker" or mode.workers != "auto" or settings.do not in ("train", "evaluate"):
-        return None
-    try:
-        if from_environment(os.environ) is not None:
-            return None
-    except ConfigError as error:
-        return str(error)
-    if "JOB_COMPLETION_INDEX" in os.environ:
-        return (
-            "mode=multiworker: JOB_COMPLETION_INDEX says that this is a pod of an indexed job, but not of how many. Set "
-            "MODETRAIN_WORKERS, MODETRAIN_JOB and MODETRAIN_SERVICE, as docs/cluster/kubernetes.yaml does."
-        )
-    return (
-        "mode=multiworker: neither TF_CONFIG nor Slurm nor Kubernetes tells of other workers. Type mode.workers=2 for two "
-        "processes on this machine; docs/clusters.md says how to run on several."
     )
 
 
