@@ -122,7 +122,12 @@ def made_by_modetrain(op: tf.Operation) -> bool:
 
 def made_by_layer(op: tf.Operation) -> bool:
     """Whether a Keras layer made the operation, and the user's line only called the layer."""
-    for frame in inside_trace(list(op.traceback)):
+    return by_layer(list(op.traceback))
+
+
+def by_layer(stack: Sequence[Any]) -> bool:
+    """Whether what a stack of a trace is of is the doing of a Keras layer, which the user's line only called."""
+    for frame in inside_trace(stack):
         if is_users(frame.filename):
             return False
         if frame.filename.startswith(_FRAMEWORKS[1]) and any(part in frame.filename for part in _LAYERS):

@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from modetrain.guards.programs import compiled
 from modetrain.optimizer import Optimizer
+from modetrain.programs import compiled
 from modetrain.tracing import convert
 
 

@@ -20,10 +20,10 @@ from modetrain import draws
 from modetrain.block import Block, micro_batches
 from modetrain.call import Call
 from modetrain.guards.bodies import Bodies
-from modetrain.guards.programs import Programs
 from modetrain.guards.step import Guards
 from modetrain.loop import Concrete, Loop, merged, slow_in_a_loop
 from modetrain.mode import Mode
+from modetrain.programs import Programs
 from modetrain.replicas import Replicas
 from modetrain.tracing import autograph_on, in_xla
 

@@ -57,7 +57,8 @@ class Replicas:
         self.count = strategy.num_replicas_in_sync if strategy else 1
         self.local = self.count // workers
         self.first = worker * self.local
-        self._summing: dict[tuple[int, ...], Callable[[tf.Tensor], tf.Tensor]] = {}  # by shape
+        # By shape: TensorFlow warns of a function that is traced for several.
+        self._summing: dict[tuple[int, ...], Callable[[tf.Tensor], tf.Tensor]] = {}
 
     @classmethod
     def of(cls, mode: Mode) -> Replicas:
@@ -205,17 +206,17 @@ def _tpu_strategy(mode: Mode) -> tf.distribute.Strategy:
 
 
 def _knock(address: str) -> None:
-    """Raises OSError where nothing answers at an address: TensorFlow would wait for ever, and not be interrupted."""
+    """Raises ValueError for what is no address, or where nothing answers: TensorFlow would wait for ever."""
     host, _, port = address.partition(",")[0].rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdigit() or not 0 < int(port) < 2**16:
         raise ValueError("an address is grpc://HOST:PORT")
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=_TPU_ANSWERS_WITHIN):
-        pass
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_TPU_ANSWERS_WITHIN).close()
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
 
 
 def _why_no_tpu(error: Exception) -> str:
-    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
-        return error.strerror or str(error)
     if isinstance(error, OSError):  # of looking the name up, which an address (grpc://) needs not
         reason = getattr(error, "reason", error)
         return f"a name is looked up in Google Cloud, which cannot be reached: {getattr(reason, 'strerror', None) or reason}"
@@ -237,10 +238,12 @@ def _alone(mode: Mode, names: Sequence[str]) -> list[str]:
 
 def _of_no_cluster(mode: Mode) -> list[str]:
     """What is said where the environment tells of other workers, and the mode is of one process."""
+    if mode.name == "multiworker":  # do=inspect, which looks at its steps in one process
+        return []
     try:
         found = cluster.from_environment(os.environ)
     except ConfigError as error:
-        if mode.strategy == "mirrored":  # TensorFlow reads it all the same
+        if mode.strategy == "mirrored" and "TF_CONFIG" in os.environ:  # which TensorFlow reads all the same
             raise
         return [
             f"mode={mode.name} makes nothing of the cluster that the environment tells of, and that is wrong: {error}"
@@ -249,7 +252,7 @@ def _of_no_cluster(mode: Mode) -> list[str]:
         return []
     return [
         f"WARNING: {cluster.TELLS[found.origin]} that this is worker {found.index} of {len(found.workers)}, but mode={mode.name} "
-        "trains in this process alone. Type mode=multiworker to train in all of them"
+        "runs in this process alone. Type mode=multiworker to run in all of them"
     ]
 
 

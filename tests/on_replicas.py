@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import layers
 from tensorflow.python.distribute import mirrored_strategy
 
-from modetrain import batch_norm, draws, optimizer
+from modetrain import batch_norm, draws, graphs, lines, optimizer
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.comparison import speed
 from modetrain.comparison.arm import Arm
@@ -217,6 +217,17 @@ def test_what_is_beyond_the_guards_of_the_gradients_is_named(make_trainer, mlp):
     trainer.train()
     (graph,) = [step.graph for step in trainer.train_program._built.popitem()[1].steps]
     assert [place.text for place in unguarded(graph)] == ['losses *= tf.gather(tf.ones([5]), batch["label"])']
+
+
+def test_operations_of_a_program_inside_the_step_know_the_users_line(make_trainer, mlp):
+    trainer = make_trainer("xla", model=mlp(units=0, dropout=0.0), steps=1, replicas=REPLICAS[2])
+    trainer.train()
+    (graph,) = [step.graph for step in trainer.train_program._built.popitem()[1].steps]
+    programs = [inner for op in graph.get_operations() for inner in graphs.inner_graphs(op) if "program" in inner.name]
+    assert len(programs) == 2
+    made = [op for program in programs for op in program.get_operations() if op.type in ("Mean", "MatMul")]
+    assert made
+    assert all(lines.of_op(op) is not None for op in made)
 
 
 @pytest.fixture

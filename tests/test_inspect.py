@@ -408,6 +408,17 @@ class CountsInABody(Tiny):
         return super().losses(batch) + tf.scan(step, tf.reduce_sum(batch["x"], -1), initializer=tf.zeros([]))
 
 
+class CountsBesideAnAddition(Tiny):
+    def losses(self, batch):
+        position = itertools.count()
+
+        def step(carry, x):
+            carry = tf.add(carry, x)
+            return 0.9 * carry + float(next(position))  # here MT307
+
+        return super().losses(batch) + tf.scan(step, tf.reduce_sum(batch["x"], -1), initializer=tf.zeros([]))
+
+
 class HalvesInABody(Tiny):
     def losses(self, batch):
         size = 1.0
@@ -452,6 +463,7 @@ class AsksForAStaticShape(Tiny):
             ReadsOutsideOfTheGraph,
             WritesOutsideOfTheGraph,
             CountsInABody,
+            CountsBesideAnAddition,
             HalvesInABody,
             OverflowsInALoop,
         ),
@@ -484,8 +496,12 @@ def test_what_somebody_has_told_a_logger_to_leave_out_is_not_told():
         assert heard() == []
         LogsLittle.logger.setLevel(logging.INFO)
         assert heard() == ["MT102"]
+        LogsLittle.logger.setLevel(logging.NOTSET)
+        logging.root.setLevel(logging.ERROR)
+        assert heard() == []
     finally:
         LogsLittle.logger.setLevel(logging.NOTSET)
+        logging.root.setLevel(logging.WARNING)
 
 
 class Aligns(Tiny):
@@ -498,8 +514,54 @@ class Aligns(Tiny):
         return super().losses(batch) + tf.add_n(alpha)
 
 
-def test_short_loops_and_those_over_columns_are_not_told():
-    assert modetrain.inspect(made(Aligns), batches(), modes=("graph",)) == []
+class OverColumns(Tiny):
+    def losses(self, batch):
+        total = tf.zeros([8])
+        for column in tf.unstack(batch["x"], axis=1):
+            total += tf.tanh(column)
+        return super().losses(batch) + total
+
+
+@pytest.mark.parametrize("cls", [Aligns, OverColumns])
+def test_short_loops_and_those_over_columns_are_not_told(cls):
+    assert modetrain.inspect(made(cls), batches(), modes=("graph",)) == []
+
+
+class LooksUpOutsideOfTheGraph(Tiny):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.table = tf.Variable([1.0, 2.0], trainable=False)
+
+    def losses(self, batch):
+        with tf.init_scope():
+            scale = float(tf.gather(self.table, 1))
+        return super().losses(batch) * scale
+
+
+@pytest.mark.parametrize(
+    ("cls", "what"),
+    [(LooksUpOutsideOfTheGraph, "read"), (ReadsOutsideOfTheGraph, "read"), (WritesOutsideOfTheGraph, "written")],
+)
+def test_reading_and_writing_outside_of_the_graph_are_told_apart(cls, what):
+    found = modetrain.inspect(made(cls), batches(), modes=("graph",))
+    assert [one.what for one in found if one.code == "MT207"] == [f"a variable is {what} outside of the graph"]
+
+
+class TakesFromASimpleQueue(Tiny):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.jobs = queue.SimpleQueue()
+        for weight in (3.0, 1.0, 2.0, 4.0):
+            self.jobs.put(weight)
+
+    def losses(self, batch):
+        return super().losses(batch) * self.jobs.get()
+
+
+def test_a_queue_has_what_it_had():
+    recipe = made(TakesFromASimpleQueue)
+    assert {one.code for one in modetrain.inspect(recipe, batches(), modes=("graph",))} == {"MT202"}
+    assert [recipe.jobs.get() for _ in range(recipe.jobs.qsize())] == [3.0, 1.0, 2.0, 4.0]
 
 
 class SquaresInAVectorizedMap(Tiny):

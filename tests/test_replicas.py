@@ -77,6 +77,10 @@ def test_one_device_is_wrapped_in_nothing():
             r"mode.tpu=grpc://127.0.0.1: no TPU answers \(an address is grpc://HOST:PORT\)",
         ),
         (
+            {"strategy": "tpu", "compile": "xla", "tpu": "grpc://127.0.0.1:99999"},
+            r"mode.tpu=grpc://127.0.0.1:99999: no TPU answers \(an address is grpc://HOST:PORT\)",
+        ),
+        (
             {"strategy": "mirrored", "compile": "xla", "replicas": 2, "xla_unit": "step"},
             r"mode.xla_unit=step on several replicas that are CPUs: .* Leave mode.xla_unit out",
         ),
@@ -96,12 +100,20 @@ def test_a_cluster_that_a_mode_makes_nothing_of_is_told(name, strategy, monkeypa
     monkeypatch.setenv("TF_CONFIG", others)
     (note,) = Replicas.of(mode).notes
     assert note == (
-        f"WARNING: TF_CONFIG says that this is worker 1 of 2, but mode={name} trains in this process alone. Type "
-        "mode=multiworker to train in all of them"
+        f"WARNING: TF_CONFIG says that this is worker 1 of 2, but mode={name} runs in this process alone. Type "
+        "mode=multiworker to run in all of them"
     )
     for none in ("", others.replace(', "b:1"', "").replace("1}", "0}")):
         monkeypatch.setenv("TF_CONFIG", none)
         assert Replicas.of(mode).notes == ()
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with monkeypatch.context() as within:  # what contradicts itself there, TensorFlow does not read
+        for variable, value in (("JOB_COMPLETION_INDEX", "3"), ("MODETRAIN_WORKERS", "2")):
+            within.setenv(variable, value)
+        (note,) = Replicas.of(mode).notes
+        assert note.startswith(
+            f"mode={name} makes nothing of the cluster that the environment tells of, and that is wrong: "
+        )
     monkeypatch.setenv("TF_CONFIG", "nonsense")
     if strategy == "one_device":
         assert (

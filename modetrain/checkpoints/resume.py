@@ -203,17 +203,18 @@ def check_facts(found: checkpoint.Checkpoint, facts: Mapping[str, Any], given: s
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What changes the trajectory between two configs: `key: old -> new`, one a line."""
-    before, after = _flat(old), _flat(new)
+    before, after = flat(old), flat(new)
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     harmful = [key for key in changed if not any(key == h or key.startswith(f"{h}.") for h in _HARMLESS)]
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in harmful]
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config's values by their keys: `{"optimizer.learning_rate": 0.001, ...}`."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found

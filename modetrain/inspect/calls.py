@@ -223,10 +223,10 @@ class Calls:
         if name == "isEnabledFor":  # asked by every method of a logger, whether or not anything is written
 
             def enabled(logger: logging.Logger, level: int) -> bool:
-                enabled = original(logger, level)
-                if enabled or not _is_silenced(logger):
+                written = original(logger, level)
+                if written or not _is_silenced(logger, level):
                     note(code, f"{logger.name}: {logging.getLevelName(level)}")
-                return enabled and not silent
+                return written and not silent
 
             return tf.autograph.experimental.do_not_convert(enabled)
 
@@ -314,7 +314,7 @@ def _resolve_entity(node: Any, source: str, entity: Any) -> None:
     origin_info.resolve(node, source, file, first, python_inspect.indentsize(lines_[0]))
 
 
-def _is_silenced(logger: logging.Logger) -> bool:
+def _is_silenced(logger: logging.Logger, level: int) -> bool:
     """Whether somebody has said what the logger writes: what it then leaves out, no mode writes.
 
     Without that Python leaves out what is less than a warning; whoever logs so expects to see it once a level is set.
@@ -324,7 +324,7 @@ def _is_silenced(logger: logging.Logger) -> bool:
         if at.level != logging.NOTSET:
             return True
         at = at.parent
-    return logger.manager.disable > logging.NOTSET
+    return logger.disabled or logging.root.level != logging.WARNING or logger.manager.disable >= level
 
 
 def _is_within_logging(stack: Sequence[Any]) -> bool:

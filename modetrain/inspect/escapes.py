@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any
 
-import keras
 from tensorflow.python.framework import op_callbacks
 from tensorflow.python.util import tf_stack
 
 from modetrain import lines
 from modetrain.inspect.calls import Call
-from modetrain.place import is_users
 
 _TOUCHES = re.compile(r"ReadVariableOp|Assign\w*VariableOp|Resource(Scatter|Gather)\w*")
-_KERAS = str(Path(keras.__file__).parent)
+_WRITES = re.compile("Assign|Scatter")
 
 
 class Escapes:
@@ -41,18 +37,8 @@ class Escapes:
             return
         stack = list(tf_stack.extract_stack())
         place = lines.of_stack(stack)
-        if place is None or _is_layers(stack):
+        if place is None or lines.by_layer(stack):
             return
-        call = Call(code="MT207", place=place, name=f"a variable is {'read' if kind.startswith('Read') else 'written'}")
+        call = Call(code="MT207", place=place, name=f"a variable is {'written' if _WRITES.search(kind) else 'read'}")
         if call not in self.heard:
             self.heard.append(call)
-
-
-def _is_layers(stack: list[Any]) -> bool:
-    """Whether a layer that the user's line calls does it, to make its own variables."""
-    for frame in lines.inside_trace(stack):
-        if is_users(frame.filename):
-            return False
-        if frame.filename.startswith(_KERAS) and "layers" in frame.filename:
-            return True
-    return False

@@ -28,8 +28,10 @@ def place(steps: Steps, *, moved: bool) -> Place | None:
         return None
     with steps.state_kept(moved=moved), Calls(silent=True):
         comparison = compare(steps.recipe, steps.whole, modes=["graph"], draws=1)
-    places = [one.place for one in comparison.findings if one.place is not None]
-    return _in_body(places[0]) if places else None
+    found = next((one for one in comparison.findings if one.place is not None), None)
+    if found is None or found.place is None:
+        return None
+    return _in_body(found.place) if "While" in str(found) else found.place
 
 
 def _in_body(place: Place) -> Place:

@@ -94,6 +94,10 @@ def _keep(thing: Any, undo: list[Callable[[], None]], visited: set[int], depth: 
         undo.append(lambda: _refill(thing, thing.extend, items))
     elif isinstance(thing, queue.Queue):
         inner = [thing.queue]
+    elif isinstance(thing, queue.SimpleQueue):
+        waiting = [thing.get() for _ in range(thing.qsize())]
+        _fill(thing, waiting)
+        undo.append(lambda: _fill(thing, waiting))
     elif type(thing) in _MAPPINGS:
         pairs = dict(thing)
         inner = list(pairs.values())[:100]
@@ -121,6 +125,13 @@ def _keep(thing: Any, undo: list[Callable[[], None]], visited: set[int], depth: 
         undo.append(lambda: _refill(vars(thing), vars(thing).update, attributes))
     for one in inner:
         _keep(one, undo, visited, depth + 1)
+
+
+def _fill(simple: queue.SimpleQueue, items: list[Any]) -> None:
+    while not simple.empty():
+        simple.get()
+    for item in items:
+        simple.put(item)
 
 
 def _refill(container: Any, fill: Callable[[Any], None], items: Any) -> None:

@@ -21,8 +21,8 @@ _ASKS = re.compile(
     r"|get_static_value|constant_value\(|num_elements\(|is_fully_defined\(|\.shape\b.*\bNone\b"
 )
 # What is done to an object in place, or moves an iterator on.
-_IN_PLACE = {
-    *(
+_IN_PLACE = frozenset(
+    [
         "append",
         "extend",
         "insert",
@@ -35,9 +35,14 @@ _IN_PLACE = {
         "update",
         "add",
         "discard",
-    ),
-    *("setdefault", "get_nowait", "put", "next", "__next__", "send"),
-}
+        "setdefault",
+        "get_nowait",
+        "put",
+        "next",
+        "__next__",
+        "send",
+    ]
+)
 
 
 def place(steps: Steps) -> Place | None:
@@ -82,23 +87,28 @@ def _spans(node: ast.AST, line: int) -> bool:
 
 
 def _changes_python(one: Place) -> bool:
-    """Whether a line changes a value that outlives a call of the function it is in."""
+    """Whether a line looks like changing what Python keeps between the rounds of a loop: in place, or by a name from outside."""
     tree = tree_of_file(one.file)
     if tree is None:
         return False
+    modules = {
+        name.asname or name.name.partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in node.names
+    }
     shared = {name for node in ast.walk(tree) if isinstance(node, ast.Nonlocal | ast.Global) for name in node.names}
     for node in ast.walk(tree):
         if not _spans(node, one.line):
             continue
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name in _IN_PLACE:
+            if name in _IN_PLACE and ast.unparse(node.func).partition(".")[0] not in modules:  # tf.add is not set.add
                 return True
         elif isinstance(node, ast.Assign | ast.AugAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if any(
-                isinstance(to, ast.Attribute | ast.Subscript) or getattr(to, "id", None) in shared for to in targets
-            ):
+            parts = [part for to in targets for part in (to.elts if isinstance(to, ast.Tuple) else [to])]
+            if any(isinstance(to, ast.Attribute | ast.Subscript) or getattr(to, "id", None) in shared for to in parts):
                 return True
     return False
 

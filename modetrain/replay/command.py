@@ -51,7 +51,9 @@ def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
     )
     say(f"modetrain: do=replay of {what} from {paths.shown(origin.path, cwd)} in mode={settings.mode.name}")
     changes = resume.differences(origin.config, settings.resolved)
-    for changed in (one for one in changes if not one.startswith(("mode.compile", "mode.strict", "mode.guards"))):
+    for changed in (
+        one for one in changes if not one.startswith(("mode.compile", "mode.strict", "mode.guards", "mode.xla_unit"))
+    ):
         say(f"  differs from the run it is from: {changed}")
     made = origin.capsule
     if made is not None and made.said:

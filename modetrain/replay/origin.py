@@ -60,12 +60,12 @@ class Origin:
     capsule: Capsule | None = None
 
     @property
-    def replicas(self) -> int:
-        """How many replicas the run had."""
+    def replicas(self) -> int | None:
+        """How many replicas the run had; None where nothing tells."""
         if self.capsule is not None:
             return int(self.capsule.made_on.get("replicas", 1))
         said = run_json.read(self.folder) if self.folder is not None else {}
-        return int(((said.get("mode") or {}).get("effective") or {}).get("replicas", 1))
+        return ((said.get("mode") or {}).get("effective") or {}).get("replicas")
 
 
 def find(path: Path) -> Origin:
@@ -175,8 +175,9 @@ def chosen(origin: Origin, settings: Settings, say: Callable[[str], None]) -> tu
 def _check_replica(origin: Origin, number: int, replica: int | None) -> None:
     if replica is None:
         return
-    if replica >= origin.replicas:
-        has = f"replicas 0 to {origin.replicas - 1}" if origin.replicas > 1 else "one replica"
+    count = origin.replicas
+    if count is not None and replica >= count:
+        has = f"replicas 0 to {count - 1}" if count > 1 else "one replica"
         raise ConfigError(f"replay.replica={replica}: the run had {has}. Leave it out, or type one of them.")
     made = origin.capsule
     if made is not None and made.step == number and made.method == "eval_step":

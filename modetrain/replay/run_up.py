@@ -106,7 +106,7 @@ def capsule_at(trainer: Trainer, origin: Origin) -> Capsule:
         config=origin.config,
         info=dataclasses.asdict(trainer.recipe.info),
         carry={},
-        made_on={**record.made_on(trainer.replicas), "replicas": origin.replicas},
+        made_on={**record.made_on(trainer.replicas), "replicas": origin.replicas or 1},
     )
 
 

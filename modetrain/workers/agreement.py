@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from modetrain.checkpoints.resume import flat
 from modetrain.errors import ConfigError
 from modetrain.replicas import Replicas
 
@@ -22,13 +24,14 @@ from modetrain.replicas import Replicas
 _OWN = (
     *("run_dir", "resume", "data.dir", "data.path", "data.download", "data.retries", "init_from.path"),
     *("mode.devices", "mode.startup_timeout", "mode.restarts", "mode.restart_workers", "watchdog.after"),
+    "watchdog.heartbeat",
 )
 _MOST_NAMED = 5
 
 
 def settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """What workers have to agree on of a composed config, `{"optimizer.learning_rate": 0.001, ...}`."""
-    return {key: value for key, value in _flat(resolved) if key not in _OWN}
+    """What workers have to agree on of a composed config, `{"optimizer.learning_rate": 0.001, ...}`; no paths of a machine's."""
+    return {key: value for key, value in flat(resolved).items() if key not in _OWN and not _is_path(value)}
 
 
 def check(replicas: Replicas, mine: Mapping[str, Any]) -> None:
@@ -73,9 +76,5 @@ def _told(key: str, values: list[str]) -> str:
     return f"{key} is {first} for worker 0, and {other} for worker {worker}"
 
 
-def _flat(node: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and os.path.isabs(value)

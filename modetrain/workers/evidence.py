@@ -75,7 +75,7 @@ class Cause:
     @property
     def of_all(self) -> bool:
         """Whether it is an error that all workers find at once, whoever tells of it first: what they reduced is not finite."""
-        return self.report is not None and self.report.type in ("NonFiniteError", "NotFiniteError")
+        return self.report is not None and self.report.type == "NonFiniteError"
 
 
 def causes(reports: Mapping[int, Report], exits: Mapping[int, Exit]) -> list[Cause]:
