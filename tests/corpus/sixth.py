@@ -303,7 +303,7 @@ class QueueFeed(Tiny):
         self.feed = helpers.NoiseFeed((8, 4))
 
     def logits(self, batch):
-        return self.model(batch["x"] + self.feed.take(), training=True)  # expect MT202 MT304
+        return self.model(batch["x"] + self.feed.take(), training=True)
 
     build_model = stacked()
 

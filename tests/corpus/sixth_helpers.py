@@ -86,7 +86,7 @@ class NoiseFeed:
         threading.Thread(target=produce, daemon=True).start()
 
     def take(self):
-        return self.ready.get(timeout=20)
+        return self.ready.get(timeout=20)  # expect MT202 (QueueFeed)
 
 
 class Annealed:
