@@ -46,7 +46,7 @@ class Optimizer:
       nonfinite: as given.
 
     Raises:
-      ValueError: when there is nothing to update.
+      ValueError: when there is nothing to update, or something that is no Keras variable.
     """
 
     def __init__(
@@ -62,6 +62,12 @@ class Optimizer:
             raise ValueError(
                 "an optimizer was given no variables: a model has none before it is built. "
                 "Give the model an Input, or call model.build(shape) before its optimizer is made."
+            )
+        plain = [v.name for v in variables if not isinstance(v, keras.Variable)]
+        if plain:
+            raise ValueError(
+                f"an optimizer was given {', '.join(plain)}, which is no Keras variable. Make it with keras.Variable(value, "
+                'name="..."), or layer.add_weight(...); what no optimizer updates may be a tf.Variable.'
             )
         self.settings = settings
         self.nonfinite = nonfinite

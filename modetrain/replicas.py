@@ -79,6 +79,8 @@ class Replicas:
             # On CPUs a plain sum in a fixed order, which is the same in eager and graph mode; on GPUs TensorFlow's own choice.
             reduction = tf.distribute.ReductionToOneDevice() if names[0].startswith("CPU") else None
             notes = [*_alone(mode, names), *_of_no_cluster(mode)]
+            # Who debugs replicas line by line has asked for it, and is told so five times.
+            tf.get_logger().addFilter(lambda record: "eagerly has significant overhead" not in record.getMessage())
             return cls(tf.distribute.MirroredStrategy(names, cross_device_ops=reduction), notes=notes)
         if mode.strategy == "multiworker":
             resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()

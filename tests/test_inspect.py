@@ -564,6 +564,31 @@ def test_a_queue_has_what_it_had():
     assert [recipe.jobs.get() for _ in range(recipe.jobs.qsize())] == [3.0, 1.0, 2.0, 4.0]
 
 
+LOSSES = {}
+
+
+def registered(name):
+    def keep(function):
+        LOSSES[name] = function
+        return function
+
+    return keep
+
+
+@registered("squared")
+def squared(logits):
+    return tf.reduce_sum(tf.square(logits), -1)
+
+
+class UsesARegistry(Tiny):
+    def losses(self, batch):
+        return super().losses(batch) + LOSSES["squared"](self.logits(batch))
+
+
+def test_what_registers_as_a_module_is_imported_is_not_told():
+    assert modetrain.inspect(made(UsesARegistry), batches(), modes=("graph",)) == []
+
+
 class SquaresInAVectorizedMap(Tiny):
     def losses(self, batch):
         with tf.GradientTape() as tape:

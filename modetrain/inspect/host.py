@@ -10,7 +10,7 @@ import ast
 import inspect as python_inspect
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -20,7 +20,7 @@ import tensorflow as tf
 from modetrain.callbacks import Callback
 from modetrain.inspect import uses
 from modetrain.inspect.finding import Finding, finding
-from modetrain.inspect.reach import Reached, is_users_object, tree_of
+from modetrain.inspect.reach import Reached, is_users_object, tree_of, tree_of_file
 from modetrain.inspect.resolve import Scope
 from modetrain.inspect.traces import Traces
 from modetrain.optimizer import Optimizer
@@ -124,6 +124,7 @@ def _outside(recipe: Any, reached: Reached, ran: set[tuple[str, int]]) -> Iterat
                     done.add(function.__code__)
                     if fresh and name not in at_start and not _has_run(function, ran):
                         yield function, thing
+    at_import = _called_at_import(files)
     for module in list(sys.modules.values()):
         if getattr(module, "__file__", None) not in files:
             continue
@@ -138,7 +139,7 @@ def _outside(recipe: Any, reached: Reached, ran: set[tuple[str, int]]) -> Iterat
                 if (
                     not isinstance(function, types.FunctionType)
                     or function.__code__ in done
-                    or function.__name__ in _AT_START
+                    or function.__name__ in _AT_START | at_import
                 ):
                     continue
                 done.add(function.__code__)
@@ -158,6 +159,33 @@ def _called_at_start(cls: type) -> set[str]:
                     found.add(node.func.attr)
                     pending.append(node.func.attr)
     return found - uses.CHANGING
+
+
+def _called_at_import(files: Iterable[str]) -> set[str]:
+    """Names of functions that run as modules are imported and by no other function of these files: what registers, say."""
+    at_import: set[str] = set()
+    by_others: set[str] = set()
+    for file in files:
+        tree = tree_of_file(file) if file else None
+        if not isinstance(tree, ast.Module):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                at_import.update(_called(decorator) for decorator in node.decorator_list)
+            if isinstance(node, ast.FunctionDef):
+                by_others.update(
+                    _called(one) for part in node.body for one in ast.walk(part) if isinstance(one, ast.Call)
+                )
+        for statement in tree.body:
+            if not isinstance(statement, ast.FunctionDef | ast.ClassDef):
+                at_import.update(_called(one) for one in ast.walk(statement) if isinstance(one, ast.Call))
+    return at_import - by_others
+
+
+def _called(node: ast.AST) -> str:
+    """The name of what is called, or of a decorator."""
+    function = node.func if isinstance(node, ast.Call) else node
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
 def _has_run(function: types.FunctionType, ran: set[tuple[str, int]]) -> bool:
