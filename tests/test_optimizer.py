@@ -307,3 +307,8 @@ def test_an_optimizer_used_twice_with_accumulation_is_refused(mode, make_trainer
     trainer = make_trainer(mode if mode != "xla" else "graph", Twice, steps=3)
     trainer.train()
     assert int(trainer.recipe.optimizer.updates.numpy()) == 6, "without accumulation it is two updates a step"
+
+
+def test_a_variable_that_is_not_keras_s_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"was given gate:0, which is no Keras variable. Make it with keras.Variable"):
+        Optimizer([tf.Variable(1.0, name="gate")], OptimizerSettings(name="sgd", learning_rate=0.1), steps=1)
