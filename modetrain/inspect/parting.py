@@ -13,6 +13,7 @@ from modetrain import lines
 from modetrain.inspect.calls import Calls
 from modetrain.inspect.reach import tree_of_file
 from modetrain.inspect.steps import Steps
+from modetrain.inspect.uses import CHANGING
 from modetrain.place import Place, is_generated, is_users
 
 # What asks whether it is being traced.
@@ -21,28 +22,7 @@ _ASKS = re.compile(
     r"|get_static_value|constant_value\(|num_elements\(|is_fully_defined\(|\.shape\b.*\bNone\b"
 )
 # What is done to an object in place, or moves an iterator on.
-_IN_PLACE = frozenset(
-    [
-        "append",
-        "extend",
-        "insert",
-        "pop",
-        "popleft",
-        "appendleft",
-        "popitem",
-        "remove",
-        "clear",
-        "update",
-        "add",
-        "discard",
-        "setdefault",
-        "get_nowait",
-        "put",
-        "next",
-        "__next__",
-        "send",
-    ]
-)
+_IN_PLACE = CHANGING | {"get_nowait", "next", "__next__", "send"}
 
 
 def place(steps: Steps) -> Place | None:
