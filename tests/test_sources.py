@@ -533,6 +533,27 @@ def test_earlier_downloads_of_other_data_change_nothing(tmp_path, monkeypatch):
         assert len(connections) == 1, f"TFDS was not let out: {asked}"
 
 
+def test_no_thread_of_a_download_that_was_given_up_goes_on(tmp_path, monkeypatch):
+    """Not even a slow one, which would ask after the bounds are gone."""
+    from tensorflow_datasets.core.download import downloader
+
+    begun, original = [], downloader._Downloader._sync_download
+
+    def slow(*args, **options):
+        begun.append(args)
+        time.sleep(1)
+        return original(*args, **options)
+
+    monkeypatch.setattr(downloader._Downloader, "_sync_download", slow)
+    (tmp_path / "downloads").mkdir()
+    with listener(lambda connection: None) as (port, connections):
+        through(monkeypatch, port)
+        assert load(dir=str(tmp_path))[0].kind == "bundled"
+        time.sleep(1.5)
+        assert begun == []
+        assert len(connections) == 1  # of the probe
+
+
 def test_a_proxy_that_says_no_costs_one_connection(tmp_path, monkeypatch):
     def no(connection):
         connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")

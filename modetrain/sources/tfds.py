@@ -10,12 +10,13 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import downloader
 from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
 from tensorflow_datasets.core.registered import DatasetNotFoundError
 
@@ -240,7 +241,8 @@ def _download(builder: Any, *, online: bool) -> str | None:
     tfds.display_progress_bar(sys.stderr.isatty())
     try:
         # TFDS also prints what it does; the caller has said it in one line.
-        with network.bounded(online=online), contextlib.redirect_stdout(io.StringIO()):
+        earlier_only = contextlib.nullcontext() if online else _no_downloads()
+        with network.bounded(online=online), earlier_only, contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except Exception as error:  # downloads, checksums, disks, missing packages: all of them mean "not this way"
         if isinstance(error, tfds.download.DownloadError):
@@ -253,6 +255,25 @@ def _download(builder: Any, *, online: bool) -> str | None:
     finally:
         tfds.display_progress_bar(True)
     return None
+
+
+@contextlib.contextmanager
+def _no_downloads() -> Iterator[None]:
+    """Within it TFDS fails as soon as it needs a file that is not there.
+
+    It gives up at the first one that fails; its threads for the others, were they started, would try for minutes after that,
+    when no bound holds them any more, and keep the process from ending.
+    """
+    start = downloader._Downloader.download
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise ConnectionError("no network")
+
+    downloader._Downloader.download = refuse
+    try:
+        yield
+    finally:
+        downloader._Downloader.download = start
 
 
 def _full_name(builder: Any) -> str:
