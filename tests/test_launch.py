@@ -44,7 +44,7 @@ def fail(error):
         worker.announce_failure(error, os.environ)
         raise
 def lost(): fail(UnavailableError("Task 1 stopped sending heartbeats"))
-def wait(seconds=30): time.sleep(seconds)
+def wait(seconds=300): time.sleep(seconds)
 def kill(signum, who=None): os.kill(who or os.getpid(), signum)
 
 worker.die_with_parent(os.environ)
@@ -104,7 +104,7 @@ class Bench:
         return (self.folder / "workers" / f"worker-{worker}.log").read_text()
 
     def wait_for(self, *names: str) -> None:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while not all((self.folder / name).exists() for name in names):
             assert time.monotonic() < until, f"no {names}"
             time.sleep(0.02)
@@ -200,7 +200,7 @@ def test_output_is_shown_while_it_comes(bench):
     process = bench.start("ready(); print('first'); wait()")
     began = time.monotonic()
     assert process.stdout.readline() == "first\n"
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     process.kill()
     process.wait()
 
@@ -239,9 +239,9 @@ def test_what_cannot_be_shown_does_not_stop_a_run(bench):
 
 def test_what_holds_the_output_open_does_not_hold_up_the_launch(bench):
     began = time.monotonic()
-    outcome = bench.launch("ready(); import subprocess; subprocess.Popen(['sleep', '15']); print('left')")
+    outcome = bench.launch("ready(); import subprocess; subprocess.Popen(['sleep', '60']); print('left')")
     assert (outcome.code, bench.stream.getvalue()) == (0, "left\n")
-    assert time.monotonic() - began < 4.5
+    assert time.monotonic() - began < 50
 
 
 def test_in_a_terminal_worker_0_has_a_terminal_of_the_same_size(bench):
@@ -308,8 +308,8 @@ import atexit; atexit.register(wait)
 if report.lost_a_peer: worker.leave()
 """
     began = time.monotonic()
-    bench.launch(code, limits=Limits(startup=20, grace=10))
-    assert time.monotonic() - began < 8
+    bench.launch(code, limits=Limits(startup=20, grace=120))
+    assert time.monotonic() - began < 60
     shown = bench.stream.getvalue()
     assert shown.startswith("step 3\nworker 1 failed first: ValueError: the label is 11\n[worker 1] Traceback")
     assert "heartbeat" not in shown
@@ -362,7 +362,7 @@ def test_who_does_not_join_is_named(bench):
     code = "print('I look for my peers')\nif me != 1: waiting()\nwait()"
     began = time.monotonic()
     outcome = bench.launch(code, workers=3, limits=Limits(startup=3))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     cause = "worker 1 did not join within 3 s (worker 1 never looked for the others, workers 0 and 2 waited)"
     assert (outcome.code, outcome.cause) == (1, cause)
     assert bench.said[:2] == [cause, "[worker 1] I look for my peers"]
@@ -512,7 +512,7 @@ def test_a_signal_reaches_all_workers_once_and_they_may_save(bench, signum, code
     process = bench.start(SAVES, restarts=3)
     bench.wait_for("ready-0", "ready-1")
     process.send_signal(signum)
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == code
     for worker in range(2):
         assert bench.log(worker).splitlines()[1:] == [f"told {int(signum)}", "saved"]
@@ -526,7 +526,7 @@ def test_a_signal_while_workers_are_started_starts_no_more(bench):
     process = subprocess.Popen([sys.executable, "-c", program], env=bench.environ, stdout=subprocess.PIPE, text=True)
     bench.wait_for("workers/worker-0.log")
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 143
     assert len(list((bench.folder / "workers").glob("worker-*.log"))) < 300
 
@@ -536,7 +536,7 @@ def test_a_second_signal_ends_them_at_once(bench):
     bench.wait_for("ready-0", "ready-1")
     pids = [bench.pid(worker) for worker in range(2)]
     process.send_signal(signal.SIGINT)
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while "told 2" not in bench.log(1):
         assert time.monotonic() < until
         time.sleep(0.02)

@@ -96,7 +96,7 @@ from recipes.mnist import Digits
 
 class Slow(Digits):
     def train_step(self, batch):
-        for _ in range(600):
+        for _ in range(6000):
             time.sleep(0.05)
         return super().train_step(batch)
 """
@@ -117,7 +117,7 @@ def test_a_run_that_is_still_traced_has_nothing_to_save_and_ends_at_once(tmp_pat
     began = time.monotonic()
     assert "no step was made" in run.stdout.read()
     assert run.wait() == 143
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     kept = run_json.read(tmp_path / "run")
     assert (kept["status"], kept["steps"]) == ("stopped", 0)
 

@@ -431,6 +431,11 @@ def test_a_damaged_file_is_named(prepared, tmp_path):
 # --- without a network -----------------------------------------------------------------------------------------------
 
 
+# TFDS left alone takes 205 s where it is refused, and for ever where nobody answers; what takes seconds may take tens of
+# them on a busy machine.
+SECONDS = 60
+
+
 @contextlib.contextmanager
 def listener(answer):
     """A TCP server on this machine; `answer(connection)` is called for each connection. Yields (port, connections)."""
@@ -458,6 +463,14 @@ def listener(answer):
             connection.close()
 
 
+def probed_once(connections) -> bool:
+    """One connection, that of the probe, was made; on a busy machine it may come after the probe was given up."""
+    deadline = time.monotonic() + SECONDS
+    while not connections and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return len(connections) == 1
+
+
 def through(monkeypatch, port):
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
@@ -479,7 +492,7 @@ def test_offline_mnist_is_the_sample_in_seconds(tmp_path, closed_proxy):
 
     begin = time.perf_counter()
     source, _ = load(dir=str(tmp_path))
-    assert time.perf_counter() - begin < 5
+    assert time.perf_counter() - begin < SECONDS
     assert source.kind == "bundled"
     assert source.description.startswith("bundled sample of MNIST (4,000 train, 1,000 test): TFDS mnist 3.0.1 is not ")
     assert str(tmp_path) in source.description
@@ -498,7 +511,7 @@ def test_offline_mnist_is_the_sample_in_seconds(tmp_path, closed_proxy):
 def test_offline_others_are_errors_in_seconds(tmp_path, closed_proxy, given, typed):
     begin = time.perf_counter()
     message = refused(dir=str(tmp_path), **given)
-    assert time.perf_counter() - begin < 5
+    assert time.perf_counter() - begin < SECONDS
     assert "cannot be reached" in message
     assert typed in message
 
@@ -508,10 +521,10 @@ def test_a_network_that_never_answers_costs_seconds_and_no_storm(tmp_path, monke
         through(monkeypatch, port)
         begin = time.perf_counter()
         source, _ = load(dir=str(tmp_path))
-        assert time.perf_counter() - begin < 2 * network.PROBE_SECONDS + 3
+        assert time.perf_counter() - begin < SECONDS
         assert source.kind == "bundled"
         assert "no answer in" in source.description
-        assert len(connections) == 1
+        assert probed_once(connections)
 
 
 def test_earlier_downloads_of_other_data_change_nothing(tmp_path, monkeypatch):
@@ -527,10 +540,10 @@ def test_earlier_downloads_of_other_data_change_nothing(tmp_path, monkeypatch):
         through(monkeypatch, port)
         begin = time.perf_counter()
         source, said = load(dir=str(tmp_path))
-        assert time.perf_counter() - begin < 2 * network.PROBE_SECONDS + 3
+        assert time.perf_counter() - begin < SECONDS
         assert source.kind == "bundled"
         assert said == []
-        assert len(connections) == 1, f"TFDS was not let out: {asked}"
+        assert probed_once(connections), f"TFDS was not let out: {asked}"
 
 
 def test_no_thread_of_a_download_that_was_given_up_goes_on(tmp_path, monkeypatch):
@@ -551,7 +564,7 @@ def test_no_thread_of_a_download_that_was_given_up_goes_on(tmp_path, monkeypatch
         assert load(dir=str(tmp_path))[0].kind == "bundled"
         time.sleep(1.5)
         assert begun == []
-        assert len(connections) == 1  # of the probe
+        assert probed_once(connections)
 
 
 def test_a_proxy_that_says_no_costs_one_connection(tmp_path, monkeypatch):
@@ -559,10 +572,11 @@ def test_a_proxy_that_says_no_costs_one_connection(tmp_path, monkeypatch):
         connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
         connection.close()
 
+    monkeypatch.setattr(network, "PROBE_SECONDS", float(SECONDS))  # it answers, however busy the machine
     with listener(no) as (port, connections):
         through(monkeypatch, port)
         source, _ = load(dir=str(tmp_path))
-        assert "proxy" in source.description
+        assert "the proxy of the environment does not let it through" in source.description
         assert len(connections) == 1
 
 
@@ -721,7 +735,7 @@ def test_a_download_that_fails_midway_is_a_prompt_error(served, tmp_path, behave
     served.behave = behave
     begin = time.perf_counter()
     message = refused(name="modetrain_served_digits", dir=str(tmp_path))
-    assert time.perf_counter() - begin < 15
+    assert time.perf_counter() - begin < SECONDS
     assert BAD_SERVERS[behave] in message
     assert "modetrain_served_digits 1.0.0 is not prepared" in message
     assert served.gets <= 3, "no storm of retries"
@@ -1033,7 +1047,7 @@ def test_what_would_not_fit_is_refused_before_it_is_allocated(tmp_path, prepared
     else:
         (_folder_of(some()) if stored == "npz" else _records(_good()))(tmp_path)
         message = refused(name="mine", source="folder", path=str(tmp_path), image_size=huge)
-    assert time.perf_counter() - begin < 5
+    assert time.perf_counter() - begin < SECONDS
     assert "GiB of free memory" in message
     assert "data.image_size=[32,32]" in message
 
