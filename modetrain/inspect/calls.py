@@ -10,122 +10,28 @@ imported itself (`from time import time as now`) is exchanged there too. Everyth
 
 from __future__ import annotations
 
-import builtins
 import dataclasses
 import datetime
 import functools
 import inspect as python_inspect
-import io
 import logging
-import os
-import pathlib
-import platform
-import random
 import re
-import socket
-import subprocess
 import sys
-import threading
-import time
 import types
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
-import keras
-import numpy as np
 import tensorflow as tf
-from keras.src.random import seed_generator
 from tensorflow.python.autograph.pyct import origin_info
 from tensorflow.python.util import tf_stack
 
 from modetrain import lines
+from modetrain.inspect import outside
 from modetrain.place import Place, is_users
 
-_CLOCKS = (
-    *(
-        "time",
-        "time_ns",
-        "perf_counter",
-        "perf_counter_ns",
-        "monotonic",
-        "monotonic_ns",
-        "process_time",
-        "process_time_ns",
-    ),
-    *("thread_time", "thread_time_ns", "ctime", "localtime", "gmtime", "strftime", "asctime"),
-)
-_UNSEEDED = "MT301 where no seed is given"
-_GLOBAL_SEEDS = "MT305"
-# What libraries ask for all the time, for reasons of their own: counts where the user's line asks itself.
-_ASKED = {"MT103 asked": "MT103", "MT302 asked": "MT302", "MT303 asked": "MT303"}
 # A generator made with a seed asks the machine for numbers too, and throws them away.
 _SEEDED = re.compile(r"\b(RandomState|MT19937)\([^)\s]")
-_FILES = (
-    "system",
-    "popen",
-    "mkdir",
-    "makedirs",
-    "remove",
-    "unlink",
-    "rename",
-    "replace",
-    "rmdir",
-    "removedirs",
-    "open",
-    "putenv",
-    "unsetenv",
-)
-_RANDOM = tuple(
-    name
-    for name in random.__all__
-    if isinstance(getattr(random, name), (types.MethodType, types.BuiltinFunctionType))
-    and name not in ("seed", "getstate", "setstate")
-)
-_NUMPY = tuple(
-    name
-    for name in np.random.__all__
-    if isinstance(getattr(np.random, name), (types.BuiltinFunctionType, types.MethodType))
-    or type(getattr(np.random, name)).__name__ == "cython_function_or_method"
-    if name not in ("seed", "get_state", "set_state", "default_rng", "get_bit_generator", "set_bit_generator")
-)
-# (where, names, code): what is exchanged, and what it means when the user's line calls it.
-_TABLE: tuple[tuple[Any, tuple[str, ...], str], ...] = (
-    (builtins, ("print",), "MT101"),
-    (logging.Logger, ("isEnabledFor",), "MT102"),
-    (warnings, ("warn", "warn_explicit"), "MT102"),
-    (builtins, ("open",), "MT103"),
-    (io, ("open",), "MT103"),
-    (os, _FILES, "MT103"),
-    (subprocess.Popen, ("__init__",), "MT103"),
-    (socket.socket, ("connect",), "MT103"),
-    (builtins, ("input", "breakpoint"), "MT104"),
-    (time, ("sleep",), "MT104"),
-    (random, _RANDOM, "MT301"),
-    (np.random, _NUMPY, "MT301"),
-    (np.random, ("default_rng",), _UNSEEDED),
-    (time, _CLOCKS, "MT302"),
-    (os, ("urandom", "getrandom"), "MT303"),
-    (random, ("_urandom",), "MT303"),
-    (uuid, ("uuid1", "uuid4"), "MT303"),
-    (os, ("getpid", "getppid", "getloadavg"), "MT303 asked"),
-    (socket, ("gethostname", "getfqdn"), "MT303 asked"),
-    (platform, ("node",), "MT303 asked"),
-    (threading, ("get_ident", "get_native_id"), "MT303 asked"),
-    (time, ("clock_gettime", "clock_gettime_ns"), "MT302 asked"),
-    (os, ("times",), "MT302 asked"),
-    (os, ("listdir", "scandir", "stat"), "MT103 asked"),
-    (os.path, ("exists", "isfile", "isdir", "getmtime", "getsize"), "MT103 asked"),
-    (pathlib.Path, ("exists", "is_file", "is_dir", "stat", "iterdir", "glob", "rglob"), "MT103 asked"),
-    (seed_generator, ("global_seed_generator",), _GLOBAL_SEEDS),
-    (tf.random.Generator, ("__init__",), "MT206"),
-    (keras.Layer, ("__init__",), "MT206"),
-    (keras.optimizers.Optimizer, ("__init__",), "MT206"),
-    (keras.metrics.Metric, ("__init__",), "MT206"),
-    (keras.Variable, ("__init__",), "MT206"),
-)
-_MADE = "MT206"
 # What these do on the way to a handler (take the time, write to stderr, open a file) is no doing of the line that logs.
 _LOGGING = {(logging.__file__, "_log"), (logging.__file__, "handle")}
 
@@ -173,7 +79,7 @@ class Calls:
 
     def __enter__(self) -> Calls:
         replaced: dict[int, tuple[Any, Any]] = {}
-        for holder, names, code in _TABLE:
+        for holder, names, code in outside.TABLE:
             for name in names:
                 original = vars(holder).get(name)
                 if original is not None:
@@ -204,7 +110,7 @@ class Calls:
         self._busy = True
         try:
             stack = list(tf_stack.extract_stack())
-            place = lines.of_stack(stack, direct=code not in (_MADE, _GLOBAL_SEEDS))
+            place = lines.of_stack(stack, direct=code not in (outside.MADE, outside.GLOBAL_SEEDS))
             if code != "MT102" and _is_within_logging(stack):
                 return
         finally:
@@ -230,7 +136,7 @@ class Calls:
 
             return tf.autograph.experimental.do_not_convert(enabled)
 
-        if name == "default_rng" or code == _UNSEEDED:
+        if name == "default_rng" or code == outside.UNSEEDED:
             code_ = "MT301"
 
             def seeded(*args: Any, **kwargs: Any) -> Any:
@@ -241,7 +147,7 @@ class Calls:
 
             return tf.autograph.experimental.do_not_convert(seeded)
 
-        if code == _GLOBAL_SEEDS:
+        if code == outside.GLOBAL_SEEDS:
 
             def drawing() -> Any:
                 note(code, "keras.random without a seed")
@@ -249,8 +155,8 @@ class Calls:
 
             return drawing
 
-        asked = code in _ASKED
-        code = _ASKED.get(code, code)
+        asked = code in outside.ASKED
+        code = outside.ASKED.get(code, code)
 
         def hearing(*args: Any, **kwargs: Any) -> Any:
             # Most calls come from libraries: those are told apart before a stack is taken.
@@ -286,7 +192,7 @@ class Calls:
         from tensorflow.python.ops import resource_variable_ops
 
         for cls in (polymorphic_function.UnliftedInitializerVariable, resource_variable_ops.ResourceVariable):
-            self._exchange(cls, "__init__", self._hearing_made(vars(cls)["__init__"], _MADE))
+            self._exchange(cls, "__init__", self._hearing_made(vars(cls)["__init__"], outside.MADE))
 
     def _exchange(self, holder: Any, name: str, mine: Any) -> None:
         original = vars(holder)[name]
