@@ -18,6 +18,7 @@ CONFIG = "config.yaml"  # everything that was configured
 RECORD = "run.json"  # what took effect and what came of it
 ERROR = "error.txt"  # what a failed run said, complete
 CHECKPOINTS = "checkpoints"
+WORKERS = "workers"  # what each of several workers printed
 INDEX = "index.json"  # among them: the SHA-256 of each
 
 

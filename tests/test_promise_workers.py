@@ -236,6 +236,15 @@ def test_a_step_that_fails_on_one_worker_is_told_by_the_users_lines_and_made_aga
     assert "RuntimeError: of the user, in worker 1" in whole
 
 
+def test_workers_that_do_not_join_leave_the_cause(tmp_path):
+    run = Launched(tmp_path, "late", "mode.startup_timeout=0.1", "mode.restarts=0")
+    run.end()
+    assert run.code == 1, run.out
+    told = (run.folder / "error.txt").read_text().splitlines()
+    assert told[0].startswith("workers 0 and 1 did not join within 0.1 s")
+    assert told[1] == "All that was printed: late/workers"
+
+
 def test_kill_9_of_the_launcher_leaves_no_worker(tmp_path):
     run = Launched(tmp_path, "orphans")
     run.wait_for_checkpoint(100)

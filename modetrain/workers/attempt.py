@@ -57,7 +57,7 @@ class Attempt:
     ):
         self._command = list(command)
         self._number = number
-        self._folder = folder / "workers"
+        self._folder = folder / run_folder.WORKERS
         self._environ = dict(os.environ if environ is None else environ)
         self._screen = screen
         self._received = received

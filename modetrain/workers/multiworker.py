@@ -130,8 +130,11 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
     changes: dict[str, object] = {"restarts": [dataclasses.asdict(restart) for restart in outcome.restarts]}
     if outcome.cause is not None:
         changes |= {"status": "failed", "error": outcome.cause}
-    if outcome.traceback is not None:  # of whichever worker
+        # Of whichever worker; what another wrote there is that it lost this one.
+        logs = paths.shown(where.folder / run_folder.WORKERS, cwd)
         with contextlib.suppress(OSError):
-            (where.folder / run_folder.ERROR).write_text(outcome.traceback)
+            (where.folder / run_folder.ERROR).write_text(
+                outcome.traceback or f"{outcome.cause}\nAll that was printed: {logs}\n"
+            )
     run_json.amend(where.folder, changes)
     return outcome.code
