@@ -92,5 +92,6 @@ def test_what_is_each_machines_own_may_differ(two):
 
 def test_settings_are_told_by_their_keys():
     config = {"steps": 3, "run_dir": "a", "data": {"dir": "b", "batch_size": 4}, "compare": {"modes": ["eager"]}}
-    config["recipe"] = {"vocabulary": "/scratch/n1/v.txt"}
-    assert agreement.settings(config) == {"steps": 3, "data.batch_size": 4, "compare.modes": ["eager"]}
+    config["recipe"] = {"vocabulary": "/scratch/n1/v.txt", "extra": {}}
+    told = {"steps": 3, "data.batch_size": 4, "compare.modes": ["eager"], "recipe.extra": {}}
+    assert agreement.settings(config) == told

@@ -213,7 +213,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A config's values by their keys: `{"optimizer.learning_rate": 0.001, ...}`."""
     found: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             found |= flat(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
