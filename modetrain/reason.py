@@ -11,12 +11,15 @@ traceback. Around the one line that matters stand the stack of the whole program
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import textwrap
 import traceback
+from pathlib import Path
 
 import tensorflow as tf
 
+_PACKAGE = Path(__file__).parent
 _MOST_LINES = 6
 _MOST_LETTERS = 400
 
@@ -101,7 +104,18 @@ def _without_stacks(said: str) -> tuple[list[list[traceback.FrameSummary]], str]
         elif indent is None or (line.strip() and len(line) - len(line.lstrip()) <= indent):
             indent = None
             rest.append(line)
-    return stacks, "\n".join(rest)
+    return [_complete(stack) for stack in stacks], "\n".join(rest)
+
+
+def _complete(stack: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """The stack with whole paths: XLA leaves out the folder that all files are in, and the library's own files tell which."""
+    names = [frame.filename for frame in stack]
+    for name in names:
+        own = str(_PACKAGE / name.rpartition(f"{_PACKAGE.name}/")[2])
+        folder = own.removesuffix(name)
+        if not name.startswith("/") and own != folder and all(os.path.exists(folder + one) for one in names):
+            return [traceback.FrameSummary(folder + one.filename, one.lineno, one.name) for one in stack]
+    return stack
 
 
 def _shortened(lines: list[str]) -> str:

@@ -1,0 +1,38 @@
+"""Messages of TensorFlow's taken apart."""
+
+from __future__ import annotations
+
+import pytest
+import tensorflow as tf
+
+import modetrain.recipe
+from modetrain import reason
+from tests.conftest import ROOT
+
+STACK = """Input 1 to node `Range` with op Range must be a compile-time constant.
+
+Stack trace for op definition: 
+File "{folder}modetrain/recipe.py", line 193, in run_train_step
+File "{folder}recipes/mnist.py", line 48, in train_step
+
+\t [[{{{{node Range}}}}]]
+"""
+
+
+@pytest.mark.parametrize("left_out", ["", "/", f"{ROOT}/"])
+def test_paths_are_whole_whatever_folder_the_message_leaves_out(left_out):
+    said = STACK.format(folder=f"{ROOT}/".removeprefix(left_out))
+    message = reason.read(tf.errors.InvalidArgumentError(None, None, said))
+    assert message is not None
+    (stack,) = message.stacks
+    assert [(frame.filename, frame.lineno) for frame in stack] == [
+        (modetrain.recipe.__file__, 193),
+        (f"{ROOT}/recipes/mnist.py", 48),
+    ]
+
+
+def test_a_path_that_cannot_be_made_whole_is_left(tmp_path):
+    said = STACK.format(folder="nowhere/")
+    message = reason.read(tf.errors.InvalidArgumentError(None, None, said))
+    assert message is not None
+    assert message.stacks[0][1].filename == "nowhere/recipes/mnist.py"
