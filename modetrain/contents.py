@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+# Keras's name of a variable that was given none, which counts all such of the process.
+_COUNTED = re.compile(r"variable_\d+")
 
 
 def things(holder: object) -> Iterator[tuple[str, Any]]:
@@ -43,5 +47,6 @@ def variables(holder: object) -> dict[str, Any]:
             add(f"{name}/state", thing.state)
         elif isinstance(held := getattr(thing, "variables", None), (list, tuple)):
             for index, variable in enumerate(held):
-                add(f"{name}/{index}/{variable.name}", variable)
+                own = "variable" if _COUNTED.fullmatch(variable.name) else variable.name
+                add(f"{name}/{index}/{own}", variable)
     return found
