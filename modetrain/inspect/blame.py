@@ -10,6 +10,7 @@ that trains; `do=inspect` has the time.
 
 from __future__ import annotations
 
+import contextlib
 import inspect as python_inspect
 import sys
 import types
@@ -20,6 +21,10 @@ from modetrain.inspect.state import Change, State, changes
 from modetrain.place import Place, is_generated, is_users
 
 _GENERATOR = python_inspect.CO_GENERATOR
+
+
+def _runs_for_contextlib(frame: types.FrameType) -> bool:
+    return frame.f_back is not None and frame.f_back.f_code.co_filename == contextlib.__file__
 
 
 class Blame:
@@ -57,7 +62,8 @@ class Blame:
         name = frame.f_code.co_filename
         if event != "call" or not (is_generated(name) or is_users(name)):
             return None
-        if frame.f_code.co_flags & _GENERATOR:  # whose every step would be told as its own doing, not its caller's
+        # What takes the next item of an iterator is to blame, and not the iterator; a context manager works by itself.
+        if frame.f_code.co_flags & _GENERATOR and not _runs_for_contextlib(frame):
             return None
         self._check()
         self._stack.append((frame, self._stack[-1][1] if self._stack else None))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from modetrain.inspect import host, identity, loops, ops, pipeline, retraces, sharing, traces, values
 from modetrain.inspect.finding import Finding, merged, waived
 from modetrain.inspect.keeping import python_state_kept, seed_kept
@@ -87,17 +85,17 @@ class Inspector:
         if _keeps_symbols(found):  # an eager step would stumble over them
             return
         with python_state_kept(self._recipe):
-            of_batches, rows = values.of_batches(steps, self._target)
+            of_batches, outcomes = values.of_batches(steps, self._target)
             yield from of_batches
-            if _explain(found) or of_batches or rows is None or seen.concrete is None:
+            if _explain(found) or of_batches or outcomes is None or seen.concrete is None:
                 return
-            if unlike := self._unlike(steps, seen.concrete, rows):
+            if unlike := self._unlike(steps, seen.concrete, outcomes):
                 # Is it tracing that makes the difference, or is no run of the step like another?
-                yield from list(values.again(steps, rows)) or unlike
+                yield from list(values.again(steps, outcomes)) or unlike
 
-    def _unlike(self, steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray]) -> list[Finding]:
+    def _unlike(self, steps: Steps, concrete: Concrete, outcomes: Sequence[values.Outcome]) -> list[Finding]:
         """What the traced step computes otherwise, from the weights as they are or from others."""
-        if found := list(values.traced(steps, concrete, rows, first=self._first)):
+        if found := list(values.traced(steps, concrete, outcomes, first=self._first)):
             return found
         _, moved = values.of_batches(steps, "graph", moved=True)
         return [] if moved is None else list(values.traced(steps, concrete, moved, moved=True, first=self._first))

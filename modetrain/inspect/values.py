@@ -6,8 +6,9 @@ where nothing else was found: a number that differs says that something is wrong
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -38,7 +39,20 @@ _EAGER = "the step run eagerly on the batches"
 Parting = Callable[..., Place | None]
 
 
-def of_batches(steps: Steps, target: str, *, moved: bool = False) -> tuple[list[Finding], list[np.ndarray] | None]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a step.
+
+    Attributes:
+      row: its metrics, float [1, replicas, metrics, 2].
+      own: by name the variables that no optimizer moves; the user's own doing, or that of batch normalisation and its like.
+    """
+
+    row: np.ndarray
+    own: Mapping[str, np.ndarray]
+
+
+def of_batches(steps: Steps, target: str, *, moved: bool = False) -> tuple[list[Finding], list[Outcome] | None]:
     """Runs one step a batch, one after the other, line by line.
 
     Args:
@@ -47,44 +61,51 @@ def of_batches(steps: Steps, target: str, *, moved: bool = False) -> tuple[list[
       moved: from weights that are moved a little: first weights are often all alike, and hide what a step computes.
 
     Returns:
-      What was found, and the rows of the steps; None where one has failed.
+      What was found, and what came of the steps; None where one has failed.
     """
     casts = _Casts()
     _seed()
     with steps.state_kept(moved=moved), casts, Calls(silent=True):
-        rows = []
+        outcomes = []
         for number, batch in enumerate(steps.batches):
             try:
-                rows.append(steps.run_eagerly(batch, number)[1])
+                row = steps.run_eagerly(batch, number)[1]
+                outcomes.append(Outcome(row=row, own=_own(steps)))
             except Exception as error:
                 return [*casts.findings(target), *_failed(error, steps, number, target)], None
-    return casts.findings(target), rows
+    return casts.findings(target), outcomes
 
 
-def again(steps: Steps, rows: Sequence[np.ndarray]) -> Iterator[Finding]:
+def again(steps: Steps, outcomes: Sequence[Outcome]) -> Iterator[Finding]:
     """Runs the same steps eagerly once more: they should give the same."""
     _, once_more = of_batches(steps, "graph")
-    if once_more is not None and (seen := _difference(rows, once_more)):
+    if once_more is not None and (seen := _difference(outcomes, once_more)):
         yield finding("MT306", steps.place, seen, evidence="two eager runs compared")
 
 
 def traced(
-    steps: Steps, concrete: Concrete, rows: Sequence[np.ndarray], *, moved: bool = False, first: Parting | None = None
+    steps: Steps, concrete: Concrete, outcomes: Sequence[Outcome], *, moved: bool = False, first: Parting | None = None
 ) -> Iterator[Finding]:
-    """Runs the traced step on the same batches: it should give the same."""
+    """Runs the traced step on the same batches: it should give the same.
+
+    A variable that differs counts where Python goes another way, for rounding may have grown in it.
+    """
     graph = []
     _seed()
     with steps.state_kept(moved=moved), Calls(silent=True):
         for number, batch in enumerate(steps.batches):
             try:
-                graph.append(_run(concrete, steps, batch, number))
+                row = _run(concrete, steps, batch, number)
+                graph.append(Outcome(row=row, own=_own(steps)))
             except Exception as error:
                 place = failures.place_of(error) or steps.place
                 yield finding("MT307", place, _said(error), evidence="eager and graph compared")
                 return
-    if seen := _difference(rows, graph):
+    if seen := _difference(outcomes, graph):
         place = parting.place(steps) or (first and first(steps, moved=moved)) or steps.place
         yield finding("MT307", place, seen, evidence="eager and graph compared")
+    elif (seen := _other_variable(outcomes, graph)) and (way := parting.place(steps)):
+        yield finding("MT307", way, seen, evidence="eager and graph compared")
 
 
 def _run(concrete: Concrete, steps: Steps, batch, number: int) -> np.ndarray:
@@ -122,12 +143,43 @@ def _said(error: BaseException) -> str:
     return " ".join((message.text if message is not None else f"{type(error).__name__}: {error}").split())[:300]
 
 
-def _difference(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> str | None:
-    """In words how far results are apart, where that is more than rounding."""
-    policy = keras.config.dtype_policy().compute_dtype
-    tolerance = 1e-3 if policy in ("float32", "float64") else 0.1
+def _own(steps: Steps) -> dict[str, np.ndarray]:
+    recipe = steps.recipe
+    others = {id(variable) for model in recipe.models() for variable in model.trainable_variables}
+    optimizers = tuple(f"{name}/" for name in recipe.optimizers())
+    found = {}
+    for name, variable in recipe.state().items():
+        dtype = tf.as_dtype(variable.dtype)
+        seed = getattr(variable, "name", "").startswith("seed_generator")
+        if (
+            (dtype.is_floating or dtype.is_integer)
+            and not seed
+            and id(variable) not in others
+            and not name.startswith(optimizers)
+        ):
+            found[name] = keras.ops.convert_to_numpy(variable).astype(np.float64)
+    return found
+
+
+def _tolerance() -> float:
+    return 1e-3 if keras.config.dtype_policy().compute_dtype in ("float32", "float64") else 0.1
+
+
+def _other_variable(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> str | None:
+    """In words which variable differs first, where that is more than rounding."""
     for step, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-        one, other = one.astype(np.float64).sum(axis=1), other.astype(np.float64).sum(axis=1)
+        for name, value in one.own.items():
+            scale = np.abs(value).max(initial=0.0)
+            if not np.allclose(value, other.own[name], rtol=0, atol=_tolerance() * (scale or 1.0), equal_nan=True):
+                return f"step {step + 1}: the variable {name} got other values"
+    return None
+
+
+def _difference(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> str | None:
+    """In words how far metrics are apart, where that is more than rounding."""
+    tolerance = _tolerance()
+    for step, (mine, yours) in enumerate(zip(ours, theirs, strict=True)):
+        one, other = mine.row.astype(np.float64).sum(axis=1), yours.row.astype(np.float64).sum(axis=1)
         if one.shape != other.shape:
             return f"step {step + 1}: {one.shape[1]} metrics against {other.shape[1]}"
         count = np.maximum(one[..., 1:], 1)

@@ -240,7 +240,9 @@ def _of_layer(name: str, layer: keras.Layer, visited: set[int], depth: int) -> I
         yield f"{path}.trainable", Seen(kind="layer", token=inner.trainable, shown=str(inner.trainable))
         known, users = _names_of_layers(), is_users_object(inner)
         for one, item in list(vars(inner).items()):
-            if one in known or not (users or (isinstance(item, (int, float)) and not one.startswith("_"))):
+            plain = isinstance(item, (int, float)) and not one.startswith("_")
+            # An object of the user's is a regularizer or a schedule, say.
+            if not is_users_object(item) and (one in known or not (users or plain)):
                 continue
             if not isinstance(item, (keras.Layer, keras.Variable, tf.Variable)):
                 yield from walk(f"{path}.{one}", item, visited, depth)
