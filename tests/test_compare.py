@@ -78,8 +78,8 @@ def compared(make_recipe, batches):
 
 class ScaledInGraph(Planted):
     def change(self, x, batch):
-        if tf.inside_function():
-            x = x * 1.00001  # here
+        if tf.inside_function():  # here
+            x = x * 1.00001
         return x
 
 
@@ -246,8 +246,8 @@ class TruncatedNormal(Planted):
 
 class NanInGraph(Planted):
     def change(self, x, batch):
-        if tf.inside_function():
-            x = tf.sqrt(x - 0.5)  # here
+        if tf.inside_function():  # here
+            x = tf.sqrt(x - 0.5)
         return x
 
 
@@ -265,6 +265,28 @@ class Asserts(Planted):
 class Numpy(Planted):
     def change(self, x, batch):
         return x * float(x.numpy().mean())  # here
+
+
+class KeepsTheFirst(Planted):
+    """Repeated in the same process it gives the same, for what it has kept is there."""
+
+    def change_loss(self, loss, logits):
+        if not hasattr(self, "first"):
+            self.first = tf.reduce_mean(tf.stop_gradient(loss))  # here
+        return loss / self.first
+
+
+class CountsOutsideOfFunctions(Planted):
+    """What a graph leaves out shows in a variable before it shows in a loss."""
+
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.mean = tf.Variable(0.0)
+
+    def change(self, x, batch):
+        if not tf.inside_function():  # here
+            self.mean.assign(tf.reduce_mean(tf.cast(x, tf.float32)))
+        return x
 
 
 PLANTED = {
@@ -289,6 +311,8 @@ PLANTED = {
     OutOfRange: ("error", "xla", None),
     Asserts: ("error", "xla", None),
     Numpy: ("error", "graph", "tracing"),
+    KeepsTheFirst: ("impure", "graph", "python"),
+    CountsOutsideOfFunctions: ("different", "graph", "tracing"),
 }
 
 
@@ -303,6 +327,29 @@ def test_a_planted_disagreement_is_found_and_its_line_named(cls, compared):
     assert finding.place.text.endswith("# here"), str(comparison)
     assert finding.place.file == __file__
     assert finding.place.text.removesuffix("# here").strip() in str(comparison)
+
+
+def test_what_is_kept_of_an_earlier_step_is_found_in_a_recipe_that_has_made_none(compared):
+    (finding,) = compared(KeepsTheFirst).findings
+    assert finding.step == 2
+    assert "eager gives other numbers where no step was made before" in finding.message
+    assert "MT203" in finding.message
+
+
+def test_weights_that_have_no_name_are_the_same_in_every_recipe_that_is_built(compared):
+    class Unnamed(keras.layers.Layer):
+        def build(self, shape):
+            self.scale = self.add_weight(shape=shape[1:], initializer="ones")
+
+        def call(self, x):
+            return x * self.scale
+
+    def model(image_shape, classes):
+        flat = [keras.Input(image_shape), keras.layers.Flatten(), Unnamed(), keras.layers.Dense(classes)]
+        return keras.Sequential(flat)
+
+    comparison = compared(Digits, model=model)
+    assert comparison.agrees, str(comparison)
 
 
 def test_a_dictionary_that_changes_is_named_with_what_is_in_it(compared):

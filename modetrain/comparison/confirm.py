@@ -34,6 +34,8 @@ _OF_SHARES = (
 )
 # What stands for the relative difference of NaNs and infinities, which is infinite.
 _OF_NONFINITE = 1e-6
+_OTHER_STEP = "Without graph optimizations it differs as well: the traced step is another one than the eager one."
+_OF_EARLIER = "The step is no function of (state, batch): {} gives other numbers where no step was made before."
 _CANCEL = ("Sub", "Add", "AddV2")
 _OF_REPLICAS = "In float64 it agrees: several replicas add in an order of their own."
 _BY_EXAMPLE = "Return one value per example, to minimize() too; do=inspect with the same mode= looks for more."
@@ -94,6 +96,8 @@ class Court:
         verdicts = self._verdicts(mode)
         if not _steps(verdicts):
             return Judgement(verdicts=tuple(verdicts))
+        if (of_earlier := self._of_earlier_steps(mode, verdicts)) is not None:
+            return Judgement(verdicts=tuple(verdicts), why=of_earlier)
         self.say(f"{mode}: differs; trying the same steps in float64")
         wide = self._in_float64(mode, _steps(verdicts))
         if wide is not None and wide.narrow and not all(map(wide.gone, _different(verdicts))):
@@ -158,6 +162,27 @@ class Court:
                 found += judge.step(number, start, wanted, got, self.lead.layout, floors.get(number, {}), dtype)
         return found
 
+    def _of_earlier_steps(self, mode: str, verdicts: Sequence[Verdict]) -> Explanation | None:
+        """Why the reference's own step is another where its recipe has made none before; None where it is the same."""
+        number = _steps(verdicts)[0]
+        shelf, name = self.runner.shelf, f"{self.reference}@again"
+        if number == 0:
+            return None
+        if not shelf.has(f"{name}/{number}"):
+            self.say(f"{mode}: differs; making step {number + 1} of {self.reference} without those before")
+            report = self.runner.variant(self.reference, "again", [number])
+            if not isinstance(report, ArmReport) or report.error is not None:
+                return None
+        wanted, got = shelf.get(f"{self.reference}/{number}"), shelf.get(f"{name}/{number}")
+        if got.error is None:
+            floors = shelf.get(f"{self.reference}/floors").get(number, {})
+            start, layout, dtype = before(shelf, self.reference, number), self.lead.layout, self.lead.compute_dtype
+            if not _different(judge.step(number, start, wanted, got, layout, floors, dtype)):
+                return None
+        why = self.runner.explain(self.reference, number) or Explanation()
+        said = (_OF_EARLIER.format(self.reference), *why.said)
+        return dataclasses.replace(why, kind="impure", said=said, blame="python")
+
     def _in_float64(self, mode: str, numbers: Sequence[int]) -> _Wide | None:
         """Both modes in float64; None where that cannot be had."""
         shelf, found, narrow = self.runner.shelf, {}, None
@@ -213,10 +238,8 @@ class Court:
         said, blame = list(why.said), why.blame
         strict = self._agrees_without(mode, "strict", here)
         if strict is False:
-            blame = "tracing"
-            said.append(
-                "Without graph optimizations it differs as well: the traced step is another one than the eager one."
-            )
+            why = dataclasses.replace(why, said=(*said, _OTHER_STEP)).of_tracing()
+            said, blame = list(why.said), why.blame
         elif strict and report.effective.get("compile") == "xla":
             blame = "xla"
             said.append("As a graph without optimizations the step agrees: XLA makes the difference.")

@@ -21,9 +21,11 @@ from modetrain.comparison.bisect import Origin
 from modetrain.comparison.cause import Explanation
 from modetrain.comparison.log import Log
 from modetrain.comparison.shelf import Shelf, before
+from modetrain.inspect import parting
 from modetrain.inspect.codes import CODES
 from modetrain.inspect.inspector import Inspector
-from modetrain.inspect.steps import mode_for
+from modetrain.inspect.keeping import python_state_kept
+from modetrain.inspect.steps import Steps, mode_for
 
 _NOISY_LOGS = 3
 # How long results are asked for one at a time; each is compiled by itself.
@@ -40,12 +42,15 @@ _USE_SEEDS = (
 _FROZEN = "A compiled step (graph, xla) draws once, while it is traced, and keeps that number for the whole run."
 # What makes a step another one each time that Python runs it, and what several replicas compute otherwise.
 _IMPURE = ("MT201", "MT202", "MT203", "MT205", "MT301", "MT302", "MT303")
+_TRACED = (*_IMPURE, "MT204", "MT206", "MT207")
 _OF_REPLICAS = tuple(code for code, known in CODES.items() if known.mode == "replicas")
+_ONE_WAY = "Do not ask whether the step is traced, nor for values or errors that a graph does not have yet."
 _USE_VARIABLES = "Keep what changes from step to step in variables, or use self.step."
 
 
 def impurity(arm: Arm, shelf: Shelf, reference: str, number: int) -> Explanation:
     """Why the reference gives other numbers when a step is repeated."""
+    told = _of_inspect(arm, number, _IMPURE)  # of a recipe that has made no step yet, and keeps nothing of one
     state = before(shelf, reference, number)
     compile = arm.mode.compile
     first, second = (probe.log_of(arm, compile, number, state) for _ in range(2))
@@ -71,7 +76,7 @@ def impurity(arm: Arm, shelf: Shelf, reference: str, number: int) -> Explanation
         op = found.entry.op if found else None
         return Explanation(kind="random", op=op, place=where, said=tuple(said), advice=_USE_SEEDS)
     op = found.entry.op if found else None
-    if not changed and (told := _of_inspect(arm, number, _IMPURE)) is not None:
+    if not changed and told is not None:
         return dataclasses.replace(told, op=op, said=(*said, *told.said), blame="python")
     said += [f"The step changes Python state: {change}." for change in changed[:2]]
     where = changed[0].place if changed else found.entry.place if found else None
@@ -83,6 +88,7 @@ def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_co
     if arm.replicas.count > 1:
         told = _of_inspect(arm, number, _OF_REPLICAS)
         return told and dataclasses.replace(told, blame="replicas")
+    told = _of_tracing(arm, number) if reference_compile == "eager" else None
     state = before(shelf, reference, number)
     first = probe.log_of(arm, reference_compile, number, state)
     size = tolerance.epsilon(arm.compute_dtype())
@@ -106,10 +112,11 @@ def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_co
         if by_itself is not None and (found is None or not by_itself.rounding):
             found, alone = by_itself, True
     if found is None:
-        return Explanation(said=(_NOT_FOUND,))
+        return Explanation(said=(_NOT_FOUND,), tracing=told)
     if found.rounding:
         return Explanation(op=found.entry.op, place=found.entry.place, said=(_rounding(found),), rounding=True)
-    return _said(found, arm.mode.compile, reference_compile, alone=alone)
+    why = dataclasses.replace(_said(found, arm.mode.compile, reference_compile, alone=alone), tracing=told)
+    return why.of_tracing() if why.blame == "tracing" else why
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,12 +129,35 @@ class _Written:
         return [self.entries[position].value for position in positions]
 
 
+def _of_tracing(arm: Arm, number: int) -> Explanation | None:
+    """What tracing changes of a step's Python: what `inspect` knows, or else the line from which it goes another way."""
+    told = _of_inspect(arm, number, _TRACED)
+    if told is not None:
+        return told
+    steps = Steps(
+        recipe=arm.recipe,
+        method="train_step",
+        mode=mode_for("graph", arm.mode),
+        replicas=arm.replicas,
+        whole=[_batch(arm, number)],
+    )
+    with python_state_kept(arm.recipe):
+        where = parting.place(steps)
+    if where is None:
+        return None
+    return Explanation(place=where, said=(f"Eager and traced Python part at {where}.",), advice=_ONE_WAY)
+
+
+def _batch(arm: Arm, number: int) -> dict[str, tf.Tensor]:
+    return {name: tf.constant(array[number]) for name, array in arm.batches.items()}
+
+
 def _of_inspect(arm: Arm, number: int, codes: Collection[str]) -> Explanation | None:
     """What `inspect` knows of a step: the first line that it finds with one of these codes."""
     several = arm.replicas.count > 1
     inspector = Inspector(
         arm.recipe,
-        [{name: tf.constant(array[number]) for name, array in arm.batches.items()}],
+        [_batch(arm, number)],
         mode=mode_for("graph", arm.mode),
         replicas=arm.replicas,
         target="graph",

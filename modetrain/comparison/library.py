@@ -111,9 +111,9 @@ class _InProcess:
         return lockstep.floors(arm, self.shelf, self._reference, numbers, layout, draws=draws, first_draw=1000)
 
     def variant(self, mode: str, change: str, numbers: Sequence[int]) -> ArmReport | Death | None:
-        if change == "onednn" or (change == "float64" and isinstance(self._recipe, Recipe)):
+        if change == "onednn" or (change != "strict" and isinstance(self._recipe, Recipe)):
             return None
-        with _float64() if change == "float64" else _without_optimizations():
+        with _WITHIN[change]():
             name = "graph" if change == "strict" else mode
             try:
                 arm = self._arm(name)
@@ -122,7 +122,7 @@ class _InProcess:
             return work.follow(arm, self.shelf, f"{mode}@{change}", self._reference, numbers=numbers)
 
     def explain(self, mode: str, number: int, change: str | None = None) -> Explanation | None:
-        with _float64() if change == "float64" else contextlib.nullcontext():
+        with _WITHIN[change or "again"]():
             arm = self._arm(mode)
             if mode == self._reference:
                 return explain.impurity(arm, self.shelf, mode, number)
@@ -166,3 +166,10 @@ def _without_optimizations() -> Iterator[None]:
         yield
     finally:
         tf.config.optimizer.set_experimental_options({**dict.fromkeys(_STRICT, True), **old})
+
+
+_WITHIN: Mapping[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
+    "float64": _float64,
+    "strict": _without_optimizations,
+    "again": contextlib.nullcontext,
+}

@@ -28,8 +28,8 @@ from modetrain.workers.launch import launch
 from modetrain.workers.verdict import Limits
 
 # What each variant of an arm changes.
-_CHANGED = {"float64": ("mode.precision=float64",), "strict": ("mode.compile=graph", "mode.strict=true"), "onednn": ()}
-_CHANGES = {"float64": ("mode.precision",), "strict": ("mode.compile", "mode.strict"), "onednn": ()}
+_CHANGED = {"float64": ("mode.precision=float64",), "strict": ("mode.compile=graph", "mode.strict=true")}
+_CHANGES = {"float64": ("mode.precision",), "strict": ("mode.compile", "mode.strict")}
 _ENVIRON = {"onednn": {"TF_ENABLE_ONEDNN_OPTS": "0"}}
 _TENSORFLOWS = re.compile(r"[IWEF]\d{4} |WARNING: All log messages")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
@@ -142,9 +142,11 @@ class Processes:
 
 def _changed(job: Job, change: str) -> Job:
     """The job of a variant of its arm."""
-    words = [word for word in job.words if key_of(word) not in _CHANGES[change]]
+    words = [word for word in job.words if key_of(word) not in _CHANGES.get(change, ())]
     environ = _ENVIRON.get(change, {})
-    return dataclasses.replace(job, arm=f"{job.arm}@{change}", words=(*words, *_CHANGED[change]), environ=environ)
+    return dataclasses.replace(
+        job, arm=f"{job.arm}@{change}", words=(*words, *_CHANGED.get(change, ())), environ=environ
+    )
 
 
 @contextlib.contextmanager

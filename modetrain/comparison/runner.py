@@ -51,7 +51,8 @@ class Runner(Protocol):
 
         Args:
           mode: which.
-          change: `float64`, `strict` (a graph without optimizations) or `onednn` (without oneDNN's kernels).
+          change: `float64`, `strict` (a graph without optimizations), `onednn` (without oneDNN's kernels), or `again`: nothing,
+            but that the recipe is a new one, which has made no step before.
           numbers: which steps.
 
         Returns:
