@@ -40,7 +40,7 @@ def _compared(case):
 
 
 @pytest.mark.parametrize(
-    "case", cases("fourth_numeric", "sixth_numeric", "seventh_numeric"), ids=lambda case: case.name
+    "case", cases("fourth_numeric", "sixth_numeric", "seventh_numeric", "ninth_numeric"), ids=lambda case: case.name
 )
 def test_other_numbers_are_found_in_their_modes_and_at_their_line(case):
     files = [FOLDER / f"{case.file}.py", FOLDER / f"{case.file.partition('_')[0]}_helpers.py"]
@@ -52,7 +52,9 @@ def test_other_numbers_are_found_in_their_modes_and_at_their_line(case):
 
 
 @pytest.mark.parametrize(
-    "case", cases("fourth_clean", "fifth_clean", "sixth_clean", "seventh_clean"), ids=lambda case: case.name
+    "case",
+    cases("fourth_clean", "fifth_clean", "sixth_clean", "seventh_clean", "ninth_near"),
+    ids=lambda case: case.name,
 )
 def test_nothing_is_said_of_clean_steps(case):
     comparison = _compared(case)
