@@ -109,12 +109,16 @@ def _without_stacks(said: str) -> tuple[list[list[traceback.FrameSummary]], str]
 
 def _complete(stack: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
     """The stack with whole paths: XLA leaves out the folder that all files are in, and the library's own files tell which."""
-    names = [frame.filename for frame in stack]
-    for name in names:
-        own = str(_PACKAGE / name.rpartition(f"{_PACKAGE.name}/")[2])
-        folder = own.removesuffix(name)
-        if not name.startswith("/") and own != folder and all(os.path.exists(folder + one) for one in names):
-            return [traceback.FrameSummary(folder + one.filename, one.lineno, one.name) for one in stack]
+    files = [frame.filename for frame in stack if not frame.filename.startswith(("/", "<"))]
+    for file in files:
+        _, package, inside = file.rpartition(f"{_PACKAGE.name}/")
+        own = str(_PACKAGE / inside)
+        folder = own.removesuffix(file)
+        if package and own != folder and all(os.path.exists(folder + one) for one in files):
+            return [
+                traceback.FrameSummary(folder + one.filename, one.lineno, one.name) if one.filename in files else one
+                for one in stack
+            ]
     return stack
 
 

@@ -332,7 +332,7 @@ def test_a_planted_disagreement_is_found_and_its_line_named(cls, compared):
 def test_what_is_kept_of_an_earlier_step_is_found_in_a_recipe_that_has_made_none(compared):
     (finding,) = compared(KeepsTheFirst).findings
     assert finding.step == 2
-    assert "eager gives other numbers where no step was made before" in finding.message
+    assert "eager gives other numbers in step 2 where none was made before" in finding.message
     assert "MT203" in finding.message
 
 

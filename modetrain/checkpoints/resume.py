@@ -203,7 +203,7 @@ def check_facts(found: checkpoint.Checkpoint, facts: Mapping[str, Any], given: s
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What changes the trajectory between two configs: `key: old -> new`, one a line."""
-    before, after = flat(old), flat(new)
+    before, after = ({key: value for key, value in flat(one).items() if value != {}} for one in (old, new))
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     harmful = [key for key in changed if not any(key == h or key.startswith(f"{h}.") for h in _HARMLESS)]
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in harmful]

@@ -28,7 +28,6 @@ class Explanation:
       blame: see `Finding.blame`.
       advice: what to do about it.
       rounding: it begins at an operation that adds up, and differs by no more than what another order does.
-      tracing: what `inspect` says tracing changes of the step; the cause, if it is tracing that makes the difference.
     """
 
     kind: str | None = None
@@ -38,15 +37,6 @@ class Explanation:
     blame: str | None = None
     advice: str | None = None
     rounding: bool = False
-    tracing: Explanation | None = None
-
-    def of_tracing(self) -> Explanation:
-        """The same once it is known that tracing makes the difference: at the line that `inspect` names, where it does."""
-        told = self.tracing
-        if told is None:
-            return dataclasses.replace(self, blame="tracing")
-        said = (*self.said, *told.said)
-        return dataclasses.replace(self, blame="tracing", place=told.place, said=said, advice=told.advice)
 
 
 # Nearer to the cause first: a wrong update follows from a wrong gradient, a wrong gradient mostly from a wrong loss.

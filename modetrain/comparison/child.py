@@ -28,7 +28,7 @@ class Job:
     """What a process is to do.
 
     Attributes:
-      task: `lead`, `follow`, `floors` or `explain`.
+      task: `lead`, `follow`, `floors`, `explain` or `tracing`.
       arm: name of the arm.
       reference: name of the reference.
       words: overrides of the arm's run.
@@ -128,6 +128,10 @@ def _do(job: Job, arm: Arm, shelf: Shelf) -> Any:
         if job.arm == job.reference:
             return explain.impurity(arm, shelf, job.reference, number)
         return explain.difference(arm, shelf, job.reference, number, job.reference_compile)
+    if job.task == "tracing":
+        from modetrain.comparison import explain
+
+        return explain.tracing(arm, job.numbers[0])
     if job.task == "lead":
         report = work.lead(arm, shelf, job.arm, draws=job.draws, say=say)
     else:

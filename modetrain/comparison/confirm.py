@@ -1,9 +1,9 @@
 """From a verdict DIFFERENT to a finding, or to rounding: what a difference comes from is found out by leaving things out.
 
-First float64. What it leaves is no rounding. What vanishes there is rounding if it begins at an operation that adds up, and
-differs there by no more than another order makes; else a cancellation that one mode suffers and the other does not. Where
-float64 cannot be had, or no operation is found, more draws of noise have to do. Then the graph optimizer, oneDNN and XLA are
-left out, to see which it was.
+First the steps before: what a new recipe computes otherwise is no matter of modes. Then float64. What it leaves is no rounding.
+What vanishes there is rounding if it begins at an operation that adds up, and differs there by no more than another order makes;
+else a cancellation that one mode suffers and the other does not. Where float64 cannot be had, or no operation is found, more
+draws of noise have to do. Then the graph optimizer, oneDNN and XLA are left out, to see which it was.
 
 Imports no TensorFlow.
 """
@@ -35,7 +35,7 @@ _OF_SHARES = (
 # What stands for the relative difference of NaNs and infinities, which is infinite.
 _OF_NONFINITE = 1e-6
 _OTHER_STEP = "Without graph optimizations it differs as well: the traced step is another one than the eager one."
-_OF_EARLIER = "The step is no function of (state, batch): {} gives other numbers where no step was made before."
+_OF_EARLIER = "The step is no function of (state, batch): {} gives other numbers in step {} where none was made before."
 _CANCEL = ("Sub", "Add", "AddV2")
 _OF_REPLICAS = "In float64 it agrees: several replicas add in an order of their own."
 _BY_EXAMPLE = "Return one value per example, to minimize() too; do=inspect with the same mode= looks for more."
@@ -163,8 +163,11 @@ class Court:
         return found
 
     def _of_earlier_steps(self, mode: str, verdicts: Sequence[Verdict]) -> Explanation | None:
-        """Why the reference's own step is another where its recipe has made none before; None where it is the same."""
-        number = _steps(verdicts)[0]
+        """Why the reference's own step is another where its recipe has made none before; None where it is the same.
+
+        The last step is the one to see it in: nothing has to be kept from the first on, and that may differ by rounding alone.
+        """
+        number = _steps(verdicts)[-1]
         shelf, name = self.runner.shelf, f"{self.reference}@again"
         if number == 0:
             return None
@@ -174,14 +177,19 @@ class Court:
             if not isinstance(report, ArmReport) or report.error is not None:
                 return None
         wanted, got = shelf.get(f"{self.reference}/{number}"), shelf.get(f"{name}/{number}")
-        if got.error is None:
-            floors = shelf.get(f"{self.reference}/floors").get(number, {})
-            start, layout, dtype = before(shelf, self.reference, number), self.lead.layout, self.lead.compute_dtype
-            if not _different(judge.step(number, start, wanted, got, layout, floors, dtype)):
-                return None
-        why = self.runner.explain(self.reference, number) or Explanation()
-        said = (_OF_EARLIER.format(self.reference), *why.said)
-        return dataclasses.replace(why, kind="impure", said=said, blame="python")
+        floors = shelf.get(f"{self.reference}/floors").get(number, {})
+        start, layout, dtype = before(shelf, self.reference, number), self.lead.layout, self.lead.compute_dtype
+        if got.error is not None or not _different(judge.step(number, start, wanted, got, layout, floors, dtype)):
+            return None
+        why = Explanation(kind="impure", said=(_OF_EARLIER.format(self.reference, number + 1),), blame="python")
+        return self._with_tracing(mode, number, why)
+
+    def _with_tracing(self, mode: str, number: int, why: Explanation) -> Explanation:
+        """The explanation at the line that tracing changes, where one is known."""
+        told = self.runner.tracing(mode, number)
+        if told is None:
+            return why
+        return dataclasses.replace(why, place=told.place, said=(*why.said, *told.said), advice=told.advice)
 
     def _in_float64(self, mode: str, numbers: Sequence[int]) -> _Wide | None:
         """Both modes in float64; None where that cannot be had."""
@@ -228,8 +236,10 @@ class Court:
         self, mode: str, report: ArmReport, here: Sequence[Verdict], why: Explanation, gone: bool | None
     ) -> Explanation:
         """The explanation, with what makes the difference found out by leaving things out."""
-        if why.kind == "random" or why.blame == "tracing":
+        if why.kind == "random":
             return why
+        if why.blame == "tracing":
+            return self._with_tracing(mode, here[0].step, why)
         if report.effective.get("replicas", 1) != self.lead.effective.get("replicas", 1):
             return dataclasses.replace(
                 why, blame="replicas", said=why.said or _OF_SHARES, advice=why.advice or _BY_EXAMPLE
@@ -238,8 +248,8 @@ class Court:
         said, blame = list(why.said), why.blame
         strict = self._agrees_without(mode, "strict", here)
         if strict is False:
-            why = dataclasses.replace(why, said=(*said, _OTHER_STEP)).of_tracing()
-            said, blame = list(why.said), why.blame
+            why = self._with_tracing(mode, here[0].step, dataclasses.replace(why, said=(*said, _OTHER_STEP)))
+            said, blame = list(why.said), "tracing"
         elif strict and report.effective.get("compile") == "xla":
             blame = "xla"
             said.append("As a graph without optimizations the step agrees: XLA makes the difference.")

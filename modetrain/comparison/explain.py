@@ -2,12 +2,14 @@
 
     difference(arm, shelf, "eager", 0, "eager")       an `Explanation` of an arm's step, by the name and compile of the reference
     impurity(arm, shelf, "eager", 0)                  of a reference's own, which gives other numbers when it is repeated
+    tracing(arm, 0)                                   what tracing changes of the Python of a step; of an arm that has made none
 
-Runs the step again with every intermediate result written down, in both modes in this process.
+The first two run the step again with every intermediate result written down, in both modes in this process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -26,6 +28,7 @@ from modetrain.inspect.codes import CODES
 from modetrain.inspect.inspector import Inspector
 from modetrain.inspect.keeping import python_state_kept
 from modetrain.inspect.steps import Steps, mode_for
+from modetrain.place import Place
 
 _NOISY_LOGS = 3
 # How long results are asked for one at a time; each is compiled by itself.
@@ -50,7 +53,6 @@ _USE_VARIABLES = "Keep what changes from step to step in variables, or use self.
 
 def impurity(arm: Arm, shelf: Shelf, reference: str, number: int) -> Explanation:
     """Why the reference gives other numbers when a step is repeated."""
-    told = _of_inspect(arm, number, _IMPURE)  # of a recipe that has made no step yet, and keeps nothing of one
     state = before(shelf, reference, number)
     compile = arm.mode.compile
     first, second = (probe.log_of(arm, compile, number, state) for _ in range(2))
@@ -76,7 +78,7 @@ def impurity(arm: Arm, shelf: Shelf, reference: str, number: int) -> Explanation
         op = found.entry.op if found else None
         return Explanation(kind="random", op=op, place=where, said=tuple(said), advice=_USE_SEEDS)
     op = found.entry.op if found else None
-    if not changed and told is not None:
+    if not changed and (told := _of_inspect(arm, number, _IMPURE)) is not None:
         return dataclasses.replace(told, op=op, said=(*said, *told.said), blame="python")
     said += [f"The step changes Python state: {change}." for change in changed[:2]]
     where = changed[0].place if changed else found.entry.place if found else None
@@ -88,7 +90,6 @@ def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_co
     if arm.replicas.count > 1:
         told = _of_inspect(arm, number, _OF_REPLICAS)
         return told and dataclasses.replace(told, blame="replicas")
-    told = _of_tracing(arm, number) if reference_compile == "eager" else None
     state = before(shelf, reference, number)
     first = probe.log_of(arm, reference_compile, number, state)
     size = tolerance.epsilon(arm.compute_dtype())
@@ -112,11 +113,36 @@ def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_co
         if by_itself is not None and (found is None or not by_itself.rounding):
             found, alone = by_itself, True
     if found is None:
-        return Explanation(said=(_NOT_FOUND,), tracing=told)
+        return Explanation(said=(_NOT_FOUND,))
     if found.rounding:
         return Explanation(op=found.entry.op, place=found.entry.place, said=(_rounding(found),), rounding=True)
-    why = dataclasses.replace(_said(found, arm.mode.compile, reference_compile, alone=alone), tracing=told)
-    return why.of_tracing() if why.blame == "tracing" else why
+    return _said(found, arm.mode.compile, reference_compile, alone=alone)
+
+
+def tracing(arm: Arm, number: int) -> Explanation | None:
+    """What tracing changes of the Python of a step.
+
+    That is the line at which eager and traced Python part, or else what `inspect` knows, or else the line that asks how it is run.
+
+    Args:
+      arm: one that has made no step yet, and so keeps nothing of one.
+      number: of the step whose batch is taken.
+    """
+    if (where := _parting(arm, number, asked=False)) is not None:
+        return Explanation(place=where, said=(f"Eager and traced Python part at {where}.",), advice=_ONE_WAY)
+    if (told := _of_inspect(arm, number, _TRACED)) is not None:
+        return told
+    if (where := _parting(arm, number, asked=True)) is not None:
+        return Explanation(place=where, said=(f"How the step is run is asked at {where}.",), advice=_ONE_WAY)
+    return None
+
+
+def _parting(arm: Arm, number: int, *, asked: bool) -> Place | None:
+    mode = mode_for("graph", arm.mode)
+    steps = Steps(recipe=arm.recipe, method="train_step", mode=mode, replicas=arm.replicas, whole=[_batch(arm, number)])
+    with contextlib.suppress(Exception), python_state_kept(arm.recipe):  # a step that fails has told why
+        return parting.place(steps, asked=asked)
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,25 +153,6 @@ class _Written:
 
     def values_of(self, positions: Sequence[int]) -> list[np.ndarray | None]:
         return [self.entries[position].value for position in positions]
-
-
-def _of_tracing(arm: Arm, number: int) -> Explanation | None:
-    """What tracing changes of a step's Python: what `inspect` knows, or else the line from which it goes another way."""
-    told = _of_inspect(arm, number, _TRACED)
-    if told is not None:
-        return told
-    steps = Steps(
-        recipe=arm.recipe,
-        method="train_step",
-        mode=mode_for("graph", arm.mode),
-        replicas=arm.replicas,
-        whole=[_batch(arm, number)],
-    )
-    with python_state_kept(arm.recipe):
-        where = parting.place(steps)
-    if where is None:
-        return None
-    return Explanation(place=where, said=(f"Eager and traced Python part at {where}.",), advice=_ONE_WAY)
 
 
 def _batch(arm: Arm, number: int) -> dict[str, tf.Tensor]:
@@ -162,6 +169,7 @@ def _of_inspect(arm: Arm, number: int, codes: Collection[str]) -> Explanation | 
         replicas=arm.replicas,
         target="graph",
         several=several,
+        methods=("train_step",),
     )
     found = next((one for one in inspector.findings() if one.code in codes), None)
     if found is None:

@@ -122,11 +122,14 @@ class _InProcess:
             return work.follow(arm, self.shelf, f"{mode}@{change}", self._reference, numbers=numbers)
 
     def explain(self, mode: str, number: int, change: str | None = None) -> Explanation | None:
-        with _WITHIN[change or "again"]():
+        with _WITHIN[change]() if change else contextlib.nullcontext():
             arm = self._arm(mode)
             if mode == self._reference:
                 return explain.impurity(arm, self.shelf, mode, number)
             return explain.difference(arm, self.shelf, self._reference, number, self._reference)
+
+    def tracing(self, mode: str, number: int) -> Explanation | None:
+        return explain.tracing(self._arm(mode), number)
 
     def _arm(self, mode: str) -> Arm:
         gc.collect()  # graphs of the arm before

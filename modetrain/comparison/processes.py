@@ -11,7 +11,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from modetrain import place
@@ -28,8 +28,12 @@ from modetrain.workers.launch import launch
 from modetrain.workers.verdict import Limits
 
 # What each variant of an arm changes.
-_CHANGED = {"float64": ("mode.precision=float64",), "strict": ("mode.compile=graph", "mode.strict=true")}
-_CHANGES = {"float64": ("mode.precision",), "strict": ("mode.compile", "mode.strict")}
+_CHANGED: Mapping[str, tuple[str, ...]] = {
+    "float64": ("mode.precision=float64",),
+    "strict": ("mode.compile=graph", "mode.strict=true"),
+    "onednn": (),
+    "again": (),
+}
 _ENVIRON = {"onednn": {"TF_ENABLE_ONEDNN_OPTS": "0"}}
 _TENSORFLOWS = re.compile(r"[IWEF]\d{4} |WARNING: All log messages")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')
@@ -81,6 +85,10 @@ class Processes:
     def explain(self, mode: str, number: int, change: str | None = None) -> Explanation | None:
         job = self._job("explain", mode, numbers=[number])
         found = self._run(job if change is None else _changed(job, change))
+        return None if isinstance(found, Death) else found
+
+    def tracing(self, mode: str, number: int) -> Explanation | None:
+        found = self._run(self._job("tracing", mode, numbers=[number]))
         return None if isinstance(found, Death) else found
 
     def _job(self, task: str, mode: str, *, numbers: Sequence[int] = (), draws: int | None = None) -> Job:
@@ -142,11 +150,10 @@ class Processes:
 
 def _changed(job: Job, change: str) -> Job:
     """The job of a variant of its arm."""
-    words = [word for word in job.words if key_of(word) not in _CHANGES.get(change, ())]
+    changed = _CHANGED[change]
+    words = [word for word in job.words if key_of(word) not in map(key_of, changed)]
     environ = _ENVIRON.get(change, {})
-    return dataclasses.replace(
-        job, arm=f"{job.arm}@{change}", words=(*words, *_CHANGED.get(change, ())), environ=environ
-    )
+    return dataclasses.replace(job, arm=f"{job.arm}@{change}", words=(*words, *changed), environ=environ)
 
 
 @contextlib.contextmanager

@@ -63,3 +63,7 @@ class Runner(Protocol):
     def explain(self, mode: str, number: int, change: str | None = None) -> Explanation | None:
         """Why a step differs, with something changed as in `variant`; None where that cannot be said."""
         ...
+
+    def tracing(self, mode: str, number: int) -> Explanation | None:
+        """What tracing changes of the Python of a step; None where nothing is known."""
+        ...

@@ -139,7 +139,7 @@ CODES: Mapping[str, Code] = {
     ),
     "MT307": Code(
         title="the traced step computes something else than the eager one",
-        why="On the same batch from the same state the graph gave another result than Python line by line.",
+        why="On the same batch from the same state the graph gave other results or left other variables than Python line by line.",
         fix="Compare them step by step with do=compare; look for code that asks tf.executing_eagerly() or catches errors.",
     ),
     "MT308": Code(

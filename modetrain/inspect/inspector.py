@@ -31,6 +31,7 @@ class Inspector:
       several: whether what goes wrong on several replicas counts too, whatever `replicas` is.
       prints: whether tf.print counts, which XLA cannot compile.
       first: finds where a traced step begins to compute something else, if nothing else tells; see `first_operation.py`.
+      methods: which of a recipe's steps are looked at.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Inspector:
         several: bool = False,
         prints: bool = True,
         first: values.Parting | None = None,
+        methods: Sequence[str] = METHODS,
     ):
         self._recipe = recipe
         self._batches = list(batches)
@@ -53,6 +55,7 @@ class Inspector:
         self._several = several or replicas.count > 1
         self._prints = prints
         self._first = first
+        self._methods = methods
 
     def findings(self) -> list[Finding]:
         """Everything that is found, in the order of files and lines."""
@@ -61,7 +64,7 @@ class Inspector:
         return [one for one in merged(found) if not waived(one)]
 
     def _of_steps(self) -> Iterator[Finding]:
-        for method in METHODS:
+        for method in self._methods:
             if getattr(type(self._recipe), method) is getattr(Recipe, method):
                 continue
             steps = Steps(

@@ -25,8 +25,12 @@ _ASKS = re.compile(
 _IN_PLACE = CHANGING | {"get_nowait", "next", "__next__", "send"}
 
 
-def place(steps: Steps) -> Place | None:
+def place(steps: Steps, *, asked: bool = True) -> Place | None:
     """The line, or None where both go the same way.
+
+    Args:
+      steps: the steps; the first batch is taken.
+      asked: whether, if nothing else tells, a line counts that asks how it is being run.
 
     What eager runs and tracing does not was left out at the line before it. The other way round says less, because tracing
     runs both sides of a branch on a tensor: there, what handles an error counts, what changes Python's own values in the body of
@@ -34,6 +38,9 @@ def place(steps: Steps) -> Place | None:
     """
     eager, traced = _Course(), _Course()
     with steps.state_kept(), Calls(silent=True):
+        steps.run_eagerly(
+            steps.batches[0]
+        )  # what runs on first use is left out by tracing, and by every later step alike
         with eager:
             steps.run_eagerly(steps.batches[0])
         with traced:
@@ -48,7 +55,7 @@ def place(steps: Steps) -> Place | None:
     for one in dict.fromkeys(eager.places):
         if eager.times[one] > traced.times[one] and _changes_python(one):
             return one
-    return next((one for one in eager.places if _ASKS.search(one.text)), None)
+    return next((one for one in eager.places if asked and _ASKS.search(one.text)), None)
 
 
 def _first_not_in(places: list[Place], others: set[Place]) -> int | None:

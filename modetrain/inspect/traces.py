@@ -129,7 +129,7 @@ def _place_in_cached(change: Change, recipe: Any, reached: Reached, ran: frozens
     """Where an `lru_cache` or a `cached_property` makes what it keeps: its last line that was run."""
     if change.kind not in ("cache", "tensor"):
         return None
-    name = change.expression.removesuffix(" (a cache)").rpartition(".")[2].partition("[")[0]
+    name = change.expression.partition("[")[0].removesuffix(" (a cache)").rpartition(".")[2]
     cached: Any = next((one for one in reached.caches.values() if getattr(one, "__name__", "") == name), None)
     if cached is None and isinstance(known := vars(type(recipe)).get(name), functools.cached_property):
         cached = known.func

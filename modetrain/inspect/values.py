@@ -35,6 +35,8 @@ _DROPPED = (
     ),
 )
 _EAGER = "the step run eagerly on the batches"
+# Variables this small may be all rounding: the mean of what is centred already.
+_SMALL = 1e-3
 # Where eager and traced steps part, if nothing else tells: `first_operation.place`.
 Parting = Callable[..., Place | None]
 
@@ -70,9 +72,9 @@ def of_batches(steps: Steps, target: str, *, moved: bool = False) -> tuple[list[
         for number, batch in enumerate(steps.batches):
             try:
                 row = steps.run_eagerly(batch, number)[1]
-                outcomes.append(Outcome(row=row, own=_own(steps)))
             except Exception as error:
                 return [*casts.findings(target), *_failed(error, steps, number, target)], None
+            outcomes.append(Outcome(row=row, own=_own(steps)))
     return casts.findings(target), outcomes
 
 
@@ -96,15 +98,15 @@ def traced(
         for number, batch in enumerate(steps.batches):
             try:
                 row = _run(concrete, steps, batch, number)
-                graph.append(Outcome(row=row, own=_own(steps)))
             except Exception as error:
                 place = failures.place_of(error) or steps.place
                 yield finding("MT307", place, _said(error), evidence="eager and graph compared")
                 return
+            graph.append(Outcome(row=row, own=_own(steps)))
     if seen := _difference(outcomes, graph):
         place = parting.place(steps) or (first and first(steps, moved=moved)) or steps.place
         yield finding("MT307", place, seen, evidence="eager and graph compared")
-    elif (seen := _other_variable(outcomes, graph)) and (way := parting.place(steps)):
+    elif (seen := _other_variable(outcomes, graph)) and (way := parting.place(steps, asked=False)):
         yield finding("MT307", way, seen, evidence="eager and graph compared")
 
 
@@ -144,19 +146,12 @@ def _said(error: BaseException) -> str:
 
 
 def _own(steps: Steps) -> dict[str, np.ndarray]:
-    recipe = steps.recipe
-    others = {id(variable) for model in recipe.models() for variable in model.trainable_variables}
-    optimizers = tuple(f"{name}/" for name in recipe.optimizers())
+    moved = {id(one) for made in steps.recipe.optimizers().values() for one in (*made.trainable, *made.variables)}
     found = {}
-    for name, variable in recipe.state().items():
+    for name, variable in steps.recipe.state().items():
         dtype = tf.as_dtype(variable.dtype)
         seed = getattr(variable, "name", "").startswith("seed_generator")
-        if (
-            (dtype.is_floating or dtype.is_integer)
-            and not seed
-            and id(variable) not in others
-            and not name.startswith(optimizers)
-        ):
+        if (dtype.is_floating or dtype.is_integer) and not seed and id(variable) not in moved:
             found[name] = keras.ops.convert_to_numpy(variable).astype(np.float64)
     return found
 
@@ -169,8 +164,10 @@ def _other_variable(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> str |
     """In words which variable differs first, where that is more than rounding."""
     for step, (one, other) in enumerate(zip(ours, theirs, strict=True)):
         for name, value in one.own.items():
-            scale = np.abs(value).max(initial=0.0)
-            if not np.allclose(value, other.own[name], rtol=0, atol=_tolerance() * (scale or 1.0), equal_nan=True):
+            got, scale = other.own[name], np.abs(value).max(initial=_SMALL)
+            if value.shape != got.shape or not np.allclose(
+                value, got, rtol=0, atol=_tolerance() * scale, equal_nan=True
+            ):
                 return f"step {step + 1}: the variable {name} got other values"
     return None
 
