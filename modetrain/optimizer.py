@@ -171,7 +171,7 @@ class Optimizer:
             # With loss scaling gradients overflow now and then: that is taken care of below.
             if self.loss_scale is None:
                 finite = tf.logical_and(finite, gradients_finite())
-            seen[FLAG] = (1.0 - tf.cast(finite, tf.float32), tf.constant(1.0))
+            seen[FLAG] = (tf.cast(tf.logical_not(finite), tf.float32), tf.constant(1.0))
 
         def update():
             rate, count = self.learning_rate(step), tf.identity(self.updates.value)
@@ -188,7 +188,7 @@ class Optimizer:
         if self.loss_scale is None and self.nonfinite != "skip":
             update()
         else:  # no synchronisation point is inside, so that replicas may each decide alike
-            seen["skipped"] = (1.0 - tf.cast(finite, tf.float32), tf.constant(1.0))
+            seen["skipped"] = (tf.cast(tf.logical_not(finite), tf.float32), tf.constant(1.0))
             tf.cond(finite, _returning_nothing(update), lambda: tf.constant(0))
         for accumulator in self.accumulators:
             accumulator.assign(tf.zeros_like(accumulator.value))

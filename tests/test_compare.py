@@ -580,6 +580,17 @@ def test_two_models_and_two_optimizers_agree(compared, make_recipe):
 # --- what it says ----------------------------------------------------------------------------------------------------
 
 
+def test_the_library_itself_computes_all_of_a_step_in_float64(make_recipe, batches):
+    said = []
+
+    def build():
+        return make_recipe(ScaledInGraph, name="adamw", clip_norm=1.0)
+
+    modetrain.compare(build, batches(), modes="graph", say=said.append)
+    assert "graph: differs; trying the same steps in float64" in said
+    assert not [line for line in said if "float32" in line or "cannot be had" in line]
+
+
 def test_findings_are_data_and_text(compared):
     comparison = compared(ScaledInGraph)
     assert "graph" in str(comparison)

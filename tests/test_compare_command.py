@@ -34,6 +34,8 @@ SMALL = (
     ("words", "said"),
     [
         (["compare.modes=[xla]"], r"nothing to compare one mode with\. Type compare\.modes=\[eager,xla\]"),
+        (["compare.modes=[eager,eager]"], r"eager is in it twice.*Type compare\.modes=\[eager,graph\]"),
+        (["compare.modes=[xla,xla]"], r"xla is in it twice.*Type compare\.modes=\[eager,xla\]"),
         (["compare.modes=[eager,xla,eager]"], r"eager is in it twice.*compare\.modes=\[eager,xla\]"),
         (["compare.modes=eager"], r"takes a list of 1 or more"),
         (["compare.steps=0"], r"compare\.steps .*at least 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import signal
@@ -433,6 +434,38 @@ def test_any_step_of_a_run_can_be_made_again_bit_for_bit(cli, poisoned):
     for name, value in made.state.items():
         if value.dtype.kind == "f":
             assert np.array_equal(value, was[name]), name
+
+
+COUNTS = """
+import tensorflow as tf
+
+from recipes.mnist import Digits, cross_entropy
+
+
+class Counts(Digits):
+    calls = 0
+
+    def train_step(self, batch):
+        self.calls += 1
+        if not hasattr(self, "first"):
+            self.first = tf.reduce_mean(tf.cast(batch["label"], tf.float32))
+        return self.minimize(lambda: self.calls * cross_entropy(batch["label"], self.model(batch["image"], training=True)))
+"""
+
+
+def test_what_python_keeps_of_a_trace_is_not_there_in_the_step_that_is_made_again(cli, poisoned):
+    """Nor what it keeps of making the step the first time."""
+    cli.write({"recipes/counts.py": COUNTS})
+    words = ("recipe=mnist", "recipe._target_=recipes.counts.Counts", "model=mlp", "model.hidden=[4]", "steps=12")
+    words += ("data.source=bundled", "inspect.at_start=false")
+    run = cli.run(*words, folder="counted")
+    assert run.code == 0, run.err
+    logged = run.json["results"]["train"]["loss"]  # a mean over all steps; one count more would double it
+    for compile in ("graph", "eager"):
+        again = cli.run("do=replay", "replay.from=counted", "replay.step=12", f"mode={compile}")
+        assert again.code == 0, again.out + again.err
+        (loss,) = re.findall(r"^step 12: loss ([\d.]+)", again.out, re.MULTILINE)
+        assert float(loss) == pytest.approx(logged, rel=0.1), again.out
 
 
 def test_sigquit_writes_a_capsule_and_the_run_goes_on(cli, poisoned):

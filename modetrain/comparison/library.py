@@ -63,6 +63,8 @@ def compare(
     Raises:
       ValueError: no batches, or a mode that this process cannot run.
     """
+    if isinstance(modes, str):
+        modes = [modes]
     for mode in (reference, *modes):
         if mode not in COMPILE:
             raise ValueError(

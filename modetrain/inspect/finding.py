@@ -37,6 +37,13 @@ class Finding:
     evidence: tuple[str, ...]
     mode: str = "graph"
 
+    def __repr__(self) -> str:
+        """Short, for a test that fails: pytest cuts the middle out of what is long."""
+        return f"<{self.code} {self.place.shown}: {self.what}>"
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.place}: {self.what}. {self.fix}"
+
     @property
     def place(self) -> Place:
         """Where it is."""

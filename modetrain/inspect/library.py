@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from modetrain.errors import did_you_mean
 from modetrain.inspect import first_operation
 from modetrain.inspect.finding import Finding, by_place
 from modetrain.inspect.inspector import Inspector
@@ -13,6 +14,7 @@ from modetrain.recipe import Recipe
 from modetrain.replicas import Replicas
 
 _MODES = ("graph", "xla")
+_KNOWN = ("graph", "xla", "tpu", "mirrored")
 
 
 def inspect(
@@ -31,7 +33,7 @@ def inspect(
       What was found, in the order of files and lines. Empty for a step that every one of these modes runs as written.
 
     Raises:
-      ValueError: a mode has another name.
+      ValueError: a mode has another name, or there are no batches.
       TypeError: the function builds no recipe.
     """
     if not isinstance(recipe, Recipe):
@@ -39,10 +41,16 @@ def inspect(
     if not isinstance(recipe, Recipe):
         raise TypeError(f"inspect was given what builds a {type(recipe).__name__}, not a modetrain.Recipe.")
     batches = list(batches)
+    if not batches:
+        raise ValueError("inspect was given no batches: there is no step to trace. Pass a list of dicts of arrays.")
+    if isinstance(modes, str):
+        modes = [modes]
     found: list[Finding] = []
     for name in modes or _MODES:
-        if name not in ("graph", "xla", "tpu", "mirrored"):
-            raise ValueError(f"modes={list(modes or ())}: {name} is not graph, xla, tpu or mirrored.")
+        if name not in _KNOWN:
+            raise ValueError(
+                f"modes={list(modes or ())}: {name!r} is not {', '.join(_KNOWN)}.{did_you_mean(name, _KNOWN)}"
+            )
         compile_ = "xla" if name in ("xla", "tpu") else "graph"
         mode = Mode(name=compile_, compile=compile_, guards=False)
         target = compile_ if name == "mirrored" else name

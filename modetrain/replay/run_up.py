@@ -5,6 +5,7 @@ They run as they ran then: compiled alike, on one device. Where the run had one 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from modetrain.clock import Clock
 from modetrain.errors import ConfigError
 from modetrain.events import Events
 from modetrain.feed import Feed
+from modetrain.inspect.keeping import python_state_kept
 from modetrain.mode import Mode
 from modetrain.replay.capsule import Capsule
 from modetrain.replay.origin import Origin
@@ -85,9 +87,18 @@ def trainer_at(
         trainer.feed = Feed(trainer.data, length, say=say)
         trainer.feed.left_out = [(at, count) for at, count in windows if at <= trainer.step]
         trainer.steps = stop
-        trainer.train()
+        with _python_of_the_first_step(trainer):
+            trainer.train()
     trainer.feed.left_out = [(at, count) for at, count in windows if at <= number]
     return trainer
+
+
+def _python_of_the_first_step(trainer: Trainer) -> contextlib.AbstractContextManager[None]:
+    """Within it steps run; what a trace has changed of Python's own state is put back then, for no step of the run changed it.
+
+    Eager steps change it each time, as they did in the run.
+    """
+    return contextlib.nullcontext() if trainer.mode.compile == "eager" else python_state_kept(trainer.recipe)
 
 
 def capsule_at(trainer: Trainer, origin: Origin) -> Capsule:

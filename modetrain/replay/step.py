@@ -18,6 +18,7 @@ from modetrain.chosen_recipe import chosen_recipe
 from modetrain.comparison import probe
 from modetrain.comparison.arm import Arm
 from modetrain.comparison.log import Log
+from modetrain.inspect.keeping import python_state_kept
 from modetrain.metrics import Means
 from modetrain.nonfinite import FLAG, is_loss
 from modetrain.place import Place
@@ -95,7 +96,7 @@ class Step:
         step = self.recipe.run_eval_step if evaluating else self.recipe.run_train_step
         program = Program(step, self.settings.mode, state=self.recipe.state, portable=self._portable)
         try:
-            with self._as_replica():
+            with self._as_replica(), python_state_kept(self.recipe):  # it may be made again, to stop at a line
                 rows = program(Block.of(self._batches, self.capsule.number, self._cut()), 0, 1, watch_every=1)
         finally:
             vars(self.recipe).pop(method, None)

@@ -289,7 +289,7 @@ class LazyRegularized(Tiny):
         return self.minimize(lambda: self.losses(batch) + self.regularizer())
 
 
-class Curriculum(helpers.CurriculumMixin, Tiny):
+class MixinCurriculum(helpers.CurriculumMixin, Tiny):
     """An inherited mixin grows the share of examples in Python."""
 
     def train_step(self, batch):

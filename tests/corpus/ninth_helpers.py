@@ -78,7 +78,7 @@ class CurriculumMixin:
     def losses(self, batch):
         losses = super().losses(batch)
         keep = max(1, int(self.share * losses.shape[0]))
-        self.share = min(1.0, self.share + 0.25)  # expect MT201 (Curriculum)
+        self.share = min(1.0, self.share + 0.25)  # expect MT201 (MixinCurriculum)
         threshold = tf.sort(losses)[keep - 1]
         return tf.where(losses <= threshold, losses, tf.zeros_like(losses))
 

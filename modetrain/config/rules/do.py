@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from modetrain import run_folder
@@ -28,21 +29,26 @@ def evaluate(settings: Settings) -> str | None:
     )
 
 
+def _once(modes: Sequence[str]) -> list[str]:
+    """Each mode once, and two at least."""
+    once = list(dict.fromkeys(modes))
+    return once if len(once) > 1 else ["eager", "graph" if once == ["eager"] else once[0]]
+
+
 def compare(settings: Settings) -> str | None:
     if settings.do != "compare":
         return None
     modes, count = settings.compare.modes, settings.compare.replicas
     if len(modes) == 1:
-        first = "graph" if modes[0] == "eager" else "eager"
         return (
             f"compare.modes={text(modes)}: there is nothing to compare one mode with. Type "
-            f"compare.modes={text([*sorted({first, modes[0]})])}."
+            f"compare.modes={text(_once(modes))}."
         )
     twice = next((mode for mode in modes if modes.count(mode) > 1), None)
     if twice is not None:
         return (
             f"compare.modes={text(modes)}: {twice} is in it twice; every mode runs once. Type "
-            f"compare.modes={text(list(dict.fromkeys(modes)))}."
+            f"compare.modes={text(_once(modes))}."
         )
     if settings.check_numerics:
         return (
