@@ -429,6 +429,7 @@ def test_any_step_of_a_run_can_be_made_again_bit_for_bit(cli, poisoned):
     again = cli.run("do=replay", "replay.from=healthy", "replay.step=31", "replay.check=true", folder="remade")
     assert (again.code, "from step 20 on, 10 steps in mode=graph" in again.out) == (0, True), again.out + again.err
     assert "fine in eager, graph and xla" in again.out
+    assert again.out.startswith("modetrain: do=replay of step 31 from healthy in eager, graph, xla\n")
     made = capsule.load(again.folder / "capsules/step-31-replayed.npz")
     was = np.load(cli.cwd / "kept.npz")
     for name, value in made.state.items():

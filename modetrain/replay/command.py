@@ -49,7 +49,8 @@ def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
     what = (
         named(origin.capsule) if origin.capsule is not None and origin.capsule.step == number else f"step {number + 1}"
     )
-    say(f"modetrain: do=replay of {what} from {paths.shown(origin.path, cwd)} in mode={settings.mode.name}")
+    how = f"in {', '.join(check.MODES)}" if settings.replay.check else f"in mode={settings.mode.name}"
+    say(f"modetrain: do=replay of {what} from {paths.shown(origin.path, cwd)} {how}")
     changes = resume.differences(origin.config, settings.resolved)
     for changed in (
         one for one in changes if not one.startswith(("mode.compile", "mode.strict", "mode.guards", "mode.xla_unit"))
