@@ -93,6 +93,7 @@ def cases(*names: str) -> list[Case]:
                 and issubclass(cls, Tiny)
                 and cls.__module__ == module.__name__
                 and cls.__name__ not in ("Shared", "Varied")
+                and not cls.__name__.startswith("Base")
             ):
                 found.append(Case(name=cls.__name__, file=name, cls=cls, expected=tuple(_expected(cls.__name__, name))))
     return found
