@@ -24,16 +24,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import keras
 import tensorflow as tf
 
-from modetrain import sources
-from modetrain.block import Cut
-from modetrain.data import Data
-from modetrain.inspect.stale import StaleWatch
-from modetrain.inspect.start import Start
+from modetrain.data import sources
+from modetrain.data.dataset import Data
+from modetrain.engine.batching import Cut
+from modetrain.engine.optimizer import Optimizer
+from modetrain.engine.program import Program
 from modetrain.mode import Mode
-from modetrain.optimizer import Optimizer
-from modetrain.program import Program
 from modetrain.recipe import Info
 from modetrain.settings import DataSettings, OptimizerSettings
+from modetrain.tools.inspect.detectors.stale_state import StaleWatch
+from modetrain.tools.inspect.startup_check import Start
 from recipes import models
 from recipes.mnist import Digits
 

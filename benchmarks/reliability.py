@@ -63,37 +63,37 @@ def worker(arm: str, words: list[str], pipe: Connection, folder: str) -> None:
             return self.until if self.until > step else None
 
         def start(self, run):
-            self.ask(run)
+            self.ask(session)
 
         def look(self, run):
-            keeper = run.callbacks[-1]
+            keeper = session.callbacks[-1]
             keeper.saver.wait()  # what a window began is paid in it
             now = (time.perf_counter(), time.process_time())
             seconds = [late - early for late, early in zip(now, self.began, strict=True)]
-            pipe.send((seconds, run.clock.seconds["checkpoint"], keeper.saver.seconds))
-            self.ask(run)
+            pipe.send((seconds, session.clock.seconds["checkpoint"], keeper.saver.seconds))
+            self.ask(session)
 
         def ask(self, run):
             steps = pipe.recv()
             if steps is None:
-                run.stop()
-            self.until = run.step + (steps or 0)
+                session.stop()
+            self.until = session.step + (steps or 0)
             self.began = (time.perf_counter(), time.process_time())
 
     settings = config.load([*TRAINING, *ARMS[arm], *words, f"run_dir={folder}/{arm}"], Path.cwd())
     for name, value in settings.mode.environment().items():
         os.environ.setdefault(name, value)
-    from modetrain import run
+    from modetrain.app import session
 
-    original = run.chosen
+    original = session.chosen
 
     def with_windows(*args):
         found = original(*args)
         # After the others and before the one that saves, which is waited for.
         return [*found[:-1], Windows(), found[-1]]
 
-    run.chosen = with_windows
-    run.run(settings)
+    session.chosen = with_windows
+    session.run(settings)
 
 
 def main() -> None:

@@ -11,38 +11,38 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modetrain import inspect as inspect
-    from modetrain.callbacks import Callback as Callback
-    from modetrain.comparison.findings import Comparison as Comparison
-    from modetrain.comparison.library import compare as compare
+    from modetrain.callback import Callback as Callback
     from modetrain.config.key import Bounds as Bounds
     from modetrain.config.key import Length as Length
+    from modetrain.engine.optimizer import Optimizer as Optimizer
     from modetrain.errors import ConfigError as ConfigError
-    from modetrain.from_words import build as build
     from modetrain.mode import Mode as Mode
-    from modetrain.optimizer import Optimizer as Optimizer
     from modetrain.recipe import Info as Info
     from modetrain.recipe import Recipe as Recipe
     from modetrain.settings import OptimizerSettings as OptimizerSettings
     from modetrain.settings import Settings as Settings
+    from modetrain.tools.api import build as build
+    from modetrain.tools.compare.comparison import Comparison as Comparison
+    from modetrain.tools.compare.in_process import compare as compare
+    from modetrain.tools.inspect.library import inspect as inspect
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "Bounds": "modetrain.config.key",
-    "Callback": "modetrain.callbacks",
-    "Comparison": "modetrain.comparison.findings",
+    "Callback": "modetrain.callback",
+    "Comparison": "modetrain.tools.compare.comparison",
     "ConfigError": "modetrain.errors",
     "Info": "modetrain.recipe",
     "Length": "modetrain.config.key",
     "Mode": "modetrain.mode",
-    "Optimizer": "modetrain.optimizer",
+    "Optimizer": "modetrain.engine.optimizer",
     "OptimizerSettings": "modetrain.settings",
     "Recipe": "modetrain.recipe",
     "Settings": "modetrain.settings",
-    "build": "modetrain.from_words",
-    "compare": "modetrain.comparison.library",
-    "inspect": "modetrain.inspect",
+    "build": "modetrain.tools.api",
+    "compare": "modetrain.tools.compare.in_process",
+    "inspect": "modetrain.tools.inspect.library",
 }
 __all__ = [
     *("Bounds", "Callback", "Comparison", "ConfigError", "Info", "Length", "Mode", "Optimizer", "OptimizerSettings"),
@@ -54,8 +54,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'modetrain' has no attribute {name!r}")
-    module = importlib.import_module(_MODULES[name])
-    return module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

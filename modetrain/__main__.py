@@ -15,10 +15,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modetrain import command_line, output, paths
+from modetrain import output_streams
+from modetrain.cluster import protocol
+from modetrain.cluster.rendezvous import NotJoinedError
+from modetrain.config import arguments
 from modetrain.errors import ConfigError
-from modetrain.workers import worker
-from modetrain.workers.joining import NotJoinedError
+from modetrain.files import paths
 
 _STARTED = time.perf_counter()
 
@@ -29,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
       argv: the words after the program's name; those of this process by default.
     """
-    worker.die_with_parent(os.environ)
-    output.last()
+    protocol.die_with_parent(os.environ)
+    output_streams.last()
     try:
         return _main(sys.argv[1:] if argv is None else list(argv), Path.cwd())
     except ConfigError as error:
@@ -46,18 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(words: Sequence[str], cwd: Path) -> int:
     if any(word in ("--help", "-h") for word in words):
-        from modetrain import help as help_page
+        from modetrain.config import help as help_page
 
         print(help_page.text(paths.conf_dirs(cwd)))
         return 0
-    line = command_line.parse(words)
+    line = arguments.parse(words)
     if line.version:
         print(_versions())
         return 0
     from modetrain.config import load as config
 
     if line.multirun:
-        from modetrain import sweep
+        from modetrain.app import sweep
 
         jobs = sweep.plan(line.overrides, cwd, line.config_dirs)
         if line.show_config:
@@ -69,11 +71,11 @@ def _main(words: Sequence[str], cwd: Path) -> int:
         print(config.to_yaml(settings), end="")
         return 0
     if settings.do == "compare":
-        from modetrain.comparison import command
+        from modetrain.tools.compare import compare_command
 
-        return command.run(settings, line, cwd)
+        return compare_command.run(settings, line, cwd)
     if settings.mode.strategy == "multiworker" and settings.do != "inspect":  # which needs no workers
-        from modetrain.workers import multiworker
+        from modetrain.cluster import multiworker
 
         code = multiworker.start(settings, line, cwd)
         if code is not None:
@@ -83,12 +85,12 @@ def _main(words: Sequence[str], cwd: Path) -> int:
     with _quiet_stderr():
         import tensorflow  # noqa: F401
     if settings.do == "replay":
-        from modetrain.replay import command as replaying
+        from modetrain.tools.replay import replay_command as replaying
 
         return replaying.replay(settings, line, cwd)
-    from modetrain.run import run
+    from modetrain.app.session import run
 
-    settings = dataclasses.replace(settings, command=os.environ.get(worker.COMMAND, settings.command))
+    settings = dataclasses.replace(settings, command=os.environ.get(protocol.COMMAND, settings.command))
     return run(settings, debugger=line.pdb, started=_STARTED)
 
 

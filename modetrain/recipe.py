@@ -23,14 +23,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from modetrain import contents, metrics, under_way
-from modetrain.call import Call
-from modetrain.draws import Draws, named_seed, of_replica
+from modetrain.engine import context, metrics
+from modetrain.engine import variables as contents
+from modetrain.engine.autograph import convert
+from modetrain.engine.call import Call
+from modetrain.engine.context import UnderWay
+from modetrain.engine.loss import Loss
+from modetrain.engine.optimizer import Optimizer
+from modetrain.engine.random import Draws, named_seed, of_replica
 from modetrain.errors import ConfigError
-from modetrain.loss import Loss
-from modetrain.optimizer import Optimizer
-from modetrain.tracing import convert
-from modetrain.under_way import UnderWay
 
 Batch = dict[str, tf.Tensor]
 Values = Mapping[str, tf.Tensor]
@@ -171,12 +172,12 @@ class Recipe:
     @property
     def step(self) -> tf.Tensor | int:
         """Updates completed before the step under way (int64 scalar); in evaluation the index of the batch."""
-        return under_way.now().call.number
+        return context.now().call.number
 
     @tf.autograph.experimental.do_not_convert
     def seed(self, name: str) -> tf.Tensor:
         """An int32 [2] seed for `tf.random.stateless_*`, a function of (seed, step, name)."""
-        call = under_way.now().call
+        call = context.now().call
         return named_seed(self.info.seed, name, call.number, call.part)
 
     # --- what the library calls -------------------------------------------------------------------------------------
@@ -258,9 +259,9 @@ class Recipe:
     # --- private ----------------------------------------------------------------------------------------------------
 
     def _run(self, step: Callable[[Batch], Values], batch: Batch, call: Call) -> tuple[Values, UnderWay]:
-        now = under_way.begin(call)
+        now = context.begin(call)
         values = convert(step)(batch)
-        under_way.end()  # not where the step failed: the debugger may ask for self.step
+        context.end()  # not where the step failed: the debugger may ask for self.step
         return values, now
 
     @contextlib.contextmanager
@@ -287,7 +288,7 @@ class Recipe:
         objective: tf.Tensor | None,
     ) -> None:
         suffix = "" if optimizer is getattr(self, "optimizer", None) else f"/{self._name_of(optimizer)}"
-        under_way.now().update(optimizer, gradients, variables, objective, suffix=suffix)
+        context.now().update(optimizer, gradients, variables, objective, suffix=suffix)
 
     def _name_of(self, optimizer: Optimizer) -> str:
         name = next((n for n, o in self.optimizers().items() if o is optimizer), "optimizer")

@@ -14,23 +14,23 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from modetrain import rollback
-from modetrain.callbacks import Callback
-from modetrain.checkpoints import carry
-from modetrain.checkpoints.checkpoint import Checkpoint, NotSavedError
-from modetrain.clock import Clock
-from modetrain.data import Data
-from modetrain.failure import NonFiniteError, explain
-from modetrain.feed import Feed
-from modetrain.metrics import Means
+from modetrain.callback import Callback
+from modetrain.callbacks import rollback
+from modetrain.checkpoints.file import Checkpoint, NotSavedError
+from modetrain.data.dataset import Data
+from modetrain.data.loader import Feed
+from modetrain.engine.devices import Replicas
+from modetrain.engine.metrics import Means
+from modetrain.engine.program import Observe, Program
+from modetrain.engine.rows import Recent, Rows
 from modetrain.mode import Mode
-from modetrain.nonfinite import Nonfinite
-from modetrain.program import Observe, Program
 from modetrain.recipe import Recipe
-from modetrain.replicas import Replicas
-from modetrain.rows import Recent, Rows
 from modetrain.settings import NonfiniteSettings
-from modetrain.stragglers import WorkerTimes
+from modetrain.training import state as carry
+from modetrain.training.nonfinite import Nonfinite
+from modetrain.training.step_errors import NonFiniteError, explain
+from modetrain.training.stragglers import WorkerTimes
+from modetrain.training.timer import Clock
 
 
 class Trainer:

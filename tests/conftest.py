@@ -60,7 +60,7 @@ def mode(request) -> str:
 @pytest.fixture(scope="session")
 def source():
     """40 training and 23 evaluation examples of 3 classes; `index` numbers them."""
-    from modetrain.sources import Source
+    from modetrain.data.sources import Source
 
     def split(count, seed):
         rng = np.random.default_rng(seed)
@@ -76,7 +76,7 @@ def source():
 @pytest.fixture
 def make_data(source):
     """Builds Data: `make_data(seed=1, prepare=..., batch_size=7)`, of the tiny source unless another is given."""
-    from modetrain.data import Data
+    from modetrain.data.dataset import Data
     from modetrain.settings import DataSettings
 
     def make(*, seed: int = 0, prepare=None, cut=None, debug=False, source=source, **settings) -> Data:
@@ -115,7 +115,7 @@ def make_recipe(mlp):
     """
     import keras
 
-    from modetrain.optimizer import Optimizer
+    from modetrain.engine.optimizer import Optimizer
     from modetrain.recipe import Info
     from modetrain.settings import OptimizerSettings
     from recipes.mnist import Digits
@@ -159,9 +159,9 @@ def make_trainer(make_recipe, make_data, tmp_path):
 
     What is no argument of its own goes to `make_recipe`. What is said stays in `trainer.said`.
     """
-    from modetrain.block import Cut
+    from modetrain.engine.batching import Cut
+    from modetrain.engine.devices import Replicas
     from modetrain.mode import Mode
-    from modetrain.replicas import Replicas
     from modetrain.trainer import Trainer
 
     own = ("callbacks", "folder", "step", "nonfinite", "watch_every", "clock", "command")
@@ -216,7 +216,7 @@ def recorder():
     After training `calls` are the (first, last) steps of each call, `looks` the steps looked at, and `values(name)` is
     the mean of a metric per step (updates completed).
     """
-    from modetrain.callbacks import Callback
+    from modetrain.callback import Callback
 
     class Recorder(Callback):
         def __init__(self, *, wants=(), every=None):

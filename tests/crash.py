@@ -63,7 +63,7 @@ class End:
 
 def points_of(folder: Path) -> list[tuple[str, int, float]]:
     """Every point of the metrics in a folder's event files: a plain reader, to which a duplicate is a duplicate."""
-    from modetrain.events import read
+    from modetrain.files.tensorboard import read
 
     found = []
     for file in sorted(folder.glob("events.out.tfevents.*")):
@@ -157,7 +157,7 @@ def main() -> int:
     options = parser.parse_args()
     import tensorflow  # noqa: F401
 
-    from modetrain import run as _  # noqa: F401
+    from modetrain.app import session as _  # noqa: F401
 
     root = options.folder or Path(tempfile.mkdtemp(prefix="crash-"))
     root.mkdir(parents=True, exist_ok=True)

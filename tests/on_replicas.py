@@ -11,17 +11,18 @@ import tensorflow as tf
 from keras import layers
 from tensorflow.python.distribute import mirrored_strategy
 
-from modetrain import batch_norm, draws, graphs, lines, optimizer
 from modetrain.callbacks.checkpoint import Checkpoint
-from modetrain.comparison import speed
-from modetrain.comparison.arm import Arm
+from modetrain.diagnostics import graph_ops, stack
+from modetrain.engine import batch_norm, optimizer, random
+from modetrain.engine.devices import Replicas, number_of_this
+from modetrain.engine.guards.guard import GuardError
+from modetrain.engine.guards.step_guards import unguarded
 from modetrain.errors import ConfigError
-from modetrain.failure import NonFiniteError
-from modetrain.guards.guard import GuardError
-from modetrain.guards.step import unguarded
 from modetrain.mode import Mode
-from modetrain.replicas import Replicas, number_of_this
 from modetrain.settings import NonfiniteSettings
+from modetrain.tools.compare import speed
+from modetrain.tools.compare.variant import Arm
+from modetrain.training.step_errors import NonFiniteError
 from recipes.mnist import Digits, cross_entropy, hits
 
 (_cpu,) = tf.config.list_physical_devices("CPU")
@@ -85,13 +86,13 @@ def test_replicas_draw_their_rows_of_the_whole_batch(draw, how, replicas):
         def drawn():
             return [DRAWS[draw](shape) for shape in SHARES]
 
-        with draws.of_replica(3):
+        with random.of_replica(3):
             return (tf.function(drawn, jit_compile=True) if how == "xla" else drawn)()
 
     def run():
         return replicas.run(on_replica, [tf.constant(0)] * replicas.count)
 
-    with draws.portable() if how == "xla" else contextlib.nullcontext(), draws.by_replica():
+    with random.portable() if how == "xla" else contextlib.nullcontext(), random.by_replica():
         by_replica = run() if how == "eager" else tf.function(run, autograph=False)()
     for shape, *rows in zip(SHARES, *by_replica, strict=True):
         whole = DRAWS[draw]([3 * replicas.count, *shape[1:]]).numpy()
@@ -103,10 +104,10 @@ def test_replicas_draw_their_rows_of_the_whole_batch(draw, how, replicas):
 
 def test_draws_that_belong_to_no_example_are_the_same_on_all(replicas):
     def on_replica(_):
-        with draws.of_replica(3):
+        with random.of_replica(3):
             return [tf.random.stateless_uniform(shape, [1, 2]) for shape in ([], [4], [5, 2])]
 
-    with draws.by_replica():
+    with random.by_replica():
         found = replicas.run(on_replica, [tf.constant(0)] * replicas.count)
     for drawn in found:
         for one, shape in zip(drawn, ([], [4], [5, 2]), strict=True):
@@ -115,10 +116,10 @@ def test_draws_that_belong_to_no_example_are_the_same_on_all(replicas):
 
 def test_examples_along_another_axis_have_their_part(replicas):
     def on_replica(_):
-        with draws.of_replica(3):
+        with random.of_replica(3):
             return tf.random.stateless_normal([5, 3, 2], [1, 2])
 
-    with draws.by_replica():
+    with random.by_replica():
         found = replicas.run(on_replica, [tf.constant(0)] * replicas.count)
     whole = tf.random.stateless_normal([5, 3 * replicas.count, 2], [1, 2]).numpy()
     assert np.concatenate(found, axis=1).tobytes() == whole.tobytes()
@@ -126,7 +127,7 @@ def test_examples_along_another_axis_have_their_part(replicas):
 
 def test_nothing_is_left_of_it_afterwards(replicas):
     before = tf.random.stateless_uniform([6, 2], [1, 2]).numpy()
-    with draws.by_replica():
+    with random.by_replica():
         assert tf.random.stateless_uniform([6, 2], [1, 2]).numpy().tobytes() == before.tobytes(), "outside a replica"
     assert tf.random.stateless_uniform([6, 2], [1, 2]).numpy().tobytes() == before.tobytes()
 
@@ -223,11 +224,13 @@ def test_operations_of_a_program_inside_the_step_know_the_users_line(make_traine
     trainer = make_trainer("xla", model=mlp(units=0, dropout=0.0), steps=1, replicas=REPLICAS[2])
     trainer.train()
     (graph,) = [step.graph for step in trainer.train_program._built.popitem()[1].steps]
-    programs = [inner for op in graph.get_operations() for inner in graphs.inner_graphs(op) if "program" in inner.name]
+    programs = [
+        inner for op in graph.get_operations() for inner in graph_ops.inner_graphs(op) if "program" in inner.name
+    ]
     assert len(programs) == 2
     made = [op for program in programs for op in program.get_operations() if op.type in ("Mean", "MatMul")]
     assert made
-    assert all(lines.of_op(op) is not None for op in made)
+    assert all(stack.of_op(op) is not None for op in made)
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ import pytest
 import tensorflow as tf
 from rich.console import Console
 
-from modetrain.callbacks import Callback
+from modetrain.callback import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.evaluate import Evaluate
 from modetrain.callbacks.log import Log
 from modetrain.callbacks.profile import Profile
 from modetrain.callbacks.progress import ProgressBar
-from modetrain.checkpoints import checkpoint
-from modetrain.events import Events
+from modetrain.checkpoints import file as checkpoint
+from modetrain.files.tensorboard import Events
 from recipes.mnist import Digits
 
 

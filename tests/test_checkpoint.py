@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain import run_folder
-from modetrain.callbacks import Callback
+from modetrain.callback import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
-from modetrain.checkpoints import checkpoint
-from modetrain.checkpoints.checkpoint import CheckpointError
+from modetrain.checkpoints import file as checkpoint
+from modetrain.checkpoints.file import CheckpointError
 from modetrain.errors import ConfigError
+from modetrain.files import run_folder
 from recipes.mnist import Digits
 
 

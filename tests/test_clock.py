@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from modetrain.clock import Clock
+from modetrain.training.timer import Clock
 
 
 class Hand:

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
+from modetrain.cluster.environment import Cluster, from_environment
+from modetrain.cluster.slurm import expand_nodes, expand_tasks
 from modetrain.errors import ConfigError
-from modetrain.workers.cluster import Cluster, from_environment
-from modetrain.workers.slurm import expand_nodes, expand_tasks
 
 # --- TF_CONFIG -------------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modetrain.workers import slurm
-from modetrain.workers.cluster import PORT, from_environment
+from modetrain.cluster import slurm
+from modetrain.cluster.environment import PORT, from_environment
 
 ROOT = Path(__file__).parent.parent
 FILES = ROOT / "docs" / "cluster"
@@ -106,7 +106,7 @@ for rank in range(nodes * per_node):
 """
 PYTHON = """
 import dataclasses, json, os, sys
-from modetrain.workers.cluster import from_environment
+from modetrain.cluster.environment import from_environment
 cluster = from_environment(os.environ)
 found = {"words": sys.argv[1:], "options": os.environ["FAKE_OPTIONS"], "cluster": cluster and dataclasses.asdict(cluster)}
 print(json.dumps(found))

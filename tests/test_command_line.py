@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from modetrain import command_line
+from modetrain.config import arguments
 from modetrain.config.overrides import key_of
 
 
 def test_what_was_written_is_read_again():
     words = ("recipe=mnist", "+note='two words'", "data.image_size=[32,32]")
-    kept = command_line.written(words, ["my conf", "/more"])
+    kept = arguments.written(words, ["my conf", "/more"])
     assert kept.startswith("python -m modetrain recipe=mnist ")
-    line = command_line.read(kept)
+    line = arguments.read(kept)
     assert (line.overrides, line.config_dirs) == (words, ("my conf", "/more"))
 
 

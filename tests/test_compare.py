@@ -17,9 +17,9 @@ import tensorflow as tf
 from rich.console import Console
 
 import modetrain
-from modetrain.comparison import page, table
-from modetrain.comparison.findings import TIMES, ArmResult, Comparison
-from modetrain.comparison.seen import Times
+from modetrain.tools.compare import html_page, table
+from modetrain.tools.compare.comparison import TIMES, ArmResult, Comparison
+from modetrain.tools.compare.observation import Times
 from recipes.gan import Gan
 from recipes.mnist import Digits, cross_entropy, hits
 
@@ -399,7 +399,7 @@ def test_gradients_that_are_not_finite_in_the_reference_are_told(compared):
 
 def test_weight_decay_that_one_mode_leaves_out_is_found(compared, monkeypatch):
     """No metric and no gradient shows it; only the update does."""
-    from modetrain import update_rules
+    from modetrain.engine import update_rules
 
     decay = update_rules.decay
     monkeypatch.setattr(update_rules, "decay", lambda *given: None if tf.inside_function() else decay(*given))
@@ -481,7 +481,7 @@ def test_a_mode_in_which_nothing_was_compared_is_not_called_equal(compared):
 
 def test_a_page_of_nothing_compared_says_so(compared):
     comparison = compared(OutOfRange, modes=["xla"], timed=True)
-    shown = page.of(comparison, title="t", command="c", facts={})
+    shown = html_page.of(comparison, title="t", command="c", facts={})
     assert "all equal" not in shown
     assert "nothing was compared" in shown
     assert "never" not in shown

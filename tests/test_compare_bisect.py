@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modetrain.comparison import bisect
-from modetrain.comparison.log import Entry
-from modetrain.place import Place
+from modetrain.diagnostics.location import Place
+from modetrain.tools.compare import bisect
+from modetrain.tools.compare.op_log import Entry
 
 EPSILON = 2.0**-23
 

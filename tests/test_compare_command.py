@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import scaling
-from modetrain.command_line import CommandLine as Words
-from modetrain.comparison import command
 from modetrain.config import load as config
+from modetrain.config.arguments import CommandLine as Words
 from modetrain.errors import ConfigError
+from modetrain.tools.compare import compare_command
 
 SMALL = (
     "recipe=mnist",
@@ -67,18 +67,19 @@ def test_its_keys_count_with_do_compare_only():
 def test_a_mode_that_cannot_run_is_refused_before_any_runs(words, said):
     line = Words(overrides=("recipe=mnist", "do=compare", *words))
     with pytest.raises(ConfigError, match=said):
-        command.arm_words(config.load(line.overrides, Path.cwd()), line, Path.cwd())
+        compare_command.arm_words(config.load(line.overrides, Path.cwd()), line, Path.cwd())
 
 
 def test_the_parent_imports_no_tensorflow():
-    code = "import sys, modetrain.comparison.command, modetrain.comparison.child; print('tensorflow' in sys.modules)"
+    names = "modetrain.tools.compare.compare_command, modetrain.tools.compare.variant_process"
+    code = f"import sys, {names}; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
 def test_several_replicas_are_asked_for_where_a_mode_has_them():
     line = Words(overrides=("recipe=mnist", "do=compare", "compare.modes=[graph,mirrored,multiworker]", "seed=3"))
-    words = command.arm_words(config.load(line.overrides, Path.cwd()), line, Path.cwd())
+    words = compare_command.arm_words(config.load(line.overrides, Path.cwd()), line, Path.cwd())
     assert words["graph"] == ("recipe=mnist", "seed=3", "mode=graph")
     assert words["mirrored"][-1] == "mode.replicas=2"
     assert words["multiworker"][-1] == "mode.workers=2"
@@ -111,7 +112,7 @@ def test_compare_json_is_as_documented(found):
     page = (Path(__file__).parent.parent / "docs" / "compare.md").read_text()
     for key in [*found, *found["arms"]["graph"], *found["arms"]["graph"]["time"]]:
         assert re.search(rf"[`.]{key}[`.]", page), key
-    assert found["schema"] == command.SCHEMA
+    assert found["schema"] == compare_command.SCHEMA
     assert found["modes"] == ["eager", "graph", "mirrored"]
     for mode, arm in found["arms"].items():
         assert arm["time"]["step_ms"]["p50"] > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modetrain.comparison import tolerance
+from modetrain.tools.compare import tolerance
 
 
 def test_equal_arrays_are_bitwise_equal_nans_and_infinities_included():

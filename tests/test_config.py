@@ -14,7 +14,7 @@ from modetrain.__main__ import main
 from modetrain.config import load as config
 from modetrain.config import schema, sections
 from modetrain.errors import ConfigError
-from modetrain.paths import install_recipes, shipped
+from modetrain.files.paths import install_recipes, shipped
 from modetrain.settings import DataSettings, OptimizerSettings
 
 M = "recipe=mnist"
@@ -293,7 +293,7 @@ def test_a_wrong_command_line_is_refused(folder, capsys, words, expected):
 
 
 def test_more_workers_than_memory_holds_are_refused(folder, capsys, monkeypatch):
-    monkeypatch.setattr("modetrain.sources.arrays.free_memory", lambda: 2 * 2**30)
+    monkeypatch.setattr("modetrain.data.sources.arrays.free_memory", lambda: 2 * 2**30)
     err = refused(capsys, [M, "mode=multiworker", "mode.workers=500", "data.batch_size=500"])
     assert (
         "mode.workers=500: a worker takes 0.3 GiB and more before it has a model, which makes 150 GiB, and 2.0 GiB"
@@ -876,7 +876,7 @@ def test_a_good_command_line_prints_its_config_without_tensorflow(folder):
 def test_the_users_recipes_override_and_add_with_and_without_an_init_file(folder):
     write(folder, {"recipes/models.py": "WHOSE = 'the user'\n", "recipes/added.py": "WHOSE = 'the user'\n"})
     code = (
-        "import pathlib, sys\nsys.path = [p for p in sys.path if p]\nfrom modetrain import paths\n"
+        "import pathlib, sys\nsys.path = [p for p in sys.path if p]\nfrom modetrain.files import paths\n"
         "paths.install_recipes(pathlib.Path.cwd())\nimport importlib.util, recipes.added, recipes.models\n"
         "print(recipes.models.WHOSE, recipes.added.WHOSE, importlib.util.find_spec('recipes.mnist').origin)\n"
         "print(getattr(recipes, 'INIT', 'no init'))"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain.block import Cut
+from modetrain.data.sources import Source
+from modetrain.engine.batching import Cut
 from modetrain.errors import ConfigError
-from modetrain.sources import Source
 
 
 def numbers(batch) -> list[int]:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from modetrain.events import Events, cut
+from modetrain.files.tensorboard import Events, cut
 
 
 def written(folder, steps, value=0.0):

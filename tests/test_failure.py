@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from modetrain import paths, report
-from modetrain.failure import NonFiniteError, plain_sentence
-from modetrain.nonfinite import Finding
+from modetrain.app import report
+from modetrain.files import paths
+from modetrain.training.nonfinite import Finding
+from modetrain.training.step_errors import NonFiniteError, plain_sentence
 from recipes.mnist import Digits
 
 # --- a loss that is not finite ---------------------------------------------------------------------------------------

@@ -16,16 +16,17 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from modetrain import report, run_folder
-from modetrain.callbacks import Callback
+from modetrain.app import report
+from modetrain.app.session import _owned
+from modetrain.callback import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.log import Log
-from modetrain.checkpoints import checkpoint
-from modetrain.checkpoints.checkpoint import NotSavedError
+from modetrain.checkpoints import file as checkpoint
+from modetrain.checkpoints.file import NotSavedError
+from modetrain.engine.devices import Replicas
 from modetrain.errors import ConfigError
-from modetrain.events import Events
-from modetrain.replicas import Replicas
-from modetrain.run import _owned
+from modetrain.files import run_folder
+from modetrain.files.tensorboard import Events
 
 NOBODY = 65534
 

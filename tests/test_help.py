@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import modetrain
-from modetrain import help as help_page
 from modetrain.__main__ import main
-from modetrain.command_line import FLAGS
+from modetrain.config import help as help_page
 from modetrain.config import schema
-from modetrain.paths import conf_dirs, options, shipped
+from modetrain.config.arguments import FLAGS
+from modetrain.files.paths import conf_dirs, options, shipped
 
 ISSUED = (  # names that scripts type
     "steps",

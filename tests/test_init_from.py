@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modetrain import run_folder
-from modetrain.checkpoints import checkpoint, init_from
+from modetrain.checkpoints import file, warm_start
 from modetrain.errors import ConfigError
+from modetrain.files import run_folder
 from modetrain.settings import InitFromSettings
 
 
@@ -17,14 +17,14 @@ def other(make_trainer, tmp_path):
     trainer = make_trainer("eager", steps=3, folder=tmp_path / "other", name="adam", ema=0.9)
     trainer.train()
     path = run_folder.checkpoint(tmp_path / "other", 3)
-    checkpoint.save(path, trainer.recipe.state(), step=3, meta={})
+    file.save(path, trainer.recipe.state(), step=3, meta={})
     return trainer.recipe
 
 
 def start(recipe, folder, **patterns):
     said = []
     settings = InitFromSettings(path=str(folder), **patterns)
-    return init_from.start(recipe, settings, said.append), said
+    return warm_start.start(recipe, settings, said.append), said
 
 
 def weights(recipe):
@@ -98,5 +98,5 @@ def test_a_damaged_one_is_refused(other, make_recipe, tmp_path):
 def test_without_a_path_nothing_happens(make_recipe):
     recipe = make_recipe()
     before = weights(recipe)
-    assert init_from.start(recipe, InitFromSettings(), print) == []
+    assert warm_start.start(recipe, InitFromSettings(), print) == []
     assert same(weights(recipe), before)

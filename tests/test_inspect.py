@@ -15,12 +15,12 @@ import pytest
 import tensorflow as tf
 
 import modetrain
-from modetrain.inspect.codes import CODES
-from modetrain.inspect.command import target_of
-from modetrain.inspect.finding import Finding
-from modetrain.inspect.steps import mode_for
 from modetrain.mode import Mode
 from modetrain.settings import InspectSettings
+from modetrain.tools.inspect.codes import CODES
+from modetrain.tools.inspect.finding import Finding
+from modetrain.tools.inspect.inspect_command import target_of
+from modetrain.tools.inspect.traced_step import mode_for
 from tests.corpus.base import Tiny, batches, made
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain.guards.guard import GuardError
-from modetrain.guards.step import unguarded
+from modetrain.engine.guards.guard import GuardError
+from modetrain.engine.guards.step_guards import unguarded
 from recipes.mnist import Digits
 
 FAILS_AT = 4  # updates completed before the step that fails

@@ -11,11 +11,11 @@ import keras
 import pytest
 
 from modetrain import Callback
-from modetrain.block import Cut
-from modetrain.inspect.stale import StalePython, StaleWatch
-from modetrain.inspect.start import Start, whole_story
+from modetrain.engine.batching import Cut
+from modetrain.engine.program import Program
 from modetrain.mode import Mode
-from modetrain.program import Program
+from modetrain.tools.inspect.detectors.stale_state import StalePython, StaleWatch
+from modetrain.tools.inspect.startup_check import Start, whole_story
 from modetrain.trainer import Trainer
 from recipes.mnist import Digits
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from modetrain.workers.attempt import free_ports
+from modetrain.cluster.launcher.processes import free_ports
 
 ROOT = Path(__file__).parent.parent
 
 # What TensorFlow would do is left out: it is seen whether it would be come to.
 WAITS = """
 import os, signal, sys
-from modetrain.workers import joining
+from modetrain.cluster import rendezvous as joining
 
 before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 try:
@@ -33,7 +33,7 @@ assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] 
 JOINS = """
 import os, signal, time
 from modetrain.mode import Mode
-from modetrain.replicas import Replicas
+from modetrain.engine.devices import Replicas
 
 replicas = Replicas.of(Mode(name="multiworker", compile="graph", strategy="multiworker"))
 print("joined", replicas.worker, replicas.workers, flush=True)

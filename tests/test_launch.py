@@ -18,19 +18,19 @@ from pathlib import Path
 
 import pytest
 
-from modetrain.workers import launch as launcher
-from modetrain.workers.attempt import free_ports
-from modetrain.workers.cluster import from_environment
-from modetrain.workers.screen import Screen
-from modetrain.workers.verdict import Limits
-from modetrain.workers.worker import announce_failure, announce_ready, die_with_parent
+from modetrain.cluster.environment import from_environment
+from modetrain.cluster.launcher import launch as launcher
+from modetrain.cluster.launcher.output import Screen
+from modetrain.cluster.launcher.processes import free_ports
+from modetrain.cluster.launcher.supervisor import Limits
+from modetrain.cluster.protocol import announce_failure, announce_ready, die_with_parent
 
 ROOT = Path(__file__).parent.parent
 LIMITS = Limits(startup=20, grace=0.3, term=0.3, silence=1, stop=10, kill=5)
 
 WORKER = """
 import os, signal, sys, time
-from modetrain.workers import worker
+from modetrain.cluster import protocol as worker
 from modetrain.errors import ConfigError
 
 class UnavailableError(Exception): pass
@@ -54,8 +54,8 @@ exec(sys.argv[1])
 LAUNCHER = """
 import sys
 from pathlib import Path
-from modetrain.workers.launch import launch
-from modetrain.workers.verdict import Limits
+from modetrain.cluster.launcher.launch import launch
+from modetrain.cluster.launcher.supervisor import Limits
 
 outcome = launch({command!r}, workers=2, folder=Path({folder!r}), say=print, restarts={restarts}, limits={limits!r})
 sys.exit(outcome.code)
@@ -185,7 +185,7 @@ def test_in_a_process_that_nobody_launched_a_worker_has_nothing_to_tell(tmp_path
 
 
 def test_a_process_that_leaves_at_once_leaves_nothing_unprinted():
-    code = "from modetrain.workers.worker import leave; print('step 3', end=''); leave(7)"
+    code = "from modetrain.cluster.protocol import leave; print('step 3', end=''); leave(7)"
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | {
         "PYTHONPATH": str(ROOT)
     }
@@ -437,7 +437,7 @@ def test_an_exception_would_come_again(bench):
 @pytest.mark.parametrize("told", [True, False], ids=["where the system tells", "by its silence"])
 def test_a_frozen_worker_is_found_and_replaced(bench, told, monkeypatch):
     if not told:
-        monkeypatch.setattr("modetrain.workers.attempt.Attempt._frozen", lambda self: set())
+        monkeypatch.setattr("modetrain.cluster.launcher.processes.Attempt._frozen", lambda self: set())
     code = f"""{PID}
 ready()
 if attempt == 0 and me == 1: kill(signal.SIGSTOP)

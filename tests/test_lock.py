@@ -10,12 +10,12 @@ import time
 import pytest
 
 from modetrain.errors import ConfigError
-from modetrain.lock import NAME, Lock, held
+from modetrain.files.lock import NAME, Lock, held
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from modetrain.lock import Lock
+from modetrain.files.lock import Lock
 Lock.take(Path(sys.argv[1]))
 print("taken", flush=True)
 time.sleep(60)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain import metrics
-from modetrain.metrics import Means
+from modetrain.engine import metrics
+from modetrain.engine.metrics import Means
 
 # --- row: what one step returned -------------------------------------------------------------------------------------
 

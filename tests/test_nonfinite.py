@@ -10,15 +10,15 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from modetrain import run_folder
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.profile import Profile
-from modetrain.checkpoints import checkpoint, resume
+from modetrain.checkpoints import file, resume
 from modetrain.checkpoints.resume import Place
-from modetrain.failure import NonFiniteError
-from modetrain.nonfinite import Nonfinite
-from modetrain.rows import Rows
+from modetrain.engine.rows import Rows
+from modetrain.files import run_folder
 from modetrain.settings import NonfiniteSettings
+from modetrain.training.nonfinite import Nonfinite
+from modetrain.training.step_errors import NonFiniteError
 from recipes.mnist import Digits, cross_entropy
 
 
@@ -221,7 +221,7 @@ def test_it_goes_back_leaves_the_batches_out_and_ends_finite(mode, policy, tmp_p
     assert trainer.feed.left_out, "in every epoch there is a bad batch"
     assert all(at % 4 == 0 and count >= 1 for at, count in trainer.feed.left_out)
     assert all(np.isfinite(value).all() for value in trainer.recipe.model.get_weights())
-    assert checkpoint.load(run_folder.newest(tmp_path)).meta["carry"]["left_out"] == [
+    assert file.load(run_folder.newest(tmp_path)).meta["carry"]["left_out"] == [
         list(window) for window in trainer.feed.left_out
     ]
     assert any("Going back to step" in line for line in trainer.said)
@@ -274,8 +274,8 @@ def test_weights_that_overflow_are_not_saved(policy, tmp_path):
     trainer = policy(
         "stop", "eager", Digits, callbacks=[Checkpoint(every=1)], optimizer={"learning_rate": 3e38, "momentum": 0.9}
     )
-    with pytest.raises((checkpoint.NotFiniteError, NonFiniteError)):
+    with pytest.raises((file.NotFiniteError, NonFiniteError)):
         trainer.train()
     for step in run_folder.steps(tmp_path):
-        arrays = checkpoint.load(run_folder.checkpoint(tmp_path, step)).arrays
+        arrays = file.load(run_folder.checkpoint(tmp_path, step)).arrays
         assert all(np.isfinite(array).all() for name, array in arrays.items() if name.startswith("model/"))

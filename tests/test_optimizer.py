@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from modetrain import Recipe
-from modetrain.optimizer import Optimizer
-from modetrain.schedule import learning_rate_at
+from modetrain.engine.optimizer import Optimizer
+from modetrain.engine.schedule import learning_rate_at
 from modetrain.settings import OptimizerSettings
 from recipes.mnist import Digits, cross_entropy
 

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from modetrain.run_json import read
+from modetrain.files.run_json import read
 
 PRINTS = """
 import sys
-from modetrain import output
+from modetrain import output_streams as output
 output.last()
 for i in range(2000):
     print("a line of a log, long enough to fill what a pipe holds before anybody reads it", i)
@@ -34,16 +34,19 @@ def test_a_full_disk_or_a_reader_that_left_ends_nothing(flags):
 
 @pytest.mark.parametrize("flags", [[], ["-u"]])
 def test_what_can_be_written_is(flags):
-    code = "from modetrain import output\noutput.last()\nprint('a ß line', flush=True)\nprint('the last, not flushed', end='')"
+    code = (
+        "from modetrain import output_streams as output\noutput.last()\n"
+        "print('a ß line', flush=True)\nprint('the last, not flushed', end='')"
+    )
     ended = subprocess.run([sys.executable, *flags, "-c", code], stdout=subprocess.PIPE, check=True, encoding="utf-8")
     assert ended.stdout == "a ß line\nthe last, not flushed"
 
 
 def test_a_stream_that_was_replaced_is_left_alone(capsys):
-    from modetrain import output
+    from modetrain import output_streams
 
     before = sys.stdout
-    output.last()
+    output_streams.last()
     assert sys.stdout is before
 
 

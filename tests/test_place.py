@@ -12,9 +12,11 @@ import pytest
 import tensorflow as tf
 
 import modetrain.trainer
-from modetrain import paths, place, report
-from modetrain.comparison.findings import Comparison, Finding
-from modetrain.place import Place
+from modetrain.app import report
+from modetrain.diagnostics import location
+from modetrain.diagnostics.location import Place
+from modetrain.files import paths
+from modetrain.tools.compare.comparison import Comparison, Finding
 
 
 @pytest.mark.parametrize(
@@ -31,19 +33,19 @@ from modetrain.place import Place
     ],
 )
 def test_python_packages_and_the_library_are_not_the_users(file):
-    assert not place.is_users(file)
+    assert not location.is_users(file)
 
 
 @pytest.mark.parametrize(
     "file", [__file__, str(paths.shipped() / "recipes" / "mnist.py"), "/home/anna/recipes/mine.py", "recipe.py"]
 )
 def test_what_the_user_has_written_is_theirs_and_so_are_shipped_recipes(file):
-    assert place.is_users(file)
+    assert location.is_users(file)
 
 
 def test_it_asks_without_tensorflow():
     said = (
-        "import sys; from modetrain import place; place.is_users('/a.py'); "
+        "import sys; from modetrain.diagnostics import location as place; place.is_users('/a.py'); "
         "print([name for name in ('tensorflow', 'keras') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from modetrain.engine.program import Program
 from modetrain.mode import Mode
-from modetrain.program import Program
 from recipes.mnist import Digits
 
 STEPS = 7

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from conftest import Run
 
-from modetrain import run_folder
-from modetrain.checkpoints import checkpoint
+from modetrain.checkpoints import file
+from modetrain.files import run_folder
 
 STEPS = 50
 COMMON = (
@@ -87,7 +87,7 @@ def runs(cli, request) -> Mapping[tuple[str, str], Run]:
 
 
 def state(run, step=STEPS):
-    return checkpoint.load(run_folder.checkpoint(run.folder, step)).arrays
+    return file.load(run_folder.checkpoint(run.folder, step)).arrays
 
 
 def assert_same_state(one, other, tolerance=1e-12):

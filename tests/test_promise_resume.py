@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from modetrain import run_folder
-from modetrain.checkpoints import checkpoint
+from modetrain.checkpoints import file
+from modetrain.files import run_folder
 
 # Calls are followed by a pause, so that a run of a second is not over before it is noticed.
 SLOW = """
@@ -95,7 +95,7 @@ def test_a_killed_run_leaves_whole_checkpoints_and_a_record_that_it_was_running(
     for parts in interrupted.values():
         assert parts[0].json["status"] == "running"
         for step in run_folder.steps(parts[-1].folder):
-            assert checkpoint.load(run_folder.checkpoint(parts[-1].folder, step)).step == step
+            assert file.load(run_folder.checkpoint(parts[-1].folder, step)).step == step
 
 
 def test_a_terminated_run_ends_with_a_checkpoint_and_says_so(interrupted):

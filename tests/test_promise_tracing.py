@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.framework.func_graph import FuncGraph
 
-from modetrain.callbacks import Callback
+from modetrain.callback import Callback
 from recipes.mnist import Digits, cross_entropy
 
 

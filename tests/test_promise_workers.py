@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modetrain import run_folder, run_json
-from modetrain.checkpoints import checkpoint
+from modetrain.checkpoints import file
+from modetrain.files import run_folder, run_json
 
 WORDS = (
     "recipe=mnist",
@@ -146,8 +146,8 @@ class Bad(Digits):
 OF_BAD = ("recipe._target_=bad.Bad", "steps=14", "callbacks.checkpoint.every=4", "callbacks.checkpoint.keep=9")
 
 
-def ended(folder: Path) -> checkpoint.Checkpoint:
-    return checkpoint.load(run_folder.newest(folder))
+def ended(folder: Path) -> file.Checkpoint:
+    return file.load(run_folder.newest(folder))
 
 
 @pytest.mark.parametrize("policy", [pytest.param("skip", marks=pytest.mark.long), "rollback"])

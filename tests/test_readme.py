@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from modetrain import command_line, sweep
+from modetrain.app import sweep
+from modetrain.config import arguments
 from modetrain.config import load as config
 from modetrain.config.schema import KEYS
 from modetrain.config.sections import CALLBACKS
@@ -31,7 +32,7 @@ def commands(text: str) -> list[str]:
 def test_every_command_shown_is_accepted(command, tmp_path):
     (tmp_path / "runs/mnist/graph/2026-01-01_00-00-00/checkpoints").mkdir(parents=True)
     (tmp_path / "runs/mnist/graph/2026-01-01_00-00-00/checkpoints/step-00000001.npz").touch()
-    line = command_line.parse(command.split())
+    line = arguments.parse(command.split())
     if line.multirun:
         assert len(sweep.plan(line.overrides, tmp_path, line.config_dirs)) == 3
     else:

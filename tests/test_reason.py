@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import modetrain.recipe
-from modetrain import reason
+from modetrain.diagnostics import tf_errors
 from tests.conftest import ROOT
 
 STACK = """Input 1 to node `Range` with op Range must be a compile-time constant.
@@ -22,7 +22,7 @@ File "{folder}recipes/mnist.py", line 48, in train_step
 @pytest.mark.parametrize("left_out", ["", "/", f"{ROOT}/"])
 def test_paths_are_whole_whatever_folder_the_message_leaves_out(left_out):
     said = STACK.format(folder=f"{ROOT}/".removeprefix(left_out))
-    message = reason.read(tf.errors.InvalidArgumentError(None, None, said))
+    message = tf_errors.read(tf.errors.InvalidArgumentError(None, None, said))
     assert message is not None
     (stack,) = message.stacks
     assert [(frame.filename, frame.lineno) for frame in stack] == [
@@ -33,6 +33,6 @@ def test_paths_are_whole_whatever_folder_the_message_leaves_out(left_out):
 
 def test_a_path_that_cannot_be_made_whole_is_left(tmp_path):
     said = STACK.format(folder="nowhere/")
-    message = reason.read(tf.errors.InvalidArgumentError(None, None, said))
+    message = tf_errors.read(tf.errors.InvalidArgumentError(None, None, said))
     assert message is not None
     assert message.stacks[0][1].filename == "nowhere/recipes/mnist.py"

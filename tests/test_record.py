@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from modetrain import record, run_folder, run_json
-from modetrain.checkpoints import checkpoint
+from modetrain.app import record
+from modetrain.checkpoints import file
+from modetrain.files import run_folder, run_json
 from recipes.mnist import Digits
 
 NUMBER, TEXT = (int, float), str
@@ -106,8 +107,8 @@ def test_the_command_is_the_one_that_was_typed(trainings, training):
 
 def test_the_digest_is_of_the_last_checkpoint(trainings):
     run = trainings("graph")
-    found = checkpoint.load(run_folder.checkpoint(run.folder, 24))
-    assert checkpoint.digest({name: tf.constant(array) for name, array in found.arrays.items()}) == run.digest
+    found = file.load(run_folder.checkpoint(run.folder, 24))
+    assert file.digest({name: tf.constant(array) for name, array in found.arrays.items()}) == run.digest
 
 
 def test_the_configuration_lies_beside_it(trainings):

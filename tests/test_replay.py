@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain.callbacks import recorder as recording
+from modetrain.callbacks import flight_recorder as recording
 from modetrain.callbacks.checkpoint import Checkpoint
-from modetrain.callbacks.recorder import Recorder
-from modetrain.checkpoints import checkpoint
-from modetrain.failure import NonFiniteError
+from modetrain.callbacks.flight_recorder import Recorder
+from modetrain.checkpoints import capsule, file
 from modetrain.mode import Mode
-from modetrain.replay import capsule, check
-from modetrain.replay.check import Found
-from modetrain.replay.step import Step
 from modetrain.settings import ReplaySettings
+from modetrain.tools.replay import check_modes
+from modetrain.tools.replay.check_modes import Found
+from modetrain.tools.replay.one_step import Step
+from modetrain.training.step_errors import NonFiniteError
 from recipes.mnist import Digits, cross_entropy
 
 COMMAND = "python -m modetrain recipe=mine"
@@ -46,7 +46,7 @@ def recorder(**given) -> Recorder:
 
 
 def state_of(trainer) -> dict:
-    return checkpoint.copied(trainer.recipe.state())
+    return file.copied(trainer.recipe.state())
 
 
 def same(one, other) -> bool:
@@ -113,7 +113,7 @@ def test_where_the_data_fails_the_run_keeps_its_state(make_trainer, make_data, t
     with pytest.raises(tf.errors.InvalidArgumentError):
         trainer.train()
     assert trainer.step == 3  # an epoch has 5 batches, and the bad one is in the second block of 3
-    saved = checkpoint.load(tmp_path / "checkpoints" / "step-00000003.npz")
+    saved = file.load(tmp_path / "checkpoints" / "step-00000003.npz")
     healthy = make_trainer(
         "graph", steps=3, folder=tmp_path / "healthy", data={"prepare": prepare}, mode={"steps_per_call": 3}
     )
@@ -181,7 +181,7 @@ def test_a_damaged_capsule_is_refused(make_trainer, tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(checkpoint.CheckpointError, match="damaged"):
+    with pytest.raises(file.CheckpointError, match="damaged"):
         capsule.load(path)
 
 
@@ -293,7 +293,7 @@ def test_the_line_of_what_is_differentiated_is_named(cls, mode, make_recipe, mak
     made = capsule.Capsule(
         **{"step": 3, "state_step": 3, "method": "train_step", "number": 3, "why": "asked", "said": "", "command": ""},
         **{"config": {}, "info": {}, "carry": {}, "made_on": {}},
-        state=checkpoint.copied(recipe.state()),
+        state=file.copied(recipe.state()),
         batch={name: value.numpy() for name, value in make_data().batch(3).items()},
     )
     given = settings(mode=Mode(name=mode, compile=mode), replay=ReplaySettings(path="x"))
@@ -317,7 +317,7 @@ def test_the_line_of_what_is_differentiated_is_named(cls, mode, make_recipe, mak
     ],
 )
 def test_who_fails_tells_what_makes_it(failing, expected):
-    found = [Found(mode=mode, failed=mode in failing, said="") for mode in check.MODES]
+    found = [Found(mode=mode, failed=mode in failing, said="") for mode in check_modes.MODES]
     made = capsule.Capsule(
         **{
             "step": 7,
@@ -330,7 +330,7 @@ def test_who_fails_tells_what_makes_it(failing, expected):
         },
         **{"said": "loss is nan", "command": "", "config": {}, "info": {}, "carry": {}, "made_on": {}},
     )
-    assert check.verdict(found, made).startswith(expected)
+    assert check_modes.verdict(found, made).startswith(expected)
 
 
 # --- in real processes -----------------------------------------------------------------------------------------------

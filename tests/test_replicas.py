@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from modetrain.engine.devices import Replicas, mean_over_replicas, number_of_this, shown
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
-from modetrain.replicas import Replicas, mean_over_replicas, number_of_this, shown
 
 HERE = Path(__file__).parent
 

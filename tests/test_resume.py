@@ -8,17 +8,19 @@ import shutil
 import numpy as np
 import pytest
 
-from modetrain import run_folder
-from modetrain.callbacks import Callback
+from modetrain.callback import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.callbacks.flight_recorder import Recorder
 from modetrain.callbacks.log import Log
-from modetrain.callbacks.recorder import Recorder
-from modetrain.checkpoints import carry, checkpoint, resume
-from modetrain.checkpoints.checkpoint import CheckpointError
+from modetrain.checkpoints import file as checkpoint
+from modetrain.checkpoints import resume
+from modetrain.checkpoints.file import CheckpointError
 from modetrain.checkpoints.resume import Place
+from modetrain.engine.metrics import Means
 from modetrain.errors import ConfigError
-from modetrain.events import Events
-from modetrain.metrics import Means
+from modetrain.files import run_folder
+from modetrain.files.tensorboard import Events
+from modetrain.training import state as carry
 
 STEPS = 7  # 5 batches are an epoch
 

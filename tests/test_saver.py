@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from modetrain.checkpoints.saver import Saver
+from modetrain.checkpoints.writer import Saver
 
 
 def test_a_job_does_not_hold_up_who_submits_it():

@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.scaling import Constants, doubt, line
-from modetrain.comparison import speed
-from modetrain.inspect import collectives
+from modetrain.tools.compare import speed
+from modetrain.tools.inspect.detectors import collectives
 
 RING = Constants(
     host_s=1.0,

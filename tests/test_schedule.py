@@ -7,7 +7,7 @@ import math
 import pytest
 import tensorflow as tf
 
-from modetrain.schedule import learning_rate_at
+from modetrain.engine.schedule import learning_rate_at
 from modetrain.settings import OptimizerSettings
 
 

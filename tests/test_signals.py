@@ -11,9 +11,10 @@ import time
 
 import pytest
 
-from modetrain import run_folder, run_json, signals
-from modetrain.callbacks import Callback
+from modetrain.app import signals
+from modetrain.callback import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.files import run_folder, run_json
 
 
 class Sends(Callback):
@@ -124,7 +125,8 @@ def test_a_run_that_is_still_traced_has_nothing_to_save_and_ends_at_once(tmp_pat
 
 LOST = """
 import sys, time
-from modetrain import output, signals
+from modetrain import output_streams as output
+from modetrain.app import signals
 
 output.last()
 
@@ -167,7 +169,7 @@ def test_afterwards_signals_are_what_they_were(make_trainer):
 
 STUCK = """
 import sys, threading
-from modetrain import signals
+from modetrain.app import signals
 
 class Run:
     fresh = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modetrain.stragglers import WorkerTimes
+from modetrain.training.stragglers import WorkerTimes
 
 
 def times(step_ms, data_wait_ms, cpu_ms):

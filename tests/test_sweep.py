@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 import modetrain
-from modetrain import run_folder, sweep
 from modetrain.__main__ import main
+from modetrain.app import sweep
 from modetrain.errors import ConfigError
+from modetrain.files import run_folder
 
 SMALL = ["recipe=mnist", "model=mlp", "data.source=bundled", "data.batch_size=8", "steps=2"]
 

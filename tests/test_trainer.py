@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain.callbacks import Callback
-from modetrain.failure import NonFiniteError
+from modetrain.callback import Callback
+from modetrain.training.step_errors import NonFiniteError
 from recipes.mnist import Digits, cross_entropy
 
 

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from modetrain.workers.evidence import causes, named
-from modetrain.workers.verdict import Action, Limits, Supervisor
-from modetrain.workers.worker import Report
+from modetrain.cluster.launcher.evidence import causes, named
+from modetrain.cluster.launcher.supervisor import Action, Limits, Supervisor
+from modetrain.cluster.protocol import Report
 
 LIMITS = Limits(startup=60, grace=3, term=2, silence=20, stop=300, kill=10)
 HEARTBEAT = "Task /job:worker/task:1 stopped sending heartbeats; the coordination service has shut down"

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from modetrain.callbacks import Callback
+from modetrain.callback import Callback
 from modetrain.callbacks.deadline import Deadline
-from modetrain.callbacks.system import System, resident_mb
-from modetrain.callbacks.watch import Watch
-from modetrain.clock import Clock
-from modetrain.events import Events
+from modetrain.callbacks.memory import System, resident_mb
+from modetrain.callbacks.watchdog import Watch
+from modetrain.files.tensorboard import Events
+from modetrain.training.timer import Clock
 
 
 class Time:
@@ -133,7 +133,7 @@ HOLDS_THE_LOCK = """
 import ctypes, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from modetrain.callbacks.watch import Watch
+from modetrain.callbacks.watchdog import Watch
 
 class Replicas:
     chief, worker = True, 0

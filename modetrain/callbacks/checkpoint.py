@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from modetrain import run_folder
-from modetrain.callbacks import Callback
-from modetrain.callbacks.best import best_of
-from modetrain.checkpoints import carry, checkpoint
-from modetrain.checkpoints.saver import Saver
+from modetrain.callback import Callback
+from modetrain.callbacks.best_metric import best_of
+from modetrain.checkpoints import file
+from modetrain.checkpoints.writer import Saver
 from modetrain.errors import did_you_mean
+from modetrain.files import run_folder
+from modetrain.training import state as carry
 
 _BEST = "best.npz"
 
@@ -125,8 +126,8 @@ class Checkpoint(Callback):
     def _check_best(self, run) -> None:
         """A best one that is gone, damaged or exchanged is no measure for later ones."""
         try:
-            checkpoint.load(run_folder.best(run.folder))
-        except checkpoint.CheckpointError as error:
+            file.load(run_folder.best(run.folder))
+        except file.CheckpointError as error:
             if run_folder.best(run.folder).exists():
                 run.say(f"WARNING: {error} The best value so far is forgotten: the next evaluation's takes its place.")
             self._best_value = None
@@ -138,11 +139,11 @@ class Checkpoint(Callback):
             if step > run.step:
                 left = run_folder.checkpoint(run.folder, step)
                 try:
-                    checkpoint.load(left)
+                    file.load(left)
                     why = "of a branch that this run leaves"
-                except checkpoint.CheckpointError:
+                except file.CheckpointError:
                     why = "damaged"
-                checkpoint.leave_out(folder, checkpoint.index_of(folder), [left.name])
+                file.leave_out(folder, file.index_of(folder), [left.name])
                 run.say(f"{left.name} is {why}: kept as {left.name}.left")
                 left.rename(left.with_name(f"{left.name}.left"))
 
@@ -183,7 +184,7 @@ class Checkpoint(Callback):
         state, step, folder = run.recipe.state(), run.step, run.folder
         trained = {id(v) for optimizer in run.recipe.optimizers().values() for v in optimizer.trainable}
         watched = [name for name, v in state.items() if id(v) in trained and run.nonfinite.settings.policy != "ignore"]
-        arrays = checkpoint.copied(state)
+        arrays = file.copied(state)
         meta = {**self._meta, "best_value": self._best_value, "results": run.results, "carry": carry.of(run)}
         if due:
             self._saved = step
@@ -198,15 +199,15 @@ class Checkpoint(Callback):
     def _write(self, run_dir: Path, arrays, step: int, meta, *, due: bool, best: bool) -> None:
         folder, path = run_dir / run_folder.CHECKPOINTS, run_folder.checkpoint(run_dir, step)
         try:
-            index = checkpoint.index_of(folder)
+            index = file.index_of(folder)
             for points in run_dir.glob(
                 "events.out.tfevents.*"
             ):  # a run goes on from here, and does not make them again
-                checkpoint.on_disk(points)
+                file.on_disk(points)
             if due:
-                index[path.name] = checkpoint.save(path, arrays, step=step, meta=meta)
+                index[path.name] = file.save(path, arrays, step=step, meta=meta)
             if best:
-                checkpoint.leave_out(folder, index, [_BEST])
+                file.leave_out(folder, index, [_BEST])
             if best and due:
                 link = folder / f".{_BEST}.partial"
                 link.unlink(missing_ok=True)
@@ -214,12 +215,12 @@ class Checkpoint(Callback):
                 os.replace(link, run_folder.best(run_dir))
                 index[_BEST] = index[path.name]
             elif best:
-                index[_BEST] = checkpoint.save(run_folder.best(run_dir), arrays, step=step, meta=meta)
+                index[_BEST] = file.save(run_folder.best(run_dir), arrays, step=step, meta=meta)
             steps = run_folder.steps(run_dir)
             gone = [run_folder.checkpoint(run_dir, one) for one in self._surplus(steps)]
             there = {_BEST, *(run_folder.checkpoint(run_dir, one).name for one in steps)} - {one.name for one in gone}
             # Before they go: what the index lists and is not there is missed on resuming.
-            checkpoint.write_index(folder, {name: sha for name, sha in index.items() if name in there})
+            file.write_index(folder, {name: sha for name, sha in index.items() if name in there})
             for one in gone:
                 one.unlink(missing_ok=True)
         except OSError as error:
@@ -227,7 +228,7 @@ class Checkpoint(Callback):
             with contextlib.suppress(OSError):  # it may be that not even that can be read
                 whole = run_folder.steps(run_dir)
             newest = f"The newest whole one is of step {whole[-1]}" if whole else "There is none before it"
-            raise checkpoint.NotSavedError(
+            raise file.NotSavedError(
                 f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. {newest}. "
                 f"Mend that (free space, or the right to write), then type resume=latest run_dir={run_dir}."
             ) from error
@@ -243,7 +244,7 @@ def _refuse_nonfinite(arrays: Mapping[str, np.ndarray], names: Sequence[str], st
     """The last checkpoint stays a good one: an update can overflow though its gradients were finite."""
     bad = [name for name in names if not np.isfinite(arrays[name]).all()]
     if bad:
-        raise checkpoint.NotFiniteError(
+        raise file.NotFiniteError(
             f"after step {step} {bad[0]} is not finite"
             + (f", nor are {len(bad) - 1} more variables" if bad[1:] else "")
             + ": nothing was saved, so that the checkpoint before stays the newest. A smaller optimizer.learning_rate or "

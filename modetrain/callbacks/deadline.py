@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from modetrain.callbacks import Callback
+from modetrain.callback import Callback
 
 
 class Deadline(Callback):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from modetrain.callbacks import Callback
-from modetrain.events import Events
+from modetrain.callback import Callback
+from modetrain.files.tensorboard import Events
 
 
 class Evaluate(Callback):

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from modetrain.callbacks import Callback
-from modetrain.clock import Reading
-from modetrain.events import Events
-from modetrain.metrics import Means
-from modetrain.stragglers import WorkerTimes
+from modetrain.callback import Callback
+from modetrain.engine.metrics import Means
+from modetrain.files.tensorboard import Events
+from modetrain.training.stragglers import WorkerTimes
+from modetrain.training.timer import Reading
 
 # What an optimizer shows is not a metric of the recipe's.
 _OF_OPTIMIZER = ("grad_norm", "loss_scale", "skipped")

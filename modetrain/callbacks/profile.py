@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from modetrain.callbacks import Callback
+from modetrain.callback import Callback
 
 
 class Profile(Callback):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from modetrain.callbacks import Callback
-from modetrain.metrics import Means
-from modetrain.nonfinite import is_loss
+from modetrain.callback import Callback
+from modetrain.engine.metrics import Means
+from modetrain.training.nonfinite import is_loss
 
 
 class ProgressBar(Callback):

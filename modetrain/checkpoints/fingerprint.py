@@ -14,9 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from modetrain.data.sources import Source
+from modetrain.engine.devices import Replicas
 from modetrain.recipe import Recipe
-from modetrain.replicas import Replicas
-from modetrain.sources import Source
 
 _ROWS = 256  # examples that stand for all: enough to see another order, scale or selection
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modetrain import run_folder
-from modetrain.checkpoints import checkpoint
+from modetrain.checkpoints import file
 from modetrain.errors import ConfigError
+from modetrain.files import run_folder
 from modetrain.settings import Settings
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ class Place:
         """Whether the first candidate that is there is whole."""
         path = next((path for path in self.checkpoints if path.exists()), None)
         try:
-            return path is not None and checkpoint.load(path).step >= 0
-        except checkpoint.CheckpointError:
+            return path is not None and file.load(path).step >= 0
+        except file.CheckpointError:
             return False
 
 
@@ -99,7 +99,7 @@ def _place(settings: Settings, say: Callable[[str], None]) -> Place:
         found, owner = (owner,), owner.parent.parent
     else:
         # One that the index lists and somebody has taken away is missed, and the one before is used.
-        found = tuple(run_folder.checkpoint(owner, step) for step in reversed(checkpoint.steps_known(owner)))
+        found = tuple(run_folder.checkpoint(owner, step) for step in reversed(file.steps_known(owner)))
     folder = settings.run_dir or owner
     if settings.do != "train" and folder == owner:  # the record of the training stays as it is
         folder = run_folder.new(owner, settings.do, settings.mode.name)
@@ -117,7 +117,7 @@ def restore(
     *,
     facts: Mapping[str, Any] | None = None,
     made_of: Mapping[str, Any] | None = None,
-) -> checkpoint.Checkpoint | None:
+) -> file.Checkpoint | None:
     """Restores the newest checkpoint that can be read; says which, and what this run does differently.
 
     Args:
@@ -136,21 +136,21 @@ def restore(
     """
     for path in where.checkpoints:
         try:
-            found = checkpoint.load(path)
-        except checkpoint.CheckpointError as error:
+            found = file.load(path)
+        except file.CheckpointError as error:
             if path == where.checkpoints[-1]:
-                raise checkpoint.CheckpointError(f"{error}{_what_is_left(where, settings)}") from error
+                raise file.CheckpointError(f"{error}{_what_is_left(where, settings)}") from error
             say(f"WARNING: {error} Going on from the checkpoint before it.")
             continue
         if facts is not None and settings.do == "train":
             check_facts(found, facts, f"resume={settings.resume}")
-        if problem := checkpoint.problem_of_index(path.parent):
+        if problem := file.problem_of_index(path.parent):
             say(f"WARNING: {problem}: whether a whole file is that of another step or run is not found out this time")
         changes = [f"  differs from the run it resumes: {line}" for line in _changes(found, settings, made_of or {})]
         try:
-            checkpoint.restore(found, recipe.state(), path)
-        except checkpoint.CheckpointError as error:  # which setting it was is in this list, if in any
-            raise checkpoint.CheckpointError("\n".join([str(error), *changes])) from None
+            file.restore(found, recipe.state(), path)
+        except file.CheckpointError as error:  # which setting it was is in this list, if in any
+            raise file.CheckpointError("\n".join([str(error), *changes])) from None
         say(f"resumed at step {found.step} from {path}")
         for line in changes if settings.do == "train" else ():
             say(line)
@@ -169,15 +169,15 @@ def _what_is_left(where: Place, settings: Settings) -> str:
     none = f"None of the {count} checkpoints in {folder} is" if count > 1 else f"No other checkpoint in {folder} is"
     other = f"run_dir={run}-2 without resume= for a new run" if settings.do == "train" else "resume= with another run"
     try:
-        step = checkpoint.load(best).step
-    except checkpoint.CheckpointError:
+        step = file.load(best).step
+    except file.CheckpointError:
         return f"\n{none} left whole. Type {other}."
     return (
         f"\n{none} left whole; {best.name}, of step {step}, is whole. Type resume={best} to go on from it, or {other}."
     )
 
 
-def _changes(found: checkpoint.Checkpoint, settings: Settings, made_of: Mapping[str, Any]) -> list[str]:
+def _changes(found: file.Checkpoint, settings: Settings, made_of: Mapping[str, Any]) -> list[str]:
     before = found.meta.get("fingerprint", {})
     others = [name for name, now in made_of.items() if before.get(name, now) != now]
     return [
@@ -186,7 +186,7 @@ def _changes(found: checkpoint.Checkpoint, settings: Settings, made_of: Mapping[
     ]
 
 
-def check_facts(found: checkpoint.Checkpoint, facts: Mapping[str, Any], given: str) -> None:
+def check_facts(found: file.Checkpoint, facts: Mapping[str, Any], given: str) -> None:
     """Refuses to go on from a checkpoint with other examples.
 
     Raises:

@@ -17,7 +17,7 @@ from modetrain.config import schema, sections, suggest
 from modetrain.config.key import text
 from modetrain.config.overrides import groups
 from modetrain.errors import ConfigError, closest, did_you_mean
-from modetrain.paths import options, shown
+from modetrain.files.paths import options, shown
 
 _PACKAGE_LINE = "# @package _global_"
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modetrain import command_line, paths, run_folder
+from modetrain.config import arguments as command_line
 from modetrain.config import members, overrides, schema, sections, targets, values
 from modetrain.config.compose import Composition, compose, no_package_line
 from modetrain.config.key import seconds, text
@@ -22,8 +22,8 @@ from modetrain.config.rules import check as rules
 from modetrain.config.signatures import SourceText
 from modetrain.config.targets import instantiate
 from modetrain.errors import ConfigError
+from modetrain.files import paths, run_folder
 from modetrain.mode import Mode
-from modetrain.replay import origin
 from modetrain.settings import (
     CompareSettings,
     DataSettings,
@@ -35,6 +35,7 @@ from modetrain.settings import (
     Settings,
     WatchdogSettings,
 )
+from modetrain.tools.replay import source
 
 __all__ = ["instantiate", "load"]
 
@@ -51,8 +52,8 @@ def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
       ConfigError: the configuration cannot run; the message has a line for each reason.
     """
     typed = arguments
-    if origin.DO in arguments:
-        arguments, dirs, _ = origin.words(arguments, cwd)
+    if source.DO in arguments:
+        arguments, dirs, _ = source.words(arguments, cwd)
         config_dirs = [*dirs, *config_dirs]
     folders = paths.conf_dirs(cwd, config_dirs)
     parsed = overrides.parse(arguments, folders)
@@ -67,7 +68,7 @@ def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
     settings = _settings(composition, command_line.written(typed, config_dirs), notes, cwd)
     _raise(rules.problems(settings, composition))
     if settings.do == "replay":
-        origin.chosen(origin.find(Path(str(settings.replay.path))), settings, lambda line: None)
+        source.chosen(source.find(Path(str(settings.replay.path))), settings, lambda line: None)
     return settings
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 
 from modetrain.config.signatures import KEEPS_SIGNATURE, SourceText, assigned, last_name
 from modetrain.errors import closest
-from modetrain.paths import shown
+from modetrain.files.paths import shown
 
-_RECIPE, _CALLBACK = ("modetrain.recipe", "Recipe"), ("modetrain.callbacks", "Callback")
+_RECIPE, _CALLBACK = ("modetrain.recipe", "Recipe"), ("modetrain.callback", "Callback")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from modetrain.config import schema, suggest
 from modetrain.config.key import text
 from modetrain.errors import ConfigError, closest
-from modetrain.paths import GROUPS, options
+from modetrain.files.paths import GROUPS, options
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.overrides_parser import OverridesParser

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modetrain.config.key import Key
+from modetrain.data.sources import SOURCES
 from modetrain.mode import COMPILE, DEVICES, PRECISIONS, STRATEGIES, XLA_UNITS
-from modetrain.sources import SOURCES
 
 MISSING = "???"  # how a YAML file says that a value has to be given
 AUTO = "auto"  # callbacks.checkpoint.best: whichever of accuracy and loss the evaluation returns

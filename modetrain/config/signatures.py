@@ -14,7 +14,7 @@ from pathlib import Path
 from modetrain.config.annotations import key_of
 from modetrain.config.key import Key
 from modetrain.errors import ConfigError
-from modetrain.paths import recipes_dirs, shown
+from modetrain.files.paths import recipes_dirs, shown
 
 # Decorators that leave a signature as it is; any other may change it.
 KEEPS_SIGNATURE = (

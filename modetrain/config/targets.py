@@ -17,7 +17,7 @@ from typing import Any
 from modetrain.config.schema import MISSING
 from modetrain.config.signatures import ANYTHING, Signature, SourceText
 from modetrain.errors import ConfigError, closest
-from modetrain.paths import shown
+from modetrain.files.paths import shown
 
 FOREIGN = ("keras", "tensorflow")  # never opened: only looked up
 HYDRA_KEYS = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain import Recipe
-from modetrain.optimizer import Optimizer
+from modetrain.engine.optimizer import Optimizer
 from modetrain.recipe import Info
 from modetrain.settings import OptimizerSettings
 

@@ -6,9 +6,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from modetrain import run_folder
-from modetrain.lock import held
-from modetrain.paths import shown
+from modetrain.files import run_folder
+from modetrain.files.lock import held
+from modetrain.files.paths import shown
 from modetrain.settings import Settings
 
 

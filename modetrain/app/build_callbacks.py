@@ -1,0 +1,100 @@
+"""Which callbacks a run has: those of the library that its settings ask for, and the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+
+from modetrain.app import record
+from modetrain.callback import Callback
+from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.callbacks.deadline import Deadline
+from modetrain.callbacks.evaluate import Evaluate
+from modetrain.callbacks.flight_recorder import Recorder
+from modetrain.callbacks.log import Log
+from modetrain.callbacks.memory import System
+from modetrain.callbacks.profile import Profile
+from modetrain.callbacks.progress import ProgressBar
+from modetrain.callbacks.watchdog import Watch
+from modetrain.config.targets import instantiate
+from modetrain.engine.devices import Replicas
+from modetrain.errors import ConfigError
+from modetrain.files.tensorboard import Events
+from modetrain.settings import Settings
+from modetrain.tools.inspect.detectors.stale_state import StalePython
+
+
+def chosen(
+    settings: Settings,
+    facts: Mapping[str, Any],
+    fingerprint: Mapping[str, Any],
+    events: Events,
+    console: Console,
+    say: Callable[[str], None],
+    replicas: Replicas,
+) -> list[Callback]:
+    """The callbacks of a run in their order; last the one that saves, so that it has what the others know.
+
+    Args:
+      settings: of the run.
+      facts, fingerprint: what a resumed run compares itself with.
+      events: where points for TensorBoard go.
+      console: where a progress bar may be shown.
+      say: prints a line.
+      replicas: of the run; the chief alone shows one.
+
+    Raises:
+      ConfigError: a class named by `_target_` makes no callback.
+    """
+    found: list[Callback] = []
+    wanted = dict(settings.callbacks)
+    bar = replicas.chief and console.is_terminal and settings.mode.compile != "eager"
+    evaluate, log, save, profile, recorder = (
+        wanted.pop(name, None) for name in ("evaluate", "log", "checkpoint", "profile", "recorder")
+    )
+    if log and log["every"]:
+        found.append(Log(every=log["every"], events=events, lines=not bar))
+    if evaluate is not None:
+        found.append(Evaluate(every=evaluate["every"], events=events))
+    if log and log["every"]:
+        found.append(System(every=log["every"], events=events))
+    if settings.watchdog.after or settings.watchdog.heartbeat:
+        found.append(Watch(after=settings.watchdog.after, heartbeat=settings.watchdog.heartbeat))
+    if settings.stop_after is not None:
+        found.append(Deadline(after=settings.stop_after))
+    if profile and profile["at"] is not None:
+        found.append(Profile(at=profile["at"], steps=profile["steps"]))
+    if bar:
+        found.append(ProgressBar(console=console))
+    for name, node in wanted.items():
+        callback = instantiate(node)
+        if not isinstance(callback, Callback):
+            raise ConfigError(
+                f"callbacks.{name}._target_={node.get('_target_')}: it makes a {type(callback).__name__}, not a callback. "
+                "Derive the class from modetrain.Callback."
+            )
+        found.append(callback)
+    if settings.inspect.at_start and settings.mode.compile != "eager":
+        # After all that may change something, and on every worker, for they plan alike.
+        found.append(StalePython(every=(log or {}).get("every") or 100, say=say))
+    if recorder is not None:
+        config = dict(settings.resolved)
+        found.append(Recorder(keep=recorder["keep"], config=config, made_on=record.made_on(replicas)))
+    if save is not None:
+        found.append(
+            Checkpoint(
+                every=save["every"],
+                keep=save["keep"],
+                keep_every=save["keep_every"],
+                best=save["best"] if evaluate is not None else None,
+                evaluate_every=evaluate["every"] if evaluate is not None else None,
+                meta={"config": dict(settings.resolved), "facts": dict(facts), "fingerprint": dict(fingerprint)},
+                background=save["background"],
+                first=settings.nonfinite.policy == "rollback",
+            )
+        )
+        if evaluate is None and save["best"] not in (None, "auto"):
+            say(f"callbacks.checkpoint.best={save['best']}: nothing is evaluated, so no best checkpoint is kept")
+    return found

@@ -1,0 +1,76 @@
+"""The recipe that the settings name, with its model and its optimizers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+from modetrain.config.targets import instantiate
+from modetrain.data.sources import Source
+from modetrain.engine import batch_norm
+from modetrain.engine.devices import Replicas
+from modetrain.engine.optimizer import Optimizer
+from modetrain.errors import ConfigError
+from modetrain.recipe import Info, Recipe
+from modetrain.settings import Settings
+
+
+def info_of(settings: Settings, source: Source) -> Info:
+    """What a recipe may know of its data and its run."""
+    return Info(
+        image_shape=tuple(source.train["image"].shape[1:]),
+        classes=source.classes,
+        train_examples=len(source.train["label"]),
+        eval_examples=len(source.eval["label"]),
+        batch_size=settings.data.batch_size,
+        steps=settings.steps,
+        seed=settings.seed,
+    )
+
+
+def chosen_recipe(
+    settings: Settings, info: Info, *, replicas: Replicas | None = None, say: Callable[[str], None] = print
+) -> Recipe:
+    """Makes the recipe where its steps are to run.
+
+    Args:
+      settings: of the run.
+      info: see `info_of`.
+      replicas: hold its variables; one device by default.
+      say: prints a line, of several replicas only.
+
+    Raises:
+      ConfigError: what is named is no recipe, it lacks what `Recipe.__init__` sets, or it cannot run over these replicas.
+    """
+
+    def optimizer(variables, **changes) -> Optimizer:
+        changed = dataclasses.replace(settings.optimizer, **changes)
+        scaling = settings.mode.precision == "mixed_float16"
+        policy = settings.nonfinite.policy
+        return Optimizer(variables, changed, steps=settings.steps, loss_scaling=scaling, nonfinite=policy)
+
+    model = functools.partial(instantiate, settings.model)
+
+    def build_model(image_shape, classes):
+        return model(image_shape=image_shape, classes=classes)
+
+    replicas = replicas or Replicas()
+    with replicas.scope():
+        recipe = instantiate(settings.recipe, model=build_model, optimizer=optimizer, info=info)
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(
+            f"recipe._target_={settings.recipe.get('_target_')}: it makes a {type(recipe).__name__}, not a recipe. Derive "
+            "the class from modetrain.Recipe."
+        )
+    if not isinstance(
+        getattr(recipe, "info", None), Info
+    ):  # else a step, or what reads the seed, would miss it much later
+        name = type(recipe).__name__
+        raise ConfigError(
+            f"recipe._target_={settings.recipe.get('_target_')}: {name}.__init__ sets no self.info, which has the seed of every "
+            f"draw. {name}.__init__ must call super().__init__(model=model, optimizer=optimizer, info=info); one that makes its "
+            "models and optimizers itself writes self.info = info."
+        )
+    batch_norm.synchronise(recipe.models(), settings.mode, replicas, say)
+    return recipe

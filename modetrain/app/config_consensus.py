@@ -1,0 +1,80 @@
+"""Workers agree on what they run before the first step: another learning rate on one of them would spoil every update unseen,
+and another cadence would have all of them wait for ever.
+
+    agreement.check(replicas, agreement.settings(resolved))
+
+Workers that were started here cannot differ; those that others have started on several machines can.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from modetrain.checkpoints.resume import flat
+from modetrain.engine.devices import Replicas
+from modetrain.errors import ConfigError
+
+# What may be another on each machine: paths, and what one process does for itself.
+_OWN = (
+    *("run_dir", "resume", "data.dir", "data.path", "data.download", "data.retries", "init_from.path"),
+    *("mode.devices", "mode.startup_timeout", "mode.restarts", "mode.restart_workers", "watchdog.after"),
+    "watchdog.heartbeat",
+)
+_MOST_NAMED = 5
+
+
+def settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """What workers have to agree on of a composed config, `{"optimizer.learning_rate": 0.001, ...}`; no paths of a machine's."""
+    return {key: value for key, value in flat(resolved).items() if key not in _OWN and not _is_path(value)}
+
+
+def check(replicas: Replicas, mine: Mapping[str, Any]) -> None:
+    """Compares what every worker has; all workers must call this.
+
+    Args:
+      replicas: whose workers are compared.
+      mine: of this worker, plain values by name.
+
+    Raises:
+      ConfigError: they differ, which all workers find alike.
+    """
+    if replicas.workers == 1:
+        return
+    text = json.dumps(dict(mine), sort_keys=True, default=str).encode()
+    digest = hashlib.sha256(text).digest()
+    # As numbers that a float64 holds exactly.
+    digests = replicas.of_each_worker([int.from_bytes(digest[n : n + 6], "big") for n in (0, 6, 12)])
+    if (digests == digests[0]).all():
+        return
+    length = int(replicas.of_each_worker([len(text)]).max())
+    texts = replicas.of_each_worker(np.frombuffer(text.ljust(length), np.uint8).astype(np.float64).tolist())
+    everyone = [json.loads(one.astype(np.uint8).tobytes()) for one in texts]
+    differing = sorted(
+        {key for one in everyone for key in one if any(_of(other, key) != _of(one, key) for other in everyone)}
+    )
+    told = "; ".join(_told(key, [_of(one, key) for one in everyone]) for key in differing[:_MOST_NAMED])
+    more = f"; and {len(differing) - _MOST_NAMED} more" if len(differing) > _MOST_NAMED else ""
+    raise ConfigError(
+        f"the workers do not run the same: {told}{more}. Start all of them with the same command, and with the same files in "
+        "conf/ and recipes/."
+    )
+
+
+def _of(one: Mapping[str, Any], key: str) -> str:
+    return json.dumps(one[key]) if key in one else "not there"
+
+
+def _told(key: str, values: list[str]) -> str:
+    first = values[0]
+    worker, other = next((number, value) for number, value in enumerate(values) if value != first)
+    return f"{key} is {first} for worker 0, and {other} for worker {worker}"
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and os.path.isabs(value)

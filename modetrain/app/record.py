@@ -1,0 +1,197 @@
+"""run.json: what was asked for, what took effect, and what came of it; outside scripts read it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import traceback
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+import yaml
+
+import modetrain
+from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.callbacks.memory import System
+from modetrain.checkpoints import file
+from modetrain.data.sources import Source
+from modetrain.diagnostics import tf_errors
+from modetrain.engine.devices import Replicas
+from modetrain.files import run_folder, run_json
+from modetrain.settings import Settings
+from modetrain.trainer import Trainer
+
+_PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "hydra-core", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version(), "modetrain": modetrain.__version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def made_on(replicas: Replicas) -> dict[str, Any]:
+    """What the last bits of a result depend on besides the code."""
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count()
+    return {
+        "versions": versions(),
+        "threads": threads,
+        "devices": list(replicas.devices),
+        "replicas": replicas.count,
+    }
+
+
+class Record:
+    """Keeps run.json, with config.yaml and, of a run that failed, error.txt beside it.
+
+    Args:
+      folder: the run folder.
+      settings: what was asked for.
+      worker: number of this process; of several workers the first keeps the record, and each its own error.
+
+    Attributes:
+      error: the file that a complete error goes to.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, *, worker: int = 0):
+        self._chief = worker == 0
+        self._folder = folder
+        self._settings = settings
+        self._run: Trainer | None = None
+        self._source: Source | None = None
+        self._resumed_at = 0
+        # Until it goes on from a checkpoint, what is known of the run is what it had made: refused, it has lost nothing.
+        before = run_json.read(folder) if settings.resume is not None else {}
+        self._before: dict[str, Any] = {key: before[key] for key in ("steps", "checkpoints") if key in before}
+        self.error = run_folder.of_worker(folder, run_folder.ERROR, worker)
+        self.error.unlink(missing_ok=True)  # of the run that is gone on with
+        if self._chief:
+            (folder / run_folder.CONFIG).write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
+
+    def follow(self, run: Trainer, source: Source) -> None:
+        """From now on what is written is what this trainer does."""
+        self._run, self._source, self._resumed_at = run, source, run.step
+
+    def write(self, error: BaseException | None = None) -> None:
+        """Replaces run.json at once, so that a reader never sees half of it."""
+        if error is not None:
+            try:
+                self.error.write_text("".join(traceback.format_exception(error)))
+            except OSError as trouble:  # a full disk: the error itself, and what is saved, matter more
+                error.add_note(f"modetrain: {self.error} could not be written: {trouble.strerror}")
+        if not self._chief:
+            return
+        settings = self._settings
+        described: dict[str, Any] = {
+            "recipe": settings.recipe_name,
+            "steps": 0,
+            "steps_wanted": settings.steps,
+            "resumed_at": self._resumed_at,
+            "seed": settings.seed,
+            "command": settings.command,
+            "notes": list(settings.notes),
+            "status": "running",
+            "mode": {"requested": settings.mode.name},
+            "data": None,
+            "results": None,
+            "time": None,
+            "examples_per_s": None,
+            "traces": None,
+            "versions": versions(),
+            **self._before,
+        }
+        if self._run is not None and self._source is not None:
+            described |= _of_run(self._run, settings, self._source)
+        if error is not None:
+            message = tf_errors.read(error)
+            said = f"{type(error).__name__}: {error}" if message is None else message.text
+            described |= {"status": "failed", "error": said}
+        try:
+            run_json.write(self._folder, described)
+        except OSError as trouble:
+            if error is None:
+                raise
+            error.add_note(f"modetrain: {self._folder} could not be written to: {trouble.strerror}")
+
+
+def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
+    clock = run.clock
+    spent = clock.read()
+    digest = None
+    if run.status in ("completed", "stopped"):
+        # Where the seed generators stand is a function of the step, whatever evaluation drew from them.
+        run.recipe.seek(run.step)
+        digest = file.digest(run.recipe.state())
+    return {
+        "steps": run.step,
+        "steps_wanted": run.steps,
+        "notes": [*settings.notes, *run.replicas.notes],
+        "status": run.status,
+        "mode": {"requested": settings.mode.name, "effective": effective_mode(run)},
+        "data": {
+            "source": source.kind,
+            "description": source.description,
+            "name": settings.data.name,
+            "batch_size": settings.data.batch_size,
+            "train_examples": len(source.train["label"]),
+            "eval_examples": run.data.eval_examples,
+        },
+        "results": {**run.results, "state_digest": digest},
+        "time": {
+            "compile_s": clock.seconds["compile"],
+            "step_ms": clock.step_ms() or dict.fromkeys(("p50", "p90", "max")),
+            "data_s": clock.seconds["data"],
+            "steps_s": clock.seconds["steps"],
+            "eval_s": clock.seconds["eval"],
+            "checkpoint_s": clock.seconds["checkpoint"],
+            "import_s": clock.seconds["import"],
+            "setup_s": clock.seconds["setup"],
+            "total_s": clock.total,
+        },
+        "nonfinite": {"skipped": run.nonfinite.skipped, "left_out": [list(window) for window in run.feed.left_out]},
+        "system": _system(run),
+        "checkpoints": _checkpoints(run),
+        "workers": {**run.workers.spread(), "slowest": run.workers.slowest} if run.workers is not None else None,
+        "examples_per_s": spent.steps * settings.data.batch_size / spent.busy_s if spent.busy_s else None,
+        "traces": run.traces,
+    }
+
+
+def _system(run: Trainer) -> dict[str, Any] | None:
+    seen = next((callback for callback in run.callbacks if isinstance(callback, System)), None)
+    return {name: dataclasses.asdict(trend) for name, trend in seen.trends.items()} if seen is not None else None
+
+
+def _checkpoints(run: Trainer) -> dict[str, Any] | None:
+    keeper = next((callback for callback in run.callbacks if isinstance(callback, Checkpoint)), None)
+    return {"written": keeper.written, "write_s": keeper.saver.seconds} if keeper is not None else None
+
+
+def effective_mode(run: Trainer) -> dict[str, Any]:
+    """What took effect, read from the run itself rather than from the settings."""
+    mode = run.mode
+    program = run.train_program if run.train_program.compiled is not None else run.eval_program
+    compiled = program.compiled
+    return {
+        "compile": {None: mode.compile, True: "xla", False: "graph"}[compiled],
+        "strategy": mode.strategy,
+        "replicas": run.replicas.count,
+        "workers": run.replicas.workers,
+        "devices": run.replicas.devices,
+        "precision": keras.config.dtype_policy().name,
+        "steps_per_call": run.steps_per_call,
+        "xla_program": program.unit,
+        "deterministic": mode.deterministic,
+        "strict": mode.strict,
+        "debug_data": mode.debug_data,
+        "portable_draws": run.portable_draws,
+    }

@@ -1,0 +1,153 @@
+"""What a person reads at the end of a run: a short table, or why it failed."""
+
+from __future__ import annotations
+
+import shlex
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from modetrain.app import record
+from modetrain.checkpoints.file import NotFiniteError, NotSavedError
+from modetrain.config.overrides import key_of
+from modetrain.diagnostics import location, tf_errors
+from modetrain.engine import devices
+from modetrain.files import paths, run_folder
+from modetrain.settings import Settings
+from modetrain.trainer import Trainer
+from modetrain.training.step_errors import NonFiniteError
+
+# Code that was typed: at the prompt, after -c. Methods that Python generates say so too.
+_TYPED = ("<stdin>", "<string>")
+_NOT_FINITE = (NonFiniteError, NotFiniteError)
+# As Python says it.
+_CAUSE = "The above exception was the direct cause of the following exception:"
+_CONTEXT = "During handling of the above exception, another exception occurred:"
+
+
+def summary(run: Trainer, settings: Settings, folder: str) -> Table:
+    """Results, where the time went, where things are."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("status", f"{run.status} at step {run.step} of {run.steps}")
+    nonfinite = run.nonfinite
+    hidden = ("skipped",) if nonfinite.settings.policy == "skip" else ()  # its mean says less than the count
+    for split, results in run.results.items():
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in results.items() if name not in hidden)
+        if shown:
+            table.add_row(split, shown)
+    if nonfinite.skipped:
+        table.add_row("skipped updates", f"{nonfinite.skipped}")
+    clock = run.clock
+    accounts = {
+        name: clock.seconds[name] for name in ("import", "setup", "compile", "data", "steps", "eval", "checkpoint")
+    }
+    accounts["other"] = max(clock.total - sum(accounts.values()), 0.0)
+    spent = "  ".join(f"{name} {seconds:.1f}" for name, seconds in accounts.items())
+    table.add_row("seconds", f"{spent}  total {clock.total:.1f}")
+    if step_ms := clock.step_ms():
+        read = clock.read()
+        speed = read.steps * settings.data.batch_size / read.busy_s
+        shown = "  ".join(f"{name} {value:.2f}" for name, value in step_ms.items())
+        table.add_row("ms a step", f"{shown}  ({speed:,.0f} examples/s, {run.traces} traces)")
+    if run.workers is not None:
+        spread = run.workers.spread()["step_ms"]
+        shown = "  ".join(f"{name} {value:.2f}" for name, value in spread.items())
+        slowest = "none stands out" if run.workers.slowest is None else f"slowest: worker {run.workers.slowest}"
+        table.add_row("workers", f"mean ms a step, with waiting for data: {shown}  ({slowest})")
+    effective = record.effective_mode(run)
+    shown = "  ".join(f"{key} {effective[key]}" for key in ("compile", "precision", "steps_per_call"))
+    table.add_row("mode", f"{shown}  on {devices.shown(effective['devices'])}")
+    table.add_row("run folder", folder)
+    if run.status == "stopped":
+        table.add_row("go on", _going_on(settings, folder))
+    logs = folder if settings.run_dir or settings.resume else str(Path(folder).parent.parent)
+    table.add_row("look", f"tensorboard --logdir {logs}")
+    return table
+
+
+def told(error: BaseException, file: Path, settings: Settings | None = None) -> str:
+    """What went wrong at which of the user's own lines; what libraries add stands in the run folder.
+
+    Args:
+      error: what the run failed with.
+      file: of the complete error, in the run folder.
+      settings: of a run that may be gone on with.
+    """
+    notes = [f"modetrain: the complete error: {paths.shown(file, Path.cwd())}"]
+    newest = run_folder.newest(file.parent)
+    # A NaN would come again, and what was not saved says itself how to go on.
+    resumable = settings is not None and settings.do == "train" and not isinstance(error, (*_NOT_FINITE, NotSavedError))
+    if settings is not None and newest is not None and resumable:
+        command = _going_on(settings, paths.shown(file.parent, Path.cwd()))
+        notes.insert(0, f"modetrain: once that is mended, it goes on at step {run_folder.step_of(newest)}: {command}")
+    return "".join(lines(error, notes))
+
+
+def headline(error: BaseException) -> str:
+    """Reason and place of an error in one line: `KeyError: 'lable' (recipes/mine.py:12)`."""
+    frames, text = _said(error)
+    first = next(iter(text.splitlines()), type(error).__name__)
+    return (
+        f"{first} ({location.Place(file=frames[-1].filename, line=frames[-1].lineno or 0).shown})" if frames else first
+    )
+
+
+def _going_on(settings: Settings, folder: str) -> str:
+    words = [word for word in shlex.split(settings.command) if key_of(word) not in ("resume", "run_dir")]
+    return shlex.join([*words, "resume=latest", f"run_dir={folder}"])
+
+
+def lines(error: BaseException, notes: Sequence[str] = ()) -> Iterator[str]:
+    """What a person is told of an error: the user's own lines, the reason and the notes."""
+    if isinstance(error, NotSavedError):  # a sentence that says all; how NumPy came to it is of no use
+        yield f"modetrain: {error}\n"
+        yield from (f"{note}\n" for note in (*notes, *getattr(error, "__notes__", ())))
+        return
+    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if earlier is not None:
+        yield from lines(earlier)
+        yield f"\n{_CAUSE if error.__cause__ else _CONTEXT}\n\n"
+    frames, text = _said(error)
+    if frames:
+        yield "Traceback (most recent call last):\n"
+        yield from traceback.StackSummary.from_list(frames).format()
+    yield f"{text}\n"
+    for note in (*notes, *getattr(error, "__notes__", ())):
+        yield f"{note}\n"
+
+
+def _said(error: BaseException) -> tuple[list[traceback.FrameSummary], str]:
+    """The user's lines of an error, outermost first, and its reason."""
+    shown = traceback.TracebackException.from_exception(error)
+    frames = _users(shown.stack)
+    message = tf_errors.read(error)
+    if message is None:
+        shown.__notes__ = None  # type: ignore[attr-defined]
+        return list(frames), "".join(shown.format_exception_only()).rstrip("\n")
+    of_message = _of_message(message, shown.stack)
+    known = {_place(frame) for frame in of_message}
+    return [frame for frame in frames if _place(frame) not in known] + of_message, message.text
+
+
+def _of_message(message: tf_errors.Message, caught: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """The user's lines of the first of a message's stacks that has any."""
+    for stack in message.stacks:
+        # Such a stack begins where the program does; a traceback, where the error is caught.
+        start = next((n for n, frame in enumerate(stack) if caught and _place(frame) == _place(caught[0])), 0)
+        if users := _users(stack[start:]):
+            return users
+    return []
+
+
+def _place(frame: traceback.FrameSummary) -> tuple[str, str]:
+    return frame.filename, frame.name
+
+
+def _users(frames: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+    """The frames of the user's own code; where none is in a file, those of what they have typed."""
+    users = [frame for frame in frames if location.is_users(frame.filename)]
+    return users or [frame for frame in frames if frame.filename in _TYPED]

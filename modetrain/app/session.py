@@ -1,0 +1,259 @@
+"""One run from its settings to its end: build mode, recipe, data, callbacks and trainer, then do what `do=` says."""
+
+from __future__ import annotations
+
+import bdb
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from rich.console import Console
+
+from modetrain import console as terminal
+from modetrain.app import config_consensus, record, report, signals
+from modetrain.app.build_callbacks import chosen
+from modetrain.app.build_recipe import chosen_recipe, info_of
+from modetrain.checkpoints import fingerprint, resume, warm_start
+from modetrain.checkpoints.file import NotFiniteError
+from modetrain.cluster import protocol
+from modetrain.data import sources
+from modetrain.data.dataset import Data
+from modetrain.diagnostics.debugger import post_mortem
+from modetrain.engine import tf_setup
+from modetrain.engine.batching import Cut
+from modetrain.engine.devices import Replicas, shown
+from modetrain.errors import ConfigError
+from modetrain.files import paths, run_json
+from modetrain.files.lock import Lock
+from modetrain.files.tensorboard import Events
+from modetrain.mode import Mode
+from modetrain.settings import Settings
+from modetrain.tools.inspect.detectors.split_batch import REPLICAS
+from modetrain.tools.inspect.startup_check import Start
+from modetrain.trainer import Trainer
+from modetrain.training.step_errors import NonFiniteError
+from modetrain.training.timer import Clock
+
+EXIT_DONE, EXIT_FAILED, EXIT_NOT_FINITE = 0, 1, 3
+
+
+def run(settings: Settings, *, debugger: bool = False, started: float | None = None) -> int:
+    """Does what the settings say; returns the exit code.
+
+    Args:
+      settings: what to do.
+      started: when the process began, by `time.perf_counter`: what came before is booked as `import`.
+      debugger: stop in the debugger, at the user's own line, where a step or a callback fails.
+
+    Raises:
+      ConfigError: for what only shows once data and recipe are there.
+    """
+    clock = Clock(start=started)
+    console = terminal.console()
+    say = terminal.plain(console)
+
+    where = resume.place(settings, say)
+    folder = paths.shown(where.folder, Path.cwd())
+    what = f"steps={settings.steps}" if settings.do == "train" else f"do={settings.do}"
+    say(f"modetrain: recipe={settings.recipe_name} mode={settings.mode.name} {what} -> {folder}")
+    for note in settings.notes:
+        say(f"  {note}")
+    # One that was killed between its last checkpoint and run.json is still to be ended: that makes no step.
+    ended = run_json.read(where.folder).get("status") == "completed"
+    if settings.do == "train" and ended and where.step == settings.steps and where.holds():
+        say(f"nothing to do: that run has made its {settings.steps} steps. Type steps= with more of them to go on")
+        return EXIT_DONE
+    with clock.book("setup"):
+        replicas = Replicas.of(mode_here(settings))
+        config_consensus.check(replicas, config_consensus.settings(settings.resolved))
+    protocol.announce_ready(os.environ)
+    with _owned(where.folder, replicas, say):
+        return _run(settings, where, replicas, clock, console, say, debugger=debugger)
+
+
+def mode_here(settings: Settings) -> Mode:
+    """The mode that says which devices are used: `do=inspect` looks on one at what several replicas or a TPU would run."""
+    mode = settings.mode
+    if settings.do != "inspect" or mode.strategy == "one_device":
+        return mode
+    devices = "cpu" if mode.strategy == "tpu" else mode.devices[:1] if isinstance(mode.devices, tuple) else mode.devices
+    return dataclasses.replace(
+        mode, strategy="one_device", devices=devices, tpu=None, replicas="auto", workers="auto", restart_workers="auto"
+    )
+
+
+@contextlib.contextmanager
+def _owned(folder: Path, replicas: Replicas, say: Callable[[str], None]) -> Iterator[None]:
+    """Within this, the run folder is this process's alone; of several workers the chief writes."""
+    if not replicas.chief:
+        yield
+        return
+    with _writable(folder):
+        lock = Lock.take(folder)
+    if lock.stale is not None and not protocol.restarted(os.environ):
+        say(f"the run folder was left by {lock.stale}, which did not end it: going on from there")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir={paths.shown(folder, Path.cwd())}: {error.strerror}: nothing can be written there. Type run_dir= with a "
+            "folder that has room and that you may write to."
+        ) from error
+
+
+def _run(
+    settings: Settings,
+    where: resume.Place,
+    replicas: Replicas,
+    clock: Clock,
+    console: Console,
+    say: Callable[[str], None],
+    *,
+    debugger: bool,
+) -> int:
+    folder = paths.shown(where.folder, Path.cwd())
+    with _writable(where.folder):
+        run_record = record.Record(where.folder, settings, worker=replicas.worker)
+        run_record.write()
+    points = Events(where.folder if replicas.chief else None, say=say)
+    try:
+        with clock.book("setup"):
+            trainer, source = build(settings, where, replicas, clock, console, points, say)
+            run_record.follow(trainer, source)
+        run_record.write()
+        if settings.do == "inspect":
+            from modetrain.tools.inspect import inspect_command
+
+            findings = inspect_command.run(trainer, settings, where.folder, say)
+            trainer.status, trainer.steps = "completed", trainer.step
+            run_record.write()
+            return EXIT_FAILED if findings else EXIT_DONE
+        if settings.do == "evaluate":
+            trainer.steps = trainer.step
+            trainer.evaluate()
+            trainer.status = "completed"
+        else:
+
+            def leave() -> None:
+                trainer.status = "stopped"
+                run_record.write()
+
+            with signals.heard_by(trainer, say, leave):
+                trainer.train()
+    except BaseException as error:
+        told = str(error) if isinstance(error, ConfigError) else report.told(error, run_record.error, settings)
+        announced = protocol.announce_failure(error, os.environ, headline=report.headline(error), told=told)
+        if announced is not None and announced.lost_a_peer:
+            protocol.leave()  # the launcher names the cause, which this would hide
+        run_record.write(error)
+        if isinstance(error, bdb.BdbQuit):
+            say("stopped in the debugger")
+            return EXIT_FAILED
+        if isinstance(error, ConfigError) or not isinstance(error, Exception):
+            raise
+        sys.stderr.write(told)
+        if debugger:
+            post_mortem(error)
+        return EXIT_NOT_FINITE if isinstance(error, (NonFiniteError, NotFiniteError)) else EXIT_FAILED
+    finally:
+        points.close()
+    try:
+        run_record.write()
+    except OSError as error:
+        say(f"WARNING: {folder}/run.json could not be written: {error.strerror}")
+        return EXIT_FAILED
+    console.print(report.summary(trainer, settings, folder))
+    return 128 + trainer.stopped_by if trainer.status == "stopped" and trainer.stopped_by else EXIT_DONE
+
+
+def build(
+    settings: Settings,
+    where: resume.Place,
+    replicas: Replicas,
+    clock: Clock,
+    console: Console,
+    points: Events,
+    say: Callable[[str], None],
+) -> tuple[Trainer, sources.Source]:
+    """Makes everything a run is made of, in the order that TensorFlow's global settings ask for."""
+    mode = mode_here(settings)
+    portable = tf_setup.set_for(mode, settings.seed, say)
+    if settings.check_numerics:
+        tf.debugging.enable_check_numerics()
+    source = sources.load(settings.data, say=say)
+    say(f"data: {source.description}")
+    recipe = chosen_recipe(settings, info_of(settings, source), replicas=replicas, say=say)
+    prepare = recipe.prepare if recipe.prepares else None
+    cut = Cut.over(replicas, recipe.micro_batches)
+    debug = settings.mode.debug_data
+    data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=cut, debug=debug)
+    facts = facts_of(source)
+    made_of = fingerprint.of(recipe, source, replicas)
+    config_consensus.check(replicas, made_of)
+    restored = resume.restore(where, recipe, settings, say, facts=facts, made_of=made_of)
+    if restored is None:
+        warm_start.start(recipe, settings.init_from, say)
+    elif settings.init_from.path is not None:
+        say(
+            f"init_from.path={settings.init_from.path}: this run goes on from a checkpoint of its own, so it is not read"
+        )
+    step = restored.step if restored else 0
+    steps = replicas.of_each_worker([step])[:, 0]
+    if any(steps != step):
+        raise ConfigError(
+            f"run_dir={where.folder}: the workers would go on from steps {', '.join(f'{one:.0f}' for one in steps)}: they do "
+            "not see the same checkpoints. Type run_dir= with a folder that is the same on all machines."
+        )
+    at_start = settings.inspect.at_start and settings.do in ("train", "evaluate") and settings.mode.compile != "eager"
+    start = Start(recipe, settings.mode, say, settings.command, replicas) if at_start and replicas.chief else None
+    trainer = Trainer(
+        recipe=recipe,
+        mode=mode,
+        replicas=replicas,
+        data=data,
+        steps=settings.steps,
+        callbacks=chosen(settings, facts, made_of, points, console, say, replicas),
+        folder=where.folder,
+        step=step,
+        nonfinite=settings.nonfinite,
+        watch_every=min((settings.callbacks.get("log") or {}).get("every") or 0, settings.steps),
+        clock=clock,
+        say=say,
+        command=settings.command,
+        portable_draws=portable,
+        observe=start.of if start is not None else None,
+    )
+    if restored is not None:
+        trainer.resume(restored)
+    if settings.do == "train" and settings.resume is not None:
+        points.rewind(step)
+    if mode.strategy != settings.mode.strategy and settings.mode.strategy == "tpu":
+        say("no TPU is used: the step is judged by what XLA can compile on this machine, and by its shapes")
+    runs = f"strategy={mode.strategy} replicas={replicas.count}"
+    if mode.strategy != settings.mode.strategy:  # do=inspect
+        runs = f"strategy={settings.mode.strategy}, judged for {REPLICAS} replicas,"
+    say(
+        f"mode: compile={mode.compile} precision={mode.precision} "
+        f"steps_per_call={trainer.steps_per_call} {runs} on {shown(replicas.devices)}"
+    )
+    for note in replicas.notes:
+        say(f"  {note}")
+    return trainer, source
+
+
+def facts_of(source: sources.Source) -> dict[str, Any]:
+    """What must be as it was where a run goes on: on other examples, step 1,000 is another step."""
+    return {"data.source": source.kind, "training examples": len(source.train["label"])}

@@ -1,0 +1,79 @@
+"""Keeps an eye on what a long run slowly does: take more and more memory, or more and more time a step."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+from modetrain.callback import Callback
+from modetrain.files.tensorboard import Events
+from modetrain.training.timer import Reading
+
+_STATM = Path("/proc/self/statm")
+_MB = 2**20
+
+
+@dataclasses.dataclass(kw_only=True)
+class Trend:
+    """A quantity over the run.
+
+    Attributes:
+      first: after the first window, when everything is warm.
+      last, most: of the latest window, and the greatest of all.
+    """
+
+    first: float
+    last: float
+    most: float
+
+    def add(self, value: float) -> None:
+        """Takes the next value."""
+        self.last, self.most = value, max(self.most, value)
+
+
+class System(Callback):
+    """Writes `system/rss_mb` and `system/slowdown` to TensorBoard; `trends` goes into run.json.
+
+    Args:
+      every: steps a window; read at the end of the call that completes one.
+      events: where scalars go.
+
+    Attributes:
+      trends: `rss_mb` and `step_ms`, once two windows were seen.
+    """
+
+    def __init__(self, *, every: int, events: Events):
+        super().__init__()
+        self._window = every
+        self._events = events
+        self._read = Reading()
+        self._windows = 0
+        self.trends: dict[str, Trend] = {}
+
+    def call(self, run, rows):
+        if run.step // self._window == rows.first // self._window:
+            return
+        spent = run.clock.read() - self._read
+        self._read = run.clock.read()
+        self._windows += 1
+        values = {"rss_mb": resident_mb()}
+        # The first window holds what is only once: caches, pools, the first batches.
+        if self._windows > 1 and spent.steps:
+            values["step_ms"] = 1e3 * spent.busy_s / spent.steps
+        for name, value in values.items():
+            if self._windows > 1:
+                self.trends.setdefault(name, Trend(first=value, last=value, most=value)).add(value)
+        shown = {"system/rss_mb": values["rss_mb"]}
+        if (steps := self.trends.get("step_ms")) is not None and steps.first:
+            shown["system/slowdown"] = steps.last / steps.first
+        self._events.scalars(shown, run.step)
+
+
+def resident_mb() -> float:
+    """Megabytes of memory that this process holds; 0 where the system does not tell."""
+    try:
+        pages = int(_STATM.read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / _MB

@@ -1,0 +1,140 @@
+"""Watches a run from a thread: a heartbeat for whoever looks from outside, and all stacks where nothing moves any more.
+
+Where code outside Python holds Python's lock, no thread of Python's runs, this one neither: then a timer of `faulthandler`,
+which needs no lock, writes the stacks into `blocked.txt`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from modetrain.callback import Callback
+from modetrain.callbacks import flight_recorder
+from modetrain.diagnostics import location
+from modetrain.files import run_folder
+from modetrain.files.lock import HEARTBEAT
+
+_BLOCKED = "blocked.txt"
+
+
+class Watch(Callback):
+    """Writes `heartbeat.json`, and `stall-<time>.txt` when a step does not end.
+
+    Args:
+      after: seconds without progress that count as a stall; 0 for never.
+      heartbeat: seconds between signs of life; 0 for none.
+      now: reads a monotonic time in seconds.
+    """
+
+    def __init__(self, *, after: float, heartbeat: float, now: Callable[[], float] = time.monotonic):
+        super().__init__()
+        self._after = after
+        self._heartbeat = heartbeat
+        self._now = now
+        self._moved = now()
+        self._beaten = (now(), 0)
+        self._told = False
+        self._over = threading.Event()
+        self._blocked: TextIO | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, run):
+        self._moved = self._now()
+        self._beaten = (self._moved, run.step)
+        periods = [self._heartbeat, self._after / 4]
+        period = min((one for one in periods if one), default=0.0)
+        if self._after:
+            with contextlib.suppress(OSError):
+                self._blocked = open(_of_worker(run, _BLOCKED), "w")  # noqa: SIM115
+        if period:
+            self._thread = threading.Thread(target=self._watch, args=(run, period), daemon=True, name="modetrain-watch")
+            self._thread.start()
+
+    def call(self, run, rows):
+        self._moved, self._told = self._now(), False
+
+    def end(self, run):
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._beat(run)
+        if self._blocked is not None:
+            faulthandler.cancel_dump_traceback_later()
+            self._blocked.close()
+            path = _of_worker(run, _BLOCKED)
+            with contextlib.suppress(OSError):
+                if not path.stat().st_size:
+                    path.unlink()
+
+    def tick(self, run) -> None:
+        """What the thread does at each turn."""
+        if self._blocked is not None:
+            faulthandler.dump_traceback_later(self._after, file=self._blocked)  # anew: this thread runs
+        if self._heartbeat and self._now() - self._beaten[0] >= self._heartbeat:
+            self._beat(run)
+        if self._after and not self._told and self._now() - self._moved >= self._after:
+            self._told = True
+            self._tell(run)
+
+    def _watch(self, run, period: float) -> None:
+        self._beat(run)
+        while not self._over.wait(period):
+            self.tick(run)
+
+    def _beat(self, run) -> None:
+        if not self._heartbeat:
+            return
+        (then, before), now = self._beaten, self._now()
+        self._beaten = (now, run.step)
+        beat: dict[str, Any] = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "time": time.time(),
+            "status": run.status,
+            "step": run.step,
+            "steps": run.steps,
+            "steps_per_s": max(run.step - before, 0) / (now - then) if now > then else 0.0,
+            "doing": run.clock.doing or run.telling,
+            "since_progress_s": now - self._moved,
+        }
+        path = _of_worker(run, HEARTBEAT)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            partial.write_text(json.dumps(beat) + "\n")
+            os.replace(partial, path)
+        except OSError:
+            pass  # whoever looks sees that it is old; the run has better things to fail of
+
+    def _tell(self, run) -> None:
+        seconds = self._now() - self._moved
+        doing = run.clock.doing or run.telling or "between two calls"
+        path = _of_worker(run, f"stall-{time.strftime('%Y-%m-%d_%H-%M-%S')}.txt")
+        said = f"no progress for {seconds:.0f} s after step {run.step} of {run.steps}, doing: {doing}"
+        if places := location.of_threads():
+            said += f", at {' and '.join(map(str, places))}"
+        try:
+            with open(path, "w") as file:
+                file.write(
+                    f"{said}\nrecipe {type(run.recipe).__name__}, mode={run.mode.name}, process {os.getpid()}\n\n"
+                )
+                file.flush()
+                faulthandler.dump_traceback(file, all_threads=True)
+        except OSError as error:
+            run.say(f"WARNING: {said}; where each thread stands could not be written to {path} ({error.strerror})")
+            return
+        run.say(f"WARNING: {said}; where each thread stands: {path} (watchdog.after={self._after:g})")
+        if run.telling is None and (line := flight_recorder.beside(run, why="stall", said=said)):
+            run.say(f"  {line}")
+
+
+def _of_worker(run, name: str) -> Path:
+    return run_folder.of_worker(run.folder, name, run.replicas.worker)

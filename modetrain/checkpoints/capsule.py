@@ -1,0 +1,103 @@
+"""A capsule: one file that holds what a step needs to be made again, on this machine or another.
+
+It is a checkpoint file (`checkpoints/checkpoint.py`) with the batch among its arrays. Whether its state is the one right
+before the step depends on how the run ended; if it is not, the steps between have to be run first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modetrain.checkpoints import file
+
+FOLDER = "capsules"
+_STATE, _BATCH, _KEY = "state/", "batch/", "capsule"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Capsule:
+    """One step of a run.
+
+    Attributes:
+      step: which (updates completed before it).
+      state_step: the step that the state is of; equal to `step`, or smaller.
+      method: what fails or is looked at: `train_step`, `eval_step` or `prepare`.
+      state: every variable by name.
+      batch: per feature an array [examples, ...]; None where it was not to be had.
+      number: what the step is told as its number: of `eval_step` the batch's.
+      why: `nonfinite`, `error`, `stall`, `asked` or `replayed`.
+      said: the failure, in words.
+      command: of the run.
+      config: its resolved configuration.
+      info: the arguments of `recipe.Info`.
+      carry: see `checkpoints/carry.py`.
+      made_on: versions, threads and devices, on which the last bits of a result depend.
+    """
+
+    step: int
+    state_step: int
+    method: str
+    state: Mapping[str, np.ndarray]
+    batch: Mapping[str, np.ndarray] | None
+    number: int
+    why: str
+    said: str
+    command: str
+    config: Mapping[str, Any]
+    info: Mapping[str, Any]
+    carry: Mapping[str, Any]
+    made_on: Mapping[str, Any]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the step can be made from the capsule alone."""
+        return self.state_step == self.step and self.batch is not None
+
+    def save(self, path: Path) -> None:
+        """Writes it, whole or not at all.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        arrays = {f"{_STATE}{name}": value for name, value in self.state.items()}
+        arrays |= {f"{_BATCH}{name}": value for name, value in (self.batch or {}).items()}
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("state", "batch")}
+        file.save(path, arrays, step=self.state_step, meta={_KEY: plain, "has_batch": self.batch is not None})
+
+
+def load(path: Path) -> Capsule:
+    """Reads a capsule.
+
+    Raises:
+      CheckpointError: the file is missing, damaged, or no capsule.
+    """
+    found = file.load(path)
+    if _KEY not in found.meta:
+        raise file.CheckpointError(f"{path} is a checkpoint and no capsule.")
+    batch = {n.removeprefix(_BATCH): a for n, a in found.arrays.items() if n.startswith(_BATCH)}
+    return Capsule(
+        **found.meta[_KEY],
+        state={n.removeprefix(_STATE): a for n, a in found.arrays.items() if n.startswith(_STATE)},
+        batch=batch if found.meta["has_batch"] else None,
+    )
+
+
+def path_of(run_folder: Path, capsule: Capsule) -> Path:
+    """Where a run keeps a capsule; a name that is not taken, with the step's number as messages have it."""
+    step = f"after-step-{capsule.step}" if capsule.method == "eval_step" else f"step-{capsule.step + 1}"
+    number = 1
+    while True:
+        path = run_folder / FOLDER / (f"{step}-{capsule.why}" + (f"-{number}" if number > 1 else "") + ".npz")
+        if not path.exists():
+            return path
+        number += 1
+
+
+def in_folder(run_folder: Path) -> list[Path]:
+    """The capsules of a run, the oldest first."""
+    return sorted((run_folder / FOLDER).glob("*.npz"), key=lambda path: path.stat().st_mtime_ns)

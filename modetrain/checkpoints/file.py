@@ -1,0 +1,237 @@
+"""A checkpoint: a file that holds every variable by name, the step, and what the run was made from.
+
+It is whole or not there at all, and proven to be what was written when it is read: by a SHA-256 over all of it inside, and
+by that of each file in `checkpoints/index.json`, so that one that is gone or exchanged is missed. Where the checkpoints of
+a run lie, `run_folder.py` knows.
+
+An .npz is an uncompressed zip archive of arrays; NumPy opens it anywhere. The SHA-256 in it is over all names, dtypes,
+shapes and bytes, and over what else is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modetrain.errors import ConfigError
+from modetrain.files import run_folder
+
+INDEX = run_folder.INDEX
+_META = "__modetrain__"
+_SHA = "__sha256__"
+
+
+class CheckpointError(ConfigError):
+    """A checkpoint that cannot be restored."""
+
+
+class NotSavedError(RuntimeError):
+    """A checkpoint that could not be written."""
+
+
+class NotFiniteError(ArithmeticError):
+    """A checkpoint that was not written, because weights are NaN or infinite."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+      step: updates completed.
+      arrays: value of each variable by name.
+      meta: what else was kept with it (JSON).
+    """
+
+    step: int
+    arrays: Mapping[str, np.ndarray]
+    meta: Mapping[str, Any]
+
+
+def steps_known(folder: Path) -> list[int]:
+    """Steps that a run folder has a checkpoint of, and those that it should have by its index, ascending."""
+    listed = (run_folder.step_of(Path(name)) for name in index_of(folder / run_folder.CHECKPOINTS))
+    return sorted({*run_folder.steps(folder), *(step for step in listed if step is not None)})
+
+
+def copied(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The values of variables (anything with `.numpy()`) as they are now: what comes later does not change them."""
+    return {name: np.asarray(variable.numpy()) for name, variable in state.items()}  # of which each is a copy
+
+
+def save(path: Path, state: Mapping[str, Any], *, step: int, meta: Mapping[str, Any]) -> str:
+    """Writes a checkpoint; a crash at any moment leaves either the whole file or none under its name.
+
+    Args:
+      path: where to.
+      state: variables by name, or arrays that `copied` made of them.
+      step: updates completed.
+      meta: anything else to keep, as JSON.
+
+    Returns:
+      The SHA-256 of what it holds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {n: v if isinstance(v, np.ndarray) else np.asarray(v.numpy()) for n, v in state.items()}
+    # NumPy files know no bfloat16 and its like: their bytes are kept, and the name of their dtype.
+    kinds = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
+    plain = {n: a if a.dtype.kind in "biufc" else a.view(np.dtype(f"u{a.dtype.itemsize}")) for n, a in arrays.items()}
+    header = json.dumps({"step": step, "arrays": kinds, "meta": dict(meta)}).encode()
+    sha = _sha(header, arrays)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            own = {_META: np.frombuffer(header, np.uint8), _SHA: np.frombuffer(bytes.fromhex(sha), np.uint8)}
+            named: dict[str, Any] = {**own, **plain}
+            np.savez(file, **named)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        on_disk(path.parent)
+    except OSError:
+        partial.unlink(missing_ok=True)  # where the disk is full it takes room that somebody needs
+        raise
+    return sha
+
+
+def on_disk(path: Path) -> None:
+    """Returns when a file, or what a folder lists, would outlive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads a checkpoint, and proves that it is what was written under this name.
+
+    Raises:
+      CheckpointError: when the file is missing, truncated, damaged, exchanged, or not a checkpoint.
+    """
+    try:
+        with np.load(path) as archive:
+            raw = archive[_META].tobytes()
+            header = json.loads(raw)
+            arrays = {name: _read(archive, name, *kind) for name, kind in header["arrays"].items()}
+            kept = archive[_SHA].tobytes().hex()
+    except FileNotFoundError:
+        listed = f" any more, though {INDEX} lists it" if path.name in index_of(path.parent) else ""
+        raise CheckpointError(f"there is no checkpoint {path}{listed}.") from None
+    except Exception as error:  # what damage does to zipfile and NumPy has no common type
+        raise CheckpointError(f"{path} is damaged or no checkpoint of modetrain: {str(error).rstrip('.')}.") from error
+    sha = _sha(raw, arrays)
+    if kept != sha:
+        raise CheckpointError(
+            f"{path} is damaged: SHA-256 {sha[:12]}... instead of the {kept[:12]}... it was written with."
+        )
+    if run_folder.step_of(path) not in (None, header["step"]):
+        raise CheckpointError(f"{path} is another file under this name: it holds step {header['step']}.")
+    listed = index_of(path.parent).get(path.name, sha)
+    if listed != sha:
+        raise CheckpointError(
+            f"{path} is another file under this name: SHA-256 {sha[:12]}... instead of {listed[:12]}... in {INDEX}."
+        )
+    return Checkpoint(step=header["step"], arrays=arrays, meta=header["meta"])
+
+
+def restore(checkpoint: Checkpoint, state: Mapping[str, Any], path: Path) -> None:
+    """Assigns every variable of `state` its value; nothing is assigned unless all can be.
+
+    Raises:
+      CheckpointError: when a variable is missing on either side, or has another shape or dtype.
+    """
+    wrong = [f"{name}: not in the checkpoint" for name in state if name not in checkpoint.arrays]
+    wrong += [f"{name}: in the checkpoint only" for name in checkpoint.arrays if name not in state]
+    wrong += [f"{name}: {why}" for name, v in state.items() if (why := misfit(checkpoint.arrays.get(name), v))]
+    if wrong:
+        listed = "\n  ".join(wrong[:10]) + (f"\n  and {len(wrong) - 10} more" if len(wrong) > 10 else "")
+        raise CheckpointError(
+            f"{path} is of another model or optimizer:\n  {listed}\n"
+            "Resume with the recipe, model, optimizer and precision of that run (its config.yaml has them)."
+        )
+    for name, variable in state.items():
+        variable.assign(checkpoint.arrays[name])
+
+
+def misfit(saved: np.ndarray | None, variable: Any) -> str | None:
+    """Why a saved value cannot be a variable's, in words; None where it can, or there is no value."""
+    if saved is None:
+        return None
+    seen = (tuple(saved.shape), saved.dtype.name)
+    wanted = (tuple(variable.shape), np.asarray(variable.numpy()).dtype.name)
+    return f"{seen[1]} {seen[0]} in the checkpoint, {wanted[1]} {wanted[0]} in this run" if seen != wanted else None
+
+
+def digest(state: Mapping[str, Any]) -> str:
+    """SHA-256 over the names, dtypes, shapes and bytes of all variables, in the order of their names."""
+    return _sha(b"", {name: np.asarray(variable.numpy()) for name, variable in state.items()})
+
+
+# --- the index -------------------------------------------------------------------------------------------------------
+
+
+def index_of(folder: Path) -> dict[str, str]:
+    """SHA-256 by file name, of a folder of checkpoints; empty where there is no index that can be read."""
+    try:
+        found = json.loads((folder / INDEX).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {name: sha for name, sha in found.items() if isinstance(sha, str)} if isinstance(found, dict) else {}
+
+
+def problem_of_index(folder: Path) -> str | None:
+    """Why an index does not tell whether a file was exchanged, in words; None for one that does."""
+    file = folder / INDEX
+    if not file.exists():
+        return f"{file} is missing"
+    return None if index_of(folder) else f"{file} cannot be read"
+
+
+def leave_out(folder: Path, index: dict[str, str], names: Sequence[str]) -> None:
+    """Takes files out of the index before they go, or get other content: a crash in between must not make them wrong."""
+    if any(index.pop(name, None) for name in names):
+        write_index(folder, index)
+
+
+def write_index(folder: Path, index: Mapping[str, str]) -> None:
+    """Replaces the index at once."""
+    partial = folder / f".{INDEX}.partial"
+    partial.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n")
+    os.replace(partial, folder / INDEX)
+
+
+# --- private ---------------------------------------------------------------------------------------------------------
+
+
+def _sha(header: bytes, arrays: Mapping[str, np.ndarray]) -> str:
+    sha = hashlib.sha256(header)
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        sha.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
+        if array.size:
+            sha.update(array.reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
+
+
+def _read(archive: Mapping[str, np.ndarray], name: str, dtype: str, shape: Sequence[int]) -> np.ndarray:
+    array = archive[name].view(_dtype(dtype))
+    if list(array.shape) != list(shape):  # an array is read up to the length it claims, and its CRC at the true end
+        raise ValueError(f"{name} claims the shape {array.shape} instead of {tuple(shape)}")
+    return array
+
+
+def _dtype(name: str) -> np.dtype:
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes  # comes with TensorFlow; gives NumPy bfloat16 and its like
+
+        return np.dtype(getattr(ml_dtypes, name))

@@ -1,0 +1,248 @@
+"""The worker processes of one attempt on this machine: started, looked after as the verdict asks, and ended, every one.
+
+No process outlives the context, and none outlives this process either (`modetrain.cluster.protocol`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import random
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from modetrain.cluster import protocol as protocol
+from modetrain.cluster.environment import Cluster
+from modetrain.cluster.launcher.output import OutputTee, Screen
+from modetrain.cluster.launcher.supervisor import Action, Limits, Supervisor
+from modetrain.files import run_folder
+from modetrain.files.lock import HEARTBEAT
+
+# Ports below those that Linux hands out to outgoing connections: a worker binds its own seconds after it was chosen.
+_PORTS = range(20_000, 32_000)
+_LOOK_EVERY = 0.05  # seconds
+_TAIL = 40  # lines
+_MARKS = ("waiting", "ready", "failed")  # files by which workers tell how far they are
+
+
+class Attempt:
+    """The processes of one attempt; leaving the context ends those that still run.
+
+    Args:
+      command: the program and its words, the same for all workers.
+      workers: how many.
+      number: 0 for the first attempt, 1 after the first restart.
+      folder: the run folder; logs go to its `workers` folder.
+      environ: the workers' environment, to which theirs is added; this process's by default.
+      screen: where worker 0's output is shown.
+      received: signals to the launcher so far; once there is one, no more workers are started.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        workers: int,
+        number: int,
+        folder: Path,
+        environ: Mapping[str, str] | None,
+        screen: Screen,
+        received: Sequence[int],
+    ):
+        self._command = list(command)
+        self._number = number
+        self._folder = folder / run_folder.WORKERS
+        self._environ = dict(os.environ if environ is None else environ)
+        self._screen = screen
+        self._received = received
+        self._addresses = tuple(f"127.0.0.1:{port}" for port in free_ports(workers))
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._log_starts: list[int] = []
+        self._exited: set[int] = set()
+        self._started = time.time()
+        self._tee: OutputTee | None = None
+        self._pipe: tuple[int, int] | None = None
+
+    def __enter__(self) -> Attempt:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Of an earlier launch in this folder that was killed.
+        self._remove_marks()
+        self._pipe = os.pipe()
+        try:
+            for worker in range(len(self._addresses)):
+                self._start(worker)
+                if self._received:  # many take a while
+                    break
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kill()
+        for process in self._processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
+        if self._tee is not None:
+            self._tee.end()
+        for descriptor in self._pipe or ():
+            os.close(descriptor)
+        self._remove_marks()
+
+    def watch(self, limits: Limits) -> Supervisor:
+        """Watches until all have ended, and does meanwhile what the verdict asks for."""
+        watch = Supervisor(len(self._processes), now=time.monotonic(), limits=limits)
+        passed_on = 0
+        while True:
+            self._look(watch)
+            for signum in self._received[passed_on:]:
+                watch.signalled(signum)
+                passed_on += 1
+            action = watch.next(time.monotonic(), self._frozen() if watch.in_trouble else ())
+            if action is Action.DONE:
+                return watch
+            if action is Action.FORWARD:
+                name = signal.Signals(self._received[0]).name
+                self._screen.say(f"{name}: all workers save and stop; once more ends them at once")
+                self._signal(self._received[0])
+            elif action is Action.TERMINATE:
+                self._signal(signal.SIGTERM)
+            elif action is Action.KILL:
+                self._kill()
+            time.sleep(_LOOK_EVERY)
+
+    def silent_s(self, workers: Sequence[int], now: float) -> float:
+        """How long before `now` (monotonic) the first of these workers gave its last sign of life."""
+        last = min((self._last_sign(worker) for worker in workers), default=time.time())
+        return max(0.0, time.time() - last - (time.monotonic() - now))
+
+    def _last_sign(self, worker: int) -> float:
+        """When a worker last wrote anything in this attempt, as `time.time()` counts."""
+        signs = [self._started]
+        for file in (*(self._mark(what, worker) for what in _MARKS), self.log(worker)):
+            with contextlib.suppress(OSError):
+                signs.append(file.stat().st_mtime)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            beat = run_folder.of_worker(self._folder.parent, HEARTBEAT, worker)
+            signs.append(float(json.loads(beat.read_text())["time"]))
+        return max(signs)
+
+    def log(self, worker: int) -> Path:
+        """Where a worker's output is kept."""
+        return self._folder / f"worker-{worker}.log"
+
+    def tail(self, worker: int) -> str:
+        """The last lines that a worker printed in this attempt."""
+        with self.log(worker).open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self._log_starts[worker], size - 16_384))
+            return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-_TAIL:])
+
+    def _start(self, worker: int) -> None:
+        assert self._pipe is not None
+        words = " ".join(shlex.join(self._command).split())
+        head = f"=== worker {worker} of {len(self._addresses)}, attempt {self._number}"
+        head += f", {datetime.datetime.now():%Y-%m-%d %H:%M:%S}, {self._addresses[worker]}: {words}\n"
+        log = self.log(worker).open("ab")
+        log.write(head.encode())
+        log.flush()
+        self._log_starts.append(log.tell())
+        if worker == 0:
+            self._tee = OutputTee(self._screen, log)
+            output = self._tee.writer
+        else:
+            output = log.fileno()
+        mine = {
+            "TF_CONFIG": Cluster(workers=self._addresses, index=worker, origin="local").tf_config(),
+            protocol.INDEX: str(worker),
+            protocol.RESTART: str(self._number),
+            protocol.WAITING_FILE: str(self._mark("waiting", worker).absolute()),
+            protocol.READY_FILE: str(self._mark("ready", worker).absolute()),
+            protocol.FAILURE_FILE: str(self._mark("failed", worker).absolute()),
+            protocol.LAUNCHER: f"{os.getpid()}:{self._pipe[0]}:{os.fstat(self._pipe[0]).st_ino}",
+        }
+        try:
+            process = subprocess.Popen(
+                self._command,
+                # Python holds back what it prints to a pipe or a file: nothing would be live, and a kill would lose it.
+                env={"PYTHONUNBUFFERED": "1", **self._environ, **mine},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone, who passes it on
+                pass_fds=[self._pipe[0]],
+            )
+        finally:
+            if worker == 0:
+                os.close(output)
+            else:
+                log.close()
+        self._processes.append(process)
+
+    def _remove_marks(self) -> None:
+        for what in _MARKS:
+            for mark in self._folder.glob(f".{what}-*"):
+                mark.unlink(missing_ok=True)
+
+    def _mark(self, what: str, worker: int) -> Path:
+        return self._folder / f".{what}-{worker}-{self._number}"
+
+    def _look(self, watch: Supervisor) -> None:
+        # Exits last: whoever reports a lost peer does so after that peer is gone.
+        for worker in range(len(self._processes)):
+            if worker not in self._exited:
+                self._read_marks(worker, watch)
+        for worker, process in enumerate(self._processes):
+            if worker not in self._exited and process.poll() is not None:
+                self._read_marks(worker, watch)  # it may have left some since
+                self._exited.add(worker)
+                watch.exited(worker, process.returncode, time.monotonic(), self.tail(worker))
+
+    def _read_marks(self, worker: int, watch: Supervisor) -> None:
+        if self._mark("waiting", worker).exists():
+            watch.waiting(worker)
+        if self._mark("ready", worker).exists():
+            watch.ready(worker, time.monotonic())
+        if (report := protocol.read_report(self._mark("failed", worker))) is not None:
+            watch.failed(worker, report)
+
+    def _running(self) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+        return ((n, process) for n, process in enumerate(self._processes) if process.poll() is None)
+
+    def _frozen(self) -> set[int]:
+        """Workers that are stopped (SIGSTOP), where the system tells."""
+        found = set()
+        for worker, process in self._running():
+            with contextlib.suppress(OSError, IndexError):
+                status = Path(f"/proc/{process.pid}/stat").read_text()
+                if status.rpartition(")")[2].split()[0] in ("T", "t"):
+                    found.add(worker)
+        return found
+
+    def _signal(self, signum: int) -> None:
+        for _, process in self._running():
+            process.send_signal(signum)
+
+    def _kill(self) -> None:
+        for _, process in self._running():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with whatever it has started
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on."""
+    ports: list[int] = []
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        if len(ports) == count:
+            break
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
+    assert len(ports) == count
+    return ports

@@ -1,0 +1,217 @@
+"""What a worker process owes the launcher that started it: to die with it, to say that it has joined, to say why it failed.
+
+    die_with_parent(os.environ)                  # first of all, before TensorFlow is imported
+    announce_waiting(os.environ)                 # started, and about to join
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(...)
+    announce_ready(os.environ)                   # joined: all workers have found each other
+    try: ...
+    except BaseException as error:
+        report = announce_failure(error, os.environ)     # at once: this process may need 10 s more to exit
+        if report is not None and report.lost_a_peer:
+            leave()                              # the launcher names the cause, which this traceback would hide
+        raise
+
+Each is a no-op in a process that the launcher did not start. MODETRAIN_WORKER and MODETRAIN_RESTART hold the worker's
+index and the number of restarts before this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import re
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+INDEX = "MODETRAIN_WORKER"
+RESTART = "MODETRAIN_RESTART"
+WAITING_FILE = "MODETRAIN_WAITING_FILE"
+READY_FILE = "MODETRAIN_READY_FILE"
+FAILURE_FILE = "MODETRAIN_FAILURE_FILE"
+COMMAND = "MODETRAIN_COMMAND"  # what the user typed, of which the launcher made this worker's command line
+LAUNCHER = "MODETRAIN_LAUNCHER"  # pid:descriptor:inode of the launcher and of the pipe whose other end it holds
+
+# What TensorFlow says when a peer is gone.
+LOST_PEER = re.compile(
+    r"UnavailableError|heartbeat|connection reset|socket closed|coordination service|broken pipe"
+    r"|collective\w*[^\n]*(abort|cancel|timed? ?out|timeout)",
+    re.IGNORECASE,
+)
+# Its errors that may say so; user code raises none of these, whatever its messages say.
+_MAYBE_LOST = re.compile(r"(Aborted|Cancelled|DeadlineExceeded|Internal|Unknown|FailedPrecondition)Error")
+# What TensorFlow quotes of a Python function that it has called: that is user code, whatever its error says.
+_CALLED_BACK = "Traceback (most recent call last):"
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """An exception that ended a worker.
+
+    Attributes:
+      at: when, on the machine's monotonic clock, which all processes share.
+      type: name of the exception's class.
+      message: what it says.
+      traceback: as Python prints it, notes included.
+      headline: what a person is told of it in a line, where more is known than its type and message.
+      told: what a person is told of it, where that is less than the traceback.
+    """
+
+    at: float
+    type: str
+    message: str
+    traceback: str
+    headline: str = ""
+    told: str = ""
+
+    @property
+    def line(self) -> str:
+        """The headline, else type and the first line of the message."""
+        if self.headline:
+            return self.headline
+        text = self.message.strip()
+        if text.startswith("Graph execution error"):  # what failed comes after the places in the graph
+            text = text.rpartition("\n\n")[2].strip()
+        return f"{self.type}: {text.splitlines()[0]}" if text else self.type
+
+    @property
+    def lost_a_peer(self) -> bool:
+        """Whether it tells of a lost peer and not of this worker's own failure."""
+        return _of_a_lost_peer(self.type, self.message)
+
+
+def lost_a_peer(error: BaseException) -> bool:
+    """Whether an error tells that another worker is gone."""
+    return _of_a_lost_peer(type(error).__name__, str(error))
+
+
+def _of_a_lost_peer(type: str, message: str) -> bool:
+    if _CALLED_BACK in message:
+        return False
+    if type == "UnavailableError":
+        return True
+    return _MAYBE_LOST.fullmatch(type) is not None and LOST_PEER.search(message) is not None
+
+
+def restarted(environ: Mapping[str, str]) -> bool:
+    """Whether the launcher has started the run's workers again."""
+    return environ.get(RESTART, "0") != "0"
+
+
+def announce_waiting(environ: Mapping[str, str]) -> None:
+    """Tells the launcher that this worker is about to join, and only waits for the others."""
+    if WAITING_FILE in environ:
+        Path(environ[WAITING_FILE]).touch()
+
+
+def announce_ready(environ: Mapping[str, str]) -> None:
+    """Tells the launcher that this worker has joined the cluster."""
+    if READY_FILE in environ:
+        Path(environ[READY_FILE]).touch()
+
+
+def announce_failure(
+    error: BaseException, environ: Mapping[str, str], *, headline: str = "", told: str = ""
+) -> Report | None:
+    """Tells the launcher what ended this worker. Never raises, because the error matters more.
+
+    Args:
+      error: that.
+      environ: this process's.
+      headline, told: see `Report`.
+
+    Returns:
+      What was told; None in a process that nobody launched.
+    """
+    if FAILURE_FILE not in environ:
+        return None
+    report = Report(
+        at=time.monotonic(),
+        type=type(error).__name__,
+        message=str(error),
+        traceback="".join(traceback.format_exception(error)),
+        headline=headline,
+        told=told,
+    )
+    written = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **dataclasses.asdict(report)}
+    path = Path(environ[FAILURE_FILE])
+    partial = path.with_name(f"{path.name}.partial")
+    with contextlib.suppress(OSError):
+        partial.write_text(json.dumps(written))
+        os.replace(partial, path)  # whole or not at all
+    return report
+
+
+def leave(code: int = 1) -> NoReturn:
+    """Ends this process at once. TensorFlow would wait some 10 s for peers that do not come any more."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def read_report(path: Path) -> Report | None:
+    """What `announce_failure` wrote, or None where it has not."""
+    try:
+        written = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    return Report(**{field.name: written[field.name] for field in dataclasses.fields(Report)})
+
+
+def die_with_parent(environ: Mapping[str, str]) -> None:
+    """From now on this process dies when the launcher does, however that happens, so that no worker is left behind.
+
+    On Linux the kernel sees to it, for a stopped process too. A thread that waits for the launcher's end of a pipe to
+    close does the same everywhere, and where a shell or another wrapper stands between the two.
+    """
+    if LAUNCHER not in environ:
+        return
+    launcher, descriptor, inode = map(int, environ[LAUNCHER].split(":"))
+    parent = os.getppid()
+    if parent == launcher and sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != launcher:  # it died just before
+            _die()
+    has_pipe = _is_pipe(descriptor, inode)
+    if has_pipe:
+        os.set_inheritable(descriptor, False)
+        if select.select([descriptor], [], [], 0)[0]:  # nobody writes: the other end is closed already
+            _die()
+    watch = threading.Thread(
+        target=_watch, args=(descriptor if has_pipe else None, parent), daemon=True, name="launcher-watch"
+    )
+    watch.start()
+
+
+def _is_pipe(descriptor: int, inode: int) -> bool:
+    """Whether it is the launcher's pipe: a wrapper may have closed that, and its number may be some other file by now."""
+    try:
+        return os.fstat(descriptor).st_ino == inode
+    except OSError:
+        return False
+
+
+def _watch(descriptor: int | None, parent: int) -> None:
+    if descriptor is not None:
+        os.read(descriptor, 1)  # returns when the other end is closed
+        _die()
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    _die()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,172 @@
+"""Workers wait for each other before TensorFlow does: who does not come is named in time, and signals end the waiting.
+
+    with joined(os.environ, within=120):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(...)
+
+TensorFlow waits for ever. It holds Python's lock meanwhile, so that neither a handler nor a thread of Python's runs, and takes
+SIGTERM for itself. So each worker first answers at its own address until all others answer at theirs; of a worker that is
+further on TensorFlow's server answers there. What is then left to TensorFlow takes a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+
+from modetrain.cluster import protocol
+from modetrain.cluster.environment import Cluster, from_environment
+
+_SAID_AFTER = 5.0  # seconds of waiting, and between two lines about it
+_EVERY = 0.2  # seconds between two looks
+_PATIENCE = 1.0  # seconds that a peer may take to answer
+_MOST_NAMED = 4
+
+
+class NotJoinedError(Exception):
+    """Workers of the cluster cannot be reached, or this one's own address cannot be used."""
+
+
+@contextlib.contextmanager
+def joined(environ: Mapping[str, str], *, within: float) -> Iterator[None]:
+    """Enters once all workers are there; within, TensorFlow may join them. Must be entered in the main thread.
+
+    Args:
+      environ: the environment, which tells of the cluster.
+      within: seconds that the others may take, and TensorFlow after them. Workers that were started here have no limit of their
+        own: the launcher knows more.
+
+    Raises:
+      NotJoinedError: some worker does not answer in time.
+    """
+    cluster = from_environment(environ)
+    if cluster is None or len(cluster.workers) == 1:
+        yield
+        return
+    protocol.announce_waiting(environ)
+    alone = cluster.origin != "local"
+    with _ended_by_signals():
+        _wait_for_all(cluster, within if alone else math.inf)
+        if alone:  # a timer of C's, for a peer that is lost from now on
+            faulthandler.dump_traceback_later(max(within, 2 * _SAID_AFTER), exit=True, file=sys.stderr)
+        try:
+            yield
+        finally:
+            if alone:
+                faulthandler.cancel_dump_traceback_later()
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Within this Ctrl-C and SIGTERM end the process at once: there is nothing to save yet."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    caught = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    for number in caught:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number in caught:  # SIGTERM has become TensorFlow's
+            signal.signal(number, before[number] or signal.SIG_DFL)
+
+
+def _wait_for_all(cluster: Cluster, within: float) -> None:
+    began = time.monotonic()
+    told_at, told = began, ""
+    missing = {number: "" for number in range(len(cluster.workers)) if number != cluster.index}
+    with _answering(cluster):
+        while True:
+            for number in tuple(missing):
+                if time.monotonic() - began >= within:
+                    break
+                problem = _problem(cluster.workers[number])
+                if problem is None:
+                    del missing[number]
+                else:
+                    missing[number] = problem
+            if not missing:
+                return
+            now = time.monotonic()
+            if now - began >= within:
+                raise NotJoinedError(
+                    f"worker {cluster.index} has waited {within:g} s for {_named(cluster, missing)}. Start what is missing, see "
+                    "in its output why it does not come, or type mode.startup_timeout= with more seconds."
+                )
+            line = f"worker {cluster.index} waits for {_named(cluster, missing)}"
+            if now - told_at >= _SAID_AFTER and line != told:
+                told_at, told = now, line
+                limit = f"; at most {within:g} s (mode.startup_timeout)" if within < math.inf else ""
+                print(f"{line}{limit}", flush=True)
+            time.sleep(_EVERY)
+
+
+@contextlib.contextmanager
+def _answering(cluster: Cluster) -> Iterator[None]:
+    """Within this, this worker answers whoever connects to its address."""
+    address = cluster.workers[cluster.index]
+    port = int(address.rpartition(":")[2])
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        server = socket.create_server(("", port), family=family, backlog=1024, dualstack_ipv6=both)
+    except OSError as error:
+        raise NotJoinedError(
+            f"worker {cluster.index} cannot listen at its address {address}: {os.strerror(error.errno or 0)}. End the process "
+            f"that does, or give the worker another port ({_how(cluster)})."
+        ) from error
+    ended = threading.Event()
+
+    def answer() -> None:
+        while not ended.is_set():
+            with contextlib.suppress(OSError):  # also those of a peer that is gone already
+                peer, _ = server.accept()
+                with peer:
+                    peer.sendall(b"modetrain\n")
+
+    server.settimeout(_EVERY)
+    thread = threading.Thread(target=answer, daemon=True, name="modetrain-joining")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        server.close()
+
+
+def _problem(address: str) -> str | None:
+    """Why a worker is not there, in words; None where it answers. One that is frozen is connected to, and says nothing."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE) as peer:
+            try:
+                return None if peer.recv(1) else "does not answer"
+            except OSError:
+                return "does not answer"
+    except socket.gaierror as error:
+        return error.strerror
+    except TimeoutError:
+        return "does not answer"
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno else str(error)
+
+
+def _named(cluster: Cluster, missing: Mapping[int, str]) -> str:
+    named = [
+        f"worker {number} at {cluster.workers[number]}" + (f" ({problem})" if problem else "")
+        for number, problem in missing.items()
+    ]
+    left = len(named) - _MOST_NAMED
+    return ", ".join([*named[:_MOST_NAMED], *([f"and {left} more"] if left > 0 else [])])
+
+
+def _how(cluster: Cluster) -> str:
+    return "in everyone's TF_CONFIG" if cluster.origin in ("TF_CONFIG", "local") else "MODETRAIN_PORT=, for all workers"

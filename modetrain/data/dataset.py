@@ -1,0 +1,275 @@
+"""Data: position is (seed, step). Any batch can be asked for, and blocks of batches stream from any step on.
+
+    data.batch(step)              one training batch, as `Recipe.prepare` makes it
+    data.train_blocks(first, K)   endless blocks of K batches each, for steps first, first + K, ...
+    data.eval_blocks(K)           every evaluation example exactly once; the last batch may be short
+
+Over several replicas a training batch is cut, so that all of them together see what one device would. In evaluation each
+replica takes whole batches in turn, so that a value of a whole batch too is what one device would return.
+
+The order is computed and not stored (`order.py`), so that seeking costs nothing and a resumed run needs no saved iterator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from modetrain.data.permutation import Order
+from modetrain.data.sources import Source
+from modetrain.engine.batching import Block, Cut
+from modetrain.engine.random import named_seed
+from modetrain.errors import ConfigError, nearest_multiple
+from modetrain.settings import DataSettings
+
+# What the batches of one call may take in memory before `steps_per_call=auto` asks for fewer of them.
+_BLOCK_BYTES = 64 * 2**20
+_MOST_STEPS = 100
+
+Prepare = Callable[..., dict[str, tf.Tensor]]
+
+
+class Data:
+    """Batches of a source as functions of (seed, step).
+
+    Args:
+      source: the examples, in host memory.
+      settings: see `DataSettings`.
+      seed: the run's seed.
+      prepare: `Recipe.prepare`.
+      cut: how a training batch is cut.
+      debug: prepare batches in this thread, one at a time and only when they are needed, so that a breakpoint in
+        `prepare` stops on the values of the batch that the next step gets.
+
+    Attributes:
+      source: as given.
+      settings: as given.
+      cut: as given.
+
+    Raises:
+      ConfigError: a batch cannot be cut into equal shares, or there are too few examples for one or for `overfit`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        settings: DataSettings,
+        *,
+        seed: int,
+        prepare: Prepare | None = None,
+        cut: Cut | None = None,
+        debug: bool = False,
+    ):
+        self.source = source
+        self.settings = settings
+        self.cut = cut or Cut()
+        self._seed = seed
+        self._prepare = prepare
+        self._debug = debug
+        self._train_size = _size(source.train)
+        self._check_cut()
+        self._check_size()
+        if self._overfit_examples > self._train_size:
+            most = self._train_size // settings.batch_size
+            raise ConfigError(
+                f"data.overfit={settings.overfit} with data.batch_size={settings.batch_size}: there are only "
+                f"{self._train_size:,} training examples, so some would be seen twice. Type data.overfit={max(most, 1)}"
+                + (f" data.batch_size={self._train_size}." if not most else ".")
+            )
+        self._order = Order(examples=self._train_size, seed=seed, only=self._overfit_examples)
+        with tf.device("CPU:0"):  # where the input pipeline gathers from
+            self._train = {name: tf.constant(array) for name, array in source.train.items()}
+            self._eval = {} if settings.overfit else {k: tf.constant(v) for k, v in source.eval.items()}
+
+    @property
+    def prepares(self) -> bool:
+        """Whether whole batches are prepared, and cut only then."""
+        return self._prepare is not None
+
+    @property
+    def eval_examples(self) -> int:
+        """Examples that one evaluation sees."""
+        size = self._overfit_examples if self.settings.overfit else _size(self.source.eval)
+        batches = self.settings.eval_batches
+        return size if batches is None else min(size, batches * self._eval_batch_size)
+
+    def batch(self, step: int) -> dict[str, tf.Tensor]:
+        """The training batch of one step: per feature a tensor [batch_size, ...]."""
+        return self._train_batch(tf.constant(step, tf.int64))
+
+    def steps_that_fit(self) -> int:
+        """What `mode.steps_per_call=auto` comes to: as many training batches as fit 64 MiB, at most 100.
+
+        1 where batches are debugged: none is prepared before a step needs it, not even to tell how large it is.
+        """
+        if self._debug:
+            return 1
+        # Traced and not made: what fails in a batch is to fail where it is asked for again and named.
+        traced = tf.function(self._train_batch).get_concrete_function(tf.TensorSpec([], tf.int64))
+        batch = traced.structured_outputs
+        if not all(value.shape.is_fully_defined() for value in batch.values()):
+            batch = self.batch(0)
+        size = sum(int(np.prod(t.shape.as_list())) * t.dtype.size for t in batch.values())
+        size = size * self.cut.local // self.cut.replicas
+        return int(np.clip(_BLOCK_BYTES // max(size, 1), 1, _MOST_STEPS))
+
+    def train_blocks(self, first: int, length: int, *, passed_over: int = 0) -> Iterator[Block]:
+        """Endless training blocks of `length` batches; the first batch belongs to step `first`.
+
+        Args:
+          first: a step.
+          length: batches of a block.
+          passed_over: so many batches were left out before: step `n` gets batch `n + passed_over`.
+        """
+        for arrays in self._train_arrays(first + passed_over, length):
+            yield Block.of_cut(arrays, first, self.cut)
+            first += length
+
+    def eval_blocks(self, length: int) -> Iterator[Block]:
+        """Blocks of up to `length` evaluation batches a replica: all of one shape, but for the last batch where it is short.
+
+        With `overfit` they are the very batches trained on, as large and prepared alike.
+        """
+        size, batch_size = self.eval_examples, self._eval_batch_size
+        full, rest = divmod(size, batch_size)
+        count, first, local = self.cut.replicas, self.cut.first, self.cut.local
+        rounds = -(-full // count)  # in a round every replica evaluates a batch
+        length = max(1, min(length, rounds))
+
+        def prepared(index, examples):
+            if self.settings.overfit:
+                return self._train_batch(index)
+            positions = index * batch_size + tf.range(examples, dtype=tf.int64)
+            return self._prepared(self._gather(self._eval, positions), index, training=False)
+
+        def of_round(number, prepared=prepared):
+            # A block is filled up beyond the last full batch, with examples that are not counted.
+            batches = [prepared(tf.minimum(number * count + first + i, full - 1), batch_size) for i in range(local)]
+            return {name: tf.stack([batch[name] for batch in batches])[tf.newaxis] for name in batches[0]}
+
+        def in_python():
+            last: dict[int, dict[str, tf.Tensor]] = {}
+
+            def once(index, examples):  # what fills a block up is not prepared again
+                if int(index) not in last:
+                    last.clear()
+                    last[int(index)] = prepared(index, examples)
+                return last[int(index)]
+
+            for start in range(0, rounds, length):
+                batches = [of_round(tf.constant(start + n, tf.int64), once) for n in range(length)]
+                yield {name: tf.stack([batch[name] for batch in batches]) for name in batches[0]}
+
+        def in_pipeline():
+            return (
+                tf.data.Dataset.range(-(-rounds // length) * length)
+                .map(of_round, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+                .batch(length, drop_remainder=True)
+                .prefetch(2)
+            )
+
+        if full:
+            for number, arrays in enumerate(in_python() if self._debug else in_pipeline()):
+                here = (
+                    np.arange(number * length, (number + 1) * length)[:, np.newaxis] * count + np.arange(local) + first
+                )
+                yield Block(
+                    first=int(here[0, 0]),
+                    length=min(length, rounds - number * length),
+                    arrays=arrays,
+                    numbers=tf.constant(here, tf.int64),
+                    counted=here < full,
+                )
+        if rest:  # every replica evaluates it, and the first one's result is counted
+            arrays = prepared(tf.constant(full, tf.int64), rest)
+            yield Block(
+                first=full,
+                length=1,
+                arrays={name: tf.stack([value] * local)[tf.newaxis, tf.newaxis] for name, value in arrays.items()},
+                numbers=tf.fill([1, local], tf.constant(full, tf.int64)),
+                counted=(np.arange(local) + first == 0)[np.newaxis],
+            )
+
+    # --- private ----------------------------------------------------------------------------------------------------
+
+    def _check_cut(self) -> None:
+        size, parts, replicas = self.settings.batch_size, self.cut.parts, self.cut.replicas
+        if size % (parts * replicas):
+            cuts = f"{replicas} replicas" + (f" and optimizer.accumulate={parts}" if parts > 1 else "")
+            nearest = nearest_multiple(size, parts * replicas)
+            raise ConfigError(
+                f"data.batch_size={size} over {cuts}: every replica gets an equal share of the batch, and "
+                f"{parts * replicas} does not divide {size}. Type data.batch_size={nearest}."
+            )
+
+    def _check_size(self) -> None:
+        given, shares = self.settings.batch_size, self.cut.parts * self.cut.replicas
+        if given <= self._train_size or self.settings.overfit:
+            return
+        most = self._train_size // shares * shares
+        fix = f"Type data.batch_size={most} or less." if most else f"At least {shares} examples are needed."
+        raise ConfigError(
+            f"data.batch_size={given}: there are only {self._train_size:,} training examples, so a batch would hold some of "
+            f"them more than once. {fix}"
+        )
+
+    def _train_arrays(self, first: int, length: int) -> Iterator[dict[str, tf.Tensor]]:
+        """The arrays of successive blocks."""
+        most = np.iinfo(np.int64).max - length
+        if self._debug:
+            while True:
+                batches = [self._train_cut(tf.constant(first + index, tf.int64)) for index in range(length)]
+                yield {name: tf.stack([batch[name] for batch in batches]) for name in batches[0]}
+                first += length
+        if self._prepare is None:
+            # Without a `prepare` of the recipe's own a whole block is one gather, however many batches it holds, and
+            # of no more than this process needs.
+            def gather(start):
+                rows = self._train_indices(start + tf.range(length, dtype=tf.int64))
+                return self._gather(self._train, self.cut.of(rows, axis=1))
+
+            blocks = tf.data.Dataset.range(first, most, length).map(
+                gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            )
+        else:
+            blocks = tf.data.Dataset.range(first, most).map(
+                self._train_cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            )
+            blocks = blocks.batch(length, drop_remainder=True)
+        yield from blocks.prefetch(2)
+
+    @property
+    def _overfit_examples(self) -> int:
+        return self.settings.overfit * self.settings.batch_size
+
+    @property
+    def _eval_batch_size(self) -> int:
+        return self.settings.batch_size if self.settings.overfit else self.settings.eval_batch_size
+
+    def _train_indices(self, steps: tf.Tensor) -> tf.Tensor:
+        batch_size = self.settings.batch_size
+        positions = steps[..., tf.newaxis] * batch_size + tf.range(batch_size, dtype=tf.int64)
+        return tf.ensure_shape(self._order.rows(positions), [*steps.shape, batch_size])
+
+    def _gather(self, arrays: Mapping[str, tf.Tensor], rows: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {name: tf.gather(array, rows) for name, array in arrays.items()}
+
+    def _train_batch(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        # One of the batches that are overfitted to is the same at each return, augmentation included.
+        draw = step % self.settings.overfit if self.settings.overfit else step
+        return self._prepared(self._gather(self._train, self._train_indices(step)), draw, training=True)
+
+    def _train_cut(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {name: self.cut.of(value) for name, value in self._train_batch(step).items()}
+
+    def _prepared(self, batch: dict[str, tf.Tensor], index: tf.Tensor, *, training: bool) -> dict[str, tf.Tensor]:
+        if self._prepare is None:
+            return batch
+        seed = named_seed(self._seed, "prepare" if training else "prepare/eval", index)
+        return self._prepare(batch, seed=seed, training=training)
+
+
+def _size(arrays: Mapping[str, np.ndarray]) -> int:
+    return len(next(iter(arrays.values())))

@@ -1,0 +1,30 @@
+"""The bundled sample: 5,000 digits of MNIST, 4,000 to train on and 1,000 to evaluate (see `samples/README.md`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from modetrain.data.sources import Source, arrays
+from modetrain.settings import DataSettings
+
+SAMPLE = Path(__file__).parent.parent / "samples" / "mnist_5k.npz"
+CLASSES = 10
+
+
+def load(settings: DataSettings, *, because: str) -> Source:
+    """The sample, `because` being why it is the sample that is used."""
+    with np.load(SAMPLE) as sample:
+        splits = {
+            name: {"image": sample[f"{name}_image"], "label": sample[f"{name}_label"].astype(np.int32)}
+            for name in ("train", "test")
+        }
+    train, evaluation = arrays.chosen(splits, settings, where="the bundled sample of MNIST")
+    return Source(
+        kind="bundled",
+        description=f"bundled sample of MNIST ({arrays.counted(train, evaluation)}): {because}",
+        train=train,
+        eval=evaluation,
+        classes=CLASSES,
+    )

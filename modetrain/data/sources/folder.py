@@ -1,0 +1,219 @@
+"""A folder of the user's own: `.npz` or `.npy` arrays, TFRecords, or what TFDS prepared (see docs/data.md)."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from modetrain.data.sources import Source, arrays, shown, splits, typed
+from modetrain.errors import ConfigError
+from modetrain.settings import DataSettings
+
+_LAYOUTS = (
+    "{0}.npz, or {0}/image.npy and {0}/label.npy, or {0}*.tfrecord* (and the same for every other split), "
+    "or a folder that TFDS prepared, with dataset_info.json"
+)
+_REQUIRED = ("image", "label")
+
+
+def check(settings: DataSettings) -> None:
+    """Raises ConfigError where the folder or one of its splits is not there; opens no file."""
+    folder = _path(settings)
+    if (folder / "dataset_info.json").is_file():
+        return
+    for key, name in _wanted(settings):
+        if _layout(folder, name) is None:
+            held = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
+            listing = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "")
+            others = [split for split in _splits(folder) if split != name]
+            prepared = next(
+                (found for depth in ("*", "*/*", "*/*/*") for found in folder.glob(f"{depth}/dataset_info.json")), None
+            )
+            if others:
+                raise splits.unknown(key, getattr(settings, key), name, others, shown(folder))
+            advice = (
+                f"Type {typed('path', shown(prepared.parent))}."
+                if prepared
+                else "Type data.path=FOLDER for such a folder."
+            )
+            raise ConfigError(
+                f"data.path={shown(folder)}: it holds {listing or 'nothing'}. "
+                f"Expected for data.{key}={getattr(settings, key)} is {_LAYOUTS.format(name)}. {advice}"
+            )
+
+
+def load(settings: DataSettings) -> Source:
+    """The examples of the folder; call `check` first.
+
+    Raises:
+      ConfigError: names the file, what was seen in it and what is expected.
+    """
+    folder = _path(settings)
+    if (folder / "dataset_info.json").is_file():
+        return _tfds(folder, settings)
+    whole = {name: _split(folder, name, settings) for name in sorted({name for _, name in _wanted(settings)})}
+    where = shown(folder)
+    train, evaluation = arrays.chosen(whole, settings, where=where)
+    arrays.agree(train, evaluation, where=where)
+    return Source(
+        kind="folder",
+        description=f"folder {where} ({arrays.counted(train, evaluation)})",
+        train=train,
+        eval=evaluation,
+        # Over whole splits, so that a slice does not change the model.
+        classes=1 + max(int(split["label"].max()) for split in whole.values()),
+    )
+
+
+def _path(settings: DataSettings) -> Path:
+    if not settings.path:
+        raise ConfigError(
+            "data.source=folder with data.path=null: no folder to read. Type data.path=FOLDER, or data.source=auto."
+        )
+    folder = Path(os.path.expanduser(settings.path))
+    if not folder.is_dir():
+        seen = "is a file" if folder.exists() else "does not exist"
+        advice = typed("path", shown(folder.parent)) if folder.is_file() else "data.path=FOLDER of your data"
+        raise ConfigError(f"data.path={shown(folder)}: that folder {seen}: nothing to read. Type {advice}.")
+    return folder.resolve()
+
+
+def _wanted(settings: DataSettings) -> list[tuple[str, str]]:
+    """(key, split) pairs that the settings ask for."""
+    return [(key, name) for key in ("train_split", "eval_split") for name in splits.named(getattr(settings, key))]
+
+
+def _layout(folder: Path, name: str) -> str | None:
+    """`npz`, `npy` or `tfrecord`: how the split is stored; None where it is not."""
+    if (folder / f"{name}.npz").is_file():
+        return "npz"
+    if (folder / name).is_dir() and any((folder / name).glob("*.npy")):
+        return "npy"
+    return "tfrecord" if _record_files(folder, name) else None
+
+
+def _record_files(folder: Path, name: str) -> list[Path]:
+    # `trainval.tfrecord` is not of the split `train`.
+    pattern = re.compile(rf"{re.escape(name)}([-_.\d].*)?\.tfrecord.*")
+    return sorted(file for file in folder.glob("*.tfrecord*") if pattern.fullmatch(file.name) and file.is_file())
+
+
+def _splits(folder: Path) -> list[str]:
+    """Names of the splits that the folder does hold."""
+    stems = {entry.name.split(".")[0].split("-")[0] for entry in folder.iterdir()}
+    return sorted(stem for stem in stems if stem and _layout(folder, stem))
+
+
+def _split(folder: Path, name: str, settings: DataSettings) -> dict[str, np.ndarray]:
+    layout = _layout(folder, name)
+    if layout == "npz":
+        file = folder / f"{name}.npz"
+        given = _npz(file)
+        files = dict.fromkeys(given, str(file))
+    elif layout == "npy":
+        paths = {file.stem: file for file in sorted((folder / name).glob("*.npy"))}
+        given = {key: _npy(file) for key, file in paths.items()}
+        files = {key: str(file) for key, file in paths.items()}
+    else:
+        shards = _record_files(folder, name)
+        given = dict(_records(shards, settings))
+        files = dict.fromkeys(given, str(shards[0]))
+    for key in _REQUIRED:
+        if key not in given:
+            place = folder / (f"{name}.npz" if layout == "npz" else f"{name}/")
+            raise ConfigError(
+                f"{place}: holds {', '.join(sorted(given)) or 'no array'}, and no `{key}`. Expected are `image` "
+                "[n, height, width, channels] and `label` [n], and any more arrays of n rows."
+            )
+    return arrays.checked(given, files=files)
+
+
+def _npz(file: Path) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            arrays.room(sum(member.file_size for member in archive.infolist()), "its arrays", str(file))
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _unreadable(
+            file, error, "an archive of arrays, as np.savez(file, image=..., label=...) writes it"
+        ) from error
+
+
+def _npy(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _unreadable(file, error, "one array of numbers, as np.save(file, array) writes it") from error
+
+
+def _unreadable(file: Path, error: Exception, expected: str) -> ConfigError:
+    seen = "arrays of Python objects" if "allow_pickle" in str(error) else str(error).split("\n")[0].rstrip(".")
+    return ConfigError(f"{file}: cannot be read ({seen}). Expected is {expected}.")
+
+
+def _records(files: list[Path], settings: DataSettings) -> Mapping[str, np.ndarray]:
+    """TFRecords of `tf.train.Example`: the first one says how all of them are stored."""
+    import tensorflow as tf
+
+    from modetrain.data.sources import records
+
+    shards = [records.Shard(file=str(file), skip=0, take=records.count(str(file))) for file in files]
+    shards = [shard for shard in shards if shard.take]
+    if not shards:
+        raise ConfigError(f"{files[0]}: holds no record. Expected are tf.train.Example records, one per example.")
+    first = next(iter(shards[0].records())).numpy()
+    try:
+        held = dict(tf.train.Example.FromString(first).features.feature)
+    except Exception as error:  # protobuf's DecodeError, which has moved between its versions
+        raise ConfigError(f"{shards[0].file}: record 0 is no tf.train.Example ({error}).") from error
+    kinds = {key: feature.WhichOneof("kind") for key, feature in held.items()}
+    raw = {"height", "width"} <= set(kinds)
+    if kinds.get("image") != "bytes_list" or kinds.get("label") != "int64_list":
+        raise ConfigError(
+            f"{shards[0].file}: record 0 holds {', '.join(f'{key} ({kind})' for key, kind in sorted(kinds.items()))}. "
+            "Expected are `image` (bytes: PNG, JPEG, or raw uint8 with int64 `height`, `width` and `channels`) and "
+            "`label` (one int64)."
+        )
+    one = tf.io.FixedLenFeature((), tf.int64)
+    sides = {"height": one, "width": one, "channels": tf.io.FixedLenFeature((), tf.int64, default_value=1)}
+
+    def decoded(parsed):
+        return tf.io.decode_image(parsed["image"], expand_animations=False)
+
+    def reshaped(parsed):
+        return tf.reshape(tf.io.decode_raw(parsed["image"], tf.uint8), [parsed[side] for side in sides])
+
+    form = records.Format(
+        features={"image": tf.io.FixedLenFeature((), tf.string), "label": one, **(sides if raw else {})},
+        image=reshaped if raw else decoded,
+        label="label",
+    )
+    return records.read(shards, form, settings, where=shown(files[0].parent))
+
+
+def _tfds(folder: Path, settings: DataSettings) -> Source:
+    import tensorflow_datasets as tfds
+
+    from modetrain.data.sources import network
+    from modetrain.data.sources import tfds as prepared
+
+    try:
+        with network.quiet():
+            builder = tfds.builder_from_directory(folder)
+            gap = prepared.incomplete(builder)
+    except Exception as error:  # whatever TFDS makes of a broken file
+        raise ConfigError(
+            f"data.path={settings.path}: TFDS cannot read the data set in {shown(folder)} "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). Prepare or copy it anew."
+        ) from error
+    if gap:
+        raise ConfigError(f"data.path={settings.path}: only half prepared, {gap}. Prepare or copy it anew.")
+    where = shown(folder)
+    return prepared.read(builder, settings, kind="folder", where=where, description=f"folder {where}, prepared by TFDS")

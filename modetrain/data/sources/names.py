@@ -1,0 +1,94 @@
+"""The names of TFDS's data sets, known without importing TFDS (a second) or TensorFlow (five)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+
+from modetrain.data.sources import BUNDLED, shown
+from modetrain.errors import ConfigError, did_you_mean
+from modetrain.settings import DataSettings
+
+_NAME = re.compile(r"(?P<base>[A-Za-z_]\w*)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+
+
+def data_dir(settings: DataSettings) -> str:
+    """TFDS's data folder: `data.dir`, else `TFDS_DATA_DIR`, else TFDS's default."""
+    given = settings.dir or os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
+    return os.path.expanduser(given)
+
+
+def check(settings: DataSettings) -> None:
+    """Raises ConfigError for a name that is neither TFDS's nor prepared in the data folder, and for no such folder."""
+    if settings.dir is not None and Path(settings.dir).is_file():
+        raise ConfigError(
+            f"data.dir={shown(settings.dir)}: TFDS keeps data in a folder, and that is a file. Type data.dir=FOLDER."
+        )
+    match = _NAME.fullmatch(settings.name)
+    if not match:
+        raise ConfigError(
+            f"data.name={settings.name}: not the name of a TFDS data set. A name, a configuration and a version are "
+            "written as data.name=mnist, data.name=emnist/letters or data.name=mnist:3.0.1."
+        )
+    base = match["base"]
+    if not (Path(data_dir(settings)) / base).is_dir():
+        known = shipped()
+        # Code that was imported by now may have registered data sets of its own with TFDS.
+        if known and base not in known and "tensorflow_datasets" in sys.modules:
+            known |= registered()
+        if known and base not in known:
+            raise unknown(settings, known)
+    can_be_had = settings.download or (settings.source == "auto" and settings.name == BUNDLED)
+    if not can_be_had and not infos(settings):
+        raise ConfigError(
+            f"data.name={settings.name} data.download=false: it is not prepared in {shown(data_dir(settings))}. Type "
+            "data.download=true to have it downloaded, or data.dir=FOLDER in which TFDS has prepared it."
+        )
+
+
+def infos(settings: DataSettings) -> list[Path]:
+    """TFDS's descriptions (`dataset_info.json`) of whatever is prepared of a data set: any configuration and version,
+    unless the name has one."""
+    match = _NAME.fullmatch(settings.name)
+    if not match:
+        return []
+    folder = Path(data_dir(settings)) / match["base"] / (match["config"] or "")
+    found = [*folder.glob("*/dataset_info.json"), *folder.glob("*/*/dataset_info.json")]
+    return [file for file in found if match["version"] in (None, file.parent.name)]
+
+
+def unknown(settings: DataSettings, known: set[str]) -> ConfigError:
+    """The error for a name that TFDS does not know."""
+    meant = did_you_mean(settings.name.split("/")[0].split(":")[0], known)
+    return ConfigError(
+        f"data.name={settings.name}: TFDS has no data set of that name, and none is prepared in "
+        f"{shown(data_dir(settings))}.{meant} Type data.name={BUNDLED} or another name of "
+        "https://www.tensorflow.org/datasets/catalog, or data=folder data.path=DIR for your own data."
+    )
+
+
+def registered() -> set[str]:
+    """Names of the data sets that TFDS has imported code for; imports TFDS."""
+    import tensorflow_datasets as tfds
+
+    # With the community's, it would ask a bucket in the cloud, and without a network for ever.
+    return set(tfds.list_builders(with_community_datasets=False))
+
+
+def shipped() -> set[str]:
+    """Names of the data sets that the installed TFDS has code for, read off its files.
+
+    The robotics and text sets that share one file are missing; they are not image classification.
+    """
+    spec = importlib.util.find_spec("tensorflow_datasets")
+    if spec is None or not spec.submodule_search_locations:
+        return set()
+    names: set[str] = set()
+    for part in ("datasets", "url_checksums", "image_classification"):
+        folder = Path(spec.submodule_search_locations[0]) / part
+        if folder.is_dir():
+            names.update(entry.name.split(".")[0] for entry in folder.iterdir() if not entry.name.startswith("_"))
+    return names

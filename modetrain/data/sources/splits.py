@@ -1,0 +1,67 @@
+"""Which splits a data set has, and which of them an expression such as `train[:90%]+test` reads.
+
+Known without importing TFDS or TensorFlow where the data is prepared or bundled; elsewhere it shows when it is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from modetrain.data.sources import BUNDLED, names, shown, typed
+from modetrain.errors import ConfigError, closest, did_you_mean
+from modetrain.settings import DataSettings
+
+OF_SAMPLE = ("train", "test")  # of the bundled sample, and of TFDS's MNIST itself
+
+
+def named(expression: str) -> list[str]:
+    """The splits that an expression reads: `train[:90%]+test` reads `train` and `test`."""
+    return [part.split("[")[0].strip() for part in expression.split("+")]
+
+
+def check(settings: DataSettings) -> None:
+    """Raises ConfigError for a split that the data set certainly does not have."""
+    if settings.source == "bundled":
+        _check(settings, OF_SAMPLE, "the bundled sample of MNIST")
+    elif settings.source == "folder":
+        folder = Path(os.path.expanduser(settings.path or ""))
+        _check(settings, _prepared([folder / "dataset_info.json"]), shown(folder), also=("all",))
+    else:
+        known = _prepared(names.infos(settings)) or (OF_SAMPLE if settings.name == BUNDLED else ())
+        _check(settings, known, f"TFDS {settings.name}", also=("all",))
+
+
+def _check(settings: DataSettings, known: Collection[str], where: str, *, also: Collection[str] = ()) -> None:
+    for key, expression in (("train_split", settings.train_split), ("eval_split", settings.eval_split)):
+        for name in named(expression) if known else ():
+            if name not in known and name not in also:
+                raise unknown(key, expression, name, known, where)
+
+
+def _prepared(infos: Collection[Path]) -> set[str]:
+    """The splits that any of TFDS's descriptions of prepared data has; empty where none can be read."""
+    found: set[str] = set()
+    for file in infos:
+        try:
+            found.update(split["name"] for split in json.loads(file.read_text(encoding="utf-8"))["splits"])
+        except (OSError, ValueError, KeyError, TypeError):  # whatever is wrong with it is said when it is loaded
+            return set()
+    return found
+
+
+def unknown(key: str, expression: str, name: str, known: Collection[str], where: str) -> ConfigError:
+    """The error for a split that does not exist, with the override that does."""
+    known = sorted(known)
+    if known == ["train"]:
+        advice = f"Type {typed('train_split', 'train[:90%]')} {typed('eval_split', 'train[90%:]')}."
+    else:
+        usual = ("train",) if key == "train_split" else ("validation", "valid", "val", "test", "train")
+        order = [split for split in usual if split in known] + known
+        advice = f"Type {typed(key, closest(name, known) or order[0])}."
+    return ConfigError(
+        f"data.{key}={expression}: {where} has no split {name!r}; it has {', '.join(known)}."
+        f"{did_you_mean(name, known)} {advice}"
+    )

@@ -1,0 +1,289 @@
+"""TFDS image classification by name: what is prepared is read, what is not is downloaded, offline costs seconds.
+
+With `data.source=auto` and MNIST, the bundled sample steps in where TFDS's cannot be had, and says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import downloader
+from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
+from tensorflow_datasets.core.registered import DatasetNotFoundError
+
+from modetrain.data.sources import BUNDLED, Source, arrays, names, network, records, shown, splits, typed
+from modetrain.errors import ConfigError, closest, did_you_mean
+from modetrain.settings import DataSettings
+
+
+class Unavailable(Exception):
+    """The data set is fine and its data cannot be had; the message is a clause that says why."""
+
+
+def load(settings: DataSettings, *, say: Callable[[str], None]) -> Source:
+    """TFDS's data set, or the bundled sample instead of it where `data.source=auto` allows that."""
+    try:
+        with network.quiet():
+            builder, how = _prepared(settings, say)
+    except Unavailable as why:
+        if settings.source == "auto" and settings.name == BUNDLED:
+            from modetrain.data.sources import bundled
+
+            return bundled.load(settings, because=str(why))
+        there = "" if settings.download else "data.download=true to have it downloaded, or "
+        instead = (
+            "data.source=bundled for the bundled sample of 5,000 digits"
+            if settings.name == BUNDLED
+            else "data=mnist, of which a sample is bundled"
+        )
+        raise ConfigError(
+            f"data.name={settings.name} data.source={settings.source}: {why}. Type {there}data.dir=DIR for a folder "
+            f"in which TFDS has prepared it, or {instead}."
+        ) from why
+    where = f"TFDS {_full_name(builder)}"
+    return read(builder, settings, kind="tfds", where=where, description=f"{where}, {how}")
+
+
+def read(builder: Any, settings: DataSettings, *, kind: str, where: str, description: str) -> Source:
+    """Decodes both splits of a prepared data set."""
+    image, label = image_and_label(builder, where)
+    for key, expression in (("train_split", settings.train_split), ("eval_split", settings.eval_split)):
+        _check_split(builder, key, expression, where)
+    with network.quiet():
+        train, evaluation = (
+            _decoded(builder, split, image, label, settings, where)
+            for split in (settings.train_split, settings.eval_split)
+        )
+    arrays.agree(train, evaluation, where=where)
+    classes = builder.info.features[label].num_classes
+    return Source(
+        kind=kind,
+        description=f"{description} ({arrays.counted(train, evaluation)})",
+        train=train,
+        eval=evaluation,
+        classes=classes or 1 + int(max(train["label"].max(), evaluation["label"].max())),
+    )
+
+
+def image_and_label(builder: Any, where: str) -> tuple[str, str]:
+    """Names of the features that hold the image and the class; ConfigError for other than image classification."""
+    features = dict(builder.info.features)
+    supervised = builder.info.supervised_keys
+    if isinstance(supervised, tuple) and len(supervised) == 2 and all(isinstance(key, str) for key in supervised):
+        image, label = supervised
+    else:
+        # Not said, so it must be plain: one image, one class.
+        images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+        labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+        image, label = (images[0], labels[0]) if len(images) == len(labels) == 1 else ("", "")
+    if not (
+        isinstance(features.get(image), tfds.features.Image)
+        and isinstance(features.get(label), tfds.features.ClassLabel)
+    ):
+        held = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
+        raise ConfigError(
+            f"data.name={builder.name}: {where} is not image classification. It holds {held}, and one image with one "
+            f"class is needed. Type data.name={BUNDLED}, or save the arrays you want and type data=folder "
+            "data.path=DIR."
+        )
+    return image, label
+
+
+def _check_split(builder: Any, key: str, expression: str, where: str) -> None:
+    known = list(builder.info.splits)
+    for name in splits.named(expression):
+        if name not in known and name != "all":
+            raise splits.unknown(key, expression, name, known, where)
+    try:
+        left = builder.info.splits[expression].num_examples
+    except Exception as error:  # TFDS has several classes of error for an expression it cannot read
+        raise ConfigError(
+            f"data.{key}={expression}: TFDS cannot read it ({str(error).splitlines()[-1]}). "
+            f"Type {typed(key, known[0])} or {typed(key, known[0] + '[:90%]')}."
+        ) from error
+    if not left:
+        raise ConfigError(
+            f"data.{key}={expression}: no example is left of {where}. Type {typed(key, splits.named(expression)[0])}."
+        )
+
+
+def _decoded(
+    builder: Any, split: str, image: str, label: str, settings: DataSettings, where: str
+) -> dict[str, np.ndarray]:
+    """`image` and `label` of one split; the examples in the order in which they lie on disk."""
+    import tensorflow as tf
+
+    info = builder.info.splits[split]
+    where = f"{where}, split {split}"
+    if builder.info.file_format.value != "tfrecord":
+        raise ConfigError(
+            f"{where}: prepared as {builder.info.file_format.value}, and only TFRecord files are read. "
+            f"Prepare it anew with `tfds build {settings.name} --file_format=tfrecord`."
+        )
+    feature = builder.info.features[image]
+    form = records.Format(
+        features={image: tf.io.FixedLenFeature((), tf.string), label: tf.io.FixedLenFeature((), tf.int64)},
+        image=lambda parsed: feature.decode_example(parsed[image]),
+        label=label,
+        fixed=None not in feature.shape,
+    )
+    shards = [
+        records.Shard(
+            file=os.fspath(part.filename),
+            skip=part.skip,
+            take=part.take if part.take >= 0 else part.examples_in_shard - part.skip,
+        )
+        for part in info.file_instructions
+    ]
+    read = records.read(shards, form, settings, where=where)
+    lowest = int(read["label"].min())
+    if lowest < 0:
+        raise ConfigError(f"{where}: has the label {lowest}, so its examples are unlabelled. Choose another split.")
+    return {"image": read["image"], "label": read["label"].astype(np.int32)}
+
+
+def _prepared(settings: DataSettings, say: Callable[[str], None]) -> tuple[Any, str]:
+    """The builder of a data set whose files are all there, and how they came to be there.
+
+    Raises:
+      ConfigError: TFDS has no such data set, or it is not image classification, so that downloading it is in vain.
+      Unavailable: it is not prepared, and cannot be.
+    """
+    builder = _builder(settings)
+    gap = incomplete(builder)
+    if gap is None:
+        return builder, f"prepared in {shown(builder.data_dir)}"
+    name = _full_name(builder)
+    root = shown(builder.data_dir_root)
+    if gap:
+        # Never repaired by itself: TFDS would begin by deleting the folder, and it may be a mount that is not there.
+        raise Unavailable(
+            f"TFDS {name} is only half prepared, {gap}; delete {shown(builder.data_dir)} to prepare it anew"
+        )
+    if isinstance(builder, ReadOnlyBuilder):
+        raise Unavailable(f"TFDS {name} is not prepared in {root}, and there is no code that could prepare it")
+    image_and_label(builder, f"TFDS {name}")
+    if not settings.download:
+        raise Unavailable(f"TFDS {name} is not prepared in {root}, and data.download=false")
+    offline = network.unreachable(builder.url_infos or ())
+    if offline and not os.path.isdir(os.path.join(builder.data_dir_root, "downloads")):
+        raise Unavailable(f"TFDS {name} is not prepared in {root}, and {offline}")
+    if not offline:
+        hosts = sorted({urlsplit(url).netloc for url in builder.url_infos or ()})
+        say(f"downloading {name}{' from ' + ', '.join(hosts) if len(hosts) == 1 else ''} and preparing it in {root}")
+    why = _download(builder, online=not offline)
+    builder = _builder(settings)
+    # Asked of the disk, whatever became of the attempt: another process may have prepared it at the same time.
+    if incomplete(builder) is None:
+        done = "prepared from earlier downloads" if offline else "downloaded and prepared"
+        return builder, f"{done} in {shown(builder.data_dir)}"
+    why = offline or why or "preparing it left nothing there"
+    raise Unavailable(f"TFDS {name} is not prepared in {root}, and {why}")
+
+
+def _builder(settings: DataSettings) -> Any:
+    """TFDS's builder; makes nothing and asks nobody."""
+    try:
+        return tfds.builder(settings.name, data_dir=names.data_dir(settings))
+    except DatasetNotFoundError as error:
+        raise names.unknown(settings, names.registered()) from error
+    except ImportError as error:
+        raise ConfigError(
+            f"data.name={settings.name}: TFDS has the data set, and its code needs a package that is not installed "
+            f"({error}). Install it with pip, or type data.name={BUNDLED}."
+        ) from error
+    except Exception as error:  # a wrong configuration or version, or a folder that TFDS cannot read
+        base = re.split(r"[/:]", settings.name)[0]
+        configs = sorted(tfds.builder_cls(base).builder_configs) if base in names.registered() else []
+        config = re.sub(r":.*", "", settings.name).partition("/")[2]
+        if config and config not in configs:
+            meant = closest(config, configs)
+            some = f"one of {', '.join(configs[:12])}" if configs else "none"
+            raise ConfigError(
+                f"data.name={settings.name}: TFDS {base} has no configuration {config!r}; it has {some}."
+                f"{did_you_mean(config, configs)} Type data.name={base}{'/' + meant if meant else ''}."
+            ) from error
+        if ":" in settings.name:
+            raise ConfigError(
+                f"data.name={settings.name}: {_last_clause(error)}. Type data.name={settings.name.split(':')[0]}."
+            ) from error
+        raise Unavailable(
+            f"TFDS cannot read {settings.name} in {shown(names.data_dir(settings))} ({_last_clause(error)})"
+        ) from error
+
+
+def incomplete(builder: Any) -> str | None:
+    """None where every file of the data set is there, "" where there is nothing, else what is missing."""
+    folder = builder.data_path
+    if not folder.exists():
+        return ""
+    if not builder.is_prepared() or not builder.info.splits:
+        return f"{shown(folder)} has no dataset_info.json with its splits"
+    files = [file for split in builder.info.splits.values() for file in split.filepaths]
+    missing = [file for file in files if not file.exists() or not file.stat().length]
+    if missing:
+        several = f"{len(missing)} of {len(files)} files are" if len(missing) > 1 else f"{missing[0].name} is"
+        return f"{several} missing or empty in {shown(folder)}"
+    return None
+
+
+def _download(builder: Any, *, online: bool) -> str | None:
+    """Has TFDS download and prepare, with its progress bars on a terminal. Returns why it failed, or None."""
+    tfds.display_progress_bar(sys.stderr.isatty())
+    try:
+        # TFDS also prints what it does; the caller has said it in one line.
+        earlier_only = contextlib.nullcontext() if online else _no_downloads()
+        with network.bounded(online=online), earlier_only, contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    except Exception as error:  # downloads, checksums, disks, missing packages: all of them mean "not this way"
+        if isinstance(error, tfds.download.DownloadError):
+            return f"the download failed: {_last_clause(error)}"
+        if type(error).__name__ == "NonMatchingChecksumError":
+            return (
+                "what was downloaded is not the data set (wrong checksum; does a page of the network ask for a login?)"
+            )
+        return f"preparing it failed: {network.brief(error)}"
+    finally:
+        tfds.display_progress_bar(True)
+    return None
+
+
+@contextlib.contextmanager
+def _no_downloads() -> Iterator[None]:
+    """Within it TFDS fails as soon as it needs a file that is not there.
+
+    It gives up at the first one that fails; its threads for the others, were they started, would try for minutes after that,
+    when no bound holds them any more, and keep the process from ending.
+    """
+    start = downloader._Downloader.download
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise ConnectionError("no network")
+
+    downloader._Downloader.download = refuse
+    try:
+        yield
+    finally:
+        downloader._Downloader.download = start
+
+
+def _full_name(builder: Any) -> str:
+    """`mnist 3.0.1`, `emnist/letters 3.1.0`."""
+    config = f"/{builder.builder_config.name}" if builder.builder_config else ""
+    return f"{builder.name}{config} {builder.version}"
+
+
+def _last_clause(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = (lines[0] if lines else type(error).__name__).rstrip(".: ")
+    text = text.split('}": ')[-1]  # past what TFDS was constructing, which the caller names
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -1,0 +1,77 @@
+"""Python's debugger, opened at the user's own line."""
+
+from __future__ import annotations
+
+import functools
+import pdb
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import Any
+
+from modetrain.diagnostics import location
+
+
+class Debugger(pdb.Pdb):
+    """Goes on where what is typed ends, so that a command whose input is no terminal still says what there is to say.
+
+    Args:
+      at_once: whether to stop at the first line, and not only at breakpoints.
+    """
+
+    def __init__(self, *, at_once: bool = True):
+        super().__init__()
+        self._wait = not at_once
+
+    def user_line(self, frame: FrameType) -> None:
+        if self._wait:
+            self._wait = False
+            self.set_continue()
+            return
+        super().user_line(frame)
+
+    def through(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls a function under the debugger; unlike pdb's own `runcall` it tells of somebody who quits.
+
+        Raises:
+          BdbQuit: they did.
+        """
+        self.reset()
+        sys.settrace(self.trace_dispatch)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self.quitting = True
+            sys.settrace(None)
+
+    def do_EOF(self, arg: str) -> bool | None:
+        self.message("")
+        return self.do_continue(arg)
+
+
+def stopping_at_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, at whose first line the debugger opens."""
+    return functools.partial(Debugger().through, function)
+
+
+def stopping_at(file: str, line: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, in which the debugger opens before a line, here or in what it calls."""
+    waiting = Debugger(at_once=False)
+    waiting.set_break(file, line)
+    return functools.partial(waiting.through, function)
+
+
+def post_mortem(error: BaseException) -> None:
+    """Opens the debugger where the error came up in the user's own code, not deep inside TensorFlow."""
+    frames = [tb for tb in _tracebacks(error.__traceback__) if location.is_users(tb.tb_frame.f_code.co_filename)]
+    if frames:
+        frames[-1].tb_next = None
+    debugger = Debugger()
+    debugger.reset()
+    debugger.interaction(None, error.__traceback__)  # type: ignore[arg-type]  # as pdb.post_mortem does
+
+
+def _tracebacks(first: TracebackType | None) -> Iterator[TracebackType]:
+    while first is not None:
+        yield first
+        first = first.tb_next

@@ -1,0 +1,64 @@
+"""Batch normalisation over several replicas: by itself each would normalise by its own share of the batch.
+
+Then N replicas are not one device, and each keeps moving averages of its own, of which a checkpoint holds the first
+replica's. Keras's layer can take its means over all replicas; that is switched on here, or warned about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import keras
+
+from modetrain.engine.devices import Replicas
+from modetrain.errors import ConfigError
+from modetrain.mode import Mode
+
+
+def synchronise(models: Iterable[keras.Model], mode: Mode, replicas: Replicas, say: Callable[[str], None]) -> None:
+    """Has every batch normalisation of the models see the whole global batch, and says so.
+
+    Args:
+      models: those of the recipe.
+      mode: with `sync_batch_norm` off nothing is changed, and the user is warned.
+      replicas: where the recipe runs; on one device nothing is to be done.
+      say: prints a line.
+
+    Raises:
+      ConfigError: the mode cannot take a mean over replicas where batch normalisation needs it.
+    """
+    if replicas.count == 1:
+        return
+    found = [
+        layer for model in models for layer in _layers(model) if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    if not found:
+        return
+    names = ", ".join(layer.name for layer in found[:3]) + (", ..." if len(found) > 3 else "")
+    count = _counted(len(found))
+    if mode.sync_batch_norm:
+        for layer in found:
+            layer.synchronized = True
+        say(f"batch normalisation over all replicas, as on one device: {count} ({names})")
+    plain = [layer for layer in found if not layer.synchronized]
+    if plain:
+        say(
+            f"WARNING: mode.sync_batch_norm=false: in {_counted(len(plain))} ({names}) batch normalisation is by each replica's "
+            "share of the batch, so this run computes something else than one device, and checkpoints hold the first replica's "
+            "moving averages"
+        )
+    if len(plain) < len(found) and mode.compile == "xla" and not replicas.on_gpus:
+        raise ConfigError(
+            f"mode.compile=xla with batch normalisation over several replicas ({count}: {names}): it takes "
+            "means over the replicas inside the gradients, where XLA on CPUs cannot. Type mode.compile=graph, which computes "
+            "what one device does. mode.sync_batch_norm=false compiles too, but changes the results: each replica normalises by "
+            "its own share of the batch, and N replicas are not one device any more."
+        )
+
+
+def _counted(layers: int) -> str:
+    return f"{layers} layer" if layers == 1 else f"{layers} layers"
+
+
+def _layers(model: keras.Model) -> Iterable[keras.Layer]:
+    return model._flatten_layers(include_self=False, recursive=True)

@@ -1,0 +1,100 @@
+"""Batches as steps take them: cut over micro-batches and replicas (`Cut`), and stacked for the steps of one call (`Block`)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from modetrain.engine.devices import Replicas
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How a training batch is cut: into micro-batches, and each of those over the replicas.
+
+    Attributes:
+      parts: micro-batches.
+      replicas: in all processes.
+      first, local: which of them are in this process.
+    """
+
+    parts: int = 1
+    replicas: int = 1
+    first: int = 0
+    local: int = 1
+
+    @classmethod
+    def over(cls, replicas: Replicas, parts: int = 1) -> Cut:
+        """Over these replicas, what this process needs of it."""
+        return cls(parts=parts, replicas=replicas.count, first=replicas.first, local=replicas.local)
+
+    def of(self, batch: tf.Tensor, axis: int = 0) -> tf.Tensor:
+        """What this process needs of a batch, whose examples lie along `axis`.
+
+        That axis becomes three: [..., parts, local, examples of one replica, ...].
+        """
+        share = batch.shape[axis] // (self.parts * self.replicas)
+        before, after = batch.shape[:axis], batch.shape[axis + 1 :]
+        cut = tf.reshape(batch, [*before, self.parts, self.replicas, share, *after])
+        if self.local == self.replicas:
+            return cut
+        here = tf.range(self.first, self.first + self.local)
+        return tf.gather(cut, here, axis=axis + 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block:
+    """Batches of successive steps, stacked, as the replicas of this process need them.
+
+    Attributes:
+      first: step of the first batch; in evaluation its index.
+      length: number of steps.
+      arrays: per feature a tensor [length, parts, replicas, examples, ...].
+      numbers: int64 [length, replicas]: step, or index of the evaluation batch, of each.
+      counted: bool [length, replicas]: whether it is a batch of its own, and not there to fill up.
+    """
+
+    first: int
+    length: int
+    arrays: Mapping[str, tf.Tensor]
+    numbers: tf.Tensor
+    counted: np.ndarray
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches of a step."""
+        return next(iter(self.arrays.values())).shape[1]
+
+    @classmethod
+    def of(cls, batches: Mapping[str, np.ndarray], first: int, cut: Cut) -> Block:
+        """Training batches of successive steps, per feature [steps, examples, ...], cut."""
+        with tf.device("CPU:0"):
+            arrays = {name: cut.of(tf.constant(array), axis=1) for name, array in batches.items()}
+        return cls.of_cut(arrays, first, cut)
+
+    @classmethod
+    def of_cut(cls, arrays: Mapping[str, tf.Tensor], first: int, cut: Cut) -> Block:
+        """Training batches of successive steps that are cut already."""
+        length = next(iter(arrays.values())).shape[0]
+        numbers = np.repeat(np.arange(first, first + length)[:, np.newaxis], cut.local, axis=1)
+        return cls(
+            first=first,
+            length=length,
+            arrays=arrays,
+            numbers=tf.constant(numbers, tf.int64),
+            counted=np.ones(numbers.shape, bool),
+        )
+
+    def described(self) -> str:
+        """Dtype and shape of what a step gets, per feature."""
+        return ", ".join(f"{name}: {value.dtype.name} {tuple(value.shape[3:])}" for name, value in self.arrays.items())
+
+
+def micro_batches(arrays: Mapping[str, tf.Tensor], i, part) -> list[dict[str, tf.Tensor]]:
+    """Of the arrays of a block micro-batch number `part` of batch number `i`, for each replica of this process."""
+    count = next(iter(arrays.values())).shape[2]
+    i, part = tf.cast(i, tf.int32), tf.cast(part, tf.int32)
+    return [{name: value[i, part, index] for name, value in arrays.items()} for index in range(count)]

@@ -1,0 +1,59 @@
+"""A loss and its gradients: value and gradients of the mean over the batch, which may be an XLA program of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from modetrain.engine.autograph import convert
+from modetrain.engine.optimizer import Optimizer
+from modetrain.engine.xla import compiled
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What a loss function has returned, and where it leads.
+
+    Attributes:
+      loss: one value per example, or a scalar.
+      values: the other values that it returned, by name.
+      objective: scalar that the gradients are of: the mean over the batch and the variables' regularizers.
+      gradients: one a variable; None where there is none.
+    """
+
+    loss: tf.Tensor
+    values: Mapping[str, tf.Tensor]
+    objective: tf.Tensor
+    gradients: Sequence
+
+    @classmethod
+    def of(cls, loss_fn: Callable[[], Any], variables: Sequence[keras.Variable], optimizer: Optimizer) -> Loss:
+        """Computes the loss of a step under way.
+
+        Args:
+          loss_fn: returns the loss, or (loss, {name: value}).
+          variables: what the gradients are for.
+          optimizer: scales the loss where small gradients would vanish; the gradients are unscaled.
+        """
+        watched = [v.value for v in variables]
+
+        def compute():
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(watched)
+                returned = convert(loss_fn)()
+                loss, values = returned if isinstance(returned, tuple) else (returned, {})
+                loss = tf.convert_to_tensor(loss)
+                wide = tf.float64 if loss.dtype == tf.float64 else tf.float32
+                objective = tf.reduce_mean(tf.cast(loss, wide))
+                for variable in variables:
+                    if variable.regularizer is not None:
+                        objective += tf.cast(variable.regularizer(variable), wide)
+                to_lower = optimizer.scale(objective)
+            return loss, dict(values), objective, tape.gradient(to_lower, watched)
+
+        loss, values, objective, gradients = compiled(compute)()
+        return cls(loss=loss, values=values, objective=objective, gradients=optimizer.unscale(gradients))

@@ -1,0 +1,259 @@
+"""A program is a step wrapped for a mode: a call runs any number of steps over a block of batches.
+
+    program = Program(step, mode, replicas=replicas)
+    rows = program(block, lo, hi)      # float [hi - lo, replicas, metrics, 2]; runs steps lo .. hi-1 of the block
+
+A block stacks the batches of up to K successive steps. `lo` and `hi` are data, so one compiled program serves every
+number of steps: no callback needs to divide K, and nothing is traced again when somebody asks to look in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from modetrain.engine import random
+from modetrain.engine.autograph import autograph_on, in_xla
+from modetrain.engine.batching import Block, micro_batches
+from modetrain.engine.call import Call
+from modetrain.engine.devices import Replicas
+from modetrain.engine.guards.bodies import Bodies
+from modetrain.engine.guards.step_guards import Guards
+from modetrain.engine.loop import Concrete, Loop, merged, slow_in_a_loop
+from modetrain.engine.xla import Programs
+from modetrain.mode import Mode
+
+Batch = dict[str, tf.Tensor]
+Step = Callable[[Batch, Call], tuple[list[str], tf.Tensor]]
+# What XLA says of counting into bins, whose number it cannot tell inside a loop although it is a constant. Of other operations
+# it says the same where a shape depends on the step: outside a loop it would compile each step anew.
+_NOT_IN_A_LOOP = "with op DenseBincount must be a compile-time constant"
+Observe = Callable[[Callable[[], Concrete]], Concrete]
+
+
+class Program:
+    """Runs a step the way a mode says.
+
+    Args:
+      step: `step(batch, call) -> (names, row)`; `row` is a float [metrics, 2] tensor.
+      mode: how to run it.
+      replicas: where to run it.
+      state: tells the variables that the step may write, by name.
+      portable: under XLA, draw the same random numbers as eager and graph mode.
+      observe: calls what it is given, which traces the step, and returns what that returns: the short form of `inspect`.
+
+    Attributes:
+      names: the metrics, in the order of the rows; known after the first call or `prepare`.
+      traces: how often the step was traced; 0 in eager mode.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        mode: Mode,
+        *,
+        replicas: Replicas | None = None,
+        state: Callable[[], Mapping[str, Any]] = dict,
+        portable: bool = True,
+        observe: Observe | None = None,
+    ):
+        self._observe = observe or (lambda trace: trace())
+        self._step = tf.autograph.experimental.do_not_convert(step)
+        self._mode = mode
+        self._replicas = replicas or Replicas()
+        self._state = state
+        self._portable = portable
+        self._built: dict[tuple, Loop] = {}
+        self._guards: dict[int, Guards] = {}  # by id of the traced step, which is kept with them
+        # Which step is under way: the one thing that tells where inside a call a step has failed.
+        self._reached = tf.Variable(0, dtype=tf.int64, trainable=False)
+        # Of guards inside branches and loops.
+        self._failed = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._alone = False  # whether each step has to be an XLA program of its own
+        self.names: list[str] = []
+        self.traces = 0
+
+    def has(self, block: Block) -> bool:
+        """Whether blocks of this shape need nothing more to be built."""
+        return self._mode.compile == "eager" or _shapes(block) in self._built
+
+    def prepare(self, block: Block) -> None:
+        """Traces and compiles for blocks of this shape; no state changes. Nothing happens in eager mode."""
+        if self.has(block):
+            return
+        built = self._build(block)
+        self._built[_shapes(block)] = built
+        if built.unit in (None, "call"):
+            try:
+                self(block, 0, 0)
+            except tf.errors.InvalidArgumentError as error:
+                if built.unit is None or _NOT_IN_A_LOOP not in str(error):
+                    raise
+                self._built.pop(_shapes(block))
+                self._alone = True
+                self.prepare(block)
+        else:  # a call of no steps would not compile it: run one and take it back
+            # What a step only writes (an optimizer's slots, say) is not among the variables it was seen to read.
+            written = [*self._state().values(), *(v for step in built.steps for v in step.variables)]
+            kept = [(v, tf.identity(v)) for v in written]
+            self(block, 0, 1)
+            for variable, value in kept:
+                variable.assign(value)
+
+    def __call__(self, block: Block, lo: int, hi: int, watch_every: int = 0) -> np.ndarray:
+        """Runs the steps of batches lo .. hi-1 of `block`; waits for the end.
+
+        Args:
+          block: see `block.Block`.
+          lo, hi: which steps.
+          watch_every: a step is watched when it completes a multiple of this number of updates; 0 for never.
+
+        Returns:
+          float [hi - lo, replicas of this process, metrics, 2]: (total, count) over each replica's examples.
+        """
+        if self._mode.compile == "eager":
+            return self._run_eagerly(block, lo, hi, watch_every)
+        self.prepare(block)
+        return self._built[_shapes(block)](block, lo, hi, watch_every)
+
+    def trace(self, block: Block, last_part: bool) -> Concrete:
+        """Traces the step anew for batches of this shape.
+
+        Args:
+          block: of batches.
+          last_part: whether for the last micro-batch of a step, or for one before.
+        """
+        found: list[Guards] = []
+        bodies = Bodies(self._failed)
+        programs = Programs(guarded=self._mode.guarded)
+        xla = self._mode.compile == "xla"
+
+        @tf.function(autograph=True)
+        def step(batches, numbers, watch, part):
+            programs.step = tf.compat.v1.get_default_graph()
+            with (
+                autograph_on(tf.__internal__.autograph.control_status_ctx()),
+                in_xla(xla and self._replicas.count == 1),
+            ):
+                rows = self._on_replicas(batches, numbers, watch, part, last_part, programs if self._whole else None)
+            if not self._mode.guarded:
+                return rows, tf.constant(0)
+            return rows, guarded()
+
+        @tf.autograph.experimental.do_not_convert
+        def guarded():
+            ours = Guards.of(tf.compat.v1.get_default_graph(), bodies)
+            found.append(Guards.joined([ours, *programs.guards]))
+            return found[-1].failed
+
+        self.traces += 1
+        with contextlib.ExitStack() as while_tracing:
+            if xla and self._portable:
+                while_tracing.enter_context(random.portable())
+            if self._by_replica:
+                while_tracing.enter_context(random.by_replica())
+            if self._replicas.count > 1 and xla:
+                if not self._whole:
+                    while_tracing.enter_context(programs)
+            elif self._mode.guarded:
+                while_tracing.enter_context(bodies)
+            batch = {k: tf.TensorSpec(v.shape[3:], v.dtype, name=k) for k, v in block.arrays.items()}
+            count = self._replicas.local
+            signature = (
+                [batch] * count,
+                tf.TensorSpec([count], tf.int64),
+                tf.TensorSpec([], tf.bool),
+                tf.TensorSpec([], tf.int32),
+            )
+            traced = self._observe(lambda: step.get_concrete_function(*signature))
+        if found and found[-1].guards:
+            self._guards[id(traced)] = found[-1]
+        return traced
+
+    @property
+    def compiled(self) -> bool | None:
+        """Whether XLA compiles what is called, read from the traced functions themselves; None before a trace."""
+        found = [built.compiled for built in self._built.values()]
+        return all(found) if found else None
+
+    @property
+    def unit(self) -> str | None:
+        """What XLA compiles as one program; None in other modes and before a trace. See `loop.py`."""
+        return next((built.unit for built in self._built.values()), None)
+
+    @property
+    def reached(self) -> int:
+        """The step that was under way last (updates completed before it)."""
+        return int(self._reached.numpy())
+
+    # --- private ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _by_replica(self) -> bool:
+        return self._replicas.count > 1 or random.is_alone()
+
+    @property
+    def _whole(self) -> bool:
+        """Whether each replica's whole step is an XLA program, in which it meets the others."""
+        return self._mode.compile == "xla" and self._mode.xla_unit == "step" and self._replicas.count > 1
+
+    def _on_replicas(
+        self,
+        batches: Sequence[Batch],
+        numbers: tf.Tensor,
+        watch,
+        part,
+        last_part: bool,
+        programs: Programs | None = None,
+    ) -> tf.Tensor:
+        """Runs the step on each replica of this process; returns their rows, [replicas, metrics, 2].
+
+        With `programs` each replica's step is one of them.
+        """
+
+        def run_step(given: tuple[Batch, tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
+            batch, number, watch, part = given
+
+            def one_step() -> tf.Tensor:
+                self.names, row = self._step(batch, Call(number=number, watch=watch, part=part, last_part=last_part))
+                return row
+
+            return one_step() if programs is None else programs.run(one_step)
+
+        given = [(batch, numbers[index], watch, part) for index, batch in enumerate(batches)]
+        return tf.stack(self._replicas.run(run_step, given))
+
+    def _run_eagerly(self, block: Block, lo: int, hi: int, watch_every: int) -> np.ndarray:
+        rows = []
+        for i in range(lo, hi):
+            numbers = block.numbers[i]
+            self._reached.assign(numbers[0])
+            watch = tf.constant(watch_every > 0 and (int(numbers[0]) + 1) % watch_every == 0)
+            with random.by_replica() if self._by_replica else contextlib.nullcontext():
+                parts = [
+                    self._on_replicas(
+                        micro_batches(block.arrays, i, part), numbers, watch, tf.constant(part), part == block.parts - 1
+                    )
+                    for part in range(block.parts)
+                ]
+            rows.append(merged(parts[:-1], parts[-1]).numpy())
+        return np.stack(rows)
+
+    def _build(self, block: Block) -> Loop:
+        steps = [self.trace(block, last_part) for last_part in ([True] if block.parts == 1 else [False, True])]
+        unit, xla = None, self._mode.compile == "xla"
+        if xla:
+            alone = self._alone or self._mode.xla_unit == "step" or any(map(slow_in_a_loop, steps))
+            of_replicas = "replica" if self._whole else "gradients"
+            unit = of_replicas if self._replicas.count > 1 else "step" if alone else "call"
+        # An XLA program fails as it is compiled, not in one of its steps.
+        reached = None if xla else self._reached
+        return Loop.of(steps, block, unit=unit, reached=reached, guards=self._guards.get(id(steps[-1])))
+
+
+def _shapes(block: Block) -> tuple:
+    return tuple((name, value.dtype, value.shape) for name, value in block.arrays.items())

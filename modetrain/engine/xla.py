@@ -1,0 +1,65 @@
+"""XLA programs inside a traced step: over several replicas each computes its gradients in one, or makes its whole step in one.
+
+    with programs:               # trace the step
+        compiled(function)()     # what `function` returns, from an XLA program of its own
+    programs.guards              # of each of them: what fails in it is told
+
+Nothing but what it returns comes out of such a program, so it returns the number of the guard that failed besides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from modetrain.engine.guards.step_guards import GUARDED, Guards
+
+
+class Programs:
+    """The XLA programs inside one trace of a step; within a `with` block `compiled` makes them.
+
+    Args:
+      guarded: whether what fails in them is to be told.
+
+    Attributes:
+      guards: of each program, in the order of the calls; `failed` is a tensor of the step's graph.
+    """
+
+    def __init__(self, *, guarded: bool):
+        self._guarded = guarded
+        self.guards: list[Guards] = []
+        self.step: tf.Graph | None = None  # that the step is traced into
+
+    def __enter__(self) -> Programs:
+        _entered.append(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _entered.pop()
+
+    def run(self, function: Callable[[], Any]) -> Any:
+        """What the function returns, computed by a program of its own."""
+        # Out of a branch or a loop of the step's the number could not be had.
+        guarded = self._guarded and tf.compat.v1.get_default_graph() is self.step
+        found: list[Guards] = []
+
+        def program():
+            returned = function()
+            found.append(Guards.of(tf.compat.v1.get_default_graph()) if guarded else Guards.none())
+            return returned, found[-1].failed
+
+        program.__name__ = GUARDED if guarded else "program"
+        returned, failed = tf.function(program, jit_compile=True, autograph=False)()
+        if guarded:
+            self.guards.append(Guards(guards=found[-1].guards, failed=failed))
+        return returned
+
+
+_entered: list[Programs] = []
+
+
+def compiled(function: Callable[[], Any]) -> Callable[[], Any]:
+    """The function as an XLA program of its own within `Programs`, elsewhere itself."""
+    return (lambda: _entered[-1].run(function)) if _entered else function

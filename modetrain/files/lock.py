@@ -1,0 +1,113 @@
+"""A run folder belongs to one process at a time: a lock that the kernel gives back when the process dies, however it dies.
+
+    lock = Lock.take(folder)      # ConfigError where another live process has it
+    lock.release()
+
+The file says who has it. Where a file system keeps locks of one machine alone, the holder's heartbeat tells of other machines.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from modetrain.errors import ConfigError
+from modetrain.files import paths
+
+NAME = "lock.json"
+HEARTBEAT = "heartbeat.json"
+_ALIVE = 120.0  # seconds that a heartbeat of another machine counts
+
+
+class Lock:
+    """The lock of a run folder, held.
+
+    Args:
+      descriptor: of the open and locked file.
+      stale: who had it and is gone, in words.
+    """
+
+    def __init__(self, descriptor: int, stale: str | None = None):
+        self._descriptor = descriptor
+        self.stale = stale
+
+    @classmethod
+    def take(cls, folder: Path) -> Lock:
+        """Takes the lock of a folder.
+
+        Raises:
+          ConfigError: another live process has it.
+        """
+        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            problem = _problem(folder, descriptor)
+            if problem is not None:
+                raise ConfigError(problem)
+            left = _read(descriptor)
+            mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, (json.dumps(mine) + "\n").encode(), 0)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(descriptor, stale=_who(left) if left else None)
+
+    def release(self) -> None:
+        """Gives it back; the file stays, empty."""
+        try:
+            os.ftruncate(self._descriptor, 0)
+        finally:
+            os.close(self._descriptor)
+
+
+def held(folder: Path) -> str | None:
+    """Why a folder cannot be written to now, in words; None where it can. Takes nothing and changes nothing."""
+    try:
+        descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return _problem(folder, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _problem(folder: Path, descriptor: int) -> str | None:
+    named = paths.shown(folder, Path.cwd())
+    way = "Wait for its end or stop it, or type run_dir= with another folder."
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return f"run_dir={named}: {_who(_read(descriptor))} is writing there. {way}"
+    except OSError:
+        pass  # a file system without locks: what the file says has to do
+    holder = _read(descriptor)
+    if holder and holder.get("host") != socket.gethostname() and _beats(folder):
+        return f"run_dir={named}: {_who(holder)} is writing there, by its {HEARTBEAT}. {way}"
+    return None
+
+
+def _read(descriptor: int) -> dict[str, Any]:
+    try:
+        found = json.loads(os.pread(descriptor, 4096, 0))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _who(holder: dict[str, Any]) -> str:
+    if not holder:
+        return "another process"
+    return f"process {holder.get('pid')} on {holder.get('host')} (since {holder.get('since')})"
+
+
+def _beats(folder: Path) -> bool:
+    try:
+        return time.time() - json.loads((folder / HEARTBEAT).read_text())["time"] < _ALIVE
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,0 +1,125 @@
+"""Where code and configs are: the shipped conf/ and recipes/, and the user's own beside them.
+
+The user's own files come first everywhere, so that a file of the same name overrides the shipped one and any other
+file adds to it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterable, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+from modetrain.errors import ConfigError
+
+GROUPS = ("recipe", "model", "data", "optimizer", "mode", "callbacks", "debug", "do")
+
+
+def shipped() -> Path:
+    """The folder that holds the shipped `conf/` and `recipes/`: inside an installed wheel, or the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    # The wheel's copy first: beside an installed package there may be anybody's folder called `conf`.
+    return package / "shipped" if (package / "shipped").is_dir() else package.parent
+
+
+def conf_dirs(cwd: Path, extra: Sequence[str] = ()) -> list[Path]:
+    """Where configs are looked up, the first folder that has a file wins: `./conf`, `--config-dir`s, the shipped conf.
+
+    Raises:
+      ConfigError: an extra folder does not exist.
+    """
+    folders = [cwd / "conf"] if (cwd / "conf").is_dir() else []
+    for given in extra:
+        folder = cwd / Path(given).expanduser()
+        if not folder.is_dir():
+            raise ConfigError(
+                f"--config-dir {given}: there is no folder {folder}. Type --config-dir with a folder that holds config "
+                "groups (recipe/, data/, ...), or leave it out: ./conf is found without it."
+            )
+        folders.append(folder)
+    folders.append(shipped() / "conf")
+    return list(dict.fromkeys(folder.resolve() for folder in folders))
+
+
+def options(group: str, folders: Iterable[Path]) -> dict[str, Path]:
+    """The options of one config group by name, each with the file that defines it."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for file in sorted((folder / group).glob("*.yaml")):
+            found.setdefault(file.stem, file)
+    return dict(sorted(found.items()))
+
+
+def describe(file: Path) -> str:
+    """What a config file says about itself: its first comment line that is not a `@package` directive."""
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        if not line.startswith("#"):
+            return ""
+        text = line.lstrip("# ").strip()
+        if text and not text.startswith("@package"):
+            return text
+    return ""
+
+
+def shown(path: Path, cwd: Path) -> str:
+    """A path as a person would write it: relative to the folder they are in where that is shorter."""
+    try:
+        return str(path.relative_to(cwd))
+    except ValueError:
+        return str(path)
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+
+class RecipesFinder(MetaPathFinder):
+    """Makes `import recipes` one package over several folders: the user's own first, then the shipped one.
+
+    Attributes:
+      folders: where `recipes.<name>` is looked up, in order. An `__init__.py` is run if the first that has one, but
+        none is needed.
+    """
+
+    def __init__(self, folders: Sequence[Path]):
+        self.folders = tuple(folders)
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if fullname != "recipes":
+            return None
+        locations = [str(folder) for folder in self.folders]
+        for folder in self.folders:
+            if (folder / "__init__.py").is_file():
+                return importlib.util.spec_from_file_location(
+                    fullname, folder / "__init__.py", submodule_search_locations=locations
+                )
+        spec = ModuleSpec(fullname, None, is_package=True)
+        spec.submodule_search_locations = locations
+        return spec
+
+
+def recipes_dirs(cwd: Path) -> list[Path]:
+    """The folders `recipes.<name>` is looked up in: `./recipes` if there is one, then the shipped recipes."""
+    folders = [folder for folder in (cwd / "recipes", shipped() / "recipes") if folder.is_dir()]
+    return list(dict.fromkeys(folder.resolve() for folder in folders))
+
+
+def install_recipes(cwd: Path) -> None:
+    """Makes `recipes` and the user's own modules in `cwd` importable, from the console script as under `python -m`.
+
+    Nothing is imported here. Calling it again with another folder forgets the recipes of the first.
+    """
+    folders = tuple(recipes_dirs(cwd))
+    old = [finder for finder in sys.meta_path if isinstance(finder, RecipesFinder)]
+    if not old or old[0].folders != folders:
+        sys.meta_path[:] = [RecipesFinder(folders), *(finder for finder in sys.meta_path if finder not in old)]
+        for name in [name for name in sys.modules if name.partition(".")[0] == "recipes"]:
+            del sys.modules[name]
+    if str(cwd) not in sys.path:
+        sys.path.insert(0, str(cwd))

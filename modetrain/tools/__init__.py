@@ -1,0 +1,1 @@
+"""Tools that build trust: inspect, compare and replay. Nothing below imports them."""

@@ -1,0 +1,190 @@
+"""What is seen of the steps of an arm: plain arrays and texts, which travel between processes.
+
+Nothing here imports TensorFlow: the process that judges what it reads has none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from modetrain.diagnostics.location import Place
+from modetrain.tools.compare import tolerance
+
+State = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepError:
+    """What a step raised.
+
+    Attributes:
+      type, message: of the exception.
+      place: the user's line it came from.
+      advice: a plain sentence for what many run into, or None.
+    """
+
+    type: str
+    message: str
+    place: Place | None = None
+    advice: str | None = None
+
+    def __str__(self) -> str:
+        first = self.message.strip().splitlines()[0] if self.message.strip() else ""
+        return f"{self.type}: {first}" if not first.startswith(self.type) else first
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Seen:
+    """One step.
+
+    Attributes:
+      metrics: means over the batch of what the step returned, and the gradient norm.
+      state: every variable after the step.
+      error: what it raised instead; then the rest is empty.
+    """
+
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    state: State = dataclasses.field(default_factory=dict)
+    error: StepError | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What one entry of the state is.
+
+    Attributes:
+      label: what a person calls it: `dense/kernel`, `mean of dense/kernel`.
+      kind: `variable` (trained), `slot` (an optimizer's), `state` (anything else).
+      gradient: how the gradient is read from what this slot became: (name of the gradient, factor of the old value,
+        factor of the new value); None for anything but a first moment.
+    """
+
+    label: str
+    kind: str
+    gradient: tuple[str, float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantity:
+    """One tensor to compare after a step.
+
+    Attributes:
+      kind: `metric`, `gradient`, or an entry's kind.
+      value: what is compared: of variables and slots the change, not the value, in which a wrong update would drown.
+      after: the value it has after the step, for people to read; of metrics and gradients the same as `value`.
+      dtype: of the tensor.
+      spacing: of the numbers it was stored as.
+    """
+
+    kind: str
+    value: np.ndarray
+    after: np.ndarray
+    dtype: str
+    spacing: np.ndarray | float = 0.0
+
+
+def quantities(before: State, seen: Seen, layout: Mapping[str, Entry]) -> dict[str, Quantity]:
+    """Everything that is compared after a step, by label: metrics first, then gradients, variables, slots, the rest."""
+    found: dict[str, Quantity] = {}
+    for name, mean in seen.metrics.items():
+        value = np.asarray(mean, np.float64)
+        found[name] = Quantity(kind="metric", value=value, after=value, dtype="float32")
+    for name, after in seen.state.items():
+        entry = layout[name]
+        if entry.gradient is not None:
+            label, old, new = entry.gradient
+            gradient = old * before[name].astype(np.float64) + new * after.astype(np.float64)
+            found[label] = Quantity(
+                kind="gradient",
+                value=gradient,
+                after=gradient,
+                dtype=after.dtype.name,
+                spacing=abs(new) * tolerance.spacing(after),
+            )
+    for kind in ("variable", "slot", "state"):
+        for name, after in seen.state.items():
+            if layout[name].kind == kind:
+                floating = after.dtype.kind == "f" or after.dtype.name == "bfloat16"
+                change = after.astype(np.float64) - before[name].astype(np.float64) if floating else after
+                found[layout[name].label] = Quantity(
+                    kind=kind,
+                    value=change,
+                    after=after,
+                    dtype=after.dtype.name,
+                    spacing=tolerance.spacing(after) if floating else 0.0,
+                )
+    return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Impure:
+    """A step that gave other numbers when it was repeated.
+
+    Attributes:
+      step: which, from 0.
+      tensors: what differed.
+    """
+
+    step: int
+    tensors: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Times:
+    """How fast an arm is.
+
+    Attributes:
+      compile_s: tracing and compiling.
+      first_step_ms: the first step after that.
+      step_ms: `p50` and `p90` of later steps.
+      examples_per_s: at the median.
+      steps_per_call: steps in each call that was timed.
+      traces: how often the step was traced.
+      peak_memory_mb: most memory that its process held until then, TensorFlow itself included; None where several arms
+        share a process.
+      all_reduce: what taking means over replicas costs; None on one device.
+    """
+
+    compile_s: float
+    first_step_ms: float | None
+    step_ms: Mapping[str, float] | None
+    examples_per_s: float | None
+    steps_per_call: int
+    traces: int
+    peak_memory_mb: float | None = None
+    all_reduce: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArmReport:
+    """What an arm has to tell besides its steps, which are on the shelf as `<arm>/<number>`.
+
+    Attributes:
+      steps: how many steps are on the shelf.
+      effective: what took effect of the mode.
+      layout: what each entry of the state is.
+      compute_dtype: the dtype that most of the step computes in.
+      error: what building or compiling raised.
+      time: None where it could not be measured.
+      drift: per loss its values in a run left alone from the first state on; of the reference itself, of a run that
+        starts with its weights moved by a rounding error.
+      distance: how far the weights of that run are from the reference's after each step, relative to how far those have
+        moved from the start.
+      notes: anything else.
+      narrow: of a variant in float64, the user's first line that computes in less all the same.
+    """
+
+    steps: int
+    effective: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    layout: Mapping[str, Entry] = dataclasses.field(default_factory=dict)
+    compute_dtype: str = "float32"
+    error: StepError | None = None
+    time: Times | None = None
+    drift: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    distance: Sequence[float] = ()
+    notes: tuple[str, ...] = ()
+    narrow: Place | None = None

@@ -1,0 +1,203 @@
+"""Evidence from running on halves of a batch: what the mean over examples is, is the mean of what the halves give.
+
+Two replicas are two halves whose results are averaged. Where the loss of a step breaks that equality, the operations of the
+three runs are laid side by side: the first whose output is neither the examples' own, nor their mean, nor a constant is to blame.
+A half draws its rows of the whole batch's numbers, as a replica does. What replicas do together is left out: updates, and batch
+normalisation, which uses its moving averages. Steps that draw by operations which are not covered, or take means over replicas
+themselves, are not judged so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import op_callbacks
+
+from modetrain.diagnostics import graph_ops, stack
+from modetrain.diagnostics.location import Place, is_users
+from modetrain.engine import random
+from modetrain.engine.optimizer import Optimizer
+from modetrain.tools.inspect.detectors import collectives
+from modetrain.tools.inspect.detectors.side_effects import Calls
+from modetrain.tools.inspect.finding import Finding, finding
+from modetrain.tools.inspect.python_state.snapshot import python_state_kept
+from modetrain.tools.inspect.traced_step import Batch, Steps
+from modetrain.training.nonfinite import is_loss
+
+REPLICAS = 2
+_EVIDENCE = "the step run on halves of the batch"
+_TOLERANCE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Made:
+    """What an operation of an eager run returned."""
+
+    op: str
+    place: Place | None
+    value: np.ndarray
+
+
+def look(steps: Steps, graph: tf.Graph) -> Iterator[Finding]:
+    """Finds a loss, or else a metric, that is not the mean over examples."""
+    batch = steps.batches[0]
+    sizes = {len(value) for value in batch.values()}
+    size = sizes.pop() if len(sizes) == 1 else 1
+    if size % 2 or _cannot_be_judged(graph):
+        return
+    first, second = (
+        {name: value[part] for name, value in batch.items()} for part in (slice(size // 2), slice(size // 2, size))
+    )
+    logs: list[list[_Made]] = []
+    found: list[dict[str, np.ndarray]] = []
+    with steps.state_kept(), Calls(silent=True):
+        for number, (part, replicas) in enumerate(((batch, 1), (first, 2), (second, 2))):
+            try:
+                values, log = _run(steps, part, replica=max(0, number - 1), replicas=replicas)
+            except Exception:  # it needs the whole batch: a shape is written into it
+                return
+            found.append(values)
+            logs.append(log)
+    other = [name for name in found[0] if not _is_mean(*(one[name] for one in found))]
+    losses = [name for name in other if is_loss(name) or name == next(iter(found[0]))]
+    if losses:
+        code, place, what = _blamed(logs) or (
+            "MT701",
+            steps.place,
+            "the loss is not the mean of those of halves of a batch",
+        )
+        yield finding(code, place, what, evidence=_EVIDENCE)
+    for name in other if not losses else ():
+        total, count = found[0][name]
+        made = next((one for one in logs[0] if one.place is not None and np.allclose(one.value, total / count)), None)
+        by = "" if made is None else f"operation {made.op} of a batch, "
+        what = f"{name}: {by}which is not the mean of those of its halves"
+        yield finding(
+            "MT707", steps.place if made is None or made.place is None else made.place, what, evidence=_EVIDENCE
+        )
+
+
+def _is_mean(whole: np.ndarray, first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether a pair (total, count) has the mean of those of two halves."""
+    ours, theirs = (pair[0] / max(pair[1], 1) for pair in (whole, first + second))
+    return np.allclose(ours, theirs, rtol=_TOLERANCE, atol=1e-6, equal_nan=True)
+
+
+def _cannot_be_judged(graph: tf.Graph) -> bool:
+    return collectives.in_graph(graph) or any(
+        random.by_chance(op.type) and op.type not in random.COVERED for op in graph_ops.operations(graph)
+    )
+
+
+def _run(steps: Steps, batch: Batch, *, replica: int, replicas: int) -> tuple[dict[str, np.ndarray], list[_Made]]:
+    """What a step returns on a part of a batch, as pairs (total, count), and what its operations made."""
+    log: list[_Made] = []
+
+    def made(op_type: Any, inputs: Any, attrs: Any, outputs: Any, op_name: Any = None, graph: Any = None) -> None:
+        if graph is None and outputs and outputs[0].dtype.is_floating:
+            kind = op_type.decode() if isinstance(op_type, bytes) else op_type
+            log.append(_Made(op=kind, place=stack.here(), value=outputs[0].numpy()))
+
+    with (
+        steps.state_kept(moved=True),
+        python_state_kept(steps.recipe),
+        _as_replica(replica, replicas),
+        random.alone(replica, replicas),
+        _nothing_met(),
+    ):
+        op_callbacks.add_op_callback(made)
+        try:
+            names, rows = steps.run_eagerly(batch)
+        finally:
+            op_callbacks.remove_op_callback(made)
+    pairs = rows[0].sum(axis=0).astype(np.float64)
+    return dict(zip(names, pairs, strict=True)), log
+
+
+@contextlib.contextmanager
+def _nothing_met() -> Iterator[None]:
+    """Without what replicas do together: no update is made, and batch normalisation does as it does in evaluation."""
+    call, apply = keras.layers.BatchNormalization.call, Optimizer.apply
+
+    def in_evaluation(layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        return call(layer, inputs, training=False, mask=mask)
+
+    keras.layers.BatchNormalization.call = in_evaluation
+    Optimizer.apply = lambda *given, **named: {}  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        keras.layers.BatchNormalization.call, Optimizer.apply = call, apply  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _as_replica(replica: int, replicas: int) -> Iterator[None]:
+    """The user's code finds itself on this replica of so many; everybody else does not."""
+    with contextlib.ExitStack() as undo:
+        for cls, name, answer in (
+            (type(tf.distribute.get_strategy()), "num_replicas_in_sync", replicas),
+            (type(tf.distribute.get_replica_context()), "num_replicas_in_sync", replicas),
+            (type(tf.distribute.get_replica_context()), "replica_id_in_sync_group", replica),
+        ):
+            holder = next(one for one in cls.__mro__ if name in vars(one))
+            original = vars(holder)[name]
+            setattr(holder, name, _answering(original, answer))
+            undo.callback(setattr, holder, name, original)
+        yield
+
+
+def _answering(original: property, answer: int) -> property:
+    def ask(thing: Any) -> Any:
+        return answer if is_users(sys._getframe(1).f_code.co_filename) else original.__get__(thing)
+
+    return property(ask)
+
+
+def _blamed(logs: list[list[_Made]]) -> tuple[str, Place, str] | None:
+    whole, first, second = logs
+    if [made.op for made in whole] != [made.op for made in first]:
+        return None
+    sums = None
+    for made, one, other in zip(whole, first, second, strict=True):
+        if made.place is None:
+            continue
+        kind = _kind(made.value, one.value, other.value)
+        if kind == "other":
+            return (
+                "MT701",
+                made.place,
+                f"operation {made.op} of a batch is not the mean, nor the rows, of those of its halves",
+            )
+        if kind == "rows of the batch":
+            return "MT702", made.place, f"operation {made.op} mixes rows of the batch"
+        if kind == "sum" and made.op == "Sum" and sums is None:
+            sums = made.place
+    return None if sums is None else ("MT701", sums, "a sum over the examples, which is smaller on a replica's share")
+
+
+def _kind(whole: np.ndarray, one: np.ndarray, other: np.ndarray) -> str:
+    """How an output on the whole batch comes from those on its halves."""
+
+    def near(value: np.ndarray) -> bool:
+        return np.allclose(whole, value, rtol=_TOLERANCE, atol=1e-5 * np.abs(whole).max(initial=0.0), equal_nan=True)
+
+    if whole.shape == one.shape:
+        if near(one) and near(other):
+            return "constant"
+        return "mean" if near((one + other) / 2) else "sum" if near(one + other) else "other"
+    joins = [
+        np.concatenate([one, other], axis=axis)
+        for axis in range(whole.ndim)
+        if one.shape == other.shape and (*one.shape[:axis], 2 * one.shape[axis], *one.shape[axis + 1 :]) == whole.shape
+    ]
+    if any(map(near, joins)):
+        return "rows"
+    scaled = any(np.ptp(joined[whole != 0] / whole[whole != 0]) < _TOLERANCE for joined in joins if (whole != 0).any())
+    return "rows of the batch" if not scaled and whole.ndim and whole.shape[0] == 2 * one.shape[0] else "other"

@@ -1,0 +1,135 @@
+"""Python loops that tracing unrolls: operations that one line made again and again.
+
+Operations with the same stack of the user's lines were made by rounds of a loop. A loop over layers or variables, each of
+which is another one, is how models are written and is not told; counting and iterating over rows of a tensor is.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections
+import functools
+import re
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from modetrain.diagnostics import graph_ops
+from modetrain.diagnostics import stack as lines
+from modetrain.diagnostics.location import Place, is_users
+from modetrain.tools.inspect.finding import Finding, finding
+from modetrain.tools.inspect.python_state.reachable import tree_of_file
+
+# Rounds from which on it is told: of a loop over the rows of a tensor, of one that counts, of any other.
+_ROWS, _COUNTED, _OTHERS = 4, 10, 32
+_COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+_LOOPS = (ast.For, ast.While, *_COMPREHENSIONS)
+
+_OF_ROWS = re.compile(r"\.shape|unstack\(|split\(|range\(len\(")
+_OF_COLUMNS = re.compile(r"axis=-?[1-9]")
+
+
+def look(graph: tf.Graph, replicas: int = 1) -> Iterator[Finding]:
+    """Finds the loops that were unrolled into a graph.
+
+    Args:
+      graph: of a step.
+      replicas: how many of them the graph has, each of which makes the operations of a line once more.
+    """
+    made: dict[Place, dict[tuple[str, int], list[int]]] = {}
+    total: collections.Counter[Place] = collections.Counter()
+    resources: dict[Place, set[str]] = {}
+    nodes: dict[Place, ast.AST | None] = {}
+    for stack, ops in _by_stack(graph).items():
+        most = max(collections.Counter(op.type for op in ops).values()) // replicas
+        if most < _ROWS:
+            continue
+        line = next((one for one in stack if is_users(one[0])), stack[0])
+        for place, node in _loops_around(stack):
+            nodes[place] = node
+            made.setdefault(place, {}).setdefault(line, []).append(most)
+            total[place] += len(ops) // replicas
+            resources.setdefault(place, set()).update(
+                tensor.name for op in ops for tensor in op.inputs if tensor.dtype == tf.resource
+            )
+    for place, lines_ in made.items():
+        # A line may make several operations of a kind in a round, and a loop leave a line out in some.
+        count = max(map(statistics.median_low, lines_.values()))
+        node = nodes[place]
+        if count >= _threshold(node) and len(resources[place]) < count / 2:
+            what = f"the loop made {total[place]} operations in about {count} rounds"
+            yield finding("MT501", place, what, evidence="operations by the line that made them")
+
+
+def _by_stack(graph: tf.Graph) -> dict[tuple[tuple[str, int], ...], list[tf.Operation]]:
+    """Operations by the user's lines that made them, innermost first; those of gradients left out."""
+    counts = collections.Counter(op.type for op in graph.get_operations())
+    often = {
+        kind
+        for kind, count in counts.items()
+        if count >= _ROWS and kind not in ("Const", "Placeholder", "Identity", "NoOp")
+    }
+    found: dict[tuple[tuple[str, int], ...], list[tf.Operation]] = {}
+    if not often:
+        return found
+    keys: dict[Any, tuple[tuple[str, int], ...]] = {}
+    for op in graph_ops.operations(graph):
+        if op.type in often and "gradient_tape" not in op.name:
+            stack = op.traceback  # to be hashed is cheap, to be read is not
+            if stack not in keys:
+                # A function that calls itself has its lines again and again in the stack.
+                frames = lines.inside_trace(list(stack))
+                keys[stack] = tuple(dict.fromkeys((frame.filename, frame.lineno) for frame in frames))
+            found.setdefault(keys[stack], []).append(op)
+    return found
+
+
+def _loops_around(stack: tuple[tuple[str, int], ...]) -> Iterator[tuple[Place, ast.AST | None]]:
+    """The innermost loop that the stack's lines are in; the innermost line itself where none of them is in a loop."""
+    users = [(file, line) for file, line in stack if is_users(file)]
+    for file, line in users:
+        node = _loop_at(file, line)
+        if node is not None:
+            yield Place(file=file, line=node.lineno), node  # type: ignore[attr-defined]
+            return
+    if users:
+        yield Place(file=users[0][0], line=users[0][1]), None
+
+
+def _loop_at(file: str, line: int) -> ast.AST | None:
+    around = [
+        node
+        for node in _loops_of(file)
+        if node.lineno <= line <= (node.end_lineno or node.lineno) and _in_body(node, line)
+    ]
+    return max(around, key=lambda node: node.lineno, default=None)
+
+
+@functools.lru_cache(maxsize=256)
+def _loops_of(file: str) -> tuple[Any, ...]:
+    tree = tree_of_file(file)
+    return tuple(node for node in ast.walk(tree) if isinstance(node, _LOOPS)) if tree is not None else ()
+
+
+def _in_body(node: ast.AST, line: int) -> bool:
+    """Whether the line is in what is repeated: not in a `for`'s iterable, nor in a function defined there."""
+    if isinstance(node, _COMPREHENSIONS):
+        return True
+    body = node.body  # type: ignore[attr-defined]
+    return body[0].lineno <= line <= (body[-1].end_lineno or body[-1].lineno) or (
+        isinstance(node, ast.While) and line == node.lineno
+    )
+
+
+def _threshold(node: ast.AST | None) -> int:
+    if node is None:
+        return _OTHERS
+    if isinstance(node, ast.While):
+        return _COUNTED
+    iterables = [one.iter for one in node.generators] if isinstance(node, _COMPREHENSIONS) else [node.iter]  # type: ignore[attr-defined]
+    text = " ".join(ast.unparse(one) for one in iterables)
+    if _OF_ROWS.search(text) and not _OF_COLUMNS.search(text):
+        return _ROWS
+    return _COUNTED if "range(" in text or "count(" in text else _OTHERS

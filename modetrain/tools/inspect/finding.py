@@ -1,0 +1,110 @@
+"""A finding: something that a compiled run does differently from what the user's Python says, at one of the user's lines.
+
+Findings are plain data, so that tests can compare them and `inspect.json` can hold them; `codes.py` says what each code means.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+
+from modetrain.diagnostics.location import Place
+from modetrain.tools.inspect.codes import CODES
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One diagnosis.
+
+    Attributes:
+      code: `MT101` and so on; stable from version to version.
+      file, line, text: the user's line, and what stands there.
+      what: what was seen, with names and values.
+      why: why it matters.
+      fix: what to write instead.
+      evidence: how it is known: a word for each kind of evidence that saw it.
+      mode: in which mode it changes what a run does: `graph` (and so `xla` too), `xla`, `tpu`, `replicas` or `data`.
+    """
+
+    code: str
+    file: str
+    line: int
+    text: str
+    what: str
+    why: str
+    fix: str
+    evidence: tuple[str, ...]
+    mode: str = "graph"
+
+    def __repr__(self) -> str:
+        """Short, for a test that fails: pytest cuts the middle out of what is long."""
+        return f"<{self.code} {self.place.shown}: {self.what}>"
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.place}: {self.what}. {self.fix}"
+
+    @property
+    def place(self) -> Place:
+        """Where it is."""
+        return Place(file=self.file, line=self.line)
+
+
+def finding(
+    code: str, place: Place, what: str, *, evidence: str, mode: str | None = None, fix: str | None = None
+) -> Finding:
+    """A finding with what its code says of every one of its kind.
+
+    Args:
+      code: see `codes.CODES`.
+      place: the user's line.
+      what: what was seen there.
+      evidence: the kind of evidence.
+      mode: by default that of the code.
+      fix: by default that of the code.
+    """
+    known = CODES[code]
+    return Finding(
+        code=code,
+        file=place.file,
+        line=place.line,
+        text=place.text,
+        what=what,
+        why=known.why,
+        fix=fix or known.fix,
+        evidence=(evidence,),
+        mode=mode or known.mode,
+    )
+
+
+def merged(findings: Iterable[Finding]) -> list[Finding]:
+    """One finding for each code and line, with all the evidence for it; in the order of files and lines."""
+    found: dict[tuple[str, str, int], Finding] = {}
+    for one in findings:
+        key = (one.code, one.file, one.line)
+        first = found.setdefault(key, one)
+        if first is not one:
+            evidence = tuple(dict.fromkeys((*first.evidence, *one.evidence)))
+            found[key] = dataclasses.replace(first, evidence=evidence)
+    return sorted(found.values(), key=lambda one: (one.file, one.line, one.code))
+
+
+def by_place(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings in several modes: the first of each code and line, in the order of files and lines."""
+    found: dict[tuple[str, str, int], Finding] = {}
+    for one in findings:
+        found.setdefault((one.code, one.file, one.line), one)
+    return sorted(found.values(), key=lambda one: (one.file, one.line, one.code))
+
+
+# Waives what is found at a line: `x = time.time()  # modetrain: ignore MT302`, or without a code all of it.
+_WAIVER = re.compile(r"#\s*modetrain:\s*ignore(?P<codes>(?:[\s,:]+MT\d+)*)")
+
+
+def waived(one: Finding) -> bool:
+    """Whether the user has waived it at its line."""
+    marked = _WAIVER.search(one.text)
+    if marked is None:
+        return False
+    codes = re.findall(r"MT\d+", marked["codes"])
+    return not codes or one.code in codes

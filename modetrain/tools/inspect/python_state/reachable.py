@@ -1,0 +1,270 @@
+"""Which of the user's functions a step may run, found on the live objects: methods, helpers, layers, closures, wrappers.
+
+Names are followed generously: a function that shares its name with one that the step calls is taken along. What is
+reported rests on what was seen to happen; this says where to look.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import linecache
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import keras
+
+from modetrain.diagnostics.location import is_users
+
+_MOST_ITEMS = 100
+
+
+@dataclasses.dataclass(kw_only=True)
+class Reached:
+    """What a step reaches.
+
+    Attributes:
+      functions: the user's functions, those of the recipe first.
+      names: every name that their code mentions, as a variable or an attribute.
+      objects: the user's own objects, classes and modules on the way, by the expression that leads there.
+      caches: the `lru_cache`s on the way, by expression.
+      owners: per code object the object whose method it is, where that is known.
+    """
+
+    functions: list[types.FunctionType] = dataclasses.field(default_factory=list)
+    names: set[str] = dataclasses.field(default_factory=set)
+    objects: dict[str, Any] = dataclasses.field(default_factory=dict)
+    caches: dict[str, Any] = dataclasses.field(default_factory=dict)
+    owners: dict[types.CodeType, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def files(self) -> set[str]:
+        """The files that the functions are in."""
+        return {function.__code__.co_filename for function in self.functions}
+
+
+def reached(root: Any, methods: Iterable[str]) -> Reached:
+    """Follows the step methods of a recipe.
+
+    Args:
+      root: the recipe.
+      methods: names of its methods to begin with.
+    """
+    search = _Search()
+    search.add_object("self", root)
+    for name in methods:
+        search.consider(name, getattr(type(root), name, None), root)
+    search.run()
+    return search.found
+
+
+class _Search:
+    def __init__(self) -> None:
+        self.found = Reached()
+        self._known: set[int] = set()
+        self._kept: list[Any] = []  # whose ids are in `_known`
+
+    def run(self) -> None:
+        """Follows names until no new function turns up."""
+        seen = (-1, -1)
+        while seen != (seen := (len(self.found.functions), len(self.found.objects))):
+            for expression, thing in list(self.found.objects.items()):
+                self._follow_members(expression, thing)
+
+    def add_object(self, expression: str, thing: Any) -> None:
+        if self._is_new(thing):
+            self.found.objects[expression] = thing
+            for name, value in list(attributes_of(thing).items()):
+                self.consider(f"{expression}.{name}", value)
+
+    def consider(self, expression: str, value: Any, owner: Any = None) -> None:
+        """Takes along what a step may call or look into."""
+        if isinstance(value, types.MethodType):
+            self.consider(expression, value.__func__, value.__self__)
+            self._add_if_users(expression, value.__self__)
+        elif isinstance(value, (staticmethod, classmethod)):
+            self.consider(expression, value.__func__, owner)
+        elif isinstance(value, property):
+            self.consider(expression, value.fget, owner)
+        elif isinstance(value, functools.cached_property):
+            self.consider(expression, value.func, owner)
+        elif isinstance(value, functools.partial):
+            for part in (value.func, *value.args, *value.keywords.values()):
+                self.consider(expression, part)
+        elif isinstance(value, types.FunctionType):
+            self._add_function(value, owner)
+        elif (inner := _wrapped(value)) is not None:
+            if isinstance(value, functools._lru_cache_wrapper):
+                self.found.caches[f"{expression} (a cache)"] = value
+            self.consider(expression, inner, owner)
+        elif isinstance(value, keras.Layer):
+            self._add_layer(expression, value)
+        elif isinstance(value, Mapping):
+            for key, item in list(value.items())[:_MOST_ITEMS]:
+                self.consider(f"{expression}[{key!r}]", item)
+        elif isinstance(value, (list, tuple)):
+            for index, item in enumerate(value[:_MOST_ITEMS]):
+                self.consider(f"{expression}[{index}]", item)
+        else:
+            self._add_if_users(expression, value)
+
+    def _add_if_users(self, expression: str, value: Any) -> None:
+        if is_users_object(value):
+            self.add_object(expression, value)
+            if not isinstance(value, (type, types.ModuleType)) and "__call__" in vars(type(value)):
+                self.consider(expression, type(value).__call__, value)
+
+    def _add_function(self, function: types.FunctionType, owner: Any) -> None:
+        code = function.__code__
+        if owner is not None:
+            self.found.owners.setdefault(code, owner)
+        if not self._is_new(function):
+            return
+        if is_users(code.co_filename):
+            self.found.functions.append(function)
+            names = names_in(code)
+            self.found.names |= names
+            module = function.__globals__
+            for name in names:
+                if name in module:
+                    self.consider(name, module[name])
+        if (inner := getattr(function, "__wrapped__", None)) is not None:
+            self.consider(function.__qualname__, inner, owner)
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
+            try:
+                self.consider(name, cell.cell_contents)
+            except ValueError:  # not filled yet
+                continue
+        for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            self.consider(f"{function.__qualname__}()", default)
+
+    def _add_layer(self, expression: str, layer: keras.Layer) -> None:
+        for inner in layer._flatten_layers(include_self=True, recursive=True):
+            if is_users_object(inner) and self._is_new(inner):
+                self.found.objects[expression if inner is layer else f"{expression}/{inner.name}"] = inner
+                self.consider(expression, type(inner).call, inner)
+                for name, value in list(attributes_of(inner).items()):
+                    if not name.startswith("_"):
+                        self.consider(f"{expression}.{name}", value)
+
+    def _follow_members(self, expression: str, thing: Any) -> None:
+        for name in list(self.found.names):
+            if isinstance(thing, types.ModuleType):
+                if name in vars(thing):
+                    self.consider(f"{expression}.{name}", vars(thing)[name])
+                continue
+            # Of every class that has it: `super()` leads from one to the next.
+            for cls in thing.__mro__ if isinstance(thing, type) else type(thing).__mro__:
+                if name in vars(cls) and is_users(_file_of(cls)):
+                    self.consider(f"{expression}.{name}", vars(cls)[name], None if thing is cls else thing)
+        if isinstance(thing, type) and "__init__" in vars(thing):
+            self.consider(expression, vars(thing)["__init__"])
+
+    def _is_new(self, thing: Any) -> bool:
+        if id(thing) in self._known:
+            return False
+        self._known.add(id(thing))
+        self._kept.append(thing)
+        return True
+
+
+def names_in(code: types.CodeType) -> set[str]:
+    """Every name that a function's code mentions, that of the functions inside it included."""
+    found = set(code.co_names) | set(code.co_freevars)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found |= names_in(constant)
+    return found
+
+
+def is_users_object(value: Any) -> bool:
+    """Whether it is a module or a class of the user's, or an object of such a class."""
+    if isinstance(value, types.ModuleType):
+        return is_users(getattr(value, "__file__", None) or "<none>")
+    cls = value if isinstance(value, type) else type(value)
+    return is_users(_file_of(cls))
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_of(cls: type) -> str:
+    import sys
+
+    module = sys.modules.get(cls.__module__)
+    file = getattr(module, "__file__", None)
+    if file is None and cls.__module__ == "__main__":
+        return "__main__"
+    return file or "<none>"
+
+
+def attributes_of(thing: Any) -> dict[str, Any]:
+    """The attributes of an object itself, those in slots included."""
+    if isinstance(thing, (type, types.ModuleType)):
+        return {}
+    found = dict(getattr(thing, "__dict__", {}))
+    for cls in type(thing).__mro__:
+        for name in _slots(cls):
+            if hasattr(thing, name):
+                found[name] = getattr(thing, name)
+    return found
+
+
+def _slots(cls: type) -> tuple[str, ...]:
+    slots = vars(cls).get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _wrapped(value: Any) -> Any:
+    """The Python function inside a `tf.function` or an `lru_cache`."""
+    if isinstance(value, (type, types.ModuleType)):
+        return None
+    for name in ("python_function", "__wrapped__"):
+        try:
+            inner = getattr(value, name, None)
+        except Exception:  # an attribute of the user's own may do anything
+            continue
+        if isinstance(inner, (types.FunctionType, types.MethodType)):
+            return inner
+    return None
+
+
+# --- source -----------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=256)
+def tree_of_file(file: str) -> ast.Module | None:
+    """The syntax tree of a file; None where there is no source."""
+    try:
+        return ast.parse("".join(linecache.getlines(file)))
+    except (SyntaxError, ValueError):
+        return None
+
+
+def tree_of(function: types.FunctionType) -> ast.AST | None:
+    """The syntax tree of a function: its `def`, or its lambda."""
+    code = function.__code__
+    return next((node for node in functions_in(code.co_filename) if first_line(node) == code.co_firstlineno), None)
+
+
+@functools.lru_cache(maxsize=256)
+def functions_in(file: str) -> tuple[ast.AST, ...]:
+    """Every function of a file."""
+    tree = tree_of_file(file)
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    return tuple(node for node in ast.walk(tree) if isinstance(node, kinds)) if tree is not None else ()
+
+
+def first_line(node: ast.AST) -> int:
+    """The line a function begins at, as its code object counts: at the first decorator."""
+    lines = [decorator.lineno for decorator in getattr(node, "decorator_list", ())]
+    return min([*lines, node.lineno])  # type: ignore[attr-defined]
+
+
+def nodes_of(functions: Iterable[types.FunctionType]) -> Iterator[tuple[types.FunctionType, ast.AST]]:
+    """Every node of the functions' bodies, with the function it is in."""
+    for function in functions:
+        tree = tree_of(function)
+        if tree is not None:
+            for node in ast.walk(tree):
+                yield function, node

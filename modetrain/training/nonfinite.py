@@ -1,0 +1,113 @@
+"""What a NaN or an infinity in a loss or a gradient leads to: stop there, skip the update, or go back.
+
+Found by a flag that every update returns with its metrics, in every mode: XLA leaves TensorFlow's own checks out. Each
+step has its own flag, so that the step is known exactly, however many a call runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from modetrain.engine.rows import Rows
+from modetrain.settings import NonfiniteSettings
+
+FLAG = "nonfinite"  # the metric in which an update tells
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something that is not finite.
+
+    Attributes:
+      step: updates completed before the step it is in.
+      what: in words.
+    """
+
+    step: int
+    what: str
+
+
+class Nonfinite:
+    """Looks through the rows of every call.
+
+    Args:
+      settings: what to do about it.
+      say: prints a line.
+
+    Attributes:
+      settings: as given.
+      skipped: updates that were skipped so far.
+      in_a_row: how many of them were the last ones.
+    """
+
+    def __init__(self, settings: NonfiniteSettings, say: Callable[[str], None] = print):
+        self.settings = settings
+        self._say = say
+        self.skipped = 0
+        self.in_a_row = 0
+
+    def look(self, rows: Rows) -> tuple[Rows, Finding | None]:
+        """Takes the flags out of the rows, and of skipped steps what would spoil every mean.
+
+        Returns:
+          The rows for everybody else, and what ends the run or sends it back, if anything does.
+        """
+        if self.settings.policy == "ignore":
+            return rows, None
+        flags = [n for n, name in enumerate(rows.names) if name.split("/")[0] == FLAG]
+        losses = [n for n, name in enumerate(rows.names) if is_loss(name)]
+        finite = np.isfinite(rows.values[:, :, 0])
+        flagged = (rows.values[:, flags, 0] != 0).any(axis=1)
+        # A loss that is shown and not minimized has no flag; other metrics may well be infinite or undefined.
+        bad = flagged | ~finite[:, losses].all(axis=1)
+        shown = [n for n in range(len(rows.names)) if n not in flags]
+        kept = Rows(first=rows.first, names=tuple(rows.names[n] for n in shown), values=rows.values[:, shown])
+        if not bad.any():
+            self.in_a_row = 0
+            return kept, None
+        if self.settings.policy != "skip":
+            index = int(np.argmax(bad))
+            return kept, Finding(step=rows.first + index, what=_what(rows, index, losses))
+        for index in range(len(bad)):
+            if bad[index] and not flagged[index]:
+                return kept, Finding(step=rows.first + index, what=_what(rows, index, losses) + ", which no update saw")
+            self.in_a_row = self.in_a_row + 1 if bad[index] else 0
+            if bad[index] and not self.skipped:
+                self._say(
+                    f"WARNING: {_what(rows, index, losses)} in step {rows.first + index + 1}: its update is skipped "
+                    "(nonfinite.policy=skip); later ones are counted only"
+                )
+            self.skipped += int(bad[index])
+            if self.in_a_row > self.settings.limit:
+                many = f", after nonfinite.limit={self.settings.limit} skipped updates in a row"
+                return kept, Finding(step=rows.first + index, what=_what(rows, index, losses) + many)
+        values = kept.values.copy()
+        values[bad[:, None] & ~np.isfinite(values[:, :, 0])] = 0.0  # nothing counted
+        return dataclasses.replace(kept, values=values), None
+
+    def state(self) -> dict[str, Any]:
+        """The counters, as JSON."""
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state` gave."""
+        self.skipped, self.in_a_row = state.get("skipped", 0), state.get("in_a_row", 0)
+
+
+def is_loss(name: str) -> bool:
+    """Whether a metric is a loss, by its name."""
+    return "loss" in name and not name.startswith("loss_scale")
+
+
+def _what(rows: Rows, index: int, losses: list[int]) -> str:
+    for n in losses:
+        total, count = rows.values[index, n]
+        if not np.isfinite(total):
+            return f"{rows.names[n]} is {total}"
+        if n == losses[-1]:
+            return f"a gradient is not finite ({rows.names[n]} is {total / count if count else total:.4g})"
+    return "a gradient is not finite"
