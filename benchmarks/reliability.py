@@ -62,18 +62,18 @@ def worker(arm: str, words: list[str], pipe: Connection, folder: str) -> None:
         def next_step(self, step):
             return self.until if self.until > step else None
 
-        def start(self, run):
+        def on_train_begin(self, trainer):
             self.ask(session)
 
-        def look(self, run):
+        def on_step(self, trainer):
             keeper = session.callbacks[-1]
             keeper.saver.wait()  # what a window began is paid in it
             now = (time.perf_counter(), time.process_time())
             seconds = [late - early for late, early in zip(now, self.began, strict=True)]
-            pipe.send((seconds, session.clock.seconds["checkpoint"], keeper.saver.seconds))
+            pipe.send((seconds, session.timer.seconds["checkpoint"], keeper.saver.seconds))
             self.ask(session)
 
-        def ask(self, run):
+        def ask(self, trainer):
             steps = pipe.recv()
             if steps is None:
                 session.stop()

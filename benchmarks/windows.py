@@ -54,9 +54,9 @@ class WindowsCallback(Callback):
         super().__init__(every=steps)
         self._windows = Windows(Connection(os.dup(fd)), steps)
 
-    def start(self, run):
+    def on_train_begin(self, trainer):
         if not self._windows.wait():
-            run.stop()
+            trainer.stop()
 
-    def look(self, run):
-        self.start(run)
+    def on_step(self, trainer):
+        self.on_train_begin(trainer)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from modetrain.version import VERSION
+
 if TYPE_CHECKING:
     from modetrain.callback import Callback as Callback
     from modetrain.config.key import Bounds as Bounds
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from modetrain.tools.compare.in_process import compare as compare
     from modetrain.tools.inspect.library import inspect as inspect
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _MODULES = {
     "Bounds": "modetrain.config.key",

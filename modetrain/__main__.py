@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modetrain import output_streams
+from modetrain import console
 from modetrain.cluster import protocol
 from modetrain.cluster.rendezvous import NotJoinedError
 from modetrain.config import arguments
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the words after the program's name; those of this process by default.
     """
     protocol.die_with_parent(os.environ)
-    output_streams.last()
+    console.outlive_readers()
     try:
         return _main(sys.argv[1:] if argv is None else list(argv), Path.cwd())
     except ConfigError as error:
@@ -89,9 +89,10 @@ def _main(words: Sequence[str], cwd: Path) -> int:
 
         return replaying.replay(settings, line, cwd)
     from modetrain.app.session import run
+    from modetrain.tools.inspect.inspect_command import TOOLS
 
     settings = dataclasses.replace(settings, command=os.environ.get(protocol.COMMAND, settings.command))
-    return run(settings, debugger=line.pdb, started=_STARTED)
+    return run(settings, debugger=line.pdb, started=_STARTED, tools=TOOLS)
 
 
 @contextlib.contextmanager

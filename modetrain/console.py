@@ -1,17 +1,25 @@
-"""What is printed for whoever types a command: on a terminal, or into a log file."""
+"""Standard output and error: what a person reads, on a terminal or in a log file, and streams that outlive their reader."""
 
 from __future__ import annotations
 
 import functools
+import io
+import logging
+import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _WIDTH = 120  # a log file has no width of its own
 
 
-def console() -> Console:
-    """The console of standard output."""
+@functools.cache
+def stdout() -> Console:
+    """The console of standard output, which a progress bar and all lines share."""
+    from rich.console import Console  # 50 ms, which a refused command line need not wait for
+
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH)
 
@@ -19,3 +27,54 @@ def console() -> Console:
 def plain(console: Console) -> Callable[[str], None]:
     """What prints a line as it stands: brackets are no markup, and a long line is not broken."""
     return functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints log records of the library as plain lines; a warning begins with its level."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
+        plain(stdout())(f"{prefix}{record.getMessage()}")
+
+
+def show_log() -> None:
+    """Prints what the library logs to standard output, once however often it is called."""
+    log = logging.getLogger("modetrain")
+    if not any(isinstance(handler, ConsoleHandler) for handler in log.handlers):
+        log.addHandler(ConsoleHandler())
+        log.propagate = False
+    log.setLevel(logging.INFO)
+
+
+class _LastingFile(io.FileIO):
+    """Drops what cannot be written, as C's stdio does."""
+
+    def write(self, data) -> int:  # type: ignore[override]  # any buffer, as FileIO has it
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def outlive_readers() -> None:
+    """From now on an error of writing to `sys.stdout` or `sys.stderr` ends nothing; a stream that was replaced is left as it is.
+
+    A run must not end because its terminal was closed, the `tee` behind it was killed, or the disk of its log is full.
+    """
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+        sys.stdout = _lasting(sys.stdout)
+    if sys.stderr is sys.__stderr__ and sys.stderr is not None:
+        sys.stderr = _lasting(sys.stderr)
+
+
+def _lasting(stream: TextIO) -> TextIO:
+    assert isinstance(stream, io.TextIOWrapper)
+    stream.flush()
+    raw = _LastingFile(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw) if isinstance(stream.buffer, io.BufferedWriter) else raw,  # `python -u` has no buffer
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )

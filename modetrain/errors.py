@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend, and the shape of their messages.
+"""Errors that are the user's to fix, and the shape of their messages.
 
 Every message follows one pattern: the value given, the value seen, why it cannot work, the exact override to type.
 """
@@ -11,6 +11,10 @@ from collections.abc import Iterable
 
 class ConfigError(Exception):
     """A configuration that cannot run. The command line prints it without a traceback and exits with code 2."""
+
+
+class NotSavedError(RuntimeError):
+    """A checkpoint that could not be written."""
 
 
 def closest(given: str, known: Iterable[str]) -> str | None:

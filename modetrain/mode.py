@@ -20,6 +20,14 @@ XLA_UNITS = ("auto", "step")
 LOGICAL_CPUS = (
     64  # a step is traced and compiled once for each: minutes for so many, and the time grows faster than the number
 )
+PRESETS = {  # name: (compile, strategy)
+    "eager": ("eager", "one_device"),
+    "graph": ("graph", "one_device"),
+    "xla": ("xla", "one_device"),
+    "mirrored": ("graph", "mirrored"),
+    "multiworker": ("graph", "multiworker"),
+    "tpu": ("xla", "tpu"),
+}
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 
 
@@ -72,6 +80,18 @@ class Mode:
     strict: bool = False
     debug_data: bool = False
     guards: bool | str = "auto"
+
+    @classmethod
+    def named(cls, name: str) -> Mode:
+        """The mode of a preset, as `mode=<name>` on the command line.
+
+        Raises:
+          ConfigError: there is no such preset.
+        """
+        if name not in PRESETS:
+            raise ConfigError(f"mode={name}: it is one of {', '.join(PRESETS)}.{did_you_mean(name, PRESETS)}")
+        compile, strategy = PRESETS[name]
+        return cls(name=name, compile=compile, strategy=strategy)
 
     def check(self) -> None:
         """Raises ConfigError for a value that is no choice, or a combination that TensorFlow cannot run."""

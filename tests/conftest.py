@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import gc
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -154,19 +155,55 @@ def make_recipe(mlp):
 
 
 @pytest.fixture
-def make_trainer(make_recipe, make_data, tmp_path):
+def said():
+    """The lines that the library logs, as the command line prints them."""
+    lines: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record):
+            prefix = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
+            lines.append(f"{prefix}{record.getMessage()}")
+
+    log, handler = logging.getLogger("modetrain"), Keep()
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield lines
+    log.removeHandler(handler)
+    log.setLevel(level)
+
+
+@pytest.fixture
+def make_trainer(make_recipe, make_data, tmp_path, said):
     """Builds a trainer: `make_trainer("xla", Recipe, steps=5, callbacks=[...], data={...}, mode={...}, ema=0.9)`.
 
-    What is no argument of its own goes to `make_recipe`. What is said stays in `trainer.said`.
+    What is no argument of its own goes to `make_recipe`. What is logged stays in `trainer.said`.
     """
+    from modetrain.callback import Callback
+    from modetrain.callbacks.flight_recorder import Recorder
     from modetrain.engine.batching import Cut
     from modetrain.engine.devices import Replicas
     from modetrain.mode import Mode
     from modetrain.trainer import Trainer
 
-    own = ("callbacks", "folder", "step", "nonfinite", "watch_every", "clock", "command")
+    own = ("folder", "nonfinite", "timer")
 
-    def make(compile, cls=None, *, recipe=None, replicas=None, steps=10, seed=0, data=None, mode=None, **given):
+    def make(
+        compile,
+        cls=None,
+        *,
+        recipe=None,
+        replicas=None,
+        steps=10,
+        step=0,
+        seed=0,
+        data=None,
+        mode=None,
+        callbacks=(),
+        watch_every=0,
+        command="",
+        **given,
+    ):
         batch_size = (data or {}).get("batch_size", 8)
         trainer_arguments = {name: given.pop(name) for name in own if name in given}
         replicas = replicas or Replicas()
@@ -174,16 +211,23 @@ def make_trainer(make_recipe, make_data, tmp_path):
             classes = (cls,) if cls is not None else ()
             with replicas.scope():
                 recipe = make_recipe(*classes, steps=steps, seed=seed, batch_size=batch_size, **given)
-        said: list[str] = []
+        more = []
+        if watch_every:
+            more.append(Callback())
+            more[0].grad_norm_every = watch_every
+        if command and not any(isinstance(callback, Recorder) for callback in callbacks):
+            more.append(Recorder(keep=0, config={}, made_on={}, command=command))
         trainer = Trainer(
-            recipe=recipe,
+            recipe,
+            make_data(seed=seed, **{"cut": Cut.over(replicas, recipe.micro_batches), **(data or {})}),
             mode=Mode(**{"name": compile, "compile": compile, **(mode or {})}),
             replicas=replicas,
-            data=make_data(seed=seed, **{"cut": Cut.over(replicas, recipe.micro_batches), **(data or {})}),
             steps=steps,
-            say=said.append,
+            callbacks=[*callbacks, *more],
             **{"folder": tmp_path, **trainer_arguments},
         )
+        if step:
+            trainer.load_state({}, step=step)
         trainer.said = said
         return trainer
 
@@ -230,12 +274,12 @@ def recorder():
             later = [wanted for wanted in self.wants if wanted > step]
             return later[0] if later else super().next_step(step)
 
-        def call(self, run, rows):
+        def on_steps_end(self, trainer, rows):
             self.rows.append(rows)
-            self.calls.append((rows.first, run.step))
+            self.calls.append((rows.first, trainer.step))
 
-        def look(self, run):
-            self.looks.append(run.step)
+        def on_step(self, trainer):
+            self.looks.append(trainer.step)
 
         def values(self, name: str) -> dict[int, float]:
             found = {}

@@ -175,8 +175,8 @@ def test_training_and_evaluation_are_those_of_one_device(compile, settings, repl
     for name, value in evaluated.items():
         assert evaluated_by_many[name] == pytest.approx(value, rel=1e-12)
     if compile == "xla":
-        assert many.train_program.compiled is True
-        assert many.train_program.unit == "gradients"
+        assert many.programs.train.compiled is True
+        assert many.programs.train.unit == "gradients"
 
 
 class LooksUp(Digits):
@@ -216,14 +216,14 @@ def test_what_is_beyond_the_guards_of_the_gradients_is_named(make_trainer, mlp):
 
     trainer = make_trainer("xla", LooksUpInABranch, model=mlp(units=0, dropout=0.0), steps=1, replicas=REPLICAS[2])
     trainer.train()
-    (graph,) = [step.graph for step in trainer.train_program._built.popitem()[1].steps]
+    (graph,) = [step.graph for step in trainer.programs.train._built.popitem()[1].steps]
     assert [place.text for place in unguarded(graph)] == ['losses *= tf.gather(tf.ones([5]), batch["label"])']
 
 
 def test_operations_of_a_program_inside_the_step_know_the_users_line(make_trainer, mlp):
     trainer = make_trainer("xla", model=mlp(units=0, dropout=0.0), steps=1, replicas=REPLICAS[2])
     trainer.train()
-    (graph,) = [step.graph for step in trainer.train_program._built.popitem()[1].steps]
+    (graph,) = [step.graph for step in trainer.programs.train._built.popitem()[1].steps]
     programs = [
         inner for op in graph.get_operations() for inner in graph_ops.inner_graphs(op) if "program" in inner.name
     ]
@@ -247,8 +247,8 @@ def test_a_whole_step_is_one_program_of_each_replica(settings, make_trainer, mlp
     )
     with pytest.raises(tf.errors.InvalidArgumentError, match="Only compiling NCCL"):
         trainer.train()
-    assert (trainer.train_program.unit, trainer.train_program.compiled) == ("replica", True)
-    (loop,) = trainer.train_program._built.values()
+    assert (trainer.programs.train.unit, trainer.programs.train.compiled) == ("replica", True)
+    (loop,) = trainer.programs.train._built.values()
     last = loop.steps[-1].graph.as_graph_def()
     programs = [function for function in last.library.function if function.attr["_XlaMustCompile"].b]
     inside = [[node.op for node in function.node_def if "Collective" in node.op] for function in programs]
@@ -269,7 +269,7 @@ def test_whole_steps_compute_the_same_but_for_the_collective(make_trainer, mlp, 
         seen = make_trainer("xla", mode={"xla_unit": unit}, **given)
         seen.train()
         found.append([(name, copies(variable)) for name, variable in seen.recipe.state().items()])
-    assert seen.train_program.unit == "replica"
+    assert seen.programs.train.unit == "replica"
     apart = 0
     for (name, parts), (other, whole) in zip(*found, strict=True):
         assert name == other
@@ -299,7 +299,7 @@ def test_the_number_of_steps_a_call_changes_nothing(make_trainer, mlp, replicas)
             learning_rate=0.01,
         )
         trainer.train()
-        assert trainer.train_program.traces == 1
+        assert trainer.programs.train.traces == 1
         found.append({name: value.tobytes() for name, value in weights(trainer).items()})
     assert found[0] == found[1] == found[2], "bitwise"
 
@@ -379,8 +379,8 @@ def test_nan_on_one_replica_leads_to_what_it_leads_to_on_one_device(
     assert stopped_by_many == stopped
     assert (stopped is not None) == (policy == "stop")
     assert many.nonfinite.skipped == one.nonfinite.skipped == (2 if policy == "skip" else 0), "in each of two epochs"
-    assert many.feed.left_out == one.feed.left_out
-    assert bool(many.feed.left_out) == (policy == "rollback")
+    assert many.loader.skipped_batches == one.loader.skipped_batches
+    assert bool(many.loader.skipped_batches) == (policy == "rollback")
     if policy != "stop":
         assert_same(one, many, tolerance=1e-5)
         for name, variable in many.recipe.state().items():

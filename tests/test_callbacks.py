@@ -214,12 +214,12 @@ def test_what_a_recipe_shows_is_an_image_of_the_averaged_weights(make_trainer, w
 
 def test_a_run_that_did_not_finish_is_not_evaluated_at_its_end(make_trainer, writer):
     class Stop(Callback):
-        def call(self, run, rows):
-            run.stop()
+        def on_steps_end(self, trainer, rows):
+            trainer.stop()
 
     trainer = make_trainer("eager", steps=5, callbacks=[Stop(), Evaluate(every=None, events=writer)])
     trainer.train()
-    assert trainer.evaluated is None
+    assert trainer.history.evaluated is None
 
 
 # --- profile ---------------------------------------------------------------------------------------------------------
@@ -247,8 +247,8 @@ def test_a_profile_has_a_marker_for_each_of_its_steps(at, make_trainer, tmp_path
 
 def test_a_profile_that_a_failure_cuts_short_is_written_and_closed(make_trainer, tmp_path):
     class Fails(Callback):
-        def call(self, run, rows):
-            if run.step == 3:
+        def on_steps_end(self, trainer, rows):
+            if trainer.step == 3:
                 raise ZeroDivisionError
 
     for _ in range(2):  # a second one could not begin if the first had not been closed

@@ -241,9 +241,8 @@ class Scores(Callback):
         self.scores = dict(zip(range(2, 100, 2), scores, strict=False))
         self.name = name
 
-    def look(self, run):
-        run.evaluation = {self.name: self.scores[run.step], "other": 1.0}
-        run.evaluated = run.step
+    def on_step(self, trainer):
+        trainer.history.add_evaluation(trainer.step, {self.name: self.scores[trainer.step], "other": 1.0})
 
 
 def kept(folder):
@@ -288,7 +287,8 @@ def test_only_a_better_one_than_before_a_resume_becomes_the_best(tmp_path, make_
     make_trainer("graph", steps=4, callbacks=[Scores([0.5, 0.8]), Checkpoint(every=2, best="accuracy")]).train()
     resumed = Checkpoint(every=2, best="accuracy")
     rest = make_trainer("graph", steps=8, step=4, callbacks=[Scores([0.0, 0.0, 0.7, 0.75]), resumed])
-    rest.resume(checkpoint.load(run_folder.checkpoint(tmp_path, 4)))
+    found = checkpoint.load(run_folder.checkpoint(tmp_path, 4))
+    rest.load_state(found.meta["carry"], step=found.step)
     rest.train()
     assert checkpoint.load(tmp_path / "checkpoints" / "best.npz").step == 4
 
@@ -302,7 +302,8 @@ def test_a_best_that_is_not_whole_is_said_and_replaced_by_the_next(tmp_path, mak
     best.write_bytes(content)
     resumed = Checkpoint(every=2, best="accuracy")
     rest = make_trainer("graph", steps=6, step=4, callbacks=[Scores([0.0, 0.0, 0.7]), resumed])
-    rest.resume(checkpoint.load(run_folder.checkpoint(tmp_path, 4)))
+    found = checkpoint.load(run_folder.checkpoint(tmp_path, 4))
+    rest.load_state(found.meta["carry"], step=found.step)
     rest.train()
     (line,) = [line for line in rest.said if line.startswith("WARNING")]
     assert "best.npz" in line
@@ -314,8 +315,9 @@ def test_the_best_of_another_metric_is_no_measure(tmp_path, make_trainer):
     make_trainer("graph", steps=4, callbacks=[Scores([2.3, 2.5], "loss"), Checkpoint(every=2, best="loss")]).train()
     resumed = Checkpoint(every=2, best="accuracy")
     rest = make_trainer("graph", steps=8, step=4, callbacks=[Scores([0.0, 0.0, 0.7, 0.6]), resumed])
-    rest.resume(checkpoint.load(run_folder.checkpoint(tmp_path, 4)))
-    rest.to_look = []  # of that evaluation's metrics
+    found = checkpoint.load(run_folder.checkpoint(tmp_path, 4))
+    rest.load_state(found.meta["carry"], step=found.step)
+    rest.callbacks.pending = []  # of that evaluation's metrics
     rest.train()
     assert checkpoint.load(tmp_path / "checkpoints" / "best.npz").step == 6
 
@@ -351,11 +353,11 @@ def test_auto_is_accuracy_else_loss_else_none(tmp_path, make_trainer, name, best
 @pytest.mark.parametrize(("ends", "steps"), [("stop", [3]), ("callback", [3]), ("step", [])])
 def test_a_run_that_ends_early_is_saved_where_its_variables_are_whole(tmp_path, make_trainer, ends, steps):
     class End(Callback):
-        def call(self, run, rows):
-            if run.step == 3:
+        def on_steps_end(self, trainer, rows):
+            if trainer.step == 3:
                 if ends == "callback":
                     raise ZeroDivisionError
-                run.stop()
+                trainer.stop()
 
     class Fails(Digits):
         def train_step(self, batch):
@@ -375,7 +377,7 @@ def test_a_run_that_ends_early_is_saved_where_its_variables_are_whole(tmp_path, 
 def test_saving_is_booked_to_its_own_account(make_trainer):
     trainer = make_trainer("graph", steps=2, callbacks=[Checkpoint(every=1)])
     trainer.train()
-    assert trainer.clock.seconds["checkpoint"] > 0
+    assert trainer.timer.seconds["checkpoint"] > 0
 
 
 # --- the digest ------------------------------------------------------------------------------------------------------
@@ -458,8 +460,8 @@ def test_a_copy_is_not_changed_by_later_steps(mode, make_trainer):
     kept = []
 
     class Copies(Callback):
-        def look(self, run):
-            state = run.recipe.state()
+        def on_step(self, trainer):
+            state = trainer.recipe.state()
             kept.append((checkpoint.copied(state), checkpoint.digest(state)))
 
     trainer = make_trainer(mode, steps=6, callbacks=[Copies(every=1)], name="adam", ema=0.9)
@@ -481,16 +483,16 @@ def test_steps_do_not_wait_for_the_disk(make_trainer, tmp_path):
     steps = []
 
     class Notes(Callback):
-        def call(self, run, rows):
-            steps.append((run.step, keep.saver.jobs))
+        def on_steps_end(self, trainer, rows):
+            steps.append((trainer.step, keep.saver.jobs))
 
     keep = SlowDisk(every=2)
     trainer = make_trainer("eager", steps=5, callbacks=[Notes(), keep])
     booked = []
 
     class Books(Callback):
-        def look(self, run):
-            booked.append(run.clock.seconds["checkpoint"])
+        def on_step(self, trainer):
+            booked.append(trainer.timer.seconds["checkpoint"])
 
     trainer.callbacks.append(Books(every=3))
     trainer.train()
@@ -498,7 +500,7 @@ def test_steps_do_not_wait_for_the_disk(make_trainer, tmp_path):
     assert booked[0] < 0.5
     assert keep.saver.seconds > 2.9
     assert run_folder.steps(tmp_path) == [2, 4, 5]
-    assert trainer.clock.seconds["checkpoint"] > 0.5, "the end waits for the last one"
+    assert trainer.timer.seconds["checkpoint"] > 0.5, "the end waits for the last one"
 
 
 def test_those_of_each_multiple_are_kept_for_good(tmp_path, make_trainer):
@@ -510,9 +512,9 @@ def test_what_a_rollback_goes_back_to_is_kept_though_a_later_one_was_asked_for(t
     """Where `keep=1` would leave the newest alone, which a run that was not interrupted does not have."""
 
     class Asks(Callback):
-        def call(self, run, rows):
-            if run.step == 4:
-                run.save()
+        def on_steps_end(self, trainer, rows):
+            if trainer.step == 4:
+                trainer.save()
 
     steps = {}
     for first in (True, False):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modetrain.app.build_recipe import chosen_recipe
+from modetrain.app.build import make_recipe as chosen_recipe
 from modetrain.errors import ConfigError
 from modetrain.recipe import Info
 from recipes.mnist import Digits

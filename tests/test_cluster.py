@@ -297,7 +297,7 @@ def test_a_step_goes_before_a_job():
 # --- without TensorFlow ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ["cluster", "launch"])
+@pytest.mark.parametrize("module", ["environment", "launcher.launch"])
 def test_tensorflow_is_not_imported(module):
-    code = f"import sys, modetrain.workers.{module}; sys.exit('tensorflow' in sys.modules or 'numpy' in sys.modules)"
+    code = f"import sys, modetrain.cluster.{module}; sys.exit('tensorflow' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

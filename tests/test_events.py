@@ -106,9 +106,9 @@ def test_a_worker_that_is_not_the_chief_writes_nothing(tmp_path, monkeypatch):
 # --- what goes wrong with them costs curves alone --------------------------------------------------------------------
 
 
-def test_a_folder_that_is_removed_is_made_anew_and_that_is_said(tmp_path):
-    said, folder = [], tmp_path / "run"
-    events = Events(folder, say=said.append)
+def test_a_folder_that_is_removed_is_made_anew_and_that_is_said(tmp_path, said):
+    folder = tmp_path / "run"
+    events = Events(folder)
     folder.mkdir()
     events.scalars({"train/loss": 1.0}, 1)
     events.flush()
@@ -132,9 +132,8 @@ def test_files_that_are_removed_are_begun_anew(tmp_path):
     assert plain(tmp_path) == [(2, 2.0)]
 
 
-def test_a_full_disk_is_said_once_and_nothing_is_raised(tmp_path):
-    said = []
-    events = Events(tmp_path, say=said.append)
+def test_a_full_disk_is_said_once_and_nothing_is_raised(tmp_path, said):
+    events = Events(tmp_path)
     events.scalars({"train/loss": 1.0}, 1)
     events.flush()
     old = resource.getrlimit(resource.RLIMIT_FSIZE)

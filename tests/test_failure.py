@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 
 from modetrain.app import report
+from modetrain.diagnostics.tf_errors import plain_sentence
 from modetrain.files import paths
 from modetrain.training.nonfinite import Finding
-from modetrain.training.step_errors import NonFiniteError, plain_sentence
+from modetrain.training.step_errors import NonFiniteError
 from recipes.mnist import Digits
 
 # --- a loss that is not finite ---------------------------------------------------------------------------------------

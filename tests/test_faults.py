@@ -22,9 +22,8 @@ from modetrain.callback import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.log import Log
 from modetrain.checkpoints import file as checkpoint
-from modetrain.checkpoints.file import NotSavedError
 from modetrain.engine.devices import Replicas
-from modetrain.errors import ConfigError
+from modetrain.errors import ConfigError, NotSavedError
 from modetrain.files import run_folder
 from modetrain.files.tensorboard import Events
 
@@ -51,9 +50,9 @@ class At(Callback):
         super().__init__()
         self.step, self.do = step, do
 
-    def call(self, run, rows):
-        if run.step == self.step:
-            self.do(run)
+    def on_steps_end(self, trainer, rows):
+        if trainer.step == self.step:
+            self.do(trainer)
 
 
 def whole_checkpoints(folder):
@@ -99,7 +98,7 @@ def test_room_that_comes_back_is_used(make_trainer, tmp_path):
         fills = At(3, lambda run: full.enter_context(no_file_above(500)))
 
         class Frees(Callback):
-            def end(self, run):
+            def on_train_end(self, trainer):
                 full.close()
 
         trainer = make_trainer("eager", steps=9, callbacks=[fills, Frees(), Checkpoint(every=2)])
@@ -149,16 +148,15 @@ def test_a_folder_that_is_read_only_is_refused_before_anything_is_done():
             refused = pytest.raises(
                 ConfigError, match=r"Permission denied: nothing can be written there. Type run_dir="
             )
-            with refused, _owned(Path(name), Replicas(), print):
+            with refused, _owned(Path(name), Replicas()):
                 pytest.fail("it is not ours")
         finally:
             os.seteuid(0)
 
 
-def test_a_removed_folder_costs_the_past_and_not_the_run(make_trainer, tmp_path):
+def test_a_removed_folder_costs_the_past_and_not_the_run(make_trainer, tmp_path, said):
     folder = tmp_path / "run"
-    events = Events(folder, say=lambda line: said.append(line))
-    said: list[str] = []
+    events = Events(folder)
     removes = At(3, lambda run: shutil.rmtree(folder))
     log = Log(every=1, events=events, lines=False)
     trainer = make_trainer(
@@ -168,8 +166,8 @@ def test_a_removed_folder_costs_the_past_and_not_the_run(make_trainer, tmp_path)
     events.close()
     assert trainer.status == "completed"
     assert whole_checkpoints(folder) == [4, 6]
-    assert len(said) == 1
-    assert "was removed" in said[0]
+    (line,) = [line for line in said if line.startswith("WARNING")]
+    assert "was removed" in line
 
 
 # --- the data --------------------------------------------------------------------------------------------------------
@@ -210,7 +208,7 @@ def test_data_that_fails_for_a_moment_changes_nothing(drive, make_trainer):
         if len(pauses) == 2:
             drive.write_text("1.0")
 
-    trainer.feed._sleep = sleep
+    trainer.loader._sleep = sleep
     trainer.train()
     assert pauses == [1.0, 2.0]
     assert len(trainer.said) == 2
@@ -223,7 +221,7 @@ def test_data_that_stays_away_ends_the_run_with_its_step_and_a_checkpoint(drive,
     data = {"prepare": reading(drive), "debug": True, "retries": 1}
     callbacks = [At(3, lambda run: drive.unlink()), Checkpoint(every=None)]
     trainer = make_trainer("eager", steps=6, data=data, callbacks=callbacks, command="python -m modetrain recipe=mine")
-    trainer.feed._sleep = lambda seconds: None
+    trainer.loader._sleep = lambda seconds: None
     with pytest.raises(Exception, match="No such file") as caught:
         trainer.train()
     assert any("failed in step 4 of 6" in note and "prepare" in note for note in caught.value.__notes__)
@@ -235,7 +233,7 @@ def test_a_mistake_in_prepare_is_not_tried_again(make_trainer):
         return {**batch, "image": tf.debugging.assert_less(batch["index"], 0)}
 
     trainer = make_trainer("eager", data={"prepare": prepare, "debug": True})
-    trainer.feed._sleep = lambda seconds: pytest.fail("it will be no better in a second")
+    trainer.loader._sleep = lambda seconds: pytest.fail("it will be no better in a second")
     with pytest.raises(Exception, match="did not hold"):
         trainer.train()
 
@@ -251,10 +249,10 @@ class Fussy(Callback):
         self.fails = fails
         self.looked = []
 
-    def look(self, run):
-        if self.fails and run.step == 4:
+    def on_step(self, trainer):
+        if self.fails and trainer.step == 4:
             raise ZeroDivisionError
-        self.looked.append(run.step)
+        self.looked.append(trainer.step)
 
 
 def test_a_callback_that_fails_is_named_and_the_step_is_saved(make_trainer, tmp_path, recorder):
@@ -269,7 +267,8 @@ def test_a_callback_that_fails_is_named_and_the_step_is_saved(make_trainer, tmp_
 
     again, before, after = Fussy(fails=False), recorder(every=2), recorder(every=4)
     rest = make_trainer("eager", steps=9, callbacks=[before, again, after, Checkpoint(every=None)])
-    rest.resume(checkpoint.load(run_folder.checkpoint(tmp_path, 4)))
+    found = checkpoint.load(run_folder.checkpoint(tmp_path, 4))
+    rest.load_state(found.meta["carry"], step=found.step)
     rest.train()
     assert again.looked == [4, 6, 8], "it looks where it could not the last time"
     assert (before.looks, after.looks) == ([6, 8], [4, 8]), "and so does who would have come after it"

@@ -222,7 +222,7 @@ def test_a_step_that_is_a_program_of_its_own_is_guarded_too(make_trainer):
     trainer = make_trainer("xla", Gathers, steps=8, model=cnn)
     with pytest.raises(GuardError) as caught:
         trainer.train()
-    assert trainer.train_program.unit == "step"
+    assert trainer.programs.train.unit == "step"
     assert caught.value.step == FAILS_AT
 
 

@@ -37,22 +37,17 @@ class Careless(Digits):
 
 
 @pytest.fixture
-def started(make_recipe, make_data, tmp_path):
+def started(make_recipe, make_data, tmp_path, said):
     """Trains with the short form on; returns what was said."""
 
     def run(cls, compile="graph", callbacks=(), steps=6):
-        said = []
         recipe, mode = make_recipe(cls, steps=steps), Mode(name=compile, compile=compile)
-        trainer = Trainer(
-            recipe=recipe,
-            mode=mode,
-            data=make_data(cut=Cut()),
-            steps=steps,
-            callbacks=[*callbacks, StalePython(every=2, say=said.append)],
-            folder=tmp_path,
-            say=said.append,
-            observe=Start(recipe, mode, said.append, "python -m modetrain recipe=mine").of,
-        )
+        callbacks = [*callbacks, StalePython(every=2)]
+        trainer = Trainer(recipe, make_data(cut=Cut()), mode=mode, steps=steps, callbacks=callbacks, folder=tmp_path)
+        check = Start(recipe, mode, "python -m modetrain recipe=mine")
+        trainer.programs.train.observe = check.of("train_step")
+        trainer.programs.eval.observe = check.of("eval_step")
+        said.clear()
         trainer.train()
         trainer.evaluate()
         return said
@@ -128,11 +123,10 @@ class Failing(Digits):
         raise ValueError("mine")
 
 
-def test_what_was_heard_before_tracing_failed_is_told(make_recipe, make_data):
-    said = []
+def test_what_was_heard_before_tracing_failed_is_told(make_recipe, make_data, said):
     recipe, mode = make_recipe(Failing), Mode(name="graph", compile="graph")
-    observe = Start(recipe, mode, said.append).of("train_step")
-    program = Program(recipe.run_train_step, mode, state=recipe.state, observe=observe)
+    program = Program(recipe.run_train_step, mode, state=recipe.state)
+    program.observe = Start(recipe, mode).of("train_step")
     with pytest.raises(ValueError, match="mine"):
         program.prepare(next(make_data().train_blocks(0, 2)))
     assert ["MT101" in line for line in said] == [True]
@@ -148,9 +142,9 @@ def test_everything_that_was_exchanged_is_put_back(started):
 
 
 class Anneals(Callback):
-    def look(self, run):
-        run.recipe.weight *= 0.5
-        run.recipe.note = "not read by the step"
+    def on_step(self, trainer):
+        trainer.recipe.weight *= 0.5
+        trainer.recipe.note = "not read by the step"
 
 
 def test_a_value_that_a_callback_changes_is_told_once_with_the_line_that_reads_it(started):

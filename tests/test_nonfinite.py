@@ -87,7 +87,7 @@ def test_the_step_is_named_inside_a_call(cls, optimizer, policy, recorder):
     with pytest.raises(NonFiniteError, match=r"a gradient is not finite.* in step 7 of 10 in mode=graph"):
         trainer.train()
     assert seen.calls == [(0, 5)], "nobody is shown what came after"
-    assert not trainer.whole
+    assert not trainer.state_is_consistent
 
 
 def test_it_is_found_in_every_mode(mode, policy):
@@ -108,7 +108,7 @@ def test_ignored_it_costs_nothing_and_leads_to_nothing(policy):
     trainer.train()
     assert trainer.step == 10
     assert not np.isfinite(trainer.recipe.model.get_weights()[0]).any()
-    (built,) = trainer.train_program._built.values()
+    (built,) = trainer.programs.train._built.values()
     checked = [node for node in built.steps[0].graph.as_graph_def().node if node.op == "IsFinite"]
     assert len(checked) == 1, "that of the norm that is shown"
 
@@ -191,7 +191,7 @@ def test_a_good_step_ends_the_row_and_the_count_survives_a_restart():
     assert kept.names == ("loss",)
     assert kept.values[:, 0, 1].tolist() == [0, 0, 8, 0, 0]
     other = Nonfinite(NonfiniteSettings(policy="skip", limit=2))
-    other.restore(judge.state())
+    other.load_state(judge.state())
     assert other.look(rows(5, [1]))[1].step == 5
     assert judge.look(rows(5, [0, 1]))[1] is None
     assert judge.skipped == 5
@@ -218,11 +218,11 @@ def test_it_goes_back_leaves_the_batches_out_and_ends_finite(mode, policy, tmp_p
     trainer = policy("rollback", mode, BadExample, steps=9, callbacks=[keeping()], mode={"steps_per_call": 3})
     trainer.train()
     assert trainer.step == 9
-    assert trainer.feed.left_out, "in every epoch there is a bad batch"
-    assert all(at % 4 == 0 and count >= 1 for at, count in trainer.feed.left_out)
+    assert trainer.loader.skipped_batches, "in every epoch there is a bad batch"
+    assert all(at % 4 == 0 and count >= 1 for at, count in trainer.loader.skipped_batches)
     assert all(np.isfinite(value).all() for value in trainer.recipe.model.get_weights())
     assert file.load(run_folder.newest(tmp_path)).meta["carry"]["left_out"] == [
-        list(window) for window in trainer.feed.left_out
+        list(window) for window in trainer.loader.skipped_batches
     ]
     assert any("Going back to step" in line for line in trainer.said)
 
@@ -237,10 +237,11 @@ def test_resumed_anywhere_it_ends_where_the_whole_run_does(policy, tmp_path, set
         policy("rollback", "eager", BadExample, steps=stop, callbacks=callbacks, folder=folder).train()
         rest = policy("rollback", "eager", BadExample, steps=9, step=stop, callbacks=[keeping()], folder=folder)
         place = Place(folder=folder, checkpoints=(run_folder.newest(folder),))
-        rest.resume(resume.restore(place, rest.recipe, settings(), lambda line: None))
+        found = resume.restore(place, rest.recipe, settings(), lambda line: None)
+        rest.load_state(found.meta["carry"], step=found.step)
         assert rest.step == stop
         rest.train()
-        assert rest.feed.left_out == whole.feed.left_out, f"stopped at step {stop}"
+        assert rest.loader.skipped_batches == whole.loader.skipped_batches, f"stopped at step {stop}"
         assert state_of(rest) == state_of(whole), f"stopped at step {stop}"
 
 
@@ -248,7 +249,7 @@ def test_a_profile_that_is_gone_back_from_is_begun_anew(policy, tmp_path):
     callbacks = [Profile(at=1, steps=30), keeping()]
     trainer = policy("rollback", "graph", BadExample, steps=40, callbacks=callbacks)
     trainer.train()
-    assert trainer.feed.left_out
+    assert trainer.loader.skipped_batches
     assert trainer.status == "completed"
 
 

@@ -12,8 +12,8 @@ from modetrain.files.run_json import read
 
 PRINTS = """
 import sys
-from modetrain import output_streams as output
-output.last()
+from modetrain import console as output
+output.outlive_readers()
 for i in range(2000):
     print("a line of a log, long enough to fill what a pipe holds before anybody reads it", i)
     sys.stderr.write("one of an error\\n")
@@ -35,7 +35,7 @@ def test_a_full_disk_or_a_reader_that_left_ends_nothing(flags):
 @pytest.mark.parametrize("flags", [[], ["-u"]])
 def test_what_can_be_written_is(flags):
     code = (
-        "from modetrain import output_streams as output\noutput.last()\n"
+        "from modetrain import console\nconsole.outlive_readers()\n"
         "print('a ß line', flush=True)\nprint('the last, not flushed', end='')"
     )
     ended = subprocess.run([sys.executable, *flags, "-c", code], stdout=subprocess.PIPE, check=True, encoding="utf-8")
@@ -43,10 +43,10 @@ def test_what_can_be_written_is(flags):
 
 
 def test_a_stream_that_was_replaced_is_left_alone(capsys):
-    from modetrain import output_streams
+    from modetrain import console
 
     before = sys.stdout
-    output_streams.last()
+    console.outlive_readers()
     assert sys.stdout is before
 
 

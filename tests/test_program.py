@@ -54,7 +54,7 @@ def test_a_step_that_xla_cannot_compile_in_a_loop_is_a_program_of_its_own(make_t
         trainer.train()
         means[mode] = trainer.results["train"]["zeros"]
     assert means["xla"] == means["eager"]
-    assert (trainer.train_program.unit, trainer.train_program.compiled) == ("step", True)
+    assert (trainer.programs.train.unit, trainer.programs.train.compiled) == ("step", True)
 
 
 def test_all_at_once_is_one_by_one(mode, make_program):

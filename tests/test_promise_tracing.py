@@ -55,8 +55,8 @@ class Values(Digits):
 
 
 class Look(Callback):
-    def look(self, run):
-        run.evaluate()
+    def on_step(self, trainer):
+        trainer.evaluate()
 
 
 @pytest.mark.parametrize("cap", ["auto", 4])
@@ -69,7 +69,7 @@ def test_an_eager_run_builds_no_graph_but_those_of_the_input_pipeline(cap, make_
         trainer.train()
     assert graphs.count == 0
     assert trainer.traces == 0
-    assert trainer.train_program.compiled is None
+    assert trainer.programs.train.compiled is None
     assert [seen for seen in trainer.recipe.seen if isinstance(seen, tuple)] == [
         (step, (8, 4, 4, 1), (2,)) for step in range(6)
     ]
@@ -88,7 +88,7 @@ def test_a_graph_run_builds_its_graphs_in_the_first_call_and_the_count_can_tell(
     counts = []
 
     class Count(Callback):
-        def call(self, run, rows):
+        def on_steps_end(self, trainer, rows):
             counts.append(graphs.count)
 
     seen = recorder(wants=[1, 4, 6, 30])

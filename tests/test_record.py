@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -175,7 +176,7 @@ def test_what_took_effect_is_read_from_what_was_built(make_trainer):
     """A trainer whose step was built otherwise than its mode says would be found out."""
     trainer = make_trainer("graph", steps=1)
     other = make_trainer("xla", steps=1)
-    other.train_program = trainer.train_program
+    other.programs = dataclasses.replace(other.programs, train=trainer.programs.train)
     other.train()
     assert record.effective_mode(other)["compile"] == "graph"
 

@@ -42,7 +42,7 @@ class Poisoned(Digits):
 
 
 def recorder(**given) -> Recorder:
-    return Recorder(**{"keep": 3, "config": {"seed": 0}, "made_on": {}, **given})
+    return Recorder(**{"keep": 3, "config": {"seed": 0}, "made_on": {}, "command": COMMAND, **given})
 
 
 def state_of(trainer) -> dict:
@@ -157,10 +157,10 @@ def test_copies_take_no_more_than_their_share_of_the_time(make_trainer, monkeypa
         return {}
 
     monkeypatch.setattr(recording.checkpoint, "copied", copied)
-    keeper.start(trainer)
+    keeper.on_train_begin(trainer)
     for _ in range(1000):
         now[0] += 0.1
-        keeper.call(trainer, None)
+        keeper.on_steps_end(trainer, None)
     assert len(taken) - 1 == pytest.approx(100 / 20, abs=1), "a two-hundredth"
 
 

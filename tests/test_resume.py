@@ -20,7 +20,6 @@ from modetrain.engine.metrics import Means
 from modetrain.errors import ConfigError
 from modetrain.files import run_folder
 from modetrain.files.tensorboard import Events
-from modetrain.training import state as carry
 
 STEPS = 7  # 5 batches are an epoch
 
@@ -255,8 +254,8 @@ class Drifting(Callback):
     def __init__(self):
         super().__init__(every=2)
 
-    def look(self, run):
-        run.evaluation, run.evaluated = {"accuracy": 1.0 - abs(run.step - 4) / 10}, run.step
+    def on_step(self, trainer):
+        trainer.history.add_evaluation(trainer.step, {"accuracy": 1.0 - abs(trainer.step - 4) / 10})
 
 
 class Stop(Callback):
@@ -265,8 +264,8 @@ class Stop(Callback):
     def next_step(self, step):
         return self.every
 
-    def look(self, run):
-        run.stop()
+    def on_step(self, trainer):
+        trainer.stop()
 
 
 def everything(make_trainer, mode, folder, until, step=0):
@@ -281,7 +280,7 @@ def everything(make_trainer, mode, folder, until, step=0):
         path = run_folder.checkpoint(folder, step)
         found = checkpoint.load(path)
         checkpoint.restore(found, trainer.recipe.state(), path)
-        trainer.resume(found)
+        trainer.load_state(found.meta["carry"], step=found.step)
     trainer.train()
     events.close()
     trainer.recipe.seek(trainer.step)
@@ -334,12 +333,12 @@ def test_a_callback_whose_state_fails_is_named_with_its_file(make_trainer, state
 
 def test_a_callback_whose_restore_fails_is_named_with_its_file(make_trainer):
     class Mine(Callback):
-        def restore(self, state):
+        def load_state(self, state):
             self.count = state["count"]
 
     with pytest.raises(KeyError) as caught:
-        carry.bring_back(make_trainer("eager", callbacks=[Mine()]), {"callbacks": {"Mine": {"n": 3}}})
-    assert "Mine.restore failed" in caught.value.__notes__[0]
+        make_trainer("eager", callbacks=[Mine()]).load_state({"callbacks": {"Mine": {"n": 3}}}, step=1)
+    assert "Mine.load_state failed" in caught.value.__notes__[0]
     assert "test_resume.py" in caught.value.__notes__[0]
 
 
@@ -347,19 +346,20 @@ def test_a_callback_of_the_users_own_gets_back_what_it_kept(make_trainer, tmp_pa
     class Counts(Callback):
         count = 0
 
-        def call(self, run, rows):
+        def on_steps_end(self, trainer, rows):
             self.count += len(rows.values)
 
-        def state(self, run):
+        def state(self, trainer):
             return {"count": self.count}
 
-        def restore(self, state):
+        def load_state(self, state):
             self.count = state["count"]
 
     make_trainer("eager", steps=3, callbacks=[Counts(), Checkpoint(every=3)]).train()
     mine = Counts()
     rest = make_trainer("eager", steps=5, callbacks=[mine, Checkpoint(every=3)])
-    rest.resume(checkpoint.load(run_folder.checkpoint(tmp_path, 3)))
+    found = checkpoint.load(run_folder.checkpoint(tmp_path, 3))
+    rest.load_state(found.meta["carry"], step=found.step)
     rest.train()
     assert mine.count == 5
 

@@ -24,11 +24,13 @@ class Sends(Callback):
         super().__init__()
         self.step, self.signum = step, signum
 
-    def call(self, run, rows):
-        if run.step == self.step:
+    def on_steps_end(self, trainer, rows):
+        if trainer.step == self.step:
             os.kill(os.getpid(), self.signum)
             until = time.monotonic() + 10
-            while not any(signal.Signals(self.signum).name in line for line in run.said) and time.monotonic() < until:
+            while (
+                not any(signal.Signals(self.signum).name in line for line in trainer.said) and time.monotonic() < until
+            ):
                 time.sleep(0.001)
 
 
@@ -41,7 +43,7 @@ def train(trainer):
 def test_a_signal_saves_and_stops_after_the_call(signum, make_trainer, tmp_path):
     trainer = make_trainer("eager", steps=9, callbacks=[Sends(4, signum), Checkpoint(every=None)])
     train(trainer)
-    assert (trainer.status, trainer.step, trainer.stopped_by) == ("stopped", 4, signum)
+    assert (trainer.status, trainer.step, trainer.stop_signal) == ("stopped", 4, signum)
     assert run_folder.steps(tmp_path) == [4]
 
 
@@ -62,8 +64,8 @@ def test_a_signal_counts_where_nobody_reads_what_is_said(signum, make_trainer, t
         raise BrokenPipeError
 
     class Sends(Callback):
-        def call(self, run, rows):
-            if run.step == 3:
+        def on_steps_end(self, trainer, rows):
+            if trainer.step == 3:
                 os.kill(os.getpid(), signum)
                 time.sleep(0.3)
 
@@ -79,7 +81,7 @@ def test_a_hangup_that_is_ignored_stays_ignored(make_trainer):
     try:
 
         class Sends(Callback):
-            def call(self, run, rows):
+            def on_steps_end(self, trainer, rows):
                 os.kill(os.getpid(), signal.SIGHUP)
 
         trainer = make_trainer("eager", steps=3, callbacks=[Sends()])
@@ -125,10 +127,10 @@ def test_a_run_that_is_still_traced_has_nothing_to_save_and_ends_at_once(tmp_pat
 
 LOST = """
 import sys, time
-from modetrain import output_streams as output
+from modetrain import console as output
 from modetrain.app import signals
 
-output.last()
+output.outlive_readers()
 
 class Run:
     asked, fresh = None, False

@@ -86,14 +86,14 @@ def test_callbacks_look_in_their_order_and_each_life_is_whole(make_trainer):
             super().__init__(every=every)
             self.name = name
 
-        def start(self, run):
-            events.append((self.name, "start", run.step))
+        def on_train_begin(self, trainer):
+            events.append((self.name, "start", trainer.step))
 
-        def look(self, run):
-            events.append((self.name, "look", run.step))
+        def on_step(self, trainer):
+            events.append((self.name, "look", trainer.step))
 
-        def end(self, run):
-            events.append((self.name, "end", run.step, run.status))
+        def on_train_end(self, trainer):
+            events.append((self.name, "end", trainer.step, trainer.status))
 
     make_trainer("graph", steps=4, callbacks=[Diary("a", 2), Diary("b", 2), Diary("c", None)]).train()
     assert events == [
@@ -122,7 +122,7 @@ def test_evaluation_is_exact_with_a_short_last_batch(mode, make_trainer, mlp, so
         trainer = make_trainer(mode, model=mlp(dropout=0), data={"eval_batch_size": size})
         found.append(trainer.evaluate())
         assert trainer.results["eval"] == found[-1]
-        assert trainer.evaluated == 0
+        assert trainer.history.evaluated == 0
     logits = trainer.recipe.model(source.eval["image"] / np.float32(255))
     expected = float(tf.reduce_mean(cross_entropy(tf.constant(source.eval["label"]), logits)))
     hits = np.mean(np.argmax(logits, axis=1) == source.eval["label"])
@@ -133,8 +133,8 @@ def test_evaluation_is_exact_with_a_short_last_batch(mode, make_trainer, mlp, so
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_evaluation_disturbs_nothing(mode, make_trainer):
     class Look(Callback):
-        def look(self, run):
-            run.evaluate()
+        def on_step(self, trainer):
+            trainer.evaluate()
 
     states = []
     for callbacks in ([], [Look(every=3)]):
@@ -176,12 +176,12 @@ def test_the_weights_come_back_even_if_evaluation_fails(make_trainer):
 
 def test_time_is_booked_where_it_was_spent(make_trainer):
     class Look(Callback):
-        def look(self, run):
-            run.evaluate()
+        def on_step(self, trainer):
+            trainer.evaluate()
 
     trainer = make_trainer("graph", steps=6, callbacks=[Look(every=6)], mode={"steps_per_call": 2})
     trainer.train()
-    clock = trainer.clock
+    clock = trainer.timer
     assert all(clock.seconds[account] > 0 for account in ("compile", "data", "steps", "eval"))
     assert sum(clock.seconds.values()) <= clock.total
     assert (clock.read().steps, clock.read().calls) == (6, 3)
@@ -194,22 +194,22 @@ def test_time_is_booked_where_it_was_spent(make_trainer):
 @pytest.mark.parametrize("mode", ["eager", "graph"])
 def test_a_stopped_run_ends_after_the_call_under_way(mode, make_trainer, recorder):
     class Stop(Callback):
-        def call(self, run, rows):
-            if run.step >= 4:
-                run.stop(signal.SIGTERM)
+        def on_steps_end(self, trainer, rows):
+            if trainer.step >= 4:
+                trainer.stop(signal.SIGTERM)
 
     seen = recorder(wants=[8])
     trainer = make_trainer(mode, steps=20, callbacks=[Stop(), seen], mode={"steps_per_call": 3})
     trainer.train()
     assert (trainer.step, updates(trainer), trainer.status) == (6, 6, "stopped")
-    assert trainer.stopped_by == signal.SIGTERM
+    assert trainer.stop_signal == signal.SIGTERM
     assert seen.looks == []
 
 
 def test_stopped_at_the_last_step_is_completed(make_trainer):
     class Stop(Callback):
-        def look(self, run):
-            run.stop()
+        def on_step(self, trainer):
+            trainer.stop()
 
     trainer = make_trainer("graph", steps=6, callbacks=[Stop(every=6)])
     trainer.train()
@@ -223,16 +223,16 @@ class Failing(Callback):
         super().__init__(every=2)
         self.where = where
 
-    def start(self, run):
+    def on_train_begin(self, trainer):
         self._maybe("start")
 
-    def call(self, run, rows):
+    def on_steps_end(self, trainer, rows):
         self._maybe("call")
 
-    def look(self, run):
+    def on_step(self, trainer):
         self._maybe("look")
 
-    def end(self, run):
+    def on_train_end(self, trainer):
         self._maybe("end")
 
     def _maybe(self, where):
@@ -245,8 +245,8 @@ def test_a_callback_that_fails_fails_the_run_and_every_callback_ends(where, make
     ended = []
 
     class Last(Callback):
-        def end(self, run):
-            ended.append(run.status)
+        def on_train_end(self, trainer):
+            ended.append(trainer.status)
 
     trainer = make_trainer("eager", steps=4, callbacks=[Last(), Failing(where), Last()])
     with pytest.raises(ZeroDivisionError, match=where):
@@ -263,7 +263,7 @@ def test_the_first_failure_is_the_one_raised(make_trainer):
 
     with pytest.raises(KeyError, match="the step") as caught:
         make_trainer("eager", Step, steps=4, callbacks=[Failing("end")]).train()
-    assert "modetrain: Failing.end failed too: ZeroDivisionError('end')" in caught.value.__notes__
+    assert "modetrain: Failing.on_train_end failed too: ZeroDivisionError('end')" in caught.value.__notes__
 
 
 class Exploding(Digits):

@@ -53,7 +53,7 @@ def test_a_heartbeat_tells_step_rate_and_what_is_done(make_trainer, tmp_path):
     watch.tick(trainer)
     assert not (tmp_path / "heartbeat.json").exists(), "not yet"
     now.now += 4
-    with trainer.clock.book("steps"):
+    with trainer.timer.book("steps"):
         watch.tick(trainer)
     beat = beat_of(tmp_path)
     assert (beat["step"], beat["steps"], beat["status"], beat["doing"]) == (4, 10, "running", "steps")
@@ -66,8 +66,8 @@ def test_a_heartbeat_tells_step_rate_and_what_is_done(make_trainer, tmp_path):
 @pytest.mark.parametrize(("fails", "status"), [(False, "completed"), (True, "failed")])
 def test_the_last_heartbeat_tells_how_it_ended(fails, status, make_trainer, tmp_path):
     class Fails(Callback):
-        def call(self, run, rows):
-            if fails and run.step == 2:
+        def on_steps_end(self, trainer, rows):
+            if fails and trainer.step == 2:
                 raise ZeroDivisionError
 
     trainer = make_trainer("eager", steps=3, callbacks=[Watch(after=0, heartbeat=60.0), Fails()])
@@ -88,8 +88,8 @@ def test_a_heartbeat_that_cannot_be_written_stops_nothing(make_trainer, tmp_path
 
 def test_a_step_that_does_not_end_leaves_all_stacks_and_goes_on(make_trainer, tmp_path):
     class Stuck(Callback):
-        def call(self, run, rows):
-            if run.step == 2:
+        def on_steps_end(self, trainer, rows):
+            if trainer.step == 2:
                 self.wait_for_something(tmp_path)
 
         def wait_for_something(self, folder):
@@ -120,7 +120,7 @@ def test_a_stall_is_told_once_and_the_next_one_again(make_trainer, tmp_path):
         now.now += 11
         watch.tick(trainer)
     assert len(stalls(tmp_path)) == len(trainer.said) == 1
-    watch.call(trainer, None)
+    watch.on_steps_end(trainer, None)
     now.now += 9
     watch.tick(trainer)
     assert len(trainer.said) == 1
@@ -145,7 +145,7 @@ def holds():
     ctypes.PyDLL(None).sleep(60)
 
 watch = Watch(after=1.0, heartbeat=0)
-watch.start(Run)
+watch.on_train_begin(Run)
 time.sleep(0.6)
 signal.alarm(4)  # kills
 holds()
@@ -170,7 +170,7 @@ def test_memory_and_slow_down_are_recorded(make_trainer, tmp_path, scalars):
     kept = []
 
     class Leaks(Callback):
-        def call(self, run, rows):
+        def on_steps_end(self, trainer, rows):
             kept.append(bytearray(os.urandom(1) * 8_000_000))
 
     events = Events(tmp_path)
@@ -195,11 +195,11 @@ def test_a_run_stops_when_its_time_is_over(make_trainer):
     now = Time()
 
     class Ticks(Callback):
-        def call(self, run, rows):
+        def on_steps_end(self, trainer, rows):
             now.now += 10
 
     clock = Clock(now, start=95.0)
     trainer = make_trainer("eager", steps=20, clock=clock, callbacks=[Ticks(), Deadline(after=34.0)])
     trainer.train()
-    assert (trainer.status, trainer.step, trainer.stopped_by) == ("stopped", 3, 15)
+    assert (trainer.status, trainer.step, trainer.stop_signal) == ("stopped", 3, 15)
     assert [line for line in trainer.said if "stop_after" in line] == ["step 3: stop_after=34s is over; stopping"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -23,17 +24,18 @@ from modetrain.engine.devices import Replicas
 from modetrain.errors import ConfigError
 from modetrain.files.tensorboard import Events
 from modetrain.settings import Settings
-from modetrain.tools.inspect.detectors.stale_state import StalePython
+
+logger = logging.getLogger(__name__)
 
 
-def chosen(
+def build_callbacks(
     settings: Settings,
     facts: Mapping[str, Any],
     fingerprint: Mapping[str, Any],
     events: Events,
     console: Console,
-    say: Callable[[str], None],
     replicas: Replicas,
+    extra: Sequence[Callback] = (),
 ) -> list[Callback]:
     """The callbacks of a run in their order; last the one that saves, so that it has what the others know.
 
@@ -42,8 +44,8 @@ def chosen(
       facts, fingerprint: what a resumed run compares itself with.
       events: where points for TensorBoard go.
       console: where a progress bar may be shown.
-      say: prints a line.
       replicas: of the run; the chief alone shows one.
+      extra: callbacks of the tools, which see what all callbacks of the user have changed.
 
     Raises:
       ConfigError: a class named by `_target_` makes no callback.
@@ -76,12 +78,15 @@ def chosen(
                 "Derive the class from modetrain.Callback."
             )
         found.append(callback)
-    if settings.inspect.at_start and settings.mode.compile != "eager":
-        # After all that may change something, and on every worker, for they plan alike.
-        found.append(StalePython(every=(log or {}).get("every") or 100, say=say))
-    if recorder is not None:
-        config = dict(settings.resolved)
-        found.append(Recorder(keep=recorder["keep"], config=config, made_on=record.made_on(replicas)))
+    found.extend(extra)
+    found.append(
+        Recorder(
+            keep=recorder["keep"] if recorder is not None else 0,
+            config=dict(settings.resolved),
+            made_on=record.made_on(replicas),
+            command=settings.command,
+        )
+    )
     if save is not None:
         found.append(
             Checkpoint(
@@ -96,5 +101,7 @@ def chosen(
             )
         )
         if evaluate is None and save["best"] not in (None, "auto"):
-            say(f"callbacks.checkpoint.best={save['best']}: nothing is evaluated, so no best checkpoint is kept")
+            logger.info(
+                f"callbacks.checkpoint.best={save['best']}: nothing is evaluated, so no best checkpoint is kept"
+            )
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -14,23 +13,22 @@ import keras
 import tensorflow as tf
 import yaml
 
-import modetrain
-from modetrain.callbacks.checkpoint import Checkpoint
-from modetrain.callbacks.memory import System
 from modetrain.checkpoints import file
 from modetrain.data.sources import Source
 from modetrain.diagnostics import tf_errors
+from modetrain.engine import random
 from modetrain.engine.devices import Replicas
 from modetrain.files import run_folder, run_json
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
+from modetrain.version import VERSION
 
 _PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "hydra-core", "numpy")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version(), "modetrain": modetrain.__version__}
+    found = {"python": platform.python_version(), "modetrain": VERSION}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -66,7 +64,7 @@ class Record:
         self._chief = worker == 0
         self._folder = folder
         self._settings = settings
-        self._run: Trainer | None = None
+        self._trainer: Trainer | None = None
         self._source: Source | None = None
         self._resumed_at = 0
         # Until it goes on from a checkpoint, what is known of the run is what it had made: refused, it has lost nothing.
@@ -77,9 +75,9 @@ class Record:
         if self._chief:
             (folder / run_folder.CONFIG).write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
 
-    def follow(self, run: Trainer, source: Source) -> None:
+    def follow(self, trainer: Trainer, source: Source) -> None:
         """From now on what is written is what this trainer does."""
-        self._run, self._source, self._resumed_at = run, source, run.step
+        self._trainer, self._source, self._resumed_at = trainer, source, trainer.step
 
     def write(self, error: BaseException | None = None) -> None:
         """Replaces run.json at once, so that a reader never sees half of it."""
@@ -109,8 +107,8 @@ class Record:
             "versions": versions(),
             **self._before,
         }
-        if self._run is not None and self._source is not None:
-            described |= _of_run(self._run, settings, self._source)
+        if self._trainer is not None and self._source is not None:
+            described |= _of_run(self._trainer, settings, self._source)
         if error is not None:
             message = tf_errors.read(error)
             said = f"{type(error).__name__}: {error}" if message is None else message.text
@@ -123,29 +121,29 @@ class Record:
             error.add_note(f"modetrain: {self._folder} could not be written to: {trouble.strerror}")
 
 
-def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
-    clock = run.clock
+def _of_run(trainer: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
+    clock = trainer.timer
     spent = clock.read()
     digest = None
-    if run.status in ("completed", "stopped"):
+    if trainer.status in ("completed", "stopped"):
         # Where the seed generators stand is a function of the step, whatever evaluation drew from them.
-        run.recipe.seek(run.step)
-        digest = file.digest(run.recipe.state())
+        trainer.recipe.seek(trainer.step)
+        digest = file.digest(trainer.recipe.state())
     return {
-        "steps": run.step,
-        "steps_wanted": run.steps,
-        "notes": [*settings.notes, *run.replicas.notes],
-        "status": run.status,
-        "mode": {"requested": settings.mode.name, "effective": effective_mode(run)},
+        "steps": trainer.step,
+        "steps_wanted": trainer.steps,
+        "notes": [*settings.notes, *trainer.replicas.notes],
+        "status": trainer.status,
+        "mode": {"requested": settings.mode.name, "effective": effective_mode(trainer)},
         "data": {
             "source": source.kind,
             "description": source.description,
             "name": settings.data.name,
             "batch_size": settings.data.batch_size,
             "train_examples": len(source.train["label"]),
-            "eval_examples": run.data.eval_examples,
+            "eval_examples": trainer.data.eval_examples,
         },
-        "results": {**run.results, "state_digest": digest},
+        "results": {**trainer.results, "state_digest": digest},
         "time": {
             "compile_s": clock.seconds["compile"],
             "step_ms": clock.step_ms() or dict.fromkeys(("p50", "p90", "max")),
@@ -157,41 +155,37 @@ def _of_run(run: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
             "setup_s": clock.seconds["setup"],
             "total_s": clock.total,
         },
-        "nonfinite": {"skipped": run.nonfinite.skipped, "left_out": [list(window) for window in run.feed.left_out]},
-        "system": _system(run),
-        "checkpoints": _checkpoints(run),
-        "workers": {**run.workers.spread(), "slowest": run.workers.slowest} if run.workers is not None else None,
+        "nonfinite": {
+            "skipped": trainer.nonfinite.skipped,
+            "left_out": [list(window) for window in trainer.loader.skipped_batches],
+        },
+        "system": None,
+        "checkpoints": None,
+        **{key: value for callback in trainer.callbacks for key, value in callback.summary().items()},
+        "workers": {**trainer.history.worker_times.spread(), "slowest": trainer.history.worker_times.slowest}
+        if trainer.history.worker_times is not None
+        else None,
         "examples_per_s": spent.steps * settings.data.batch_size / spent.busy_s if spent.busy_s else None,
-        "traces": run.traces,
+        "traces": trainer.traces,
     }
 
 
-def _system(run: Trainer) -> dict[str, Any] | None:
-    seen = next((callback for callback in run.callbacks if isinstance(callback, System)), None)
-    return {name: dataclasses.asdict(trend) for name, trend in seen.trends.items()} if seen is not None else None
-
-
-def _checkpoints(run: Trainer) -> dict[str, Any] | None:
-    keeper = next((callback for callback in run.callbacks if isinstance(callback, Checkpoint)), None)
-    return {"written": keeper.written, "write_s": keeper.saver.seconds} if keeper is not None else None
-
-
-def effective_mode(run: Trainer) -> dict[str, Any]:
+def effective_mode(trainer: Trainer) -> dict[str, Any]:
     """What took effect, read from the run itself rather than from the settings."""
-    mode = run.mode
-    program = run.train_program if run.train_program.compiled is not None else run.eval_program
+    mode = trainer.mode
+    program = trainer.programs.train if trainer.programs.train.compiled is not None else trainer.programs.eval
     compiled = program.compiled
     return {
         "compile": {None: mode.compile, True: "xla", False: "graph"}[compiled],
         "strategy": mode.strategy,
-        "replicas": run.replicas.count,
-        "workers": run.replicas.workers,
-        "devices": run.replicas.devices,
+        "replicas": trainer.replicas.count,
+        "workers": trainer.replicas.workers,
+        "devices": trainer.replicas.devices,
         "precision": keras.config.dtype_policy().name,
-        "steps_per_call": run.steps_per_call,
+        "steps_per_call": trainer.steps_per_call,
         "xla_program": program.unit,
         "deterministic": mode.deterministic,
         "strict": mode.strict,
         "debug_data": mode.debug_data,
-        "portable_draws": run.portable_draws,
+        "portable_draws": mode.compile != "xla" or random.portable_works(),
     }

@@ -10,10 +10,11 @@ from pathlib import Path
 from rich.table import Table
 
 from modetrain.app import record
-from modetrain.checkpoints.file import NotFiniteError, NotSavedError
+from modetrain.checkpoints.file import NotFiniteError
 from modetrain.config.overrides import key_of
 from modetrain.diagnostics import location, tf_errors
 from modetrain.engine import devices
+from modetrain.errors import NotSavedError
 from modetrain.files import paths, run_folder
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
@@ -27,21 +28,21 @@ _CAUSE = "The above exception was the direct cause of the following exception:"
 _CONTEXT = "During handling of the above exception, another exception occurred:"
 
 
-def summary(run: Trainer, settings: Settings, folder: str) -> Table:
+def summary(trainer: Trainer, settings: Settings, folder: str) -> Table:
     """Results, where the time went, where things are."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("status", f"{run.status} at step {run.step} of {run.steps}")
-    nonfinite = run.nonfinite
+    table.add_row("status", f"{trainer.status} at step {trainer.step} of {trainer.steps}")
+    nonfinite = trainer.nonfinite
     hidden = ("skipped",) if nonfinite.settings.policy == "skip" else ()  # its mean says less than the count
-    for split, results in run.results.items():
+    for split, results in trainer.results.items():
         shown = "  ".join(f"{name} {value:.4f}" for name, value in results.items() if name not in hidden)
         if shown:
             table.add_row(split, shown)
     if nonfinite.skipped:
         table.add_row("skipped updates", f"{nonfinite.skipped}")
-    clock = run.clock
+    clock = trainer.timer
     accounts = {
         name: clock.seconds[name] for name in ("import", "setup", "compile", "data", "steps", "eval", "checkpoint")
     }
@@ -52,17 +53,21 @@ def summary(run: Trainer, settings: Settings, folder: str) -> Table:
         read = clock.read()
         speed = read.steps * settings.data.batch_size / read.busy_s
         shown = "  ".join(f"{name} {value:.2f}" for name, value in step_ms.items())
-        table.add_row("ms a step", f"{shown}  ({speed:,.0f} examples/s, {run.traces} traces)")
-    if run.workers is not None:
-        spread = run.workers.spread()["step_ms"]
+        table.add_row("ms a step", f"{shown}  ({speed:,.0f} examples/s, {trainer.traces} traces)")
+    if trainer.history.worker_times is not None:
+        spread = trainer.history.worker_times.spread()["step_ms"]
         shown = "  ".join(f"{name} {value:.2f}" for name, value in spread.items())
-        slowest = "none stands out" if run.workers.slowest is None else f"slowest: worker {run.workers.slowest}"
+        slowest = (
+            "none stands out"
+            if trainer.history.worker_times.slowest is None
+            else f"slowest: worker {trainer.history.worker_times.slowest}"
+        )
         table.add_row("workers", f"mean ms a step, with waiting for data: {shown}  ({slowest})")
-    effective = record.effective_mode(run)
+    effective = record.effective_mode(trainer)
     shown = "  ".join(f"{key} {effective[key]}" for key in ("compile", "precision", "steps_per_call"))
     table.add_row("mode", f"{shown}  on {devices.shown(effective['devices'])}")
     table.add_row("run folder", folder)
-    if run.status == "stopped":
+    if trainer.status == "stopped":
         table.add_row("go on", _going_on(settings, folder))
     logs = folder if settings.run_dir or settings.resume else str(Path(folder).parent.parent)
     table.add_row("look", f"tensorboard --logdir {logs}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import bdb
 import contextlib
 import dataclasses
+import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from rich.console import Console
 
 from modetrain import console as terminal
 from modetrain.app import config_consensus, record, report, signals
-from modetrain.app.build_callbacks import chosen
-from modetrain.app.build_recipe import chosen_recipe, info_of
+from modetrain.app.build import connect_devices, info_of, make_recipe
+from modetrain.app.build_callbacks import build_callbacks
+from modetrain.callback import Callback
 from modetrain.checkpoints import fingerprint, resume, warm_start
 from modetrain.checkpoints.file import NotFiniteError
 from modetrain.cluster import protocol
@@ -33,20 +35,38 @@ from modetrain.files.lock import Lock
 from modetrain.files.tensorboard import Events
 from modetrain.mode import Mode
 from modetrain.settings import Settings
-from modetrain.tools.inspect.detectors.split_batch import REPLICAS
-from modetrain.tools.inspect.startup_check import Start
 from modetrain.trainer import Trainer
 from modetrain.training.step_errors import NonFiniteError
 from modetrain.training.timer import Clock
 
 EXIT_DONE, EXIT_FAILED, EXIT_NOT_FINITE = 0, 1, 3
 
+log = logging.getLogger(__name__)
 
-def run(settings: Settings, *, debugger: bool = False, started: float | None = None) -> int:
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What the tools above a run add to it; the command line passes them, so that a run imports no tool.
+
+    Attributes:
+      callbacks: more callbacks of a training.
+      watch: called with the trainer before its steps are traced.
+      inspected_replicas: how many replicas `do=inspect` judges by, on one device.
+      inspect: does `do=inspect` with a trainer that has not trained; returns whether something was found.
+    """
+
+    callbacks: Callable[[Settings], Sequence[Callback]] = lambda settings: ()
+    watch: Callable[[Trainer, Settings], None] = lambda trainer, settings: None
+    inspected_replicas: int = 2
+    inspect: Callable[[Trainer, Settings, Path], bool] | None = None
+
+
+def run(settings: Settings, *, debugger: bool = False, started: float | None = None, tools: Tools = Tools()) -> int:
     """Does what the settings say; returns the exit code.
 
     Args:
       settings: what to do.
+      tools: what is added to the run.
       started: when the process began, by `time.perf_counter`: what came before is booked as `import`.
       debugger: stop in the debugger, at the user's own line, where a step or a callback fails.
 
@@ -54,26 +74,26 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
       ConfigError: for what only shows once data and recipe are there.
     """
     clock = Clock(start=started)
-    console = terminal.console()
-    say = terminal.plain(console)
+    terminal.show_log()
+    console = terminal.stdout()
 
-    where = resume.place(settings, say)
+    where = resume.place(settings, log.info)
     folder = paths.shown(where.folder, Path.cwd())
     what = f"steps={settings.steps}" if settings.do == "train" else f"do={settings.do}"
-    say(f"modetrain: recipe={settings.recipe_name} mode={settings.mode.name} {what} -> {folder}")
+    log.info(f"modetrain: recipe={settings.recipe_name} mode={settings.mode.name} {what} -> {folder}")
     for note in settings.notes:
-        say(f"  {note}")
+        log.info(f"  {note}")
     # One that was killed between its last checkpoint and run.json is still to be ended: that makes no step.
     ended = run_json.read(where.folder).get("status") == "completed"
     if settings.do == "train" and ended and where.step == settings.steps and where.holds():
-        say(f"nothing to do: that run has made its {settings.steps} steps. Type steps= with more of them to go on")
+        log.info(f"nothing to do: that run has made its {settings.steps} steps. Type steps= with more of them to go on")
         return EXIT_DONE
     with clock.book("setup"):
-        replicas = Replicas.of(mode_here(settings))
+        replicas = connect_devices(mode_here(settings))
         config_consensus.check(replicas, config_consensus.settings(settings.resolved))
     protocol.announce_ready(os.environ)
-    with _owned(where.folder, replicas, say):
-        return _run(settings, where, replicas, clock, console, say, debugger=debugger)
+    with _owned(where.folder, replicas):
+        return _run(settings, where, replicas, clock, console, tools, debugger=debugger)
 
 
 def mode_here(settings: Settings) -> Mode:
@@ -88,7 +108,7 @@ def mode_here(settings: Settings) -> Mode:
 
 
 @contextlib.contextmanager
-def _owned(folder: Path, replicas: Replicas, say: Callable[[str], None]) -> Iterator[None]:
+def _owned(folder: Path, replicas: Replicas) -> Iterator[None]:
     """Within this, the run folder is this process's alone; of several workers the chief writes."""
     if not replicas.chief:
         yield
@@ -96,7 +116,7 @@ def _owned(folder: Path, replicas: Replicas, say: Callable[[str], None]) -> Iter
     with _writable(folder):
         lock = Lock.take(folder)
     if lock.stale is not None and not protocol.restarted(os.environ):
-        say(f"the run folder was left by {lock.stale}, which did not end it: going on from there")
+        log.info(f"the run folder was left by {lock.stale}, which did not end it: going on from there")
     try:
         yield
     finally:
@@ -120,7 +140,7 @@ def _run(
     replicas: Replicas,
     clock: Clock,
     console: Console,
-    say: Callable[[str], None],
+    tools: Tools,
     *,
     debugger: bool,
 ) -> int:
@@ -128,16 +148,15 @@ def _run(
     with _writable(where.folder):
         run_record = record.Record(where.folder, settings, worker=replicas.worker)
         run_record.write()
-    points = Events(where.folder if replicas.chief else None, say=say)
+    points = Events(where.folder if replicas.chief else None)
     try:
         with clock.book("setup"):
-            trainer, source = build(settings, where, replicas, clock, console, points, say)
+            trainer, source = build(settings, where, replicas, clock, console, points, tools)
             run_record.follow(trainer, source)
         run_record.write()
         if settings.do == "inspect":
-            from modetrain.tools.inspect import inspect_command
-
-            findings = inspect_command.run(trainer, settings, where.folder, say)
+            assert tools.inspect is not None
+            findings = tools.inspect(trainer, settings, where.folder)
             trainer.status, trainer.steps = "completed", trainer.step
             run_record.write()
             return EXIT_FAILED if findings else EXIT_DONE
@@ -151,7 +170,7 @@ def _run(
                 trainer.status = "stopped"
                 run_record.write()
 
-            with signals.heard_by(trainer, say, leave):
+            with signals.signals_to(trainer, leave):
                 trainer.train()
     except BaseException as error:
         told = str(error) if isinstance(error, ConfigError) else report.told(error, run_record.error, settings)
@@ -160,7 +179,7 @@ def _run(
             protocol.leave()  # the launcher names the cause, which this would hide
         run_record.write(error)
         if isinstance(error, bdb.BdbQuit):
-            say("stopped in the debugger")
+            log.info("stopped in the debugger")
             return EXIT_FAILED
         if isinstance(error, ConfigError) or not isinstance(error, Exception):
             raise
@@ -173,10 +192,10 @@ def _run(
     try:
         run_record.write()
     except OSError as error:
-        say(f"WARNING: {folder}/run.json could not be written: {error.strerror}")
+        log.warning(f"{folder}/run.json could not be written: {error.strerror}")
         return EXIT_FAILED
     console.print(report.summary(trainer, settings, folder))
-    return 128 + trainer.stopped_by if trainer.status == "stopped" and trainer.stopped_by else EXIT_DONE
+    return 128 + trainer.stop_signal if trainer.status == "stopped" and trainer.stop_signal else EXIT_DONE
 
 
 def build(
@@ -186,29 +205,28 @@ def build(
     clock: Clock,
     console: Console,
     points: Events,
-    say: Callable[[str], None],
+    tools: Tools = Tools(),
 ) -> tuple[Trainer, sources.Source]:
-    """Makes everything a run is made of, in the order that TensorFlow's global settings ask for."""
+    """Makes everything a run is made of, in the order that TensorFlow's global settings need."""
     mode = mode_here(settings)
-    portable = tf_setup.set_for(mode, settings.seed, say)
+    tf_setup.set_for(mode, settings.seed)
     if settings.check_numerics:
         tf.debugging.enable_check_numerics()
-    source = sources.load(settings.data, say=say)
-    say(f"data: {source.description}")
-    recipe = chosen_recipe(settings, info_of(settings, source), replicas=replicas, say=say)
+    source = sources.load(settings.data, say=log.info)
+    log.info(f"data: {source.description}")
+    recipe = make_recipe(settings, info_of(settings, source), replicas=replicas)
     prepare = recipe.prepare if recipe.prepares else None
     cut = Cut.over(replicas, recipe.micro_batches)
-    debug = settings.mode.debug_data
-    data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=cut, debug=debug)
+    data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=cut, debug=settings.mode.debug_data)
     facts = facts_of(source)
     made_of = fingerprint.of(recipe, source, replicas)
     config_consensus.check(replicas, made_of)
-    restored = resume.restore(where, recipe, settings, say, facts=facts, made_of=made_of)
+    restored = resume.restore(where, recipe, settings, log.info, facts=facts, made_of=made_of)
     if restored is None:
-        warm_start.start(recipe, settings.init_from, say)
+        warm_start.start(recipe, settings.init_from, log.info)
     elif settings.init_from.path is not None:
-        say(
-            f"init_from.path={settings.init_from.path}: this run goes on from a checkpoint of its own, so it is not read"
+        log.info(
+            f"init_from.path={settings.init_from.path}: this run resumes a checkpoint of its own, so it is not read"
         )
     step = restored.step if restored else 0
     steps = replicas.of_each_worker([step])[:, 0]
@@ -217,40 +235,34 @@ def build(
             f"run_dir={where.folder}: the workers would go on from steps {', '.join(f'{one:.0f}' for one in steps)}: they do "
             "not see the same checkpoints. Type run_dir= with a folder that is the same on all machines."
         )
-    at_start = settings.inspect.at_start and settings.do in ("train", "evaluate") and settings.mode.compile != "eager"
-    start = Start(recipe, settings.mode, say, settings.command, replicas) if at_start and replicas.chief else None
+    extra = tools.callbacks(settings) if settings.do == "train" else ()
     trainer = Trainer(
-        recipe=recipe,
+        recipe,
+        data,
         mode=mode,
         replicas=replicas,
-        data=data,
         steps=settings.steps,
-        callbacks=chosen(settings, facts, made_of, points, console, say, replicas),
+        callbacks=build_callbacks(settings, facts, made_of, points, console, replicas, extra),
         folder=where.folder,
-        step=step,
         nonfinite=settings.nonfinite,
-        watch_every=min((settings.callbacks.get("log") or {}).get("every") or 0, settings.steps),
-        clock=clock,
-        say=say,
-        command=settings.command,
-        portable_draws=portable,
-        observe=start.of if start is not None else None,
+        timer=clock,
     )
+    tools.watch(trainer, settings)
     if restored is not None:
-        trainer.resume(restored)
+        trainer.load_state(restored.meta.get("carry", {}), step=restored.step)
     if settings.do == "train" and settings.resume is not None:
         points.rewind(step)
     if mode.strategy != settings.mode.strategy and settings.mode.strategy == "tpu":
-        say("no TPU is used: the step is judged by what XLA can compile on this machine, and by its shapes")
-    runs = f"strategy={mode.strategy} replicas={replicas.count}"
+        log.info("no TPU is used: the step is judged by what XLA can compile on this machine, and by its shapes")
+    where_run = f"strategy={mode.strategy} replicas={replicas.count}"
     if mode.strategy != settings.mode.strategy:  # do=inspect
-        runs = f"strategy={settings.mode.strategy}, judged for {REPLICAS} replicas,"
-    say(
+        where_run = f"strategy={settings.mode.strategy}, judged for {tools.inspected_replicas} replicas,"
+    log.info(
         f"mode: compile={mode.compile} precision={mode.precision} "
-        f"steps_per_call={trainer.steps_per_call} {runs} on {shown(replicas.devices)}"
+        f"steps_per_call={trainer.steps_per_call} {where_run} on {shown(replicas.devices)}"
     )
     for note in replicas.notes:
-        say(f"  {note}")
+        log.info(f"  {note}")
     return trainer, source
 
 

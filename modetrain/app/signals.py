@@ -1,24 +1,24 @@
-"""Signals to a run: SIGTERM, SIGINT and SIGHUP save and stop, a second one ends at once, SIGUSR1 saves and goes on, SIGQUIT writes
-a capsule of the step under way and goes on.
+"""Signals to a run: SIGTERM, SIGINT and SIGHUP save and stop, a second one ends at once, SIGUSR1 saves and goes on.
 
-A thread hears them, because Python's own handlers wait for TensorFlow to return, and a call may take minutes.
+SIGQUIT writes a capsule of the running step and goes on. A thread receives the signals, because Python's own handlers wait
+for TensorFlow to return, and a call may take minutes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from modetrain.callbacks import flight_recorder
+from modetrain.trainer import Trainer
 
-if TYPE_CHECKING:
-    from modetrain.trainer import Trainer
+log = logging.getLogger(__name__)
 
 _STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SAVE = (signal.SIGUSR1,)
@@ -27,41 +27,44 @@ _END = b"\0"  # no signal has this number
 
 
 @contextlib.contextmanager
-def heard_by(run: Trainer, say: Callable[[str], None], leave: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Within this, signals to the process are the run's. Must be entered in the main thread.
+def signals_to(trainer: Trainer, leave: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Within this, signals to the process are the run's. In a thread that is not the main one there are none, and a line says so.
 
     Args:
-      run: what is asked to stop.
-      say: prints a line.
+      trainer: what is asked to stop.
       leave: called before the process ends where a run that has made no step is told to stop: its first trace may take minutes.
     """
+    if threading.current_thread() is not threading.main_thread():
+        log.info("signals do not reach this run: it is not in the main thread. Stop it with trainer.stop()")
+        yield
+        return
     asked: set[int] = set()
 
     def hear(signum: int) -> None:
         name = signal.Signals(signum).name
         if signum in _SAVE:
-            run.save()
+            trainer.save()
             tell(f"{name}: saving after this call")
         elif signum in _RECORD:
             tell(
-                f"{name}: {flight_recorder.beside(run, why='asked', said='') or 'no capsule, this run has no recorder'}"
+                f"{name}: {flight_recorder.beside(trainer, why='asked', said='') or 'no capsule, this run has no recorder'}"
             )
         elif asked:
             tell(f"{name}: stopping at once")
             os._exit(128 + signum)
-        elif run.fresh and run.replicas.workers == 1:  # other workers would wait for this one
+        elif trainer.not_started and trainer.replicas.workers == 1:  # other workers would wait for this one
             tell(f"{name}: stopping; no step was made, so there is nothing to save")
             with contextlib.suppress(Exception):
                 leave()
             os._exit(128 + signum)
         else:
             asked.add(signum)
-            run.stop(signum)
+            trainer.stop(signum)
             tell(f"{name}: stopping after this call; once more to stop at once")
 
     def tell(line: str) -> None:
         with contextlib.suppress(Exception, SystemExit):  # whatever is wrong with saying it: the signal counts
-            say(line)
+            log.info(line)
             sys.stdout.flush()
 
     def listen() -> None:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from modetrain.callback import Callback
-from modetrain.callbacks.best_metric import best_of
+from modetrain.callbacks.rollback import roll_back
 from modetrain.checkpoints import file
 from modetrain.checkpoints.writer import Saver
-from modetrain.errors import did_you_mean
+from modetrain.errors import NotSavedError, did_you_mean
 from modetrain.files import run_folder
-from modetrain.training import state as carry
+
+log = logging.getLogger(__name__)
 
 _BEST = "best.npz"
+AUTO = "auto"  # callbacks.checkpoint.best: accuracy, else loss, whichever the evaluation returns
 
 
 class Checkpoint(Callback):
@@ -73,96 +76,101 @@ class Checkpoint(Callback):
         wanted = (super().next_step(step), self._evaluations.next_step(step))
         return min((one for one in wanted if one is not None), default=None)
 
-    def start(self, run):
-        self._first = run.step
-        if not run.replicas.chief:
+    def on_train_begin(self, trainer):
+        self._first = trainer.step
+        if not trainer.replicas.chief:
             return
-        folder = run.folder / run_folder.CHECKPOINTS
+        folder = trainer.folder / run_folder.CHECKPOINTS
         # What a killed run left half-written is of no use to anybody.
         for partial in folder.glob(".*.partial"):
             partial.unlink()
-        self._check_best(run)
-        self._leave_newer(run)
-        if run_folder.checkpoint(run.folder, run.step).exists():
-            self._saved = run.step
+        self._check_best(trainer)
+        self._leave_newer(trainer)
+        if run_folder.checkpoint(trainer.folder, trainer.step).exists():
+            self._saved = trainer.step
         elif self._save_first:
-            with run.clock.book("checkpoint"):
-                self._save(run)
+            with trainer.timer.book("checkpoint"):
+                self._save(trainer)
 
-    def call(self, run, rows):
+    def on_steps_end(self, trainer, rows):
         self.saver.check()
 
-    def look(self, run):
-        self._keep_what_is_due(run, due=bool(self.every) and run.step % self.every == 0)
+    def on_step(self, trainer):
+        self._keep_what_is_due(trainer, due=bool(self.every) and trainer.step % self.every == 0)
 
-    def save(self, run):
-        self._keep_what_is_due(run, due=True)
-        run.say(f"step {run.step}: saving a checkpoint, as asked")
+    def on_save(self, trainer):
+        self._keep_what_is_due(trainer, due=True)
+        log.info(f"step {trainer.step}: saving a checkpoint, as asked")
 
-    def end(self, run):
+    def on_train_end(self, trainer):
         # A callback or the data may fail, and the variables still be those of this step.
-        if run.status in ("completed", "stopped") or (run.whole and run.step > self._first):
-            self._keep_what_is_due(run, due=True)
-        with run.clock.book("checkpoint"):
+        if trainer.status in ("completed", "stopped") or (trainer.state_is_consistent and trainer.step > self._first):
+            self._keep_what_is_due(trainer, due=True)
+        with trainer.timer.book("checkpoint"):
             self.saver.wait()
 
-    def state(self, run):
+    def state(self, trainer):
         return {"best": self._best, "best_value": self._best_value}
 
-    def restore(self, state):
+    def load_state(self, state):
         # A value of another metric is no measure of this one; `auto` becomes one with the first evaluation.
         same = self._best in ("auto", state.get("best", self._best))
         self._best_value = state["best_value"] if same else None
 
-    def rewind(self, run):
-        self._saved = run.step
-        if run.replicas.chief:
-            self._leave_newer(run)
+    def on_rollback(self, trainer):
+        self._saved = trainer.step
+        if trainer.replicas.chief:
+            self._leave_newer(trainer)
 
-    def settle(self) -> None:
-        """Returns when every checkpoint is written."""
+    def on_nonfinite(self, trainer, error):
+        if trainer.nonfinite.settings.policy != "rollback":
+            return False
         self.saver.wait()
+        return roll_back(trainer, error, every=self.every or 0)
 
-    def _check_best(self, run) -> None:
+    def summary(self):
+        return {"checkpoints": {"written": self.written, "write_s": self.saver.seconds}}
+
+    def _check_best(self, trainer) -> None:
         """A best one that is gone, damaged or exchanged is no measure for later ones."""
         try:
-            file.load(run_folder.best(run.folder))
+            file.load(run_folder.best(trainer.folder))
         except file.CheckpointError as error:
-            if run_folder.best(run.folder).exists():
-                run.say(f"WARNING: {error} The best value so far is forgotten: the next evaluation's takes its place.")
+            if run_folder.best(trainer.folder).exists():
+                log.warning(f"{error} The best value so far is forgotten: the next evaluation's takes its place.")
             self._best_value = None
 
-    def _leave_newer(self, run) -> None:
+    def _leave_newer(self, trainer) -> None:
         # Going on from an older checkpoint starts another branch: `latest` must not find the one left behind.
-        folder = run.folder / run_folder.CHECKPOINTS
-        for step in run_folder.steps(run.folder):
-            if step > run.step:
-                left = run_folder.checkpoint(run.folder, step)
+        folder = trainer.folder / run_folder.CHECKPOINTS
+        for step in run_folder.steps(trainer.folder):
+            if step > trainer.step:
+                left = run_folder.checkpoint(trainer.folder, step)
                 try:
                     file.load(left)
                     why = "of a branch that this run leaves"
                 except file.CheckpointError:
                     why = "damaged"
                 file.leave_out(folder, file.index_of(folder), [left.name])
-                run.say(f"{left.name} is {why}: kept as {left.name}.left")
+                log.info(f"{left.name} is {why}: kept as {left.name}.left")
                 left.rename(left.with_name(f"{left.name}.left"))
 
-    def _keep_what_is_due(self, run, *, due: bool) -> None:
-        if not run.replicas.chief:
+    def _keep_what_is_due(self, trainer, *, due: bool) -> None:
+        if not trainer.replicas.chief:
             return
-        with run.clock.book("checkpoint"):
-            if run.evaluated == run.step:
-                self._best = best_of(self._best, run.results["eval"], run.say)
-            evaluated = self._best is not None and run.evaluated == run.step
-            unknown = evaluated and self._best not in run.results["eval"]
-            better = evaluated and not unknown and self._is_better(run.results["eval"][self._best])
+        with trainer.timer.book("checkpoint"):
+            if trainer.history.evaluated == trainer.step:
+                self._best = _resolve_best(self._best, trainer.results["eval"])
+            evaluated = self._best is not None and trainer.history.evaluated == trainer.step
+            unknown = evaluated and self._best not in trainer.results["eval"]
+            better = evaluated and not unknown and self._is_better(trainer.results["eval"][self._best])
             if better:
-                self._best_value = run.results["eval"][self._best]
+                self._best_value = trainer.results["eval"][self._best]
             # Whatever is wrong with the metric's name, the steps made so far are not lost.
-            if ((due or unknown) and self._saved != run.step) or better:
-                self._save(run, due=due or unknown, best=better)
+            if ((due or unknown) and self._saved != trainer.step) or better:
+                self._save(trainer, due=due or unknown, best=better)
             if unknown:
-                results = run.results["eval"]
+                results = trainer.results["eval"]
                 raise ValueError(
                     f"callbacks.checkpoint.best={self._best}: the evaluation returned {', '.join(sorted(results))}, "
                     f"and no {self._best!r}.{did_you_mean(str(self._best), results)} Type callbacks.checkpoint.best="
@@ -177,15 +185,17 @@ class Checkpoint(Callback):
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
-    def _save(self, run, *, due: bool = True, best: bool = False) -> None:
+    def _save(self, trainer, *, due: bool = True, best: bool = False) -> None:
         self.saver.check()
         # Evaluation may have drawn from the seed generators; where they stand is a function of the step.
-        run.recipe.seek(run.step)
-        state, step, folder = run.recipe.state(), run.step, run.folder
-        trained = {id(v) for optimizer in run.recipe.optimizers().values() for v in optimizer.trainable}
-        watched = [name for name, v in state.items() if id(v) in trained and run.nonfinite.settings.policy != "ignore"]
+        trainer.recipe.seek(trainer.step)
+        state, step, folder = trainer.recipe.state(), trainer.step, trainer.folder
+        trained = {id(v) for optimizer in trainer.recipe.optimizers().values() for v in optimizer.trainable}
+        watched = [
+            name for name, v in state.items() if id(v) in trained and trainer.nonfinite.settings.policy != "ignore"
+        ]
         arrays = file.copied(state)
-        meta = {**self._meta, "best_value": self._best_value, "results": run.results, "carry": carry.of(run)}
+        meta = {**self._meta, "best_value": self._best_value, "results": trainer.results, "carry": trainer.state()}
         if due:
             self._saved = step
 
@@ -228,7 +238,7 @@ class Checkpoint(Callback):
             with contextlib.suppress(OSError):  # it may be that not even that can be read
                 whole = run_folder.steps(run_dir)
             newest = f"The newest whole one is of step {whole[-1]}" if whole else "There is none before it"
-            raise file.NotSavedError(
+            raise NotSavedError(
                 f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. {newest}. "
                 f"Mend that (free space, or the right to write), then type resume=latest run_dir={run_dir}."
             ) from error
@@ -238,6 +248,20 @@ class Checkpoint(Callback):
         planned = [step for step in steps if step == 0 or (self.every and step % self.every == 0)]
         kept = {*steps[-self._keep :], *(planned[-1:] if self._save_first else [])}
         return [s for s in steps if s not in kept and not (s and self._keep_every and s % self._keep_every == 0)]
+
+
+def _resolve_best(metric: str | None, results: Container[str]) -> str | None:
+    """Resolves `callbacks.checkpoint.best=auto` once the evaluation's metrics are known, and says so."""
+    if metric != AUTO:
+        return metric
+    found = next((name for name in ("accuracy", "loss") if name in results), None)
+    what = (
+        f"the one of the best {found} is kept too"
+        if found
+        else "there is no accuracy and no loss, so none is kept as the best"
+    )
+    log.info(f"checkpoints: {what} (callbacks.checkpoint.best={AUTO})")
+    return found
 
 
 def _refuse_nonfinite(arrays: Mapping[str, np.ndarray], names: Sequence[str], step: int) -> None:

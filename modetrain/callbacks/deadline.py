@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 
 from modetrain.callback import Callback
+
+log = logging.getLogger(__name__)
 
 
 class Deadline(Callback):
@@ -19,8 +22,8 @@ class Deadline(Callback):
         self._after = after
         self._told = False
 
-    def call(self, run, rows):
-        if not self._told and run.clock.total >= self._after:
+    def on_steps_end(self, trainer, rows):
+        if not self._told and trainer.timer.total >= self._after:
             self._told = True
-            run.say(f"step {run.step}: stop_after={self._after:.0f}s is over; stopping")
-            run.stop(signal.SIGTERM)
+            log.info(f"step {trainer.step}: stop_after={self._after:.0f}s is over; stopping")
+            trainer.stop(signal.SIGTERM)

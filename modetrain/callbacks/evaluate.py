@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from modetrain.callback import Callback
 from modetrain.files.tensorboard import Events
+
+log = logging.getLogger(__name__)
 
 
 class Evaluate(Callback):
@@ -20,19 +24,19 @@ class Evaluate(Callback):
         super().__init__(every=every)
         self._events = events
 
-    def look(self, run):
-        results = run.evaluate()
-        run.say(f"step {run.step}: eval " + ", ".join(f"{name} {value:.4f}" for name, value in results.items()))
-        self._events.scalars({f"eval/{name}": value for name, value in results.items()}, run.step)
-        with run.clock.book("eval"), run.recipe.averaged():
-            shown = run.recipe.show()
+    def on_step(self, trainer):
+        results = trainer.evaluate()
+        log.info(f"step {trainer.step}: eval " + ", ".join(f"{name} {value:.4f}" for name, value in results.items()))
+        self._events.scalars({f"eval/{name}": value for name, value in results.items()}, trainer.step)
+        with trainer.timer.book("eval"), trainer.recipe.averaged():
+            shown = trainer.recipe.show()
         for name, images in shown.items():
-            self._events.images(name, np.clip(np.asarray(images, np.float32), 0.0, 1.0), run.step)
+            self._events.images(name, np.clip(np.asarray(images, np.float32), 0.0, 1.0), trainer.step)
 
-    def end(self, run):
-        if run.status == "completed" and run.evaluated != run.step:
-            self.look(run)
+    def on_train_end(self, trainer):
+        if trainer.status == "completed" and trainer.history.evaluated != trainer.step:
+            self.on_step(trainer)
 
-    def state(self, run):
+    def state(self, trainer):
         self._events.flush()  # a checkpoint of a step has the points before it on the disk
         return {}

@@ -10,24 +10,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import logging
 import pdb
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from modetrain.callback import Callback
+from modetrain.callback import Callback, TrainerProtocol
 from modetrain.checkpoints import capsule, file
+from modetrain.diagnostics import tf_errors
 from modetrain.engine.batching import Block
 from modetrain.files import paths
-from modetrain.training import state as carry
+from modetrain.training.step_errors import NonFiniteError
 
-if TYPE_CHECKING:
-    from modetrain.trainer import Trainer
+log = logging.getLogger(__name__)
 
 _SELDOM = 1.0  # seconds at least between two copies
 _SHARE = 200  # of the time, what copies may take
@@ -45,32 +46,65 @@ class Recorder(Callback):
     """Keeps a copy of the state, and writes capsules.
 
     Args:
-      keep: so many capsules of a run are kept, the newest.
+      keep: capsules of a run that are kept, the newest; 0 writes none, and commands name the run folder instead.
       config: the run's resolved configuration.
+      command: the command line of the run.
       made_on: see `record.made_on`.
     """
 
-    def __init__(self, *, keep: int, config: Mapping[str, Any], made_on: Mapping[str, Any]):
+    def __init__(self, *, keep: int, config: Mapping[str, Any], made_on: Mapping[str, Any], command: str = ""):
         super().__init__()
-        self._keep = keep
+        self.keep = keep
         self._config = config
         self._made_on = made_on
+        self._command = command
         self._copy: _Copy | None = None
         self._taken = 0.0
         self._pause = _SELDOM
 
-    def start(self, run):
-        self._take(run)
+    def on_train_begin(self, trainer):
+        self._take(trainer)
 
-    def call(self, run, rows):
+    def on_steps_end(self, trainer, rows):
         if time.perf_counter() - self._taken >= self._pause:
-            self._take(run)
+            self._take(trainer)
 
-    def rewind(self, run):
-        self._take(run)
+    def on_rollback(self, trainer):
+        self._take(trainer)
+
+    def on_step_error(self, trainer, failure):
+        """Writes the capsule of the failed step, and adds to its error the command that runs that step again.
+
+        A step that was never traced has no state but that which the run began with.
+        """
+        if not self._command:
+            return
+        error, method, names = failure.error, failure.method, trainer.programs.train.names
+        nonfinite = isinstance(error, NonFiniteError)
+        # Of several workers one step may fail on one alone; in a trace, and where a loss is not finite, all do.
+        own = trainer.replicas.workers > 1 and trainer.replicas.local == 1 and not nonfinite
+        replica = trainer.replicas.first if own and method == "train_step" and names else None
+        path = None
+        if self.keep and trainer.replicas.chief and (names or method != "train_step"):
+            message = tf_errors.read(error)
+            said = message.text if message is not None else f"{type(error).__name__}: {error}"
+            why = "nonfinite" if nonfinite else "error"
+            path = self.write(trainer, failure.step, why=why, said=said, method=method, block=failure.block)
+        if path is None and method == "eval_step":
+            return
+        source, step = (trainer.folder, failure.step) if path is None else (path, None)
+        command = replay_command(source, step=step, replica=replica)
+        error.add_note(f"modetrain: to make that step once more, line by line, in the debugger:\n  {command}")
 
     def write(
-        self, run: Trainer, step: int, *, why: str, said: str, method: str = "train_step", block: Block | None = None
+        self,
+        trainer: TrainerProtocol,
+        step: int,
+        *,
+        why: str,
+        said: str,
+        method: str = "train_step",
+        block: Block | None = None,
     ) -> Path | None:
         """Writes the capsule of a step; returns where, or None if that was not to be done.
 
@@ -82,48 +116,57 @@ class Recorder(Callback):
         """
         evaluating = method == "eval_step"
         copy: _Copy | None
-        at, number = (run.step, step) if evaluating else (step, step)
-        if evaluating or run.whole:  # no step was begun: the variables are those of the run's own step, and stay so
-            copy = _Copy(step=run.step, state=file.copied(run.recipe.state()), carry=carry.of(run))
+        at, number = (trainer.step, step) if evaluating else (step, step)
+        if (
+            evaluating or trainer.state_is_consistent
+        ):  # no step was begun: the variables are those of the run's own step, and stay so
+            copy = _Copy(step=trainer.step, state=file.copied(trainer.recipe.state()), carry=trainer.state())
         else:
-            copy = self._before(run, step)
+            copy = self._before(trainer, step)
         batch = None
         if method != "prepare":
-            batch = _of_evaluation(block, number) if evaluating else _of_training(run, step)
-        return self._save(run, copy, batch, step=at, number=number, why=why, said=said, method=method)
+            batch = _of_evaluation(block, number) if evaluating else _of_training(trainer, step)
+        return self._save(trainer, copy, batch, step=at, number=number, why=why, said=said, method=method)
 
-    def write_beside(self, run: Trainer, *, why: str, said: str) -> Path | None:
+    def write_beside(self, trainer: TrainerProtocol, *, why: str, said: str) -> Path | None:
         """Writes a capsule of the step under way from another thread, with the state of the last copy."""
-        step = run.step
+        step = trainer.step
         return self._save(
-            run, self._copy, _of_training(run, step), step=step, number=step, why=why, said=said, method="train_step"
+            trainer,
+            self._copy,
+            _of_training(trainer, step),
+            step=step,
+            number=step,
+            why=why,
+            said=said,
+            method="train_step",
         )
 
     # --- private ----------------------------------------------------------------------------------------------------
 
-    def _take(self, run: Trainer) -> None:
-        if not run.replicas.chief:
+    def _take(self, trainer: TrainerProtocol) -> None:
+        if not trainer.replicas.chief or not self.keep:
             return
         start = time.perf_counter()
-        self._copy = _Copy(step=run.step, state=file.copied(run.recipe.state()), carry=carry.of(run))
+        self._copy = _Copy(step=trainer.step, state=file.copied(trainer.recipe.state()), carry=trainer.state())
         self._taken = time.perf_counter()
         self._pause = max(_SELDOM, _SHARE * (self._taken - start))
 
-    def _before(self, run: Trainer, step: int) -> _Copy | None:
+    def _before(self, trainer: TrainerProtocol, step: int) -> _Copy | None:
         """The state before a step, or that of the last copy where running up to it is too much, or fails."""
         copy = self._copy
-        step_s = (run.clock.step_ms() or {"p50": 0.0})["p50"] / 1e3
-        if copy is None or run.replicas.workers > 1 or (step - copy.step) * step_s > _PATIENCE:
+        step_s = (trainer.timer.step_ms() or {"p50": 0.0})["p50"] / 1e3
+        if copy is None or trainer.replicas.workers > 1 or (step - copy.step) * step_s > _PATIENCE:
             return copy
         try:
-            with unattended() if run.mode.compile == "eager" else contextlib.nullcontext():
-                run.run_again(copy.state, copy.step, step)
+            with unattended() if trainer.mode.compile == "eager" else contextlib.nullcontext():
+                trainer.rerun_steps(copy.state, copy.step, step)
         except Exception as error:
-            run.say(f"the steps from {copy.step} to {step} could not be run once more ({type(error).__name__})")
+            log.info(f"the steps from {copy.step} to {step} could not be run once more ({type(error).__name__})")
             return copy
-        return dataclasses.replace(copy, step=step, state=file.copied(run.recipe.state()))
+        return dataclasses.replace(copy, step=step, state=file.copied(trainer.recipe.state()))
 
-    def _save(self, run: Trainer, copy: _Copy | None, batch, *, step: int, **given: Any) -> Path | None:
+    def _save(self, trainer: TrainerProtocol, copy: _Copy | None, batch, *, step: int, **given: Any) -> Path | None:
         if copy is None:
             return None
         made = capsule.Capsule(
@@ -131,20 +174,20 @@ class Recorder(Callback):
             state_step=copy.step,
             state=copy.state,
             batch=batch,
-            command=run.command,
+            command=self._command,
             config=self._config,
-            info=dataclasses.asdict(run.recipe.info),
+            info=dataclasses.asdict(trainer.recipe.info),
             carry=copy.carry,
             made_on=self._made_on,
             **given,
         )
-        path = capsule.path_of(run.folder, made)
+        path = capsule.path_of(trainer.folder, made)
         try:
             made.save(path)
-            for old in capsule.in_folder(run.folder)[: -self._keep]:
+            for old in capsule.in_folder(trainer.folder)[: -self.keep]:
                 old.unlink(missing_ok=True)
         except OSError as error:
-            run.say(f"WARNING: {path} could not be written: {error.strerror or error}")
+            log.warning(f"{path} could not be written: {error.strerror or error}")
             return None
         return path
 
@@ -165,10 +208,10 @@ def unattended() -> Iterator[None]:
         sys.breakpointhook, pdb.set_trace = hook, set_trace
 
 
-def beside(run: Trainer, *, why: str, said: str) -> str | None:
+def beside(trainer: TrainerProtocol, *, why: str, said: str) -> str | None:
     """Writes a capsule of the step under way while the run goes on; returns a line on it, if there is one. For any thread."""
-    recorder = of(run)
-    path = recorder.write_beside(run, why=why, said=said) if recorder is not None else None
+    recorder = of(trainer)
+    path = recorder.write_beside(trainer, why=why, said=said) if recorder is not None else None
     return f"to make the step under way once more: {replay_command(path)}" if path is not None else None
 
 
@@ -188,15 +231,15 @@ def replay_command(source: Path, *, step: int | None = None, replica: int | None
     return shlex.join(["python", "-m", "modetrain", "do=replay", *words, "mode=eager"])
 
 
-def of(run: Trainer) -> Recorder | None:
+def of(trainer: TrainerProtocol) -> Recorder | None:
     """The recorder of a run, where it has one and this process may write."""
-    found = next((callback for callback in run.callbacks if isinstance(callback, Recorder)), None)
-    return found if run.replicas.chief else None
+    found = next((callback for callback in trainer.callbacks if isinstance(callback, Recorder)), None)
+    return found if found is not None and found.keep and trainer.replicas.chief else None
 
 
-def _of_training(run: Trainer, step: int) -> dict[str, np.ndarray] | None:
+def _of_training(trainer: TrainerProtocol, step: int) -> dict[str, np.ndarray] | None:
     try:
-        batch = run.data.batch(step + run.feed.passed_over)
+        batch = trainer.data.batch(step + trainer.loader.skipped_count)
     except Exception:  # it may be what has failed
         return None
     return {name: value.numpy() for name, value in batch.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,6 +13,8 @@ from modetrain.engine.metrics import Means
 from modetrain.files.tensorboard import Events
 from modetrain.training.stragglers import WorkerTimes
 from modetrain.training.timer import Reading
+
+log = logging.getLogger(__name__)
 
 # What an optimizer shows is not a metric of the recipe's.
 _OF_OPTIMIZER = ("grad_norm", "loss_scale", "skipped")
@@ -31,75 +34,77 @@ class Log(Callback):
 
     def __init__(self, *, every: int, events: Events, lines: bool):
         super().__init__()
-        self._window = every
+        self._window = self.grad_norm_every = every
         self._events = events
         self._lines = lines
         self._means = Means()
         self._read = Reading()
 
-    def call(self, run, rows):
+    def on_steps_end(self, trainer, rows):
         last = rows.first + len(rows.values)
         ends = range((rows.first // self._window + 1) * self._window, last + 1, self._window)
-        rates = _learning_rates(run, ends)
+        rates = _learning_rates(trainer, ends)
         taken = 0
         for n, end in enumerate(ends):
             self._take(rows, taken, end - rows.first)
-            self._point(run, end, {tag: rate[n] for tag, rate in rates.items()})
+            self._point(trainer, end, {tag: rate[n] for tag, rate in rates.items()})
             self._means = Means()
             taken = end - rows.first
         self._take(rows, taken, len(rows.values))
         if ends:
-            self._speed(run)
+            self._speed(trainer)
 
-    def end(self, run):
+    def on_train_end(self, trainer):
         # The window of a run that was stopped goes on when it is resumed. So does that of a completed one that is made
         # longer, but nobody knows yet.
-        if self._means.pairs and (run.status == "completed" or not run.whole):
-            self._point(run, run.step, {tag: rate[0] for tag, rate in _learning_rates(run, [run.step]).items()})
-            self._speed(run)
+        if self._means.pairs and (trainer.status == "completed" or not trainer.state_is_consistent):
+            self._point(
+                trainer, trainer.step, {tag: rate[0] for tag, rate in _learning_rates(trainer, [trainer.step]).items()}
+            )
+            self._speed(trainer)
         self._events.flush()
 
-    def state(self, run):
+    def state(self, trainer):
         self._events.flush()  # a checkpoint of a step has the points before it on the disk
         return {"window": {name: list(pair) for name, pair in self._means.pairs.items()}}
 
-    def restore(self, state):
+    def load_state(self, state):
         self._means = Means(pairs={name: (total, count) for name, (total, count) in state["window"].items()})
 
-    def rewind(self, run):
-        self._events.rewind(run.step)
+    def on_rollback(self, trainer):
+        self._events.rewind(trainer.step)
 
     def _take(self, rows, start: int, stop: int) -> None:
         if start < stop:
             self._means = self._means.plus_steps(rows.names, rows.values[start:stop])
 
-    def _point(self, run, step: int, rates: Mapping[str, float]) -> None:
+    def _point(self, trainer, step: int, rates: Mapping[str, float]) -> None:
         means = self._means.means()
         families = {name: "optimizer" if name.split("/")[0] in _OF_OPTIMIZER else "train" for name in means}
         values = {f"{families[name]}/{name}": value for name, value in means.items()}
         self._events.scalars({**values, **rates}, step)
         if self._lines:
             shown = [f"{name} {value:.4f}" for name, value in means.items() if families[name] == "train"]
-            run.say(f"step {step}/{run.steps}: {', '.join(shown)}")
+            log.info(f"step {step}/{trainer.steps}: {', '.join(shown)}")
 
-    def _speed(self, run) -> None:
-        clock, now = run.clock, run.clock.read()
+    def _speed(self, trainer) -> None:
+        clock, now = trainer.timer, trainer.timer.read()
         spent = now - self._read
-        values = {"speed/compile_s": clock.seconds["compile"], "speed/traces": run.traces}
+        values = {"speed/compile_s": clock.seconds["compile"], "speed/traces": trainer.traces}
         values |= {f"speed/step_ms_{name}": value for name, value in clock.step_ms(self._read.calls).items()}
         if spent.steps and spent.busy_s > 0:
             values["speed/data_wait_ms"] = 1e3 * spent.data_s / spent.steps
-            values["speed/examples_per_s"] = spent.steps * run.data.settings.batch_size / spent.busy_s
-        if run.replicas.workers > 1 and run.status != "failed":  # all workers meet here, and one may be gone
-            workers = WorkerTimes.gather(run.replicas, spent)
+            values["speed/examples_per_s"] = spent.steps * trainer.data.settings.batch_size / spent.busy_s
+        if trainer.replicas.workers > 1 and trainer.status != "failed":  # all workers meet here, and one may be gone
+            workers = WorkerTimes.gather(trainer.replicas, spent)
             spreads = workers.spread()
             values |= {f"workers/{kind}_{name}": v for kind, spread in spreads.items() for name, v in spread.items()}
             values["workers/slowest"] = -1 if workers.slowest is None else workers.slowest
-        self._events.scalars(values, run.step)
+        self._events.scalars(values, trainer.step)
         self._read = now
 
 
-def _learning_rates(run, steps: Sequence[int]) -> dict[str, np.ndarray]:
+def _learning_rates(trainer, steps: Sequence[int]) -> dict[str, np.ndarray]:
     """Per optimizer's tag the learning rate of the update that made each of `steps`.
 
     All steps at once: the formula is TensorFlow's, and a handful of its operations a point would cost more than the rest.
@@ -107,7 +112,7 @@ def _learning_rates(run, steps: Sequence[int]) -> dict[str, np.ndarray]:
     if not steps:
         return {}
     found = {}
-    for name, optimizer in run.recipe.optimizers().items():
+    for name, optimizer in trainer.recipe.optimizers().items():
         tag = "optimizer/learning_rate" + ("" if name == "optimizer" else f"/{name.removesuffix('_optimizer')}")
         rates = optimizer.learning_rate(tf.constant(steps, tf.int64) - 1)
         found[tag] = np.broadcast_to(rates, len(steps))  # a constant one is a scalar

@@ -51,11 +51,14 @@ class System(Callback):
         self._windows = 0
         self.trends: dict[str, Trend] = {}
 
-    def call(self, run, rows):
-        if run.step // self._window == rows.first // self._window:
+    def summary(self):
+        return {"system": {name: dataclasses.asdict(trend) for name, trend in self.trends.items()}}
+
+    def on_steps_end(self, trainer, rows):
+        if trainer.step // self._window == rows.first // self._window:
             return
-        spent = run.clock.read() - self._read
-        self._read = run.clock.read()
+        spent = trainer.timer.read() - self._read
+        self._read = trainer.timer.read()
         self._windows += 1
         values = {"rss_mb": resident_mb()}
         # The first window holds what is only once: caches, pools, the first batches.
@@ -67,7 +70,7 @@ class System(Callback):
         shown = {"system/rss_mb": values["rss_mb"]}
         if (steps := self.trends.get("step_ms")) is not None and steps.first:
             shown["system/slowdown"] = steps.last / steps.first
-        self._events.scalars(shown, run.step)
+        self._events.scalars(shown, trainer.step)
 
 
 def resident_mb() -> float:

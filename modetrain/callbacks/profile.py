@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import tensorflow as tf
 
 from modetrain.callback import Callback
+
+log = logging.getLogger(__name__)
 
 
 class Profile(Callback):
@@ -26,34 +30,38 @@ class Profile(Callback):
             return self._at
         return step + 1 if step < self._end else None
 
-    def start(self, run):
-        if run.step == self._at:
-            self._begin(run)
-        elif run.step > self._at:
-            run.say(f"callbacks.profile.at={self._at}: this run goes on from step {run.step}, so no profile is taken")
+    def on_train_begin(self, trainer):
+        if trainer.step == self._at:
+            self._begin(trainer)
+        elif trainer.step > self._at:
+            log.info(
+                f"callbacks.profile.at={self._at}: this run goes on from step {trainer.step}, so no profile is taken"
+            )
             self._at = self._end = -1
 
-    def look(self, run):
-        if run.step == self._at:
-            self._begin(run)
-        elif run.step == self._end:
-            self._finish(run)
+    def on_step(self, trainer):
+        if trainer.step == self._at:
+            self._begin(trainer)
+        elif trainer.step == self._end:
+            self._finish(trainer)
 
-    def end(self, run):
-        self._finish(run)
+    def on_train_end(self, trainer):
+        self._finish(trainer)
 
-    def rewind(self, run):
-        self._finish(run)
+    def on_rollback(self, trainer):
+        self._finish(trainer)
 
-    def _begin(self, run):
-        if not run.replicas.chief:
+    def _begin(self, trainer):
+        if not trainer.replicas.chief:
             return
-        run.say(f"step {run.step}: profiling {self._end - self._at} steps, one a call")
-        tf.profiler.experimental.start(str(run.folder))
+        log.info(f"step {trainer.step}: profiling {self._end - self._at} steps, one a call")
+        tf.profiler.experimental.start(str(trainer.folder))
         self._running = True
 
-    def _finish(self, run):
+    def _finish(self, trainer):
         if self._running:
             self._running = False
             tf.profiler.experimental.stop()
-            run.say(f"step {run.step}: profile written; tensorboard --logdir {run.folder} (tab Profile) opens it")
+            log.info(
+                f"step {trainer.step}: profile written; tensorboard --logdir {trainer.folder} (tab Profile) opens it"
+            )

@@ -31,18 +31,18 @@ class ProgressBar(Callback):
         )
         self._task = None
 
-    def start(self, run):
+    def on_train_begin(self, trainer):
         self._task = self._progress.add_task(
-            f"mode={run.mode.name}", total=run.steps, completed=run.step, loss="tracing", rate=""
+            f"mode={trainer.mode.name}", total=trainer.steps, completed=trainer.step, loss="tracing", rate=""
         )
         self._progress.start()
 
-    def call(self, run, rows):
+    def on_steps_end(self, trainer, rows):
         means = Means.of(rows.names, rows.values).means()
-        spent = run.clock.read()
-        rate = spent.steps * run.data.settings.batch_size / spent.busy_s if spent.busy_s else 0.0
+        spent = trainer.timer.read()
+        rate = spent.steps * trainer.data.settings.batch_size / spent.busy_s if spent.busy_s else 0.0
         loss = next((f"{name} {value:.4f}" for name, value in means.items() if is_loss(name)), "")
-        self._progress.update(self._task, completed=run.step, loss=loss, rate=f"{rate:,.0f} examples/s")
+        self._progress.update(self._task, completed=trainer.step, loss=loss, rate=f"{rate:,.0f} examples/s")
 
-    def end(self, run):
+    def on_train_end(self, trainer):
         self._progress.stop()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+import logging
 import os
 import socket
 import threading
@@ -22,6 +23,8 @@ from modetrain.callbacks import flight_recorder
 from modetrain.diagnostics import location
 from modetrain.files import run_folder
 from modetrain.files.lock import HEARTBEAT
+
+log = logging.getLogger(__name__)
 
 _BLOCKED = "blocked.txt"
 
@@ -47,66 +50,68 @@ class Watch(Callback):
         self._blocked: TextIO | None = None
         self._thread: threading.Thread | None = None
 
-    def start(self, run):
+    def on_train_begin(self, trainer):
         self._moved = self._now()
-        self._beaten = (self._moved, run.step)
+        self._beaten = (self._moved, trainer.step)
         periods = [self._heartbeat, self._after / 4]
         period = min((one for one in periods if one), default=0.0)
         if self._after:
             with contextlib.suppress(OSError):
-                self._blocked = open(_of_worker(run, _BLOCKED), "w")  # noqa: SIM115
+                self._blocked = open(_of_worker(trainer, _BLOCKED), "w")  # noqa: SIM115
         if period:
-            self._thread = threading.Thread(target=self._watch, args=(run, period), daemon=True, name="modetrain-watch")
+            self._thread = threading.Thread(
+                target=self._watch, args=(trainer, period), daemon=True, name="modetrain-watch"
+            )
             self._thread.start()
 
-    def call(self, run, rows):
+    def on_steps_end(self, trainer, rows):
         self._moved, self._told = self._now(), False
 
-    def end(self, run):
+    def on_train_end(self, trainer):
         self._over.set()
         if self._thread is not None:
             self._thread.join()
-            self._beat(run)
+            self._beat(trainer)
         if self._blocked is not None:
             faulthandler.cancel_dump_traceback_later()
             self._blocked.close()
-            path = _of_worker(run, _BLOCKED)
+            path = _of_worker(trainer, _BLOCKED)
             with contextlib.suppress(OSError):
                 if not path.stat().st_size:
                     path.unlink()
 
-    def tick(self, run) -> None:
+    def tick(self, trainer) -> None:
         """What the thread does at each turn."""
         if self._blocked is not None:
             faulthandler.dump_traceback_later(self._after, file=self._blocked)  # anew: this thread runs
         if self._heartbeat and self._now() - self._beaten[0] >= self._heartbeat:
-            self._beat(run)
+            self._beat(trainer)
         if self._after and not self._told and self._now() - self._moved >= self._after:
             self._told = True
-            self._tell(run)
+            self._tell(trainer)
 
-    def _watch(self, run, period: float) -> None:
-        self._beat(run)
+    def _watch(self, trainer, period: float) -> None:
+        self._beat(trainer)
         while not self._over.wait(period):
-            self.tick(run)
+            self.tick(trainer)
 
-    def _beat(self, run) -> None:
+    def _beat(self, trainer) -> None:
         if not self._heartbeat:
             return
         (then, before), now = self._beaten, self._now()
-        self._beaten = (now, run.step)
+        self._beaten = (now, trainer.step)
         beat: dict[str, Any] = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "time": time.time(),
-            "status": run.status,
-            "step": run.step,
-            "steps": run.steps,
-            "steps_per_s": max(run.step - before, 0) / (now - then) if now > then else 0.0,
-            "doing": run.clock.doing or run.telling,
+            "status": trainer.status,
+            "step": trainer.step,
+            "steps": trainer.steps,
+            "steps_per_s": max(trainer.step - before, 0) / (now - then) if now > then else 0.0,
+            "doing": trainer.timer.doing or trainer.callbacks.active,
             "since_progress_s": now - self._moved,
         }
-        path = _of_worker(run, HEARTBEAT)
+        path = _of_worker(trainer, HEARTBEAT)
         partial = path.with_name(f".{path.name}.partial")
         try:
             partial.write_text(json.dumps(beat) + "\n")
@@ -114,27 +119,27 @@ class Watch(Callback):
         except OSError:
             pass  # whoever looks sees that it is old; the run has better things to fail of
 
-    def _tell(self, run) -> None:
+    def _tell(self, trainer) -> None:
         seconds = self._now() - self._moved
-        doing = run.clock.doing or run.telling or "between two calls"
-        path = _of_worker(run, f"stall-{time.strftime('%Y-%m-%d_%H-%M-%S')}.txt")
-        said = f"no progress for {seconds:.0f} s after step {run.step} of {run.steps}, doing: {doing}"
+        doing = trainer.timer.doing or trainer.callbacks.active or "between two calls"
+        path = _of_worker(trainer, f"stall-{time.strftime('%Y-%m-%d_%H-%M-%S')}.txt")
+        said = f"no progress for {seconds:.0f} s after step {trainer.step} of {trainer.steps}, doing: {doing}"
         if places := location.of_threads():
             said += f", at {' and '.join(map(str, places))}"
         try:
             with open(path, "w") as file:
                 file.write(
-                    f"{said}\nrecipe {type(run.recipe).__name__}, mode={run.mode.name}, process {os.getpid()}\n\n"
+                    f"{said}\nrecipe {type(trainer.recipe).__name__}, mode={trainer.mode.name}, process {os.getpid()}\n\n"
                 )
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
         except OSError as error:
-            run.say(f"WARNING: {said}; where each thread stands could not be written to {path} ({error.strerror})")
+            log.warning(f"{said}; where each thread stands could not be written to {path} ({error.strerror})")
             return
-        run.say(f"WARNING: {said}; where each thread stands: {path} (watchdog.after={self._after:g})")
-        if run.telling is None and (line := flight_recorder.beside(run, why="stall", said=said)):
-            run.say(f"  {line}")
+        log.warning(f"{said}; where each thread stands: {path} (watchdog.after={self._after:g})")
+        if trainer.callbacks.active is None and (line := flight_recorder.beside(trainer, why="stall", said=said)):
+            log.info(f"  {line}")
 
 
-def _of_worker(run, name: str) -> Path:
-    return run_folder.of_worker(run.folder, name, run.replicas.worker)
+def _of_worker(trainer, name: str) -> Path:
+    return run_folder.of_worker(trainer.folder, name, trainer.replicas.worker)

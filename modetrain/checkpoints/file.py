@@ -32,10 +32,6 @@ class CheckpointError(ConfigError):
     """A checkpoint that cannot be restored."""
 
 
-class NotSavedError(RuntimeError):
-    """A checkpoint that could not be written."""
-
-
 class NotFiniteError(ArithmeticError):
     """A checkpoint that was not written, because weights are NaN or infinite."""
 

@@ -22,7 +22,6 @@ import ctypes
 import dataclasses
 import json
 import os
-import re
 import select
 import signal
 import sys
@@ -33,6 +32,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from modetrain.diagnostics.lost_peer import says_lost_peer
+
 INDEX = "MODETRAIN_WORKER"
 RESTART = "MODETRAIN_RESTART"
 WAITING_FILE = "MODETRAIN_WAITING_FILE"
@@ -40,17 +41,6 @@ READY_FILE = "MODETRAIN_READY_FILE"
 FAILURE_FILE = "MODETRAIN_FAILURE_FILE"
 COMMAND = "MODETRAIN_COMMAND"  # what the user typed, of which the launcher made this worker's command line
 LAUNCHER = "MODETRAIN_LAUNCHER"  # pid:descriptor:inode of the launcher and of the pipe whose other end it holds
-
-# What TensorFlow says when a peer is gone.
-LOST_PEER = re.compile(
-    r"UnavailableError|heartbeat|connection reset|socket closed|coordination service|broken pipe"
-    r"|collective\w*[^\n]*(abort|cancel|timed? ?out|timeout)",
-    re.IGNORECASE,
-)
-# Its errors that may say so; user code raises none of these, whatever its messages say.
-_MAYBE_LOST = re.compile(r"(Aborted|Cancelled|DeadlineExceeded|Internal|Unknown|FailedPrecondition)Error")
-# What TensorFlow quotes of a Python function that it has called: that is user code, whatever its error says.
-_CALLED_BACK = "Traceback (most recent call last):"
 
 _PR_SET_PDEATHSIG = 1
 
@@ -88,20 +78,7 @@ class Report:
     @property
     def lost_a_peer(self) -> bool:
         """Whether it tells of a lost peer and not of this worker's own failure."""
-        return _of_a_lost_peer(self.type, self.message)
-
-
-def lost_a_peer(error: BaseException) -> bool:
-    """Whether an error tells that another worker is gone."""
-    return _of_a_lost_peer(type(error).__name__, str(error))
-
-
-def _of_a_lost_peer(type: str, message: str) -> bool:
-    if _CALLED_BACK in message:
-        return False
-    if type == "UnavailableError":
-        return True
-    return _MAYBE_LOST.fullmatch(type) is not None and LOST_PEER.search(message) is not None
+        return says_lost_peer(self.type, self.message)
 
 
 def restarted(environ: Mapping[str, str]) -> bool:

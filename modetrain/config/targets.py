@@ -21,7 +21,7 @@ from modetrain.files.paths import shown
 
 FOREIGN = ("keras", "tensorflow")  # never opened: only looked up
 HYDRA_KEYS = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
-# What chosen_recipe.py gives, by section: a config may not give it too.
+# What build_recipe.py gives, by section: a config may not give it too.
 RUN_GIVES: Mapping[str, tuple[str, ...]] = {
     "recipe": ("model", "optimizer", "info"),
     "model": ("image_shape", "classes"),

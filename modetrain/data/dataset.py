@@ -115,15 +115,15 @@ class Data:
         size = size * self.cut.local // self.cut.replicas
         return int(np.clip(_BLOCK_BYTES // max(size, 1), 1, _MOST_STEPS))
 
-    def train_blocks(self, first: int, length: int, *, passed_over: int = 0) -> Iterator[Block]:
+    def train_blocks(self, first: int, length: int, *, skipped: int = 0) -> Iterator[Block]:
         """Endless training blocks of `length` batches; the first batch belongs to step `first`.
 
         Args:
           first: a step.
           length: batches of a block.
-          passed_over: so many batches were left out before: step `n` gets batch `n + passed_over`.
+          skipped: so many batches were left out before: step `n` gets batch `n + skipped`.
         """
-        for arrays in self._train_arrays(first + passed_over, length):
+        for arrays in self._train_arrays(first + skipped, length):
             yield Block.of_cut(arrays, first, self.cut)
             first += length
 

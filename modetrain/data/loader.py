@@ -6,6 +6,7 @@ the run. Windows of batches that a run has left out (see `rollback.py`) are pass
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 
@@ -26,29 +27,29 @@ _PASSING = (
 _PAUSE = 1.0  # seconds, doubled each time
 
 
+log = logging.getLogger(__name__)
+
+
 class Feed:
     """Blocks of training batches by step.
 
     Args:
       data: where they come from.
       length: batches of a block.
-      say: prints a line.
       sleep: waits so many seconds.
 
     Attributes:
-      left_out: (step, count): at that step so many batches were passed over.
+      length: as given.
+      skipped_batches: (step, count): at that step so many batches were passed over.
     """
 
-    def __init__(
-        self, data: Data, length: int, *, say: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
-    ):
+    def __init__(self, data: Data, length: int, *, sleep: Callable[[float], None] = time.sleep):
         self._data = data
-        self._length = length
-        self._say = say
+        self.length = length
         self._sleep = sleep
         self._blocks: Iterator[Block] | None = None
         self._block: Block | None = None
-        self.left_out: list[tuple[int, int]] = []
+        self.skipped_batches: list[tuple[int, int]] = []
 
     def block(self, step: int) -> Block:
         """The block that the batch of `step` is in.
@@ -62,18 +63,18 @@ class Feed:
         for attempt in range(retries + 1):
             try:
                 if self._blocks is None:
-                    self._blocks = self._data.train_blocks(step, self._length, passed_over=self.passed_over)
+                    self._blocks = self._data.train_blocks(step, self.length, skipped=self.skipped_count)
                 self._block = next(self._blocks)
                 return self._block
             except _PASSING as error:
-                self.forget()  # what failed once stays failed
+                self.reset()  # what failed once stays failed
                 if attempt == retries:
                     raise
                 pause = _PAUSE * 2**attempt
                 message = tf_errors.read(error)
                 said = message.text if message is not None else f"{type(error).__name__}: {error}"
-                self._say(
-                    f"WARNING: the data of step {step + 1} failed ({said.splitlines()[0][:200]}); asking again in "
+                log.warning(
+                    f"the data of step {step + 1} failed ({said.splitlines()[0][:200]}); asking again in "
                     f"{pause:.0f} s ({attempt + 1} of data.retries={retries})"
                 )
                 self._sleep(pause)
@@ -81,18 +82,18 @@ class Feed:
 
     def failing(self, step: int) -> int:
         """Of the block that begins at `step` and could not be had, the first step whose batch fails by itself; else `step`."""
-        for index in range(step, step + self._length):
+        for index in range(step, step + self.length):
             try:
-                self._data.batch(index + self.passed_over)
+                self._data.batch(index + self.skipped_count)
             except Exception:
                 return index
         return step
 
     @property
-    def passed_over(self) -> int:
+    def skipped_count(self) -> int:
         """How many batches were left out so far."""
-        return sum(count for _, count in self.left_out)
+        return sum(count for _, count in self.skipped_batches)
 
-    def forget(self) -> None:
-        """Begins anew at whatever step is asked for next."""
+    def reset(self) -> None:
+        """Starts again at the step that is asked for next."""
         self._blocks = self._block = None

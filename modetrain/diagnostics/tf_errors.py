@@ -1,6 +1,6 @@
 """TensorFlow's error messages taken apart: what went wrong, and at which lines of Python.
 
-    message = reason.read(error)
+    message = tf_errors.read(error)
     message.text       "InvalidArgumentError: indices = 1000 is not in [0, 10)"
     message.stacks     [[<FrameSummary file recipes/mine.py, line 15 in pick>]]
 
@@ -45,9 +45,53 @@ _NUMERICS = re.compile(
     r"dtype: <dtype: '(?P<dtype>\w+)'>\s*shape: (?P<shape>\([^)]*\))[\s\S]*: Tensor had (?P<made>[^\n]*?) values"
 )
 
-
 # What stands between the error of a Python function that a graph has called (tf.py_function) and its stack.
 _CALLED_BACK = "Traceback (most recent call last):"
+
+
+# What users of tf.function run into every day: (pattern of TensorFlow's message, one plain sentence).
+_EVERYDAY = (
+    (
+        r"tf\.function only supports singleton tf\.Variables|creat\w+ variables on (a )?non-first call"
+        r"|tf\.function-decorated function tried to create variables",
+        "A step made a variable (or a layer, optimizer or metric, which make variables): a traced step would make it "
+        "again at each trace. Make it in the recipe's __init__ and use it in the step.",
+    ),
+    (
+        r"has no attribute 'numpy'|\.numpy\(\) is not supported|numpy\(\) is only available when eager"
+        r"|Cannot convert a symbolic .*[Tt]ensor.* to a numpy array|NotImplementedError: numpy"
+        # math.exp(), int(), an index, a format, .item()
+        r"|(Type|Attribute)Error: [^\n]*SymbolicTensor|Expected any non-tensor type, but got a tensor",
+        "A step asked for the value of a tensor (.numpy(), float(), np.asarray): a traced step has no values yet. Use "
+        "TensorFlow operations instead, or return the tensor from the step and look at it in a callback.",
+    ),
+    (
+        r"(IteratorGetNext|IteratorGetNextAsOptional).*(unsupported|not supported|XLA|compil)"
+        r"|(unsupported|compil|XLA)[\s\S]*IteratorGetNext",
+        "A step read from an iterator: no iterator can be inside a compiled program. A step takes a batch; take what "
+        "it needs from the batch, or add it in the recipe's prepare.",
+    ),
+    (
+        r"Using a symbolic `?tf\.Tensor`? as a Python `?bool`?|OperatorNotAllowedInGraphError"
+        r"|len is not well defined for a symbolic",
+        "A step used a tensor where Python needs a plain value (if, for, and, len, int): move that line into a "
+        "function of the recipe's own file, where it is converted, or use tf.cond, tf.where or tf.range.",
+    ),
+    (
+        r"Detected unsupported operations when trying to compile graph|No registered '[^']+' OpKernel for XLA",
+        "A step uses an operation that XLA cannot compile (named above): replace it, or type mode=graph.",
+    ),
+    (
+        r"ResourceExhaustedError|MemoryError|OOM when allocating|[Oo]ut of memory|bad_alloc|failed to allocate memory",
+        "The step needs more memory than there is. Type optimizer.accumulate=2 (the same update from half the memory at a "
+        "time), a smaller data.batch_size=, or mode.steps_per_call=1.",
+    ),
+    (
+        r"out of scope|is from a different graph|cannot be accessed here, because it was defined in",
+        "A tensor of one trace was kept and used in another (an attribute, a list or a global that a step wrote): "
+        "return it from the step instead.",
+    ),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,6 +130,12 @@ def read(error: BaseException) -> Message | None:
         reason = _shortened(lines)
     # After its stack AutoGraph repeats the error with its type, which is not always this error's.
     return Message(text=reason if traced and not numerics else f"{type(error).__name__}: {reason}", stacks=stacks)
+
+
+def plain_sentence(error: BaseException) -> str | None:
+    """One sentence for a mistake that users of tf.function make every day, or None."""
+    text = f"{type(error).__name__}: {error}"
+    return next((sentence for pattern, sentence in _EVERYDAY if re.search(pattern, text)), None)
 
 
 def _without_stacks(said: str) -> tuple[list[list[traceback.FrameSummary]], str]:

@@ -6,7 +6,8 @@ replica's. Keras's layer can take its means over all replicas; that is switched 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Iterable
 
 import keras
 
@@ -14,15 +15,16 @@ from modetrain.engine.devices import Replicas
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
 
+log = logging.getLogger(__name__)
 
-def synchronise(models: Iterable[keras.Model], mode: Mode, replicas: Replicas, say: Callable[[str], None]) -> None:
+
+def synchronise(models: Iterable[keras.Model], mode: Mode, replicas: Replicas) -> None:
     """Has every batch normalisation of the models see the whole global batch, and says so.
 
     Args:
       models: those of the recipe.
       mode: with `sync_batch_norm` off nothing is changed, and the user is warned.
       replicas: where the recipe runs; on one device nothing is to be done.
-      say: prints a line.
 
     Raises:
       ConfigError: the mode cannot take a mean over replicas where batch normalisation needs it.
@@ -39,11 +41,11 @@ def synchronise(models: Iterable[keras.Model], mode: Mode, replicas: Replicas, s
     if mode.sync_batch_norm:
         for layer in found:
             layer.synchronized = True
-        say(f"batch normalisation over all replicas, as on one device: {count} ({names})")
+        log.info(f"batch normalisation over all replicas, as on one device: {count} ({names})")
     plain = [layer for layer in found if not layer.synchronized]
     if plain:
-        say(
-            f"WARNING: mode.sync_batch_norm=false: in {_counted(len(plain))} ({names}) batch normalisation is by each replica's "
+        log.warning(
+            f"mode.sync_batch_norm=false: in {_counted(len(plain))} ({names}) batch normalisation is by each replica's "
             "share of the batch, so this run computes something else than one device, and checkpoints hold the first replica's "
             "moving averages"
         )

@@ -13,13 +13,12 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from modetrain.cluster import environment, rendezvous
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
 
@@ -61,14 +60,17 @@ class Replicas:
         self._summing: dict[tuple[int, ...], Callable[[tf.Tensor], tf.Tensor]] = {}
 
     @classmethod
-    def of(cls, mode: Mode) -> Replicas:
+    def of(cls, mode: Mode, *, waiting: contextlib.AbstractContextManager | None = None) -> Replicas:
         """The replicas that a mode asks for. Must come before TensorFlow has done anything else.
 
         `multiworker` reads TF_CONFIG from the environment, and returns when all workers are there.
 
+        Args:
+          mode: how steps are run.
+          waiting: entered while TensorFlow waits for the other workers.
+
         Raises:
           ConfigError: this machine has not the devices asked for.
-          NotJoinedError: other workers do not come.
         """
         if mode.strategy == "tpu":
             return cls(_tpu_strategy(mode))
@@ -78,21 +80,20 @@ class Replicas:
         if mode.strategy == "mirrored":
             # On CPUs a plain sum in a fixed order, which is the same in eager and graph mode; on GPUs TensorFlow's own choice.
             reduction = tf.distribute.ReductionToOneDevice() if names[0].startswith("CPU") else None
-            notes = [*_alone(mode, names), *_of_no_cluster(mode)]
             # Who debugs replicas line by line has asked for it, and is told so five times.
             tf.get_logger().addFilter(lambda record: "eagerly has significant overhead" not in record.getMessage())
-            return cls(tf.distribute.MirroredStrategy(names, cross_device_ops=reduction), notes=notes)
+            return cls(tf.distribute.MirroredStrategy(names, cross_device_ops=reduction), notes=_alone(mode, names))
         if mode.strategy == "multiworker":
             resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
             kinds = tf.distribute.experimental.CommunicationImplementation
             kind = kinds.RING if names[0].startswith("CPU") else kinds.AUTO
-            with rendezvous.joined(os.environ, within=mode.startup_timeout):
+            with waiting or contextlib.nullcontext():
                 strategy = tf.distribute.MultiWorkerMirroredStrategy(
                     resolver, tf.distribute.experimental.CommunicationOptions(implementation=kind)
                 )
             workers = len(resolver.cluster_spec().as_dict()["worker"])
             return cls(strategy, worker=resolver.task_id, workers=workers)
-        return cls(notes=_of_no_cluster(mode))
+        return cls()
 
     @property
     def chief(self) -> bool:
@@ -119,6 +120,15 @@ class Replicas:
     def scope(self) -> contextlib.AbstractContextManager:
         """Within this, variables are made on every replica."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
+
+    def hold(self, variables: Iterable[Any]) -> bool:
+        """Whether variables were made in this scope."""
+        if self.strategy is None:
+            return True
+        plain = (getattr(variable, "value", variable) for variable in variables)  # Keras's hold TensorFlow's
+        return all(
+            self.strategy.extended.variable_created_in_scope(one) for one in plain if isinstance(one, tf.Variable)
+        )
 
     def run(self, function: Callable[[Any], Any], inputs: Sequence[Any]) -> list[Any]:
         """Calls `function(inputs[k])` on replica k of this process, on its device; returns the results in order."""
@@ -236,26 +246,6 @@ def _alone(mode: Mode, names: Sequence[str]) -> list[str]:
         ]
     why = "mode.devices=cpu" if mode.devices == "cpu" else "there is no GPU here"
     return [f"{why}: mode=mirrored has one replica, the CPU. Type mode.replicas=2 to rehearse two"]
-
-
-def _of_no_cluster(mode: Mode) -> list[str]:
-    """What is said where the environment tells of other workers, and the mode is of one process."""
-    if mode.name == "multiworker":  # do=inspect, which looks at its steps in one process
-        return []
-    try:
-        found = environment.from_environment(os.environ)
-    except ConfigError as error:
-        if mode.strategy == "mirrored" and "TF_CONFIG" in os.environ:  # which TensorFlow reads all the same
-            raise
-        return [
-            f"mode={mode.name} makes nothing of the cluster that the environment tells of, and that is wrong: {error}"
-        ]
-    if found is None or len(found.workers) == 1 or found.origin == "local":
-        return []
-    return [
-        f"WARNING: {environment.TELLS[found.origin]} that this is worker {found.index} of {len(found.workers)}, "
-        f"but mode={mode.name} runs in this process alone. Type mode=multiworker to run in all of them"
-    ]
 
 
 def _devices(mode: Mode) -> list[str]:

@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
+NONFINITE = "nonfinite"  # the metric that tells of a loss or gradient that is not finite
+
 
 def row(values: Mapping[str, tf.Tensor], batch_size: int) -> tf.Tensor:
     """Packs what a step returned into one [len(values), 2] tensor of (total, count), in the order of `values`.

@@ -18,10 +18,10 @@ import keras
 import tensorflow as tf
 
 from modetrain.engine.devices import mean_over_replicas
+from modetrain.engine.metrics import NONFINITE
 from modetrain.engine.schedule import learning_rate_at
 from modetrain.engine.update_rules import slot_like, update_rule
 from modetrain.settings import OptimizerSettings
-from modetrain.training.nonfinite import FLAG
 
 _FIRST_SCALE = 2.0**15
 _MOST_SCALE = 2.0**24
@@ -171,7 +171,7 @@ class Optimizer:
             # With loss scaling gradients overflow now and then: that is taken care of below.
             if self.loss_scale is None:
                 finite = tf.logical_and(finite, gradients_finite())
-            seen[FLAG] = (tf.cast(tf.logical_not(finite), tf.float32), tf.constant(1.0))
+            seen[NONFINITE] = (tf.cast(tf.logical_not(finite), tf.float32), tf.constant(1.0))
 
         def update():
             rate, count = self.learning_rate(step), tf.identity(self.updates.value)

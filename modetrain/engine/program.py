@@ -10,6 +10,7 @@ number of steps: no callback needs to divide K, and nothing is traced again when
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -43,10 +44,9 @@ class Program:
       mode: how to run it.
       replicas: where to run it.
       state: tells the variables that the step may write, by name.
-      portable: under XLA, draw the same random numbers as eager and graph mode.
-      observe: calls what it is given, which traces the step, and returns what that returns: the short form of `inspect`.
 
     Attributes:
+      observe: calls what it is given, which traces the step, and returns what that returns; `inspect` replaces it.
       names: the metrics, in the order of the rows; known after the first call or `prepare`.
       traces: how often the step was traced; 0 in eager mode.
     """
@@ -58,15 +58,14 @@ class Program:
         *,
         replicas: Replicas | None = None,
         state: Callable[[], Mapping[str, Any]] = dict,
-        portable: bool = True,
-        observe: Observe | None = None,
     ):
-        self._observe = observe or (lambda trace: trace())
+        self.observe: Observe = lambda trace: trace()
         self._step = tf.autograph.experimental.do_not_convert(step)
         self._mode = mode
         self._replicas = replicas or Replicas()
         self._state = state
-        self._portable = portable
+        # Under XLA draw the same random numbers as eager and graph mode, where that is possible.
+        self._portable = mode.compile == "xla" and random.portable_works()
         self._built: dict[tuple, Loop] = {}
         self._guards: dict[int, Guards] = {}  # by id of the traced step, which is kept with them
         # Which step is under way: the one thing that tells where inside a call a step has failed.
@@ -169,7 +168,7 @@ class Program:
                 tf.TensorSpec([], tf.bool),
                 tf.TensorSpec([], tf.int32),
             )
-            traced = self._observe(lambda: step.get_concrete_function(*signature))
+            traced = self.observe(lambda: step.get_concrete_function(*signature))
         if found and found[-1].guards:
             self._guards[id(traced)] = found[-1]
         return traced
@@ -253,6 +252,22 @@ class Program:
         # An XLA program fails as it is compiled, not in one of its steps.
         reached = None if xla else self._reached
         return Loop.of(steps, block, unit=unit, reached=reached, guards=self._guards.get(id(steps[-1])))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepPrograms:
+    """The training step and the evaluation step of a recipe, wrapped for a mode."""
+
+    train: Program
+    eval: Program
+
+    @classmethod
+    def of_recipe(cls, recipe: Any, mode: Mode, replicas: Replicas) -> StepPrograms:
+        """Wraps `recipe.run_train_step` and `recipe.run_eval_step`."""
+        return cls(
+            train=Program(recipe.run_train_step, mode, replicas=replicas, state=recipe.state),
+            eval=Program(recipe.run_eval_step, mode, replicas=replicas, state=recipe.state),
+        )
 
 
 def _shapes(block: Block) -> tuple:

@@ -9,6 +9,7 @@ rows of what one device would draw for the whole batch, so that masks differ bet
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import re
 import threading
@@ -153,10 +154,11 @@ def portable() -> Iterator[None]:
         stateless_ops.stateless_random_normal_v2 = normal
 
 
+@functools.cache
 def portable_works() -> bool:
     """Whether XLA draws eager's numbers under `portable()` with the installed TensorFlow, tried on 65 numbers.
 
-    The patched functions are private to TensorFlow, so this is asked once at the start of each XLA run.
+    The patched functions are private to TensorFlow, so this is tried once in each process that uses XLA.
     """
 
     def draw():

@@ -7,6 +7,7 @@ step k writes every later point again, so those that are there already are taken
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import struct
 import time
@@ -28,13 +29,14 @@ _SCALAR = tf.compat.v1.Summary.Value(
     tensor=tf.make_tensor_proto(0.0, tf.float32),
 )
 
+log = logging.getLogger(__name__)
+
 
 class Events:
     """Writes points into a run folder.
 
     Args:
       folder: the run folder; None writes nothing.
-      say: prints a line.
       now: reads a monotonic time in seconds.
     """
 
@@ -42,11 +44,9 @@ class Events:
         self,
         folder: Path | None,
         *,
-        say: Callable[[str], None] = print,
         now: Callable[[], float] = time.monotonic,
     ):
         self._folder = folder
-        self._say = say
         self._now = now
         self._writer: tf.summary.SummaryWriter | None = None  # opened with the first point
         self._file: Path | None = None
@@ -110,9 +110,7 @@ class Events:
     def _open(self, folder: Path) -> None:
         if self._file is not None and not self._file.exists():
             self._writer = None
-            self._say(
-                f"WARNING: {self._file} was removed while this run writes to it; its points are gone, later ones not"
-            )
+            log.warning(f"{self._file} was removed while this run writes to it; its points are gone, later ones not")
         if self._writer is None:
             folder.mkdir(parents=True, exist_ok=True)
             before = set(folder.glob(_NAMES))
@@ -126,8 +124,8 @@ class Events:
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
-            self._say(
-                f"WARNING: points for TensorBoard cannot be written to {self._folder} ({_reason(error)}): training goes on "
+            log.warning(
+                f"points for TensorBoard cannot be written to {self._folder} ({_reason(error)}): training goes on "
                 f"without them; tried again in {_PAUSE:.0f} s"
             )
             self._writer = self._file = None

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from modetrain.app.build_recipe import chosen_recipe, info_of
+from modetrain.app.build import info_of, make_recipe
 from modetrain.config import load
 from modetrain.config.overrides import key_of
 from modetrain.data import sources
@@ -50,7 +50,7 @@ def build(*words: str, batches: int = 2) -> tuple[Callable[[], Recipe], list[dic
 
     def build_recipe() -> Recipe:
         keras.utils.set_random_seed(settings.seed)
-        return chosen_recipe(settings, info)
+        return make_recipe(settings, info)
 
     recipe = build_recipe()
     prepare = recipe.prepare if recipe.prepares else None

@@ -7,15 +7,15 @@ step has its own flag, so that the step is known exactly, however many a call ru
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from modetrain.engine.metrics import NONFINITE
 from modetrain.engine.rows import Rows
 from modetrain.settings import NonfiniteSettings
-
-FLAG = "nonfinite"  # the metric in which an update tells
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,12 +31,14 @@ class Finding:
     what: str
 
 
+log = logging.getLogger(__name__)
+
+
 class Nonfinite:
     """Looks through the rows of every call.
 
     Args:
       settings: what to do about it.
-      say: prints a line.
 
     Attributes:
       settings: as given.
@@ -44,9 +46,8 @@ class Nonfinite:
       in_a_row: how many of them were the last ones.
     """
 
-    def __init__(self, settings: NonfiniteSettings, say: Callable[[str], None] = print):
+    def __init__(self, settings: NonfiniteSettings):
         self.settings = settings
-        self._say = say
         self.skipped = 0
         self.in_a_row = 0
 
@@ -58,7 +59,7 @@ class Nonfinite:
         """
         if self.settings.policy == "ignore":
             return rows, None
-        flags = [n for n, name in enumerate(rows.names) if name.split("/")[0] == FLAG]
+        flags = [n for n, name in enumerate(rows.names) if name.split("/")[0] == NONFINITE]
         losses = [n for n, name in enumerate(rows.names) if is_loss(name)]
         finite = np.isfinite(rows.values[:, :, 0])
         flagged = (rows.values[:, flags, 0] != 0).any(axis=1)
@@ -77,8 +78,8 @@ class Nonfinite:
                 return kept, Finding(step=rows.first + index, what=_what(rows, index, losses) + ", which no update saw")
             self.in_a_row = self.in_a_row + 1 if bad[index] else 0
             if bad[index] and not self.skipped:
-                self._say(
-                    f"WARNING: {_what(rows, index, losses)} in step {rows.first + index + 1}: its update is skipped "
+                log.warning(
+                    f"{_what(rows, index, losses)} in step {rows.first + index + 1}: its update is skipped "
                     "(nonfinite.policy=skip); later ones are counted only"
                 )
             self.skipped += int(bad[index])
@@ -93,7 +94,7 @@ class Nonfinite:
         """The counters, as JSON."""
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state` gave."""
         self.skipped, self.in_a_row = state.get("skipped", 0), state.get("in_a_row", 0)
 

@@ -1,78 +1,72 @@
-"""What a run carries over a restart besides its variables: open windows, counters, the latest results.
+"""What a run keeps over a restart besides its variables: open windows, counters, the latest results.
 
-It goes into each checkpoint as JSON (`of`) and comes back from there (`bring_back`), on resuming and on going back alike.
+It goes into each checkpoint as JSON (`collect`) and comes back from there (`load`), on resuming and on a rollback alike.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
+from modetrain.callback import Callback, TrainerProtocol
 from modetrain.diagnostics import location
 
-if TYPE_CHECKING:
-    from modetrain.callback import Callback
-    from modetrain.trainer import Trainer
 
-
-def of(run: Trainer) -> dict[str, Any]:
-    """All that the run would need to go on from here as if nothing had happened."""
+def collect(trainer: TrainerProtocol) -> dict[str, Any]:
+    """All that the run needs to continue from here."""
+    callbacks = list(numbered(trainer.callbacks))
     return {
-        "recent": run.recent.state(),
-        "evaluation": dict(run.evaluation),
-        "evaluated": run.evaluated,
-        "left_out": [list(window) for window in run.feed.left_out],
-        "nonfinite": run.nonfinite.state(),
-        "to_look": [name for name, callback in named(run.callbacks) if callback in run.to_look],
-        "callbacks": {name: state for name, callback in named(run.callbacks) if (state := _state(name, callback, run))},
+        **trainer.history.state(),
+        "left_out": [list(window) for window in trainer.loader.skipped_batches],
+        "nonfinite": trainer.nonfinite.state(),
+        "to_look": [name for name, callback in callbacks if callback in trainer.callbacks.pending],
+        "callbacks": {name: state for name, callback in callbacks if (state := _state(name, callback, trainer))},
     }
 
 
-def bring_back(run: Trainer, carried: Mapping[str, Any]) -> None:
-    """Gives a run what `of` took from it, or from the one before it; checkpoints of older versions carry less."""
-    run.recent.restore(carried.get("recent", {}))
-    run.evaluation = dict(carried.get("evaluation", {}))
-    run.evaluated = carried.get("evaluated")
-    run.feed.left_out = [(step, count) for step, count in carried.get("left_out", [])]
-    run.feed.forget()
-    run.nonfinite.restore(carried.get("nonfinite", {}))
-    callbacks = dict(named(run.callbacks))
-    run.to_look = [callbacks[name] for name in carried.get("to_look", []) if name in callbacks]
-    for name, state in carried.get("callbacks", {}).items():
+def load(trainer: TrainerProtocol, state: Mapping[str, Any]) -> None:
+    """Gives a trainer what `collect` took from it, or from the one before it; older checkpoints hold less."""
+    trainer.history.load_state(state, step=trainer.step)
+    trainer.loader.skipped_batches = [(step, count) for step, count in state.get("left_out", [])]
+    trainer.loader.reset()
+    trainer.nonfinite.load_state(state.get("nonfinite", {}))
+    callbacks = dict(numbered(trainer.callbacks))
+    trainer.callbacks.pending = [callbacks[name] for name in state.get("to_look", []) if name in callbacks]
+    for name, kept in state.get("callbacks", {}).items():
         if name in callbacks:
-            with _told(f"{name}.restore failed", callbacks[name]):
-                callbacks[name].restore(state)
+            with _noting(f"{name}.load_state failed", callbacks[name]):
+                callbacks[name].load_state(kept)
 
 
-def named(callbacks: list[Callback]) -> Iterator[tuple[str, Callback]]:
+def numbered(callbacks: Iterable[Callback]) -> Iterator[tuple[str, Callback]]:
     """Each callback with the name of its class, and a number where there are several of one."""
     seen: dict[str, int] = {}
     for callback in callbacks:
-        name = type(callback).__name__
+        name = type(callback).__name__  # which checkpoints hold: `Log` and `Checkpoint` keep their names
         seen[name] = seen.get(name, 0) + 1
         yield (name if seen[name] == 1 else f"{name}-{seen[name]}"), callback
 
 
-def _state(name: str, callback: Callback, run: Trainer) -> Mapping[str, Any]:
-    """What a callback keeps, known to be JSON here, where it is known whose it is."""
-    example = 'write def state(self, run): return {"count": self.count}'
+def _state(name: str, callback: Callback, trainer: TrainerProtocol) -> Mapping[str, Any]:
+    """What a callback keeps, checked to be JSON here, where its owner is known."""
+    example = 'write def state(self, trainer): return {"count": self.count}'
     if not callable(callback.state):
-        with _told(f"{name}.state is a {type(callback.state).__name__} and no method: {example}", callback):
+        with _noting(f"{name}.state is a {type(callback.state).__name__} and no method: {example}", callback):
             raise TypeError(f"{name}.state cannot be called")
-    with _told(f"{name}.state failed after step {run.step}", callback):
-        state = callback.state(run)
+    with _noting(f"{name}.state failed after step {trainer.step}", callback):
+        state = callback.state(trainer)
         json.dumps(state)
     if state and not isinstance(state, Mapping):
-        with _told(f"{name}.state returned {type(state).__name__} {state!r}: return a dict", callback):
+        with _noting(f"{name}.state returned {type(state).__name__} {state!r}: return a dict", callback):
             raise TypeError(f"{name}.state returned {state!r}")
     return state
 
 
 @contextlib.contextmanager
-def _told(what: str, callback: Callback) -> Iterator[None]:
-    """Adds to what fails inside whose it is; it may be any callback that asks all of them."""
+def _noting(what: str, callback: Callback) -> Iterator[None]:
+    """Adds to an error raised inside which callback it is of."""
     try:
         yield
     except Exception as error:

@@ -36,8 +36,8 @@ class WeightGrowsByACallback(Tiny):
 
 
 class Anneal(Callback):
-    def look(self, run):
-        run.recipe.kl = min(1.0, run.step / 100)  # expect MT405 (WeightGrowsByACallback)
+    def on_step(self, trainer):
+        trainer.recipe.kl = min(1.0, trainer.step / 100)  # expect MT405 (WeightGrowsByACallback)
 
 
 class BranchesOnTheEpoch(Tiny):

@@ -372,8 +372,8 @@ class FrozenDataclass(Tiny):
 class LooksOnly(Callback):
     """A callback that reads a recipe and changes itself."""
 
-    def look(self, run):
-        self.shift = run.recipe.shift
+    def on_step(self, trainer):
+        self.shift = trainer.recipe.shift
         self.gain = 3.0
 
 

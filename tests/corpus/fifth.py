@@ -231,9 +231,9 @@ class StringScale(Tiny):
 
 
 class Heats(Callback):
-    def look(self, run):
-        if run.step > 10:
-            run.recipe.mode = "hot"  # expect MT405 (StringScale)
+    def on_step(self, trainer):
+        if trainer.step > 10:
+            trainer.recipe.mode = "hot"  # expect MT405 (StringScale)
 
 
 class FromKwargs(Tiny):
@@ -249,8 +249,8 @@ class FromKwargs(Tiny):
 
 
 class Alphas(Callback):
-    def look(self, run):
-        run.recipe.settings.update(alpha=0.5)  # expect MT405 (FromKwargs)
+    def on_step(self, trainer):
+        trainer.recipe.settings.update(alpha=0.5)  # expect MT405 (FromKwargs)
 
 
 class LocalsInClosure(Tiny):
@@ -296,8 +296,8 @@ class LowersRate(Tiny):
 
 
 class Lowers(Callback):
-    def look(self, run):
-        run.recipe.model.layers[2].rate = max(0.0, 0.3 - run.step / 100)  # expect MT401 MT405 (LowersRate)
+    def on_step(self, trainer):
+        trainer.recipe.model.layers[2].rate = max(0.0, 0.3 - trainer.step / 100)  # expect MT401 MT405 (LowersRate)
 
 
 class LowersRateByName(Tiny):
@@ -305,8 +305,8 @@ class LowersRateByName(Tiny):
 
 
 class LowersByName(Callback):
-    def look(self, run):
-        run.recipe.model.get_layer("drop").rate = 0.1  # expect MT401 MT405 (LowersRateByName)
+    def on_step(self, trainer):
+        trainer.recipe.model.get_layer("drop").rate = 0.1  # expect MT401 MT405 (LowersRateByName)
 
 
 class ChangesMomentum(Tiny):
@@ -351,8 +351,8 @@ class PropertySetter(Tiny):
 
 
 class Cools(Callback):
-    def look(self, run):
-        run.recipe.temperature = 0.5
+    def on_step(self, trainer):
+        trainer.recipe.temperature = 0.5
 
 
 @dataclasses.dataclass
@@ -369,7 +369,7 @@ class GlobalConfig(Tiny):
 
 
 class SetsConfig(Callback):
-    def look(self, run):
+    def on_step(self, trainer):
         CONFIG.beta = 0.5  # expect MT405 (GlobalConfig)
 
 
@@ -382,8 +382,8 @@ class PrepareMagnitude(Tiny):
 
 
 class Grows(Callback):
-    def look(self, run):
-        run.recipe.magnitude = run.step / 100  # expect MT405 (PrepareMagnitude)
+    def on_step(self, trainer):
+        trainer.recipe.magnitude = trainer.step / 100  # expect MT405 (PrepareMagnitude)
 
 
 class PrepareCounts(Tiny):

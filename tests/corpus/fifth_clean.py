@@ -28,8 +28,8 @@ class OtherKey(Tiny):
 
 
 class Best(Callback):
-    def look(self, run):
-        run.recipe.state_["best"] = run.step
+    def on_step(self, trainer):
+        trainer.recipe.state_["best"] = trainer.step
 
 
 class Home(Tiny):
@@ -40,7 +40,7 @@ class Home(Tiny):
 
 
 class SetsOther(Callback):
-    def start(self, run):
+    def on_train_begin(self, trainer):
         os.environ["OTHER"] = "1"
 
 

@@ -89,8 +89,8 @@ class EnvironmentSwitch(Tiny):
 
 
 class WarmUpByEnvironment(Callback):
-    def next_step(self, run):
-        os.environ["FOURTH_SCALE"] = str(min(1.0, run.step / 100))  # expect MT405 (EnvironmentSwitch)
+    def next_step(self, trainer):
+        os.environ["FOURTH_SCALE"] = str(min(1.0, trainer.step / 100))  # expect MT405 (EnvironmentSwitch)
 
 
 class OrderOfNames(Tiny):
@@ -356,8 +356,8 @@ class HyperparametersInDict(Tiny):
 
 
 class RampsKl(Callback):
-    def look(self, run):
-        run.recipe.hyper["kl"] = min(1.0, run.step / 50)  # expect MT405 (HyperparametersInDict)
+    def on_step(self, trainer):
+        trainer.recipe.hyper["kl"] = min(1.0, trainer.step / 50)  # expect MT405 (HyperparametersInDict)
 
 
 class GlobalOfAnotherModule(Tiny):
@@ -368,8 +368,8 @@ class GlobalOfAnotherModule(Tiny):
 
 
 class Cools(Callback):
-    def look(self, run):
-        fourth_elsewhere.set_temperature(max(0.1, 1.0 - run.step / 100))
+    def on_step(self, trainer):
+        fourth_elsewhere.set_temperature(max(0.1, 1.0 - trainer.step / 100))
 
 
 class BranchOnEpoch(Tiny):
@@ -386,14 +386,14 @@ class BranchOnEpoch(Tiny):
 
 
 class TellsEpoch(Callback):
-    def look(self, run):
-        run.recipe.on_epoch(run.step // 10)
+    def on_step(self, trainer):
+        trainer.recipe.on_epoch(trainer.step // 10)
 
 
 class Unfreezes(Callback):
-    def look(self, run):
-        for layer in run.recipe.model.layers:
-            layer.trainable = run.step > 100  # expect MT403 (ThawsLater)
+    def on_step(self, trainer):
+        for layer in trainer.recipe.model.layers:
+            layer.trainable = trainer.step > 100  # expect MT403 (ThawsLater)
 
 
 class ThawsLater(Tiny):

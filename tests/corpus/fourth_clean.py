@@ -439,9 +439,9 @@ class LooksAtNothing(Tiny):
 
 
 class KeepsBest(Callback):
-    def look(self, run):
-        run.recipe.best = run.results["train"]["loss"]
-        run.recipe.started = time.time()
+    def on_step(self, trainer):
+        trainer.recipe.best = trainer.results["train"]["loss"]
+        trainer.recipe.started = time.time()
 
 
 class InnerFunction(Tiny):

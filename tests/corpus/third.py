@@ -228,8 +228,8 @@ class Tempers(Tiny):
 
 
 class CoolDown(Callback):
-    def look(self, run):
-        run.recipe.settings["temperature"] *= 0.9  # expect MT405 (Tempers)
+    def on_step(self, trainer):
+        trainer.recipe.settings["temperature"] *= 0.9  # expect MT405 (Tempers)
 
 
 class SubtractsTheMax(Shared):

@@ -514,8 +514,8 @@ class Cool(Callback):
     def __init__(self):
         super().__init__(every=1)
 
-    def look(self, run):
-        recipe = run.recipe
+    def on_step(self, trainer):
+        recipe = trainer.recipe
         recipe.temperature = 0.9 * recipe.temperature  # expect MT405 (Tempered)
 
 

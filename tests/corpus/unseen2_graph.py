@@ -357,7 +357,7 @@ class SmoothsLess(Tiny):
 
 
 class Sharpen(Callback):
-    def look(self, run):
+    def on_step(self, trainer):
         SETTINGS.smoothing = 0.0  # expect MT405 (SmoothsLess)
 
 
@@ -370,9 +370,9 @@ class AddsAnAuxiliaryLoss(Tiny):
 
 
 class SwitchOn(Callback):
-    def look(self, run):
-        if run.step > 100:
-            run.recipe.use_aux = True  # expect MT405 (AddsAnAuxiliaryLoss)
+    def on_step(self, trainer):
+        if trainer.step > 100:
+            trainer.recipe.use_aux = True  # expect MT405 (AddsAnAuxiliaryLoss)
 
 
 class Annealed(Tiny):
@@ -399,7 +399,7 @@ class ClassGamma(Tiny):
 
 
 class HalveGamma(Callback):
-    def look(self, run):
+    def on_step(self, trainer):
         ClassGamma.gamma *= 0.5  # expect MT405 (ClassGamma)
 
 
@@ -425,9 +425,9 @@ class UnfreezesTheEncoder(Tiny):
 
 
 class Unfreeze(Callback):
-    def look(self, run):
-        if run.step == 500:
-            run.recipe.encoder.trainable = True  # expect MT403 (UnfreezesTheEncoder)
+    def on_step(self, trainer):
+        if trainer.step == 500:
+            trainer.recipe.encoder.trainable = True  # expect MT403 (UnfreezesTheEncoder)
 
 
 class SwitchesToSgd(Tiny):

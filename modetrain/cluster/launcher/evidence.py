@@ -9,7 +9,8 @@ import dataclasses
 import signal
 from collections.abc import Collection, Iterator, Mapping
 
-from modetrain.cluster.protocol import LOST_PEER, Report
+from modetrain.cluster.protocol import Report
+from modetrain.diagnostics.lost_peer import LOST_PEER
 
 _MOST_NAMED = 4
 # Being told to stop is no failure.

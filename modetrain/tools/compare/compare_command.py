@@ -46,7 +46,7 @@ def run(settings: Settings, line: CommandLine, cwd: Path) -> int:
       ConfigError: a mode cannot run; before anything is run.
     """
     words = arm_words(settings, line, cwd)
-    console = terminal.console()
+    console = terminal.stdout()
     say = terminal.plain(console)
     where = resume.place(settings, say)
     shown = paths.shown(where.folder, cwd)

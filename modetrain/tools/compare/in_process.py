@@ -14,7 +14,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modetrain.engine import random as random_draws
 from modetrain.errors import did_you_mean
 from modetrain.mode import COMPILE, Mode
 from modetrain.recipe import Recipe
@@ -138,8 +137,7 @@ class _InProcess:
         recipe = self._recipe if isinstance(self._recipe, Recipe) else self._recipe()
         if not isinstance(recipe, Recipe):
             raise TypeError(f"compare was given what builds a {type(recipe).__name__}, not a modetrain.Recipe.")
-        portable = mode != "xla" or random_draws.portable_works()
-        arm = Arm(recipe, Mode(name=mode, compile=mode), self._batches, portable=portable)
+        arm = Arm(recipe, Mode(name=mode, compile=mode), self._batches)
         if isinstance(self._recipe, Recipe) and self._start is not None:
             arm.load(self._start)
         return arm

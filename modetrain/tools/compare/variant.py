@@ -17,18 +17,16 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.checkpoints import file
-from modetrain.cluster import protocol
 from modetrain.diagnostics import location, tf_errors
+from modetrain.diagnostics.lost_peer import lost_a_peer
 from modetrain.engine.batching import Block, Cut
 from modetrain.engine.devices import Replicas
-from modetrain.engine.metrics import Means
+from modetrain.engine.metrics import NONFINITE, Means
 from modetrain.engine.optimizer import Optimizer
 from modetrain.engine.program import Program
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
 from modetrain.tools.compare.observation import Entry, Seen, State, StepError
-from modetrain.training.nonfinite import FLAG
-from modetrain.training.step_errors import plain_sentence
 
 Batches = Mapping[str, np.ndarray]
 
@@ -42,7 +40,6 @@ class Arm:
       batches: per feature an array [steps, examples, ...]: those of all steps.
       first: number of the first step.
       replicas: where it is run.
-      portable: whether XLA can be made to draw eager's random numbers.
 
     Attributes:
       recipe, mode, replicas: as given.
@@ -58,16 +55,13 @@ class Arm:
         *,
         first: int = 0,
         replicas: Replicas | None = None,
-        portable: bool = True,
     ):
         if mode.guards == "auto":  # what XLA drops is to be found here as a difference, which guards would take away
             mode = dataclasses.replace(mode, guards=False)
         self.recipe = recipe
         self.mode = mode
         self.replicas = replicas or Replicas()
-        self.program = Program(
-            recipe.run_train_step, mode, replicas=self.replicas, state=recipe.state, portable=portable
-        )
+        self.program = Program(recipe.run_train_step, mode, replicas=self.replicas, state=recipe.state)
         self.steps = len(next(iter(batches.values())))
         self._first = first
         self.batches = batches
@@ -97,7 +91,7 @@ class Arm:
         try:
             rows = self.program(block, index, index + 1, watch_every=1)
         except Exception as error:
-            if self.replicas.workers > 1 and protocol.lost_a_peer(error):
+            if self.replicas.workers > 1 and lost_a_peer(error):
                 raise  # it is not the step's doing, and no step will run any more
             return Seen(error=described(error))
         return Seen(metrics=self.means(rows)[0], state=self.read())
@@ -106,7 +100,7 @@ class Arm:
         """What a call of the program returned, as means over the global batch; a dict for each step."""
         summed = self.replicas.sum_over_workers(rows.sum(axis=1, dtype=np.float64))
         steps = [Means.of(self.program.names, row).means() for row in summed]
-        return [{name: mean for name, mean in one.items() if name.split("/")[0] != FLAG} for one in steps]
+        return [{name: mean for name, mean in one.items() if name.split("/")[0] != NONFINITE} for one in steps]
 
     def compute_dtype(self) -> str:
         """The narrowest dtype that the models compute in."""
@@ -176,7 +170,7 @@ def described(error: BaseException) -> StepError:
         where = next((found for stack in stacks if (found := location.innermost(stack)) is not None), None)
     text = message.text if message is not None else str(error)
     where = where or location.innermost(frames)
-    return StepError(type=type(error).__name__, message=text, place=where, advice=plain_sentence(error))
+    return StepError(type=type(error).__name__, message=text, place=where, advice=tf_errors.plain_sentence(error))
 
 
 def stacked(batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

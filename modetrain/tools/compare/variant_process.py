@@ -84,20 +84,19 @@ def main(folder: str, name: str) -> int:
 def build(job: Job, settings: Settings, shelf: Shelf) -> tuple[bool, Arm]:
     """Makes the arm; tells whether this process is the one that keeps what is found."""
     from modetrain.app import record
-    from modetrain.app.build_recipe import chosen_recipe, info_of
+    from modetrain.app.build import connect_devices, info_of, make_recipe
     from modetrain.checkpoints import resume
     from modetrain.data import sources
     from modetrain.data.dataset import Data
     from modetrain.engine import tf_setup
-    from modetrain.engine.devices import Replicas
     from modetrain.tools.compare import speed
     from modetrain.tools.compare.variant import Arm
 
-    replicas = Replicas.of(settings.mode)
+    replicas = connect_devices(settings.mode)
     protocol.announce_ready(os.environ)
-    portable = tf_setup.set_for(settings.mode, settings.seed, print)
+    tf_setup.set_for(settings.mode, settings.seed)
     source = sources.load(settings.data, say=print)
-    recipe = chosen_recipe(settings, info_of(settings, source), replicas=replicas)
+    recipe = make_recipe(settings, info_of(settings, source), replicas=replicas)
     place = resume.Place(folder=Path(), checkpoints=job.checkpoints)
     restored = resume.restore(place, recipe, settings, print)
     first = restored.step if restored else 0
@@ -110,7 +109,7 @@ def build(job: Job, settings: Settings, shelf: Shelf) -> tuple[bool, Arm]:
         shelf.put("input", speed.input_cost(data, first, job.steps))
         shelf.put("data", source.description)
         shelf.put("versions", record.versions())
-    arm = Arm(recipe, settings.mode, shelf.get("batches"), first=first, replicas=replicas, portable=portable)
+    arm = Arm(recipe, settings.mode, shelf.get("batches"), first=first, replicas=replicas)
     return replicas.chief, arm
 
 

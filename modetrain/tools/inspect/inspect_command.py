@@ -1,30 +1,38 @@
-"""`do=inspect`: looks at the recipe of a run that is built, prints what was found and keeps it in the run folder."""
+"""`do=inspect`: looks at the recipe of a run that is built, prints what was found and keeps it in the run folder.
+
+`TOOLS` is what inspect adds to every run: the short form at the start, and a watch for Python that changes afterwards.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
+from modetrain.app.session import Tools
+from modetrain.callback import Callback
 from modetrain.settings import Settings
 from modetrain.tools.inspect import findings_report
 from modetrain.tools.inspect.detectors import first_operation
 from modetrain.tools.inspect.detectors.split_batch import REPLICAS
+from modetrain.tools.inspect.detectors.stale_state import StalePython
 from modetrain.tools.inspect.finding import Finding
 from modetrain.tools.inspect.inspector import Inspector
+from modetrain.tools.inspect.startup_check import Start
 from modetrain.tools.inspect.traced_step import mode_for
 from modetrain.trainer import Trainer
 
 _BATCHES = 2
 
+log = logging.getLogger(__name__)
 
-def run(trainer: Trainer, settings: Settings, folder: Path, say: Callable[[str], None]) -> list[Finding]:
+
+def run(trainer: Trainer, settings: Settings, folder: Path) -> list[Finding]:
     """Looks, tells, and writes `inspect.json`.
 
     Args:
       trainer: of the run, which has not trained.
       settings: what was asked for.
       folder: the run folder.
-      say: prints a line.
 
     Returns:
       What was found.
@@ -45,13 +53,13 @@ def run(trainer: Trainer, settings: Settings, folder: Path, say: Callable[[str],
     findings = inspector.findings()
     findings_report.write(folder, findings, target)
     for line in findings_report.lines(findings):
-        say(line)
+        log.info(line)
     if several:
-        say(
+        log.info(
             f"inspect: judged for {REPLICAS} replicas, each of which gets its share of a batch, on one device: what goes wrong "
             f"on {REPLICAS} goes wrong on more"
         )
-    say(findings_report.summary(findings, target))
+    log.info(findings_report.summary(findings, target))
     return findings
 
 
@@ -62,3 +70,21 @@ def target_of(settings: Settings) -> str:
     if settings.mode.strategy == "tpu":
         return "tpu"
     return "xla" if settings.mode.compile == "xla" else "graph"
+
+
+def _callbacks(settings: Settings) -> list[Callback]:
+    if not settings.inspect.at_start or settings.mode.compile == "eager":
+        return []
+    # On every worker, for they plan alike.
+    return [StalePython(every=(settings.callbacks.get("log") or {}).get("every") or 100)]
+
+
+def _watch(trainer: Trainer, settings: Settings) -> None:
+    traced = settings.do in ("train", "evaluate") and settings.mode.compile != "eager"
+    if settings.inspect.at_start and traced and trainer.replicas.chief:
+        check = Start(trainer.recipe, settings.mode, settings.command, trainer.replicas)
+        trainer.programs.train.observe = check.of("train_step")
+        trainer.programs.eval.observe = check.of("eval_step")
+
+
+TOOLS = Tools(callbacks=_callbacks, watch=_watch, inspected_replicas=REPLICAS, inspect=lambda *given: bool(run(*given)))

@@ -7,6 +7,7 @@ that one trace leaves no doubt of; `do=inspect` traces twice, runs the step and 
 from __future__ import annotations
 
 import ast
+import logging
 import re
 from collections.abc import Callable, Iterator
 
@@ -28,6 +29,8 @@ from modetrain.tools.inspect.finding import Finding, finding, merged, waived
 from modetrain.tools.inspect.python_state.diff import Change, State, changes
 from modetrain.tools.inspect.python_state.reachable import Reached, nodes_of, reached
 
+log = logging.getLogger(__name__)
+
 _OF_THE_RUN = ("do", "run_dir", "resume", "stop_after")
 
 
@@ -37,7 +40,6 @@ class Start:
     Args:
       recipe: the recipe.
       mode: of the run.
-      say: prints a line.
       command: the command line of the run.
       replicas: of the run; one device by default.
     """
@@ -46,14 +48,12 @@ class Start:
         self,
         recipe: Recipe,
         mode: Mode,
-        say: Callable[[str], None],
         command: str = "",
         replicas: Replicas | None = None,
     ):
         self._recipe = recipe
         self._mode = mode
         self._replicas = replicas or Replicas()
-        self._say = say
         self._command = command
         self._told: set[tuple[str, str, int]] = set()
 
@@ -77,7 +77,7 @@ class Start:
                 self._tell(self._findings(calls, changes(before, state.look()), reach, concrete, method))
             if self._mode.guarded and (places := unguarded(concrete.graph)):
                 shown = ", ".join(f"{place.shown}" for place in places)
-                self._say(
+                log.info(
                     f"not guarded, because nothing but its result comes out of an XLA program inside the step: {shown}"
                 )
             return concrete
@@ -106,9 +106,9 @@ class Start:
         new = [one for one in merged(findings) if not waived(one) and (one.code, one.file, one.line) not in self._told]
         self._told |= {(one.code, one.file, one.line) for one in new}
         for one in new:
-            self._say(f"WARNING: {findings_report.short(one)}")
+            log.warning(findings_report.short(one))
         if new and self._command:
-            self._say(f"  the whole story: {whole_story(self._command)}")
+            log.info(f"  the whole story: {whole_story(self._command)}")
 
 
 def whole_story(command: str) -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 from rich.console import Console
 
 from modetrain.app import record, session
+from modetrain.app.build import connect_devices
 from modetrain.checkpoints import file, resume
 from modetrain.checkpoints.capsule import Capsule
 from modetrain.data.loader import Feed
-from modetrain.engine.devices import Replicas
 from modetrain.errors import ConfigError
 from modetrain.files import run_folder
 from modetrain.files.tensorboard import Events
@@ -66,13 +66,13 @@ def trainer_at(
         command="",
     )
     where = resume.Place(folder=origin.folder or Path())
-    replicas = Replicas.of(quiet.mode)
-    trainer, source = session.build(quiet, where, replicas, Clock(), Console(), Events(None, say=say), say)
+    replicas = connect_devices(quiet.mode)
+    trainer, source = session.build(quiet, where, replicas, Clock(), Console(), Events(None))
     if base is not None:
         resume.check_facts(base, session.facts_of(source), f"replay.from={settings.replay.path}")
         file.restore(base, trainer.recipe.state(), origin.path)
-        trainer.resume(base)
-    windows = _windows(origin, trainer.feed.left_out, say)
+        trainer.load_state(base.meta.get("carry", {}), step=base.step)
+    windows = _windows(origin, trainer.loader.skipped_batches, say)
     if trainer.step < number:
         say(f"  from step {trainer.step} on, {number - trainer.step} steps in mode={quiet.mode.name}")
     # What a run left out after going back (nonfinite.policy=rollback) is left out from that step on.
@@ -85,12 +85,12 @@ def trainer_at(
             if trainer.recipe.prepares
             else trainer.steps_per_call
         )
-        trainer.feed = Feed(trainer.data, length, say=say)
-        trainer.feed.left_out = [(at, count) for at, count in windows if at <= trainer.step]
+        trainer.loader = Feed(trainer.data, length)
+        trainer.loader.skipped_batches = [(at, count) for at, count in windows if at <= trainer.step]
         trainer.steps = stop
         with _python_of_the_first_step(trainer):
             trainer.train()
-    trainer.feed.left_out = [(at, count) for at, count in windows if at <= number]
+    trainer.loader.skipped_batches = [(at, count) for at, count in windows if at <= number]
     return trainer
 
 
@@ -104,7 +104,7 @@ def _python_of_the_first_step(trainer: Trainer) -> contextlib.AbstractContextMan
 
 def capsule_at(trainer: Trainer, origin: Origin) -> Capsule:
     """The capsule of the step that a trainer would make next."""
-    batch = trainer.data.batch(trainer.step + trainer.feed.passed_over)
+    batch = trainer.data.batch(trainer.step + trainer.loader.skipped_count)
     return Capsule(
         step=trainer.step,
         state_step=trainer.step,

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from modetrain.app.build_recipe import chosen_recipe
+from modetrain.app.build import make_recipe
 from modetrain.checkpoints import file
 from modetrain.checkpoints.capsule import Capsule
 from modetrain.diagnostics.location import Place
 from modetrain.engine import random
 from modetrain.engine.batching import Block, Cut
-from modetrain.engine.metrics import Means
+from modetrain.engine.metrics import NONFINITE, Means
 from modetrain.engine.program import Program
 from modetrain.recipe import Info, Recipe
 from modetrain.settings import Settings
@@ -25,7 +25,7 @@ from modetrain.tools.compare import op_trace
 from modetrain.tools.compare.op_log import Log
 from modetrain.tools.compare.variant import Arm
 from modetrain.tools.inspect.python_state.snapshot import python_state_kept
-from modetrain.training.nonfinite import FLAG, is_loss
+from modetrain.training.nonfinite import is_loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,6 @@ class Step:
     Args:
       capsule: a complete one.
       settings: of the replay: its mode is the one the step runs in.
-      portable: whether XLA draws eager's random numbers.
       recipe: where there is one already; its state is set anew.
     """
 
@@ -56,7 +55,6 @@ class Step:
         capsule: Capsule,
         settings: Settings,
         *,
-        portable: bool = True,
         recipe: Recipe | None = None,
     ):
         assert capsule.batch is not None, "the capsule is not complete"
@@ -64,9 +62,8 @@ class Step:
         self.settings = settings
         if recipe is None:
             info = Info(**{**capsule.info, "image_shape": tuple(capsule.info["image_shape"])})
-            recipe = chosen_recipe(settings, info)
+            recipe = make_recipe(settings, info)
         self.recipe = recipe
-        self._portable = portable
         self._batches = {name: value[np.newaxis] for name, value in capsule.batch.items()}
 
     @property
@@ -94,7 +91,7 @@ class Step:
         if wrap is not None:
             setattr(self.recipe, method, wrap(getattr(self.recipe, method)))
         step = self.recipe.run_eval_step if evaluating else self.recipe.run_train_step
-        program = Program(step, self.settings.mode, state=self.recipe.state, portable=self._portable)
+        program = Program(step, self.settings.mode, state=self.recipe.state)
         try:
             with self._as_replica(), python_state_kept(self.recipe):  # it may be made again, to stop at a line
                 rows = program(Block.of(self._batches, self.capsule.number, self._cut()), 0, 1, watch_every=1)
@@ -113,7 +110,7 @@ class Step:
                 return Cause(what=f"{name} is not finite before the step already", place=None)
         if self.capsule.method == "eval_step":
             return None
-        arm = Arm(self.recipe, self.settings.mode, self._share(), first=self.capsule.number, portable=self._portable)
+        arm = Arm(self.recipe, self.settings.mode, self._share(), first=self.capsule.number)
         with self._as_replica():
             log = op_trace.log_of(arm, self.settings.mode.compile, 0, self.capsule.state)
         bad = {index for index, entry in enumerate(log) if _is_bad(entry.value)}
@@ -151,7 +148,7 @@ class Step:
 
 def is_bad(metrics: Mapping[str, float]) -> bool:
     """Whether the metrics of a step say that a loss or gradient is not finite."""
-    flagged = any(name.split("/")[0] == FLAG and value != 0 for name, value in metrics.items())
+    flagged = any(name.split("/")[0] == NONFINITE and value != 0 for name, value in metrics.items())
     losses = [value for name, value in metrics.items() if is_loss(name)]
     return flagged or not np.isfinite(losses).all()
 

@@ -21,6 +21,7 @@ from modetrain.config.arguments import CommandLine
 from modetrain.diagnostics import debugger
 from modetrain.engine import tf_setup
 from modetrain.engine.devices import Replicas
+from modetrain.engine.metrics import NONFINITE
 from modetrain.errors import ConfigError
 from modetrain.files import paths, run_folder
 from modetrain.recipe import Recipe
@@ -29,7 +30,7 @@ from modetrain.tools.replay import catch_up, check_modes
 from modetrain.tools.replay import source as origins
 from modetrain.tools.replay.one_step import Cause, Step, is_bad
 from modetrain.tools.replay.source import Origin
-from modetrain.training.nonfinite import FLAG, is_loss
+from modetrain.training.nonfinite import is_loss
 
 FINE, FAILS = 0, 1
 Say = Callable[[str], None]
@@ -46,7 +47,7 @@ def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
     Raises:
       ConfigError: there is nothing to make the step from.
     """
-    console = terminal.console()
+    console = terminal.stdout()
     say = terminal.plain(console)
     origin = origins.find(Path(str(settings.replay.path)))
     origin, number = origins.chosen(origin, settings, say)
@@ -66,18 +67,18 @@ def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
     try:
         if made is not None and made.batch is None and made.method == "eval_step":
             return _evaluate_again(origin, settings, say)
-        recipe, portable = None, True
+        recipe = None
         if made is None or made.step != number or not made.complete:
             trainer = catch_up.trainer_at(origin, settings, number, say)
             if made is not None and made.method == "prepare":
                 say(f"  preparing the batch of step {number + 1}")
             made = catch_up.capsule_at(trainer, origin)
-            recipe, portable = trainer.recipe, trainer.portable_draws
+            recipe = trainer.recipe
         else:
             _say_differences(made, say)
         if settings.replay.check:
             return _check(made, origin, settings, line, say, console)
-        return _one_step(made, settings, recipe, portable, say)
+        return _one_step(made, settings, recipe, say)
     except bdb.BdbQuit:
         say("stopped in the debugger")
         return FAILS
@@ -90,11 +91,11 @@ def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
         return FAILS
 
 
-def _one_step(made: Capsule, settings: Settings, recipe: Recipe | None, portable: bool, say: Say) -> int:
+def _one_step(made: Capsule, settings: Settings, recipe: Recipe | None, say: Say) -> int:
     if recipe is None:
-        portable = start(settings, say)
+        start(settings)
     eager = settings.mode.compile == "eager"
-    step = Step(made, settings, portable=portable, recipe=recipe)
+    step = Step(made, settings, recipe=recipe)
     metrics = step.make(wrap=debugger.stopping_at_once if eager else None)
     say(f"{named(made)}: {shown(metrics)}")
     if not is_bad(metrics):
@@ -107,10 +108,10 @@ def _one_step(made: Capsule, settings: Settings, recipe: Recipe | None, portable
     return FAILS
 
 
-def start(settings: Settings, say: Say) -> bool:
-    """Sets what is global, as for a run; returns whether XLA draws eager's random numbers."""
+def start(settings: Settings) -> None:
+    """Sets what is global, as for a run."""
     Replicas.of(settings.mode)
-    return tf_setup.set_for(settings.mode, settings.seed, say)
+    tf_setup.set_for(settings.mode, settings.seed)
 
 
 def named(made: Capsule) -> str:
@@ -122,8 +123,8 @@ def named(made: Capsule) -> str:
 
 def shown(metrics: Mapping[str, float]) -> str:
     """Metrics as a person reads them."""
-    said = [f"{name} {value:.6g}" for name, value in metrics.items() if name.split("/")[0] != FLAG]
-    flagged = any(value != 0 for name, value in metrics.items() if name.split("/")[0] == FLAG)
+    said = [f"{name} {value:.6g}" for name, value in metrics.items() if name.split("/")[0] != NONFINITE]
+    flagged = any(value != 0 for name, value in metrics.items() if name.split("/")[0] == NONFINITE)
     if flagged and all(math.isfinite(value) for name, value in metrics.items() if is_loss(name)):
         said.append("a gradient is not finite")
     return ", ".join(said)

@@ -52,8 +52,8 @@ def _found(settings: Settings):
             metrics=metrics or {},
         )
 
-    portable = replay_command.start(settings, print)
-    step = Step(capsule.load(Path(str(settings.replay.path))), settings, portable=portable)
+    replay_command.start(settings)
+    step = Step(capsule.load(Path(str(settings.replay.path))), settings)
     try:
         metrics = step.make()
     except Exception as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable
 
 from modetrain.callback import Callback
 from modetrain.recipe import Recipe
@@ -11,6 +11,8 @@ from modetrain.tools.inspect.finding import Finding, finding
 from modetrain.tools.inspect.python_state.diff import Change, State, changes
 from modetrain.tools.inspect.python_state.reachable import reached
 from modetrain.tools.inspect.startup_check import place_of_method, place_of_read
+
+log = logging.getLogger(__name__)
 
 _CODES = {"layer": "MT403", "object": "MT404"}
 _KINDS = ("plain", "layer", "object", "container", "array")
@@ -21,24 +23,22 @@ class StalePython(Callback):
 
     Args:
       every: steps between looks.
-      say: prints a line.
     """
 
-    def __init__(self, *, every: int, say: Callable[[str], None]):
+    def __init__(self, *, every: int):
         super().__init__(every=every)
-        self._say = say
         self._watch: StaleWatch | None = None
 
-    def call(self, run, rows):
+    def on_steps_end(self, trainer, rows):
         if self._watch is None:  # the first call has traced the step
-            self._watch = StaleWatch(run.recipe)
+            self._watch = StaleWatch(trainer.recipe)
 
-    def look(self, run):
+    def on_step(self, trainer):
         for one in self._watch.changed() if self._watch is not None else ():
-            self._say(f"WARNING: step {run.step}: {one.place.shown}: {one.code} {one.what}")
+            log.warning(f"step {trainer.step}: {one.place.shown}: {one.code} {one.what}")
 
-    def end(self, run):
-        self.look(run)
+    def on_train_end(self, trainer):
+        self.on_step(trainer)
 
 
 class StaleWatch:

@@ -1,19 +1,35 @@
-"""The recipe that the settings name, with its model and its optimizers."""
+"""From settings to what a run is made of: devices, examples, the recipe with its model and optimizers, and the trainer."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import os
 
+from modetrain.cluster import environment, rendezvous
 from modetrain.config.targets import instantiate
 from modetrain.data.sources import Source
 from modetrain.engine import batch_norm
 from modetrain.engine.devices import Replicas
 from modetrain.engine.optimizer import Optimizer
 from modetrain.errors import ConfigError
+from modetrain.mode import Mode
 from modetrain.recipe import Info, Recipe
 from modetrain.settings import Settings
+
+
+def connect_devices(mode: Mode) -> Replicas:
+    """The replicas of a mode; with several workers, once all of them are there.
+
+    Raises:
+      ConfigError: the devices are not there, or the environment describes a cluster wrongly.
+      NotJoinedError: other workers do not come.
+    """
+    notes = _notes_on_cluster(mode)
+    waiting = rendezvous.joined(os.environ, within=mode.startup_timeout) if mode.strategy == "multiworker" else None
+    replicas = Replicas.of(mode, waiting=waiting)
+    replicas.notes = (*replicas.notes, *notes)
+    return replicas
 
 
 def info_of(settings: Settings, source: Source) -> Info:
@@ -29,16 +45,13 @@ def info_of(settings: Settings, source: Source) -> Info:
     )
 
 
-def chosen_recipe(
-    settings: Settings, info: Info, *, replicas: Replicas | None = None, say: Callable[[str], None] = print
-) -> Recipe:
+def make_recipe(settings: Settings, info: Info, *, replicas: Replicas | None = None) -> Recipe:
     """Makes the recipe where its steps are to run.
 
     Args:
       settings: of the run.
       info: see `info_of`.
       replicas: hold its variables; one device by default.
-      say: prints a line, of several replicas only.
 
     Raises:
       ConfigError: what is named is no recipe, it lacks what `Recipe.__init__` sets, or it cannot run over these replicas.
@@ -72,5 +85,25 @@ def chosen_recipe(
             f"draw. {name}.__init__ must call super().__init__(model=model, optimizer=optimizer, info=info); one that makes its "
             "models and optimizers itself writes self.info = info."
         )
-    batch_norm.synchronise(recipe.models(), settings.mode, replicas, say)
+    batch_norm.synchronise(recipe.models(), settings.mode, replicas)
     return recipe
+
+
+def _notes_on_cluster(mode: Mode) -> list[str]:
+    """What is said where the environment describes other workers, and the mode runs in one process."""
+    if mode.name == "multiworker" or mode.strategy in ("multiworker", "tpu"):  # by name: do=inspect, in one process
+        return []
+    try:
+        found = environment.from_environment(os.environ)
+    except ConfigError as error:
+        if mode.strategy == "mirrored" and "TF_CONFIG" in os.environ:  # which TensorFlow reads all the same
+            raise
+        return [
+            f"mode={mode.name} makes nothing of the cluster that the environment tells of, and that is wrong: {error}"
+        ]
+    if found is None or len(found.workers) == 1 or found.origin == "local":
+        return []
+    return [
+        f"WARNING: {environment.TELLS[found.origin]} that this is worker {found.index} of {len(found.workers)}, "
+        f"but mode={mode.name} runs in this process alone. Type mode=multiworker to run in all of them"
+    ]

@@ -1,0 +1,30 @@
+"""Whether an error tells that another worker is gone. TensorFlow is not imported: a launcher needs this too."""
+
+from __future__ import annotations
+
+import re
+
+# What TensorFlow says when a peer is gone.
+LOST_PEER = re.compile(
+    r"UnavailableError|heartbeat|connection reset|socket closed|coordination service|broken pipe"
+    r"|collective\w*[^\n]*(abort|cancel|timed? ?out|timeout)",
+    re.IGNORECASE,
+)
+# Its errors that may say so; user code raises none of these, whatever its messages say.
+_MAYBE_LOST = re.compile(r"(Aborted|Cancelled|DeadlineExceeded|Internal|Unknown|FailedPrecondition)Error")
+# What TensorFlow quotes of a Python function that it has called: that is user code, whatever its error says.
+_CALLED_BACK = "Traceback (most recent call last):"
+
+
+def lost_a_peer(error: BaseException) -> bool:
+    """Whether an error tells that another worker is gone."""
+    return says_lost_peer(type(error).__name__, str(error))
+
+
+def says_lost_peer(type: str, message: str) -> bool:
+    """The same, of an error's type and message."""
+    if _CALLED_BACK in message:
+        return False
+    if type == "UnavailableError":
+        return True
+    return _MAYBE_LOST.fullmatch(type) is not None and LOST_PEER.search(message) is not None

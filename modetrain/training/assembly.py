@@ -1,0 +1,129 @@
+"""From what `Trainer` is given to what it runs: a mode, its replicas, the recipe made on them, and batches cut for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from modetrain.data.dataset import Data
+from modetrain.data.sources import Source
+from modetrain.engine import tf_setup
+from modetrain.engine.batching import Cut
+from modetrain.engine.devices import Replicas
+from modetrain.errors import ConfigError
+from modetrain.mode import Mode
+from modetrain.recipe import Recipe
+from modetrain.settings import DataSettings
+
+_SPLITS = ("train", "eval")
+
+
+def replicas_for(mode: Mode) -> Replicas:
+    """The replicas of a mode in this process.
+
+    Raises:
+      ConfigError: the mode needs processes that only the command line starts, or devices that are not there.
+    """
+    if mode.strategy == "multiworker":
+        raise ConfigError(
+            "Trainer(mode='multiworker'): several processes train together, and the command line starts them. Type "
+            "python -m modetrain recipe=... mode=multiworker."
+        )
+    return Replicas.of(mode)
+
+
+def make_recipe(recipe: Recipe | Callable[[], Recipe], replicas: Replicas, mode: Mode) -> Recipe:
+    """The recipe itself, or the one that a function makes where its variables belong.
+
+    Raises:
+      ConfigError: the recipe was made already, and its variables are not on the replicas or in the precision of the mode.
+      TypeError: there is no recipe.
+    """
+    if not isinstance(recipe, Recipe) and callable(recipe):
+        tf_setup.set_precision(mode)
+        with replicas.scope():
+            recipe = recipe()
+    elif isinstance(recipe, Recipe):
+        _check_made(recipe, replicas, mode)
+    if not isinstance(recipe, Recipe):
+        raise TypeError(
+            f"Trainer(recipe=...): a {type(recipe).__name__} is no modetrain.Recipe, nor a function that makes one."
+        )
+    return recipe
+
+
+def make_data(
+    data: Data | Mapping[str, Any], recipe: Recipe, replicas: Replicas, mode: Mode, *, batch_size: int
+) -> Data:
+    """Batches of a step: `data` itself, or made of arrays.
+
+    Raises:
+      ConfigError: the arrays do not make batches, or cannot be cut into equal shares.
+      TypeError: there are no arrays.
+    """
+    if isinstance(data, Data):
+        assert data.cut.parts == recipe.micro_batches, "data is cut for another number of micro-batches"
+        return data
+    if not isinstance(data, Mapping) or not data:
+        raise TypeError(
+            f"Trainer(data=...): expected a dict of arrays, or {{'train': arrays, 'eval': arrays}}; this is {type(data).__name__}."
+        )
+    splits = data if all(name in _SPLITS for name in data) else {"train": data}
+    train, evaluation = (_arrays(name, splits.get(name, {})) for name in _SPLITS)
+    labels = train.get("label")
+    source = Source(
+        kind="arrays",
+        description="arrays in memory",
+        train=train,
+        eval=evaluation,
+        classes=int(labels.max()) + 1 if labels is not None and labels.size and labels.dtype.kind in "iu" else 0,
+    )
+    examples = len(next(iter(evaluation.values()))) if evaluation else batch_size
+    settings = DataSettings(
+        name="arrays", source="folder", batch_size=batch_size, eval_batch_size=min(batch_size, examples)
+    )
+    return Data(
+        source,
+        settings,
+        seed=recipe.info.seed,
+        prepare=recipe.prepare if recipe.prepares else None,
+        cut=Cut.over(replicas, recipe.micro_batches),
+        debug=mode.debug_data,
+    )
+
+
+def steps_per_call(mode: Mode, data: Data, steps: int) -> int:
+    """Resolves `mode.steps_per_call=auto`; a short run prepares no more batches than it has steps."""
+    if mode.steps_per_call != "auto":
+        return int(mode.steps_per_call)
+    return 1 if mode.compile == "eager" else max(1, min(data.steps_that_fit(), steps))
+
+
+def _check_made(recipe: Recipe, replicas: Replicas, mode: Mode) -> None:
+    if not replicas.hold(recipe.state().values()):
+        raise ConfigError(
+            f"Trainer(mode={mode.name!r}): the recipe's variables were made on one device, and this mode has {replicas.count} "
+            "replicas. Pass a function that makes the recipe: Trainer(lambda: MyRecipe(...), ...)."
+        )
+    policy = keras.config.dtype_policy().name
+    if policy != mode.precision:
+        raise ConfigError(
+            f"Trainer(mode=...): mode.precision={mode.precision}, and the recipe was made under Keras's policy {policy}. Pass a "
+            "function that makes the recipe: Trainer(lambda: MyRecipe(...), ...)."
+        )
+
+
+def _arrays(split: str, given: Any) -> dict[str, np.ndarray]:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"Trainer(data=...): data[{split!r}] is a {type(given).__name__}; expected a dict of arrays.")
+    arrays = {name: np.asarray(value) for name, value in given.items()}
+    sizes = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ConfigError(f"Trainer(data=...): the arrays of {split!r} differ in their number of examples ({found}).")
+    if arrays and not next(iter(sizes.values())):
+        raise ConfigError(f"Trainer(data=...): the arrays of {split!r} hold no examples.")
+    return arrays

@@ -1,0 +1,103 @@
+"""The callbacks of a trainer: which step they want next, and who is called when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from modetrain.callback import Callback, StepFailure, TrainerProtocol
+from modetrain.engine.rows import Rows
+from modetrain.errors import NotSavedError
+
+
+class CallbackList:
+    """Calls every callback in its order.
+
+    Args:
+      callbacks: in the order in which they are called.
+
+    Attributes:
+      active: the callback that is called now, and its method, as text; None between two calls.
+      pending: callbacks that want to see this step and have not yet.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback]):
+        self._callbacks = list(callbacks)
+        self._wanted: list[int | None] = []
+        self._begun: list[Callback] = []
+        self.active: str | None = None
+        self.pending: list[Callback] = []
+
+    def __iter__(self) -> Iterator[Callback]:
+        return iter(self._callbacks)
+
+    def append(self, callback: Callback) -> None:
+        """Adds a callback, called last."""
+        self._callbacks.append(callback)
+
+    def on_train_begin(self, trainer: TrainerProtocol) -> None:
+        self._begun = []
+        for callback in self._callbacks:
+            self._begun.append(callback)
+            self._call(callback.on_train_begin, trainer)
+
+    def next_step(self, step: int, last: int) -> int:
+        """The first step after `step` that a callback wants to see, at most `last`."""
+        self._wanted = [callback.next_step(step) for callback in self._callbacks]
+        return min([last, *(one for one in self._wanted if one is not None)])
+
+    def on_steps_end(self, trainer: TrainerProtocol, metrics: Rows) -> None:
+        for callback in self._callbacks:
+            self._call(callback.on_steps_end, trainer, metrics)
+
+    def on_step(self, trainer: TrainerProtocol) -> None:
+        """Calls those that wanted this step."""
+        self.pending = [c for c, step in zip(self._callbacks, self._wanted, strict=True) if step == trainer.step]
+        self.call_pending(trainer)
+
+    def call_pending(self, trainer: TrainerProtocol) -> None:
+        """Calls those that want to see this step and have not yet: after an error, those from the failed one on."""
+        while self.pending:
+            self._call(self.pending[0].on_step, trainer)
+            self.pending = self.pending[1:]
+
+    def on_save(self, trainer: TrainerProtocol) -> None:
+        for callback in self._callbacks:
+            self._call(callback.on_save, trainer)
+
+    def on_step_error(self, trainer: TrainerProtocol, failure: StepFailure) -> None:
+        for callback in self._callbacks:
+            callback.on_step_error(trainer, failure)
+
+    def on_nonfinite(self, trainer: TrainerProtocol, error: ArithmeticError) -> bool:
+        """Whether a callback brought the trainer back to an earlier step."""
+        if not any(callback.on_nonfinite(trainer, error) for callback in self._callbacks):
+            return False
+        for callback in self._callbacks:
+            callback.on_rollback(trainer)
+        return True
+
+    def on_train_end(self, trainer: TrainerProtocol, failure: BaseException | None) -> BaseException | None:
+        """Ends every callback that has begun, whatever fails; returns the first failure."""
+        for callback in self._begun:
+            try:
+                callback.on_train_end(trainer)
+            except BaseException as error:
+                if failure is None:
+                    failure = error
+                elif isinstance(error, NotSavedError):  # its own text is complete, and is needed once
+                    if not isinstance(failure, NotSavedError):
+                        failure.add_note(f"modetrain: {error}")
+                else:
+                    failure.add_note(f"modetrain: {type(callback).__name__}.on_train_end failed too: {error!r}")
+        return failure
+
+    def _call(self, method: Callable[..., None], trainer: TrainerProtocol, *more: Any) -> None:
+        self.active = f"{type(method.__self__).__name__}.{method.__name__}"  # type: ignore[attr-defined]
+        try:
+            method(trainer, *more)
+            self.active = None
+        except Exception as error:
+            if not getattr(error, "__notes__", ()) and not isinstance(error, NotSavedError):
+                error.add_note(f"modetrain: {self.active} failed after step {trainer.step}")
+            raise

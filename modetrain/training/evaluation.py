@@ -1,0 +1,36 @@
+"""One evaluation: means over every evaluation example, exact however the examples are divided."""
+
+from __future__ import annotations
+
+import functools
+
+from modetrain.callback import TrainerProtocol
+from modetrain.engine.metrics import Means
+from modetrain.training.step_errors import explain, failing_step
+
+
+def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> dict[str, float]:
+    """Evaluates with the averaged weights where an optimizer keeps them; all workers must call this.
+
+    Args:
+      trainer: whose recipe, data and mode are used.
+      steps_per_call: the most batches of one call of the program.
+    """
+    program = trainer.programs.eval
+    means = Means()
+    blocks, begun = trainer.data.eval_blocks(steps_per_call), 0
+    with trainer.timer.book("eval"), trainer.recipe.averaged():
+        while True:
+            with explain(trainer, "prepare", None, functools.partial(int, begun), evaluating=True):
+                block = next(blocks, None)
+            if block is None:
+                break
+            begun = int(block.numbers[block.length - 1].numpy().max()) + 1
+            with explain(trainer, "eval_step", block, failing_step(trainer.mode, program, block.first)):
+                if not program.has(block):
+                    with trainer.timer.book("compile"):
+                        program.prepare(block)
+                rows = program(block, 0, block.length)
+            means += Means.of(program.names, rows[block.counted[: block.length]])
+        everywhere = trainer.replicas.sum_over_workers(means.array())
+    return Means.of(program.names, everywhere).means()

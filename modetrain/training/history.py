@@ -1,0 +1,88 @@
+"""What a run has measured: metrics of its last steps, and the results of its evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from modetrain.engine.metrics import Means
+from modetrain.engine.rows import Rows
+from modetrain.training.stragglers import WorkerTimes
+
+_RECENT = 100  # results["train"] is the mean over the last steps, this many
+_KEPT = 100_000  # steps that `train` holds: a run of days must not fill the memory
+
+
+class History:
+    """Metrics by step.
+
+    Attributes:
+      evaluations: means over the evaluation examples, by step; `{10: {"loss": 0.5}, ...}`.
+      evaluation: the latest of them.
+      evaluated: its step, or None.
+      worker_times: times of several workers, once the run has ended well.
+    """
+
+    def __init__(self) -> None:
+        self._recent: Rows | None = None
+        self._chunks: list[Rows] = []
+        self._kept = 0
+        self.evaluations: dict[int, dict[str, float]] = {}
+        self.evaluation: dict[str, float] = {}
+        self.evaluated: int | None = None
+        self.worker_times: WorkerTimes | None = None
+
+    def add_steps(self, metrics: Rows) -> None:
+        """Takes the metrics of one call of the program."""
+        self._chunks.append(metrics)
+        self._kept += len(metrics.values)
+        while self._kept - len(self._chunks[0].values) >= _KEPT:
+            self._kept -= len(self._chunks.pop(0).values)
+        recent = self._recent
+        known = recent.values if recent is not None and recent.names == metrics.names else metrics.values[:0]
+        self._recent = Rows(first=0, names=metrics.names, values=np.concatenate([known, metrics.values])[-_RECENT:])
+
+    def add_evaluation(self, step: int, means: Mapping[str, float]) -> None:
+        """Takes the results of one evaluation."""
+        self.evaluation, self.evaluated = dict(means), step
+        self.evaluations[step] = self.evaluation
+
+    @property
+    def train(self) -> dict[int, dict[str, float]]:
+        """Means over the batch of each step, by the number of updates completed after it; the last 100,000 steps.
+
+        A metric that nothing is counted for in a step (the gradient norm where no callback needs it) is left out.
+        """
+        found: dict[int, dict[str, float]] = {}
+        for chunk in self._chunks:
+            for index, row in enumerate(chunk.values):
+                pairs = zip(chunk.names, row, strict=True)
+                found[chunk.first + index + 1] = {name: total / count for name, (total, count) in pairs if count}
+        return found
+
+    @property
+    def results(self) -> dict[str, dict[str, float]]:
+        """The latest means: `train` over the last 100 steps, `eval` over all evaluation examples."""
+        recent = self._recent
+        means = Means.of(recent.names, recent.values).means() if recent is not None else {}
+        return {"train": means, "eval": self.evaluation}
+
+    def state(self) -> dict[str, Any]:
+        """What `results` needs, as JSON."""
+        recent = self._recent
+        kept = {} if recent is None else {"names": list(recent.names), "values": recent.values.tolist()}
+        return {"recent": kept, "evaluation": dict(self.evaluation), "evaluated": self.evaluated}
+
+    def load_state(self, state: Mapping[str, Any], *, step: int) -> None:
+        """Takes back what `state` returned, and forgets what was measured after `step`."""
+        self._recent = None
+        if recent := state.get("recent"):
+            values = np.array(recent["values"], np.float64).reshape(-1, len(recent["names"]), 2)
+            self._recent = Rows(first=0, names=tuple(recent["names"]), values=values)
+        self.evaluation = dict(state.get("evaluation", {}))
+        self.evaluated = state.get("evaluated")
+        self.evaluations = {at: means for at, means in self.evaluations.items() if at <= step}
+        self._chunks = [chunk for chunk in self._chunks if chunk.first + len(chunk.values) <= step]
+        self._kept = sum(len(chunk.values) for chunk in self._chunks)

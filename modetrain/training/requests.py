@@ -1,0 +1,51 @@
+"""What a run is asked from outside while it trains, by a signal or a callback: to stop, or to save."""
+
+from __future__ import annotations
+
+import signal
+
+import numpy as np
+
+from modetrain.engine.devices import Replicas
+
+
+class Requests:
+    """Requests to one worker or another, which take effect on all workers after the same step.
+
+    Args:
+      replicas: of the run.
+
+    Attributes:
+      stop_signal: the signal that stops the run; None while it goes on.
+      save: whether a checkpoint is wanted after this step.
+    """
+
+    def __init__(self, replicas: Replicas):
+        self._replicas = replicas
+        self._stop: int | None = None
+        self._save = False
+        self.stop_signal: int | None = None
+        self.save = False
+
+    def request_stop(self, signum: int) -> None:
+        """Any thread may call this."""
+        self._stop = signum
+        if self._replicas.workers == 1:  # other workers have to know first: see `sum_over_workers`
+            self.stop_signal = signum
+
+    def request_save(self) -> None:
+        """Any thread may call this."""
+        self._save = True
+
+    def sum_over_workers(self, rows: np.ndarray) -> np.ndarray:
+        """Sums rows [steps, replicas, metrics, 2] over all replicas, and shares the requests of every worker.
+
+        All of them travel in one sum, so that no worker waits a second time.
+        """
+        here = rows.sum(axis=1, dtype=np.float64)
+        save, self._save = self._save, False
+        everywhere = self._replicas.sum_over_workers(np.append(here, [self._stop is not None, save]))
+        if everywhere[-2]:
+            self.stop_signal = self._stop or signal.SIGTERM
+        self.save = bool(everywhere[-1])
+        return everywhere[:-2].reshape(here.shape)
