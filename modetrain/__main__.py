@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     protocol.die_with_parent(os.environ)
     console.outlive_readers()
     try:
-        return _main(sys.argv[1:] if argv is None else list(argv), Path.cwd())
+        return _announced(sys.argv[1:] if argv is None else list(argv))
     except ConfigError as error:
         for line in str(error).splitlines():
             print(f"modetrain: {line}", file=sys.stderr)
@@ -44,6 +44,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _announced(words: list[str]) -> int:
+    """Does what the words say. A worker announces to its launcher what fails before there is a run."""
+    try:
+        return _main(words, Path.cwd())
+    except Exception as error:
+        protocol.announce_failure(error, os.environ, told=str(error) if isinstance(error, ConfigError) else "")
+        raise
 
 
 def _main(words: Sequence[str], cwd: Path) -> int:

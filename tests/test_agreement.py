@@ -46,7 +46,7 @@ def two(tmp_path):
                 )
             )
         try:
-            said = [process.communicate(timeout=120) for process in started]
+            said = [process.communicate(timeout=600) for process in started]
         finally:
             for process in started:
                 process.kill()
@@ -86,7 +86,7 @@ def test_other_code_on_one_worker_is_refused_by_all(two, tmp_path):
 
 
 def test_what_is_each_machines_own_may_differ(two):
-    found = two(("watchdog.after=5m",), ("mode.startup_timeout=50",))
+    found = two(("watchdog.after=5m", "mode.startup_timeout=400"), ("mode.startup_timeout=500",))
     assert [code for code, _, _ in found] == [0, 0], found
 
 

@@ -18,12 +18,14 @@ from pathlib import Path
 
 import pytest
 
+from modetrain.__main__ import main
 from modetrain.cluster.environment import from_environment
 from modetrain.cluster.launcher import launch as launcher
 from modetrain.cluster.launcher.output import Screen
 from modetrain.cluster.launcher.processes import free_ports
 from modetrain.cluster.launcher.supervisor import Limits
-from modetrain.cluster.protocol import announce_failure, announce_ready, die_with_parent
+from modetrain.cluster.protocol import announce_failure, announce_ready, die_with_parent, read_report
+from modetrain.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 LIMITS = Limits(startup=20, grace=0.3, term=0.3, silence=1, stop=10, kill=5)
@@ -38,10 +40,10 @@ class UnavailableError(Exception): pass
 me, attempt = int(os.environ["MODETRAIN_WORKER"]), int(os.environ["MODETRAIN_RESTART"])
 def waiting(): worker.announce_waiting(os.environ)
 def ready(): worker.announce_ready(os.environ)
-def fail(error):
+def fail(error, code=None):
     try: raise error
     except Exception:
-        worker.announce_failure(error, os.environ)
+        worker.announce_failure(error, os.environ, code=code)
         raise
 def lost(): fail(UnavailableError("Task 1 stopped sending heartbeats"))
 def wait(seconds=300): time.sleep(seconds)
@@ -182,6 +184,21 @@ def test_in_a_process_that_nobody_launched_a_worker_has_nothing_to_tell(tmp_path
     announce_ready({})
     assert announce_failure(ValueError("x"), {}) is None
     announce_failure(ValueError("x"), {"MODETRAIN_FAILURE_FILE": str(tmp_path / "no" / "folder")})
+
+
+def test_what_a_worker_tells_first_counts(tmp_path):
+    environ = {"MODETRAIN_FAILURE_FILE": str(tmp_path / "failed")}
+    announce_failure(ValueError("x"), environ, code=3)
+    assert announce_failure(ConfigError("y"), environ) == read_report(tmp_path / "failed")
+    assert (read_report(tmp_path / "failed").line, read_report(tmp_path / "failed").code) == ("ValueError: x", 3)
+
+
+def test_a_worker_that_refuses_its_words_tells_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MODETRAIN_FAILURE_FILE", str(tmp_path / "failed"))
+    assert main(["recipe=mnist", "step=3"]) == 2
+    report = read_report(tmp_path / "failed")
+    assert (report.type, report.code) == ("ConfigError", 2)
+    assert report.told.splitlines()[0] in capsys.readouterr().err
 
 
 def test_a_process_that_leaves_at_once_leaves_nothing_unprinted():
@@ -341,6 +358,25 @@ def test_a_wrong_configuration_has_its_own_code(bench):
     assert (outcome.code, outcome.restarts) == (2, ())
     assert "[worker 1] modetrain: steps=x: ..." in bench.said
     assert bench.launch("fail(ConfigError('steps=x'))").code == 2
+
+
+def test_a_worker_that_is_ended_before_it_exits_has_the_code_that_it_told(bench):
+    # As with TensorFlow, which waits at the end for peers that have left, or aborts.
+    code = """
+class NonFiniteError(Exception): pass
+ready()
+if me == 0: wait()
+try: fail(NonFiniteError("loss is nan"), 3)
+finally: wait()
+"""
+    outcome = bench.launch(code)
+    assert (outcome.code, outcome.cause) == (3, "all workers stopped: NonFiniteError: loss is nan")
+
+
+def test_an_error_that_all_raise_is_told_once(bench):
+    outcome = bench.launch("ready(); fail(ValueError('the label is 11'))", limits=Limits(startup=20, grace=60))
+    assert outcome.cause == "workers 0 and 1 failed: ValueError: the label is 11"
+    assert bench.said == ["workers 0 and 1 failed first: ValueError: the label is 11"]
 
 
 def test_workers_that_go_on_are_told_and_then_killed(bench):

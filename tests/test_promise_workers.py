@@ -70,14 +70,14 @@ class Launched:
         return found
 
     def wait_for_checkpoint(self, step: int) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while (run_folder.steps(self.folder) or [0])[-1] < step:
             assert self.process.poll() is None, self.process.stdout.read()
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
     def end(self) -> str:
-        self.out, _ = self.process.communicate(timeout=240)
+        self.out, _ = self.process.communicate(timeout=600)
         self.code = self.process.returncode
         self.json = run_json.read(self.folder)
         return self.out

@@ -32,7 +32,9 @@ class Story:
         return self
 
     def raised(self, worker, kind="ValueError", message="bad"):
-        self.watch.failed(worker, Report(at=self.now, type=kind, message=message, traceback="Traceback ..."))
+        code = {"ConfigError": 2, "NonFiniteError": 3}.get(kind, 1)
+        report = Report(at=self.now, type=kind, message=message, traceback="Traceback ...", code=code)
+        self.watch.failed(worker, report)
         return self
 
     def lost(self, worker):
@@ -64,11 +66,11 @@ def test_nothing_is_asked_for_while_nothing_happens():
 
 
 def test_who_tells_first_of_what_is_not_finite_is_not_to_blame():
-    report = Report(at=1.0, type="NonFiniteError", message="loss is nan in step 3", traceback="")
+    report = Report(at=1.0, type="NonFiniteError", message="loss is nan in step 3", traceback="", code=3)
     (cause,) = causes({1: report}, {})
     assert cause.of_all
     assert cause.sentence == "all workers stopped: NonFiniteError: loss is nan in step 3"
-    (cause,) = causes({1: dataclasses.replace(report, type="ValueError")}, {})
+    (cause,) = causes({1: dataclasses.replace(report, type="ValueError", code=1)}, {})
     assert not cause.of_all
     assert cause.sentence.startswith("worker 1 failed: ValueError")
 
@@ -93,10 +95,10 @@ def test_an_exception_is_the_cause_though_its_worker_exits_last():
 def test_the_earlier_of_two_exceptions_is_the_cause_though_it_is_seen_later():
     story = Story().at(10).raised(0)
     story.next()
-    story.at(9.9).raised(1)
+    story.at(9.9).raised(1, message="worse")
     story.at(11).exited(0, 1).exited(1, 1)
     assert story.next() is Action.DONE
-    assert story.sentence == "worker 1 failed: ValueError: bad"
+    assert story.sentence == "worker 1 failed: ValueError: worse"
     assert [other.sentence for other in story.watch.others] == ["worker 0 failed: ValueError: bad"]
     assert story.watch.followers == []
 
@@ -108,6 +110,39 @@ def test_a_signal_is_the_cause_and_the_peers_errors_are_not():
     assert story.next() is Action.DONE
     assert (story.sentence, story.watch.code) == ("worker 1 was killed by SIGKILL", 1)
     assert (story.watch.restartable, story.watch.followers) == (True, [0, 2])
+
+
+@pytest.mark.parametrize(
+    ("code", "alive_at", "raised_at", "sentence"),
+    [
+        (-11, 10.0, 10.02, "worker 1 was killed by SIGSEGV"),  # the error may follow from it
+        (-11, 10.0, 9.98, "worker 0 failed: ValueError: bad"),
+        (-6, 10.0, 10.02, "worker 0 failed: ValueError: bad"),  # so TensorFlow ends a worker whose peer has left
+        (-6, 10.0, 10.06, "worker 1 was killed by SIGABRT"),
+    ],
+)
+def test_what_others_say_between_two_looks_may_follow_from_a_crash(code, alive_at, raised_at, sentence):
+    story = Story().at(raised_at).raised(0)
+    story.watch.exited(1, code, 10.05, alive_at=alive_at)
+    story.at(11).exited(0, 1).next()
+    assert story.sentence == sentence
+
+
+def test_a_loss_that_is_not_finite_has_code_3_however_its_workers_end():
+    story = Story().at(10).raised(1, "NonFiniteError", "loss is nan")
+    story.next()
+    story.at(13).next()
+    story.at(13.1).exited(1, -15).exited(0, -6)
+    assert (story.next(), story.watch.code, story.watch.followers) == (Action.DONE, 3, [])
+
+
+def test_a_failure_that_is_seen_last_counts_though_a_process_cannot_be_killed():
+    story = Story().at(10).exited(0, 4)
+    for now in (10, 13, 15):
+        story.at(now).next()
+    story.at(9).raised(1, "ConfigError", "steps=x")
+    assert story.at(25).next() is Action.DONE
+    assert (story.watch.code, story.sentence) == (2, "all workers stopped: ConfigError: steps=x")
 
 
 def test_the_code_of_a_shell_around_a_killed_worker_means_the_same():
@@ -247,7 +282,7 @@ def test_a_worker_that_is_frozen_while_all_wait_for_it_to_join_is_not_waited_for
 def test_workers_that_lost_each_other_are_started_again():
     story = Story().at(10).lost(1).at(11).lost(0).exited(0, 1).exited(1, 1)
     assert story.next() is Action.DONE
-    assert story.sentence == f"worker 1 lost its peers: UnavailableError: {HEARTBEAT}"
+    assert story.sentence == f"workers 0 and 1 lost their peers: UnavailableError: {HEARTBEAT}"
     assert (story.watch.code, story.watch.restartable) == (1, True)
 
 

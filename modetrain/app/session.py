@@ -174,7 +174,8 @@ def _run(
                 trainer.train()
     except BaseException as error:
         told = str(error) if isinstance(error, ConfigError) else report.told(error, run_record.error, settings)
-        announced = protocol.announce_failure(error, os.environ, headline=report.headline(error), told=told)
+        code = EXIT_NOT_FINITE if isinstance(error, (NonFiniteError, NotFiniteError)) else None
+        announced = protocol.announce_failure(error, os.environ, code=code, headline=report.headline(error), told=told)
         if announced is not None and announced.lost_a_peer:
             protocol.leave()  # the launcher names the cause, which this would hide
         run_record.write(error)
@@ -186,7 +187,7 @@ def _run(
         sys.stderr.write(told)
         if debugger:
             post_mortem(error)
-        return EXIT_NOT_FINITE if isinstance(error, (NonFiniteError, NotFiniteError)) else EXIT_FAILED
+        return code or EXIT_FAILED
     finally:
         points.close()
     try:

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from modetrain.diagnostics.lost_peer import says_lost_peer
+from modetrain.errors import ConfigError
 
 INDEX = "MODETRAIN_WORKER"
 RESTART = "MODETRAIN_RESTART"
@@ -54,6 +55,7 @@ class Report:
       type: name of the exception's class.
       message: what it says.
       traceback: as Python prints it, notes included.
+      code: the exit code that the error stands for; the process itself may be killed before it exits with that.
       headline: what a person is told of it in a line, where more is known than its type and message.
       told: what a person is told of it, where that is less than the traceback.
     """
@@ -62,6 +64,7 @@ class Report:
     type: str
     message: str
     traceback: str
+    code: int = 1
     headline: str = ""
     told: str = ""
 
@@ -99,30 +102,34 @@ def announce_ready(environ: Mapping[str, str]) -> None:
 
 
 def announce_failure(
-    error: BaseException, environ: Mapping[str, str], *, headline: str = "", told: str = ""
+    error: BaseException, environ: Mapping[str, str], *, code: int | None = None, headline: str = "", told: str = ""
 ) -> Report | None:
     """Tells the launcher what ended this worker. Never raises, because the error matters more.
 
     Args:
       error: that.
       environ: this process's.
+      code: see `Report`; 2 for a `ConfigError` and 1 for others by default.
       headline, told: see `Report`.
 
     Returns:
-      What was told; None in a process that nobody launched.
+      What was announced, which is the first error if there are several; None in a process that nobody launched.
     """
     if FAILURE_FILE not in environ:
         return None
+    path = Path(environ[FAILURE_FILE])
+    if (earlier := read_report(path)) is not None:
+        return earlier
     report = Report(
         at=time.monotonic(),
         type=type(error).__name__,
         message=str(error),
         traceback="".join(traceback.format_exception(error)),
+        code=code if code is not None else 2 if isinstance(error, ConfigError) else 1,
         headline=headline,
         told=told,
     )
     written = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **dataclasses.asdict(report)}
-    path = Path(environ[FAILURE_FILE])
     partial = path.with_name(f"{path.name}.partial")
     with contextlib.suppress(OSError):
         partial.write_text(json.dumps(written))

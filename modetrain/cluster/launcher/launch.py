@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from modetrain.cluster.launcher.evidence import STOPS
+from modetrain.cluster.launcher.evidence import STOPS, named
 from modetrain.cluster.launcher.output import Screen
 from modetrain.cluster.launcher.processes import Attempt
 from modetrain.cluster.launcher.supervisor import Limits, Supervisor
@@ -72,7 +72,8 @@ class Outcome:
     """How a launch ended.
 
     Attributes:
-      code: the exit code: 0 all done, 1 failed, 2 the configuration is wrong, 129, 130 or 143 stopped by a signal.
+      code: the exit code: 0 all done, 1 failed, 2 the configuration is wrong, 3 a loss or weights are not finite, 129, 130 or
+        143 stopped by a signal.
       restarts: the restarts it took.
       cause: what ended it, in a sentence; None where nothing failed.
       traceback: of the exception that ended it, complete; None where it was none.
@@ -183,21 +184,17 @@ def _explain(watch: Supervisor, attempt: Attempt, screen: Screen) -> None:
     if cause is None:
         return
     report = cause.report
-    screen.say(
-        f"worker {cause.workers[0]} failed first: {report.line}" if report and not cause.of_all else cause.sentence
-    )
-    for worker in cause.workers:
-        if cause.of_all and report is not None and report.type in attempt.tail(0):  # which has been shown
-            continue
+    first = report is not None and not cause.of_all
+    screen.say(f"{named(cause.workers)} failed first: {report.line}" if first and report else cause.sentence)
+    for worker in cause.workers[:1] if report else cause.workers:  # an error is the same for all of them
         tail = attempt.tail(worker)
+        told = (report.told.strip() or report.type).splitlines() if report else []
         # Worker 0's output has been shown, unless it was ended before it could print.
-        if worker != 0 or (report and (report.told.strip() or report.type) not in tail):
+        if worker != 0 or any(line not in tail for line in told):
             for line in ((report.told or report.traceback) if report else tail).splitlines():
                 screen.say(f"[worker {worker}] {line}")
             screen.say(f"[worker {worker}] (its log: {attempt.log(worker)})")
     for other in watch.others:
-        if cause.of_all and other.of_all:
-            continue
-        screen.say(f"worker {other.workers[0]} failed too: {other.report.line}" if other.report else other.sentence)
+        screen.say(f"{named(other.workers)} failed too: {other.report.line}" if other.report else other.sentence)
     for worker in watch.followers:
         screen.say(f"worker {worker} stopped because of it")

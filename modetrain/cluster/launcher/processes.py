@@ -65,6 +65,7 @@ class Attempt:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._log_starts: list[int] = []
         self._exited: set[int] = set()
+        self._alive_at: dict[int, float] = {}
         self._started = time.time()
         self._tee: OutputTee | None = None
         self._pipe: tuple[int, int] | None = None
@@ -199,10 +200,16 @@ class Attempt:
             if worker not in self._exited:
                 self._read_marks(worker, watch)
         for worker, process in enumerate(self._processes):
-            if worker not in self._exited and process.poll() is not None:
-                self._read_marks(worker, watch)  # it may have left some since
-                self._exited.add(worker)
-                watch.exited(worker, process.returncode, time.monotonic(), self.tail(worker))
+            if worker in self._exited:
+                continue
+            now = time.monotonic()
+            if process.poll() is None:
+                self._alive_at[worker] = now
+                continue
+            self._read_marks(worker, watch)  # it may have left some since
+            self._exited.add(worker)
+            alive_at = self._alive_at.get(worker)
+            watch.exited(worker, process.returncode, time.monotonic(), self.tail(worker), alive_at=alive_at)
 
     def _read_marks(self, worker: int, watch: Supervisor) -> None:
         if self._mark("waiting", worker).exists():

@@ -4,9 +4,10 @@
     watch.ready(0, now); watch.failed(1, report); watch.exited(1, -9, now)      # events, as they are seen
     action = watch.next(now)                                                    # Action.WAIT, ..., Action.DONE
 
-The order in which workers exit says little: whoever lost a peer fails seconds after it, and a worker whose own code raised
-may exit after those. So what a worker wrote about itself and a signal that killed it are causes, the earliest is the
-first, and where there are only errors about lost peers, the one that says nothing is the cause.
+The order in which workers exit says little: one that lost a peer fails seconds after it, and one whose own code raised may
+exit after those, or be killed before it does. So what a worker wrote about itself, with its time and exit code, and a signal
+that killed it are causes. Which of them is the first says `evidence.Cause.rank`. Where there are only errors about lost peers,
+the worker that says nothing is the cause. The same events give the same verdict, in whatever order they are seen.
 """
 
 from __future__ import annotations
@@ -109,9 +110,9 @@ class Supervisor:
         if report.type not in _INTERRUPTIONS and not self._acted_before(report.at):
             self._reports.setdefault(worker, report)
 
-    def exited(self, worker: int, code: int, now: float, log_tail: str = "") -> None:
-        """The worker's process has ended, with this code, or minus the signal that killed it."""
-        self._exits.setdefault(worker, Exit(at=now, code=code, log_tail=log_tail))
+    def exited(self, worker: int, code: int, now: float, log_tail: str = "", *, alive_at: float | None = None) -> None:
+        """The worker's process has ended: see `Exit`."""
+        self._exits.setdefault(worker, Exit(at=now, code=code, log_tail=log_tail, alive_at=alive_at))
 
     def signalled(self, signum: int) -> None:
         """The launcher was told to stop."""
@@ -131,7 +132,10 @@ class Supervisor:
             self._settle(now)
             return Action.DONE
         if self._killed_at is not None:
-            return Action.DONE if now - self._killed_at >= limits.kill else Action.WAIT
+            if now - self._killed_at < limits.kill:
+                return Action.WAIT
+            self._settle(now)
+            return Action.DONE
         if len(self._signals) > 1:
             return self._kill(now)
         if self._signals and self._forwarded_at is None:
@@ -168,10 +172,7 @@ class Supervisor:
         """The exit code that all this comes to."""
         cause, codes = self.cause, [exit.code for exit in self._exits.values()]
         if cause is not None and cause.kind in ("error", "exit", "signal"):
-            config = cause.report is not None and cause.report.type == "ConfigError"
-            exit = self._exits.get(cause.workers[0])
-            told = (2, 3)  # a wrong configuration, a loss that is not finite
-            return 2 if config else exit.code if exit is not None and exit.code in told else 1
+            return cause.code
         all_left = len(codes) == len(self._workers)
         if self._signals:
             return 0 if all_left and not any(codes) else 128 + self._signals[0]
@@ -189,7 +190,8 @@ class Supervisor:
         """The signal that was sent to one worker, upon which all stopped of their own accord."""
         if self.cause is not None or self._signals:
             return None
-        return next((stop.signal for stop in self._stops()), None)
+        # Of several signals the largest number, since which worker ended first says nothing.
+        return max((stop.signal for stop in self._stops() if stop.signal is not None), default=None)
 
     @property
     def first_sign(self) -> float:
@@ -201,13 +203,15 @@ class Supervisor:
     def others(self) -> list[Cause]:
         """What would have been a cause too, had the first one not come before it."""
         assert self.cause is not None
-        return [other for other in self._causes() if other.workers[0] not in self.cause.workers]
+        return [other for other in self._causes() if not {*other.workers} & {*self.cause.workers}]
 
     @property
     def followers(self) -> list[int]:
         """Workers that stopped because of the cause."""
         assert self.cause is not None
-        own = {*self.cause.workers, *(other.workers[0] for other in self.others)}
+        if self.cause.of_all:
+            return []
+        own = {*self.cause.workers, *(worker for other in self.others for worker in other.workers)}
         done = {worker for worker, exit in self._exits.items() if exit.code == 0}
         return [worker for worker in self._workers if worker not in own | done]
 
@@ -245,10 +249,13 @@ class Supervisor:
         return None if silent else self._lost()
 
     def _lost(self) -> Cause:
-        at, worker, line = consequences(self._reports, self._exits)[0]
+        lost = consequences(self._reports, self._exits)
+        lines = {worker: line for _, worker, line in lost}
+        workers = tuple(sorted(lines))
         finished = [other for other, exit in self._exits.items() if exit.code == 0]
-        after = f" after {named(finished)} had finished" if finished else ""
-        return Cause(kind="lost", workers=(worker,), what=f"lost its peers{after}: {line}", at=at)
+        after = f" after {named(sorted(finished))} had finished" if finished else ""
+        what = f"lost {'its' if len(workers) == 1 else 'their'} peers{after}: {lines[workers[0]]}"
+        return Cause(kind="lost", workers=workers, what=what, at=lost[0][0])
 
     def _missing(self, now: float, frozen: Collection[int]) -> Cause | None:
         if self.joined_at is not None or self._signals or self._stops():
@@ -300,7 +307,8 @@ class Supervisor:
 
     def _settle(self, now: float) -> None:
         """The last word: what was written meanwhile may be earlier than what was seen first."""
-        self._know(self._direct() or self.cause or self._silent(now, ()), now)
+        known = self.cause if self.cause is None or self.cause.kind != "lost" else self._lost()
+        self._know(self._direct() or known or self._silent(now, ()), now)
 
     def _kill(self, now: float) -> Action:
         self._killed_at = now
