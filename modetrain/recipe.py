@@ -31,6 +31,7 @@ from modetrain.engine.context import UnderWay
 from modetrain.engine.loss import Loss
 from modetrain.engine.optimizer import Optimizer
 from modetrain.engine.random import Draws, named_seed, of_replica
+from modetrain.engine.tf_internals import keras_scales_nothing
 from modetrain.errors import ConfigError
 
 Batch = dict[str, tf.Tensor]
@@ -260,7 +261,8 @@ class Recipe:
 
     def _run(self, step: Callable[[Batch], Values], batch: Batch, call: Call) -> tuple[Values, UnderWay]:
         now = context.begin(call)
-        values = convert(step)(batch)
+        with keras_scales_nothing():
+            values = convert(step)(batch)
         context.end()  # not where the step failed: the debugger may ask for self.step
         return values, now
 

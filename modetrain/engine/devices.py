@@ -13,12 +13,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from modetrain.engine.tf_internals import keras_scales_nothing
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
 
@@ -117,9 +118,14 @@ class Replicas:
         """Whether every replica is a GPU."""
         return all("GPU" in device for device in self.devices)
 
-    def scope(self) -> contextlib.AbstractContextManager:
-        """Within this, variables are made on every replica."""
-        return self.strategy.scope() if self.strategy else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        """Within this, variables are made on every replica, and a Keras loss is what it is on one device."""
+        if self.strategy is None:
+            yield
+            return
+        with self.strategy.scope(), keras_scales_nothing():
+            yield
 
     def hold(self, variables: Iterable[Any]) -> bool:
         """Whether variables were made in this scope."""

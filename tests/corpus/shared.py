@@ -132,3 +132,9 @@ class GammaOfEach(Shared):
     def losses(self, batch):
         weights = tf.random.stateless_gamma([len(batch["x"])], self.seed("weights"), alpha=2.0)  # expect MT705
         return weights * super().losses(batch)
+
+
+class SumOfAKerasLoss(Shared):
+    def losses(self, batch):
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+        return loss(batch["label"], self.logits(batch))  # expect MT701

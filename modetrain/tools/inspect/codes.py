@@ -285,7 +285,7 @@ CODES: Mapping[str, Code] = {
     ),
     "MT706": Code(
         title="a Keras optimizer is applied by hand",
-        why="It sums the gradients of all replicas, clips them before that, and knows nothing of accumulation.",
+        why="It clips gradients before their mean over the replicas is taken, and knows nothing of accumulation.",
         fix="Use self.minimize(loss) or self.apply(gradients, variables).",
         mode="replicas",
     ),

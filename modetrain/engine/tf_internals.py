@@ -1,0 +1,102 @@
+"""What the library changes inside Keras: inside a step Keras leaves replicas to the library.
+
+with keras_scales_nothing():
+    ...                         # a Keras loss is the mean of what it is given, whatever the number of replicas
+
+Keras divides losses by the number of replicas and sums gradients over them, as `Model.fit` needs it. The library takes means
+over replicas itself, so that both together would divide twice. Two functions of Keras divide or multiply and two methods sum;
+each asks here whether its thread is inside a step. Everywhere else (`Model.fit`, a strategy of the user's own) they do as before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.backend.tensorflow.optimizer import TFOptimizer
+from keras.src.losses import loss as keras_loss
+
+
+class _Thread(threading.local):
+    """How many steps a thread is inside; over several replicas each has a thread of its own."""
+
+    depth: int = 0
+
+
+_thread = _Thread()
+
+
+@contextlib.contextmanager
+def keras_scales_nothing() -> Iterator[None]:
+    """Within this, on this thread, Keras scales no loss by the number of replicas, and its optimizers take means over them."""
+    _thread.depth += 1
+    try:
+        yield
+    finally:
+        _thread.depth -= 1
+
+
+def _only_outside(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function that scales a loss by the number of replicas, made to leave it alone inside a step."""
+
+    @functools.wraps(scale)
+    @tf.autograph.experimental.do_not_convert
+    def scaled(value: Any) -> Any:
+        return value if _thread.depth else scale(value)
+
+    return scaled
+
+
+def _mean_inside(reduce_sum: Callable[..., list]) -> Callable[..., list]:
+    """The method of Keras's optimizers that sums gradients over replicas, made to take their mean inside a step."""
+
+    @functools.wraps(reduce_sum)
+    @tf.autograph.experimental.do_not_convert
+    def reduced(optimizer: Any, grads_and_vars: Any) -> list:
+        count = _replicas_inside()
+        if count > 1:
+            grads_and_vars = [(_divided(gradient, count), variable) for gradient, variable in grads_and_vars]
+        return reduce_sum(optimizer, grads_and_vars)
+
+    return reduced
+
+
+def _mean_of_finite(apply: Callable[..., None]) -> Callable[..., None]:
+    """The method of Keras's loss scaling that has its optimizer sum gradients, made to have it take their mean inside a step."""
+
+    @functools.wraps(apply)
+    @tf.autograph.experimental.do_not_convert
+    def applied(optimizer: Any, grads: Any, trainable_variables: Any = None) -> None:
+        # Where replicas have to meet to write, it goes on in threads of its own, which are not inside the step.
+        count = _replicas_inside()
+        if count > 1 and not tf.__internal__.distribute.strategy_supports_no_merge_call():
+            grads = [_divided(gradient, count) for gradient in grads]
+        apply(optimizer, grads, trainable_variables)
+
+    return applied
+
+
+def _replicas_inside() -> int:
+    """How many replicas make the step that this thread is inside; 1 outside."""
+    context = tf.distribute.get_replica_context() if _thread.depth else None
+    return 1 if context is None else context.num_replicas_in_sync
+
+
+def _divided(gradient: Any, count: int) -> Any:
+    if gradient is None:
+        return None
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(gradient.values / count, gradient.indices, gradient.dense_shape)
+    return gradient / count
+
+
+keras_loss.scale_loss_for_distribution = _only_outside(keras_loss.scale_loss_for_distribution)
+keras_loss.unscale_loss_for_distribution = _only_outside(keras_loss.unscale_loss_for_distribution)
+TFOptimizer._all_reduce_sum_gradients = _mean_inside(TFOptimizer._all_reduce_sum_gradients)
+_LossScaling = keras.optimizers.LossScaleOptimizer
+_LossScaling._tf_apply = _mean_of_finite(_LossScaling._tf_apply)
