@@ -23,7 +23,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from modetrain.engine import context, metrics
+from modetrain.engine import context, metrics, untracked
 from modetrain.engine import variables as contents
 from modetrain.engine.autograph import convert
 from modetrain.engine.call import Call
@@ -225,7 +225,11 @@ class Recipe:
         return wanted.pop()
 
     def state(self) -> dict[str, Any]:
-        """Every variable of the recipe by name: `<attribute>/<index>/<name>`. The order is that of the attributes."""
+        """Every variable of the recipe by name: `<attribute>/<index>/<name>`. The order is that of the attributes.
+
+        Raises:
+          ConfigError: two variables have one name.
+        """
         return contents.variables(self)
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -289,6 +293,7 @@ class Recipe:
         optimizer: Optimizer,
         objective: tf.Tensor | None,
     ) -> None:
+        untracked.check_in_use(self, optimizer)
         suffix = "" if optimizer is getattr(self, "optimizer", None) else f"/{self._name_of(optimizer)}"
         context.now().update(optimizer, gradients, variables, objective, suffix=suffix)
 

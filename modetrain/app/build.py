@@ -6,10 +6,11 @@ import dataclasses
 import functools
 import os
 
+from modetrain.checkpoints import file
 from modetrain.cluster import environment, rendezvous
 from modetrain.config.targets import instantiate
 from modetrain.data.sources import Source
-from modetrain.engine import batch_norm
+from modetrain.engine import batch_norm, untracked
 from modetrain.engine.devices import Replicas
 from modetrain.engine.optimizer import Optimizer
 from modetrain.errors import ConfigError
@@ -54,7 +55,8 @@ def make_recipe(settings: Settings, info: Info, *, replicas: Replicas | None = N
       replicas: hold its variables; one device by default.
 
     Raises:
-      ConfigError: what is named is no recipe, it lacks what `Recipe.__init__` sets, or it cannot run over these replicas.
+      ConfigError: what is named is no recipe, it lacks what `Recipe.__init__` sets, a checkpoint would not hold all that it
+        trains, or it cannot run over these replicas.
     """
 
     def optimizer(variables, **changes) -> Optimizer:
@@ -85,6 +87,8 @@ def make_recipe(settings: Settings, info: Info, *, replicas: Replicas | None = N
             f"draw. {name}.__init__ must call super().__init__(model=model, optimizer=optimizer, info=info); one that makes its "
             "models and optimizers itself writes self.info = info."
         )
+    file.check(recipe.state(), owner=type(recipe).__name__)
+    untracked.check(recipe)
     batch_norm.synchronise(recipe.models(), settings.mode, replicas)
     return recipe
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from modetrain.checkpoints import file
+from modetrain.checkpoints import archive, file
 
 FOLDER = "capsules"
 _STATE, _BATCH, _KEY = "state/", "batch/", "capsule"
@@ -65,9 +65,11 @@ class Capsule:
           OSError: it cannot be written.
         """
         arrays = {f"{_STATE}{name}": value for name, value in self.state.items()}
-        arrays |= {f"{_BATCH}{name}": value for name, value in (self.batch or {}).items()}
+        # Of a batch with text in it nothing is kept: it can be made again from (seed, step).
+        batch = self.batch if all(archive.holds(value.dtype.name) for value in (self.batch or {}).values()) else None
+        arrays |= {f"{_BATCH}{name}": value for name, value in (batch or {}).items()}
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("state", "batch")}
-        file.save(path, arrays, step=self.state_step, meta={_KEY: plain, "has_batch": self.batch is not None})
+        file.save(path, arrays, step=self.state_step, meta={_KEY: plain, "has_batch": batch is not None})
 
 
 def load(path: Path) -> Capsule:

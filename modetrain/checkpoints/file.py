@@ -4,14 +4,14 @@ It is whole or not there at all, and proven to be what was written when it is re
 by that of each file in `checkpoints/index.json`, so that one that is gone or exchanged is missed. Where the checkpoints of
 a run lie, `run_folder.py` knows.
 
-An .npz is an uncompressed zip archive of arrays; NumPy opens it anywhere. The SHA-256 in it is over all names, dtypes,
-shapes and bytes, and over what else is kept.
+How arrays lie in it, and which it can hold, `archive.py` knows. The SHA-256 in it is over all names, dtypes, shapes and bytes,
+and over what else is kept.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from modetrain.checkpoints import archive
 from modetrain.errors import ConfigError
 from modetrain.files import run_folder
 
 INDEX = run_folder.INDEX
-_META = "__modetrain__"
-_SHA = "__sha256__"
 
 
 class CheckpointError(ConfigError):
@@ -62,6 +61,42 @@ def copied(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: np.asarray(variable.numpy()) for name, variable in state.items()}  # of which each is a copy
 
 
+def check(state: Mapping[str, Any], *, owner: str) -> None:
+    """Refuses variables that no file can hold: their names and dtypes are written, read back and compared, in memory.
+
+    Args:
+      state: variables by name.
+      owner: whose they are, for the message.
+
+    Raises:
+      ConfigError: a dtype is none that a file can hold, or a name does not come back.
+    """
+    dtypes = {name: _dtype_of(variable) for name, variable in state.items()}
+    bad = [f"{name} ({dtype})" for name, dtype in dtypes.items() if not archive.holds(dtype)]
+    bad += [f"{name} (of unknown rank)" for name, v in state.items() if getattr(v.shape, "rank", 0) is None]
+    if bad:
+        raise ConfigError(
+            f"{owner} has variables that no checkpoint can hold: {', '.join(bad)}. A checkpoint holds numbers and booleans of "
+            "known rank, so this run could not be saved. Keep text in a plain attribute (a str, or a tf.constant), or an "
+            "integer for it in the variable."
+        )
+    # One element each, another one each time: that names and dtypes come back is what is asked here, at no cost.
+    given = {n: np.full([1], index % 2, archive.dtype_of(d)) for index, (n, d) in enumerate(dtypes.items())}
+    file = io.BytesIO()
+    try:
+        archive.write(file, given, {})
+        _, found, sha, written = archive.read(file)
+    except Exception as error:
+        raise ConfigError(
+            f"{owner} has names of variables that no checkpoint can hold ({error}): {list(dtypes)}."
+        ) from error
+    lost = [name for name, array in given.items() if name not in found or found[name].tobytes() != array.tobytes()]
+    if lost or sha != written or len(found) != len(given):
+        raise ConfigError(
+            f"{owner} has variables that do not come back from a checkpoint: {lost}. Rename their attributes."
+        )
+
+
 def save(path: Path, state: Mapping[str, Any], *, step: int, meta: Mapping[str, Any]) -> str:
     """Writes a checkpoint; a crash at any moment leaves either the whole file or none under its name.
 
@@ -76,22 +111,15 @@ def save(path: Path, state: Mapping[str, Any], *, step: int, meta: Mapping[str, 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {n: v if isinstance(v, np.ndarray) else np.asarray(v.numpy()) for n, v in state.items()}
-    # NumPy files know no bfloat16 and its like: their bytes are kept, and the name of their dtype.
-    kinds = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
-    plain = {n: a if a.dtype.kind in "biufc" else a.view(np.dtype(f"u{a.dtype.itemsize}")) for n, a in arrays.items()}
-    header = json.dumps({"step": step, "arrays": kinds, "meta": dict(meta)}).encode()
-    sha = _sha(header, arrays)
     partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "wb") as file:
-            own = {_META: np.frombuffer(header, np.uint8), _SHA: np.frombuffer(bytes.fromhex(sha), np.uint8)}
-            named: dict[str, Any] = {**own, **plain}
-            np.savez(file, **named)
+            sha = archive.write(file, arrays, {"step": step, "meta": dict(meta)})
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
         on_disk(path.parent)
-    except OSError:
+    except Exception:
         partial.unlink(missing_ok=True)  # where the disk is full it takes room that somebody needs
         raise
     return sha
@@ -113,17 +141,12 @@ def load(path: Path) -> Checkpoint:
       CheckpointError: when the file is missing, truncated, damaged, exchanged, or not a checkpoint.
     """
     try:
-        with np.load(path) as archive:
-            raw = archive[_META].tobytes()
-            header = json.loads(raw)
-            arrays = {name: _read(archive, name, *kind) for name, kind in header["arrays"].items()}
-            kept = archive[_SHA].tobytes().hex()
+        header, arrays, sha, kept = archive.read(path)
     except FileNotFoundError:
         listed = f" any more, though {INDEX} lists it" if path.name in index_of(path.parent) else ""
         raise CheckpointError(f"there is no checkpoint {path}{listed}.") from None
     except Exception as error:  # what damage does to zipfile and NumPy has no common type
         raise CheckpointError(f"{path} is damaged or no checkpoint of modetrain: {str(error).rstrip('.')}.") from error
-    sha = _sha(raw, arrays)
     if kept != sha:
         raise CheckpointError(
             f"{path} is damaged: SHA-256 {sha[:12]}... instead of the {kept[:12]}... it was written with."
@@ -163,12 +186,28 @@ def misfit(saved: np.ndarray | None, variable: Any) -> str | None:
         return None
     seen = (tuple(saved.shape), saved.dtype.name)
     wanted = (tuple(variable.shape), np.asarray(variable.numpy()).dtype.name)
-    return f"{seen[1]} {seen[0]} in the checkpoint, {wanted[1]} {wanted[0]} in this run" if seen != wanted else None
+    # A variable's shape may have dimensions that it leaves open.
+    shapes_fit = len(seen[0]) == len(wanted[0]) and all(w in (None, s) for s, w in zip(seen[0], wanted[0], strict=True))
+    if shapes_fit and seen[1] == wanted[1]:
+        return None
+    return f"{seen[1]} {seen[0]} in the checkpoint, {wanted[1]} {wanted[0]} in this run"
 
 
 def digest(state: Mapping[str, Any]) -> str:
     """SHA-256 over the names, dtypes, shapes and bytes of all variables, in the order of their names."""
-    return _sha(b"", {name: np.asarray(variable.numpy()) for name, variable in state.items()})
+    return archive.sha_of({name: np.asarray(variable.numpy()) for name, variable in state.items()})
+
+
+def _dtype_of(variable: Any) -> str:
+    """The name of the dtype that a variable's value has in NumPy, or TensorFlow's where no file holds that."""
+    name = str(getattr(variable.dtype, "name", variable.dtype))
+    if archive.holds(name):  # of large variables no copy is made for this
+        return name
+    try:
+        inner = np.asarray(variable.numpy()).dtype.name  # TensorFlow's quantized integers are plain ones in NumPy
+    except Exception:  # handles and variants have no value in NumPy
+        return name
+    return inner if archive.holds(inner) else name
 
 
 # --- the index -------------------------------------------------------------------------------------------------------
@@ -202,32 +241,3 @@ def write_index(folder: Path, index: Mapping[str, str]) -> None:
     partial = folder / f".{INDEX}.partial"
     partial.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n")
     os.replace(partial, folder / INDEX)
-
-
-# --- private ---------------------------------------------------------------------------------------------------------
-
-
-def _sha(header: bytes, arrays: Mapping[str, np.ndarray]) -> str:
-    sha = hashlib.sha256(header)
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        sha.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
-        if array.size:
-            sha.update(array.reshape(-1).view(np.uint8).data)
-    return sha.hexdigest()
-
-
-def _read(archive: Mapping[str, np.ndarray], name: str, dtype: str, shape: Sequence[int]) -> np.ndarray:
-    array = archive[name].view(_dtype(dtype))
-    if list(array.shape) != list(shape):  # an array is read up to the length it claims, and its CRC at the true end
-        raise ValueError(f"{name} claims the shape {array.shape} instead of {tuple(shape)}")
-    return array
-
-
-def _dtype(name: str) -> np.dtype:
-    try:
-        return np.dtype(name)
-    except TypeError:
-        import ml_dtypes  # comes with TensorFlow; gives NumPy bfloat16 and its like
-
-        return np.dtype(getattr(ml_dtypes, name))

@@ -44,6 +44,7 @@ class Optimizer:
       updates: int64 variable, updates made so far.
       averages: the moving average of each variable, empty without `ema`.
       nonfinite: as given.
+      kept: whether it is known that the recipe keeps it and all it updates, see `kept.py`.
 
     Raises:
       ValueError: when there is nothing to update, or something that is no Keras variable.
@@ -71,6 +72,7 @@ class Optimizer:
             )
         self.settings = settings
         self.nonfinite = nonfinite
+        self.kept = False
         self.trainable = list(variables)
         self.updates = keras.Variable(0, dtype="int64", trainable=False, name="updates")
         self._rule = update_rule(self.trainable, settings)

@@ -9,44 +9,69 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from modetrain.errors import ConfigError
+
 # Keras's name of a variable that was given none, which counts all such of the process.
 _COUNTED = re.compile(r"variable_\d+")
 
 
 def things(holder: object) -> Iterator[tuple[str, Any]]:
     """Everything that is an attribute, or in a list or dict that is one: `<attribute>`, `<attribute>/<index or key>`."""
-
-    def walk(name: str, thing: Any) -> Iterator[tuple[str, Any]]:
-        if isinstance(thing, Mapping):
-            for key, value in thing.items():
-                yield from walk(f"{name}/{key}", value)
-        elif isinstance(thing, (list, tuple)):
-            for index, value in enumerate(thing):
-                yield from walk(f"{name}/{index}", value)
-        else:
-            yield name, thing
-
-    for attribute, value in vars(holder).items():
-        yield from walk(attribute, value)
+    for name, _, thing in _walk(holder):
+        yield name, thing
 
 
 def variables(holder: object) -> dict[str, Any]:
-    """Every variable, once, those of models and optimizers too: `<thing>/<index>/<name>`. The order is that of the attributes."""
+    """Every variable, once, those of models and optimizers too: `<thing>/<index>/<name>`. The order is that of the attributes.
+
+    Raises:
+      ConfigError: two variables have one name.
+    """
     found: dict[str, Any] = {}
+    places: dict[str, str] = {}
     known: set[int] = set()
+    for name, place, variable in _named_variables(holder):
+        if id(variable) in known:
+            continue
+        if name in found:
+            raise ConfigError(
+                f"two variables of {type(holder).__name__} would have one name in a checkpoint, {name}: that of {places[name]} and "
+                f"that of {place}. One of them would be lost. Rename an attribute, or a key of its dict."
+            )
+        known.add(id(variable))
+        found[name], places[name] = variable, place
+    return found
 
-    def add(name: str, variable: Any) -> None:
-        if id(variable) not in known:
-            known.add(id(variable))
-            found[name] = variable
 
-    for name, thing in things(holder):
+def attribute(holder: str, name: str) -> str:
+    """The Python expression for an attribute, whatever its name."""
+    return f"{holder}.{name}" if name.isidentifier() else f"getattr({holder}, {name!r})"
+
+
+def _walk(holder: object) -> Iterator[tuple[str, str, Any]]:
+    """What `things` tells, each with the Python expression for it."""
+
+    def walk(name: str, place: str, thing: Any) -> Iterator[tuple[str, str, Any]]:
+        if isinstance(thing, Mapping):
+            for key, value in thing.items():
+                yield from walk(f"{name}/{key}", f"{place}[{key!r}]", value)
+        elif isinstance(thing, (list, tuple)):
+            for index, value in enumerate(thing):
+                yield from walk(f"{name}/{index}", f"{place}[{index}]", value)
+        else:
+            yield name, place, thing
+
+    for name, value in vars(holder).items():
+        yield from walk(name, attribute("self", name), value)
+
+
+def _named_variables(holder: object) -> Iterator[tuple[str, str, Any]]:
+    for name, place, thing in _walk(holder):
         if isinstance(thing, (keras.Variable, tf.Variable)):
-            add(name, thing)
+            yield name, place, thing
         elif isinstance(thing, keras.random.SeedGenerator):
-            add(f"{name}/state", thing.state)
+            yield f"{name}/state", place, thing.state
         elif isinstance(held := getattr(thing, "variables", None), (list, tuple)):
             for index, variable in enumerate(held):
                 own = "variable" if _COUNTED.fullmatch(variable.name) else variable.name
-                add(f"{name}/{index}/{own}", variable)
-    return found
+                yield f"{name}/{index}/{own}", place, variable

@@ -12,6 +12,7 @@ from modetrain.diagnostics.lost_peer import lost_a_peer
 from modetrain.engine.batching import Block
 from modetrain.engine.guards.guard import GuardError
 from modetrain.engine.program import Program
+from modetrain.errors import ConfigError
 from modetrain.mode import Mode
 from modetrain.training.nonfinite import Finding
 
@@ -55,6 +56,11 @@ def explain(
     try:
         yield
     except bdb.BdbQuit:  # who quits the debugger knows where they are
+        raise
+    except ConfigError as error:  # it says itself what to do; AutoGraph puts a stack of the library's before it
+        _, wrapped, text = str(error).rpartition(f"{type(error).__name__}: ")
+        if wrapped and tf_errors.read(error) is not None:
+            raise type(error)(text.strip()) from error
         raise
     except Exception as error:
         if trainer.replicas.workers > 1 and lost_a_peer(error):  # the step itself did not fail here
