@@ -25,8 +25,8 @@ def stdout() -> Console:
 
 
 def plain(console: Console) -> Callable[[str], None]:
-    """What prints a line as it stands: brackets are no markup, and a long line is not broken."""
-    return functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    """What prints a line as it stands: brackets are no markup, `:name:` is no emoji, and a long line is not broken."""
+    return functools.partial(console.print, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 class ConsoleHandler(logging.Handler):

@@ -375,9 +375,10 @@ def test_too_little_memory_says_what_to_type_and_the_steps_before_are_there(ends
     assert "failed in step 6 of 8" in run.err
     assert whole_checkpoints(run.folder) == [2, 4]
     assert run.json["status"] == "failed"
-    on = "modetrain: once that is mended, it goes on at step 4: python -m modetrain recipe=mnist "
-    (line,) = [line for line in run.err.splitlines() if line.startswith(on)]
-    assert line.endswith(" resume=latest run_dir=hungry")
+    said = run.err.splitlines()
+    command = said[said.index("modetrain: once that is fixed, resume at step 4 with:") + 1]
+    assert command.startswith("  python -m modetrain recipe=mnist ")
+    assert command.endswith(" resume=latest run_dir=hungry")
 
 
 def test_a_nan_ends_with_a_code_of_its_own_and_the_checkpoints_before(ends):

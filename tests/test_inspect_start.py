@@ -61,7 +61,7 @@ def test_one_line_for_each_finding_and_the_command_for_the_whole_story(compile, 
     warnings = [line.split(": ", 2)[2] for line in said if line.startswith("WARNING")]
     assert [line.split()[0] for line in warnings] == ["MT201", "MT101", "MT301"]
     assert "self.calls: 0 -> 1" in warnings[0]
-    assert said[-1] == "  the whole story: python -m modetrain recipe=mine do=inspect"
+    assert said[-2:] == ["details with:", "  python -m modetrain recipe=mine do=inspect"]
 
 
 @pytest.mark.parametrize(

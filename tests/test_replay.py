@@ -482,9 +482,8 @@ def test_sigquit_writes_a_capsule_and_the_run_goes_on(cli, poisoned):
     run = cli.signal_after(5, signal.SIGQUIT, *words, folder="asked")
     assert run.json["status"] == "completed"
     (path,) = capsule.in_folder(run.folder)
-    assert f"SIGQUIT: to make the step under way once more: python -m modetrain do=replay replay.from={path}" in (
-        run.out.replace("asked/", f"{run.folder}/")
-    )
+    said = f"SIGQUIT: to make the step under way once more:\n  python -m modetrain do=replay replay.from={path} mode=eager\n"
+    assert said in run.out.replace("asked/", f"{run.folder}/")
     made = capsule.load(path)
     assert (made.why, made.method) == ("asked", "train_step")
     assert made.step >= made.state_step >= 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from modetrain.app import record
 from modetrain.checkpoints.file import NotFiniteError
-from modetrain.config.overrides import key_of
+from modetrain.config import arguments
 from modetrain.diagnostics import location, tf_errors
 from modetrain.engine import devices
 from modetrain.errors import NotSavedError
@@ -29,7 +28,7 @@ _CONTEXT = "During handling of the above exception, another exception occurred:"
 
 
 def summary(trainer: Trainer, settings: Settings, folder: str) -> Table:
-    """Results, where the time went, where things are."""
+    """Results, where the time went, where things are. Commands are no part of it: a cell may be folded."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -67,11 +66,17 @@ def summary(trainer: Trainer, settings: Settings, folder: str) -> Table:
     shown = "  ".join(f"{key} {effective[key]}" for key in ("compile", "precision", "steps_per_call"))
     table.add_row("mode", f"{shown}  on {devices.shown(effective['devices'])}")
     table.add_row("run folder", folder)
-    if trainer.status == "stopped":
-        table.add_row("go on", _going_on(settings, folder))
-    logs = folder if settings.run_dir or settings.resume else str(Path(folder).parent.parent)
-    table.add_row("look", f"tensorboard --logdir {logs}")
     return table
+
+
+def commands(trainer: Trainer, settings: Settings) -> Iterator[str]:
+    """Lines with what can be typed next; each command has a line of its own, which must not be wrapped."""
+    if trainer.status == "stopped":
+        yield "resume with:"
+        yield f"  {arguments.resuming(settings.command, trainer.folder)}"
+    yield "see its curves with:"
+    logs = trainer.folder if settings.run_dir or settings.resume else trainer.folder.parent.parent
+    yield f"  {arguments.tensorboard(logs)}"
 
 
 def told(error: BaseException, file: Path, settings: Settings | None = None) -> str:
@@ -87,8 +92,10 @@ def told(error: BaseException, file: Path, settings: Settings | None = None) -> 
     # A NaN would come again, and what was not saved says itself how to go on.
     resumable = settings is not None and settings.do == "train" and not isinstance(error, (*_NOT_FINITE, NotSavedError))
     if settings is not None and newest is not None and resumable:
-        command = _going_on(settings, paths.shown(file.parent, Path.cwd()))
-        notes.insert(0, f"modetrain: once that is mended, it goes on at step {run_folder.step_of(newest)}: {command}")
+        command = arguments.resuming(settings.command, file.parent)
+        notes.insert(
+            0, f"modetrain: once that is fixed, resume at step {run_folder.step_of(newest)} with:\n  {command}"
+        )
     return "".join(lines(error, notes))
 
 
@@ -99,11 +106,6 @@ def headline(error: BaseException) -> str:
     return (
         f"{first} ({location.Place(file=frames[-1].filename, line=frames[-1].lineno or 0).shown})" if frames else first
     )
-
-
-def _going_on(settings: Settings, folder: str) -> str:
-    words = [word for word in shlex.split(settings.command) if key_of(word) not in ("resume", "run_dir")]
-    return shlex.join([*words, "resume=latest", f"run_dir={folder}"])
 
 
 def lines(error: BaseException, notes: Sequence[str] = ()) -> Iterator[str]:

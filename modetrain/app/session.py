@@ -196,6 +196,8 @@ def _run(
         log.warning(f"{folder}/run.json could not be written: {error.strerror}")
         return EXIT_FAILED
     console.print(report.summary(trainer, settings, folder))
+    for line in report.commands(trainer, settings):
+        log.info(line)
     return 128 + trainer.stop_signal if trainer.status == "stopped" and trainer.stop_signal else EXIT_DONE
 
 

@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -19,12 +18,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from modetrain import console as terminal
 from modetrain.cluster import environment
 from modetrain.config import arguments as command_line
 from modetrain.config import load as config
 from modetrain.config import overrides
 from modetrain.errors import ConfigError
-from modetrain.files import paths, run_folder, run_json
+from modetrain.files import paths, quoting, run_folder, run_json
 from modetrain.settings import Settings
 
 # Columns of the table after the sweep: heading, key in run.json, format.
@@ -77,7 +77,7 @@ def plan(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
             folder = overrides.value_of(run_dir)
             folder = folder if run_dir in swept else f"{folder}/{_folder_name(index, swept)}"
         try:
-            words = [*rest, *([overrides.write("run_dir", folder)] if folder else [])]
+            words = [*rest, *([_run_dir(folder)] if folder else [])]
             settings = config.load(words, cwd, config_dirs)
             if settings.do in ("train", "evaluate"):
                 environment.check(settings.mode, os.environ)
@@ -101,7 +101,7 @@ def run(jobs: Sequence[Job], cwd: Path, config_dirs: Sequence[str] = ()) -> int:
     for index, job in enumerate(jobs):
         folder = _folder(job, cwd)
         shown = paths.shown(folder, cwd)
-        words = [*job.overrides, overrides.write("run_dir", shown)]
+        words = [*job.overrides, quoting.override("run_dir", quoting.path_value(folder))]
         command = [sys.executable, "-m", "modetrain", *words, *command_line.folder_flags(config_dirs)]
         print(f"\n--- job {index} ({len(jobs)} in all): {job.name} -> {shown}", flush=True)
         code, stopped_by = _run_one(command, cwd)
@@ -137,6 +137,11 @@ def _folder_name(index: int, swept: Sequence[str]) -> str:
     """A folder name that tells the jobs apart: `0-mode=eager,optimizer.learning_rate=0.1`."""
     text = re.sub(r"[^\w.,=+-]", "_", ",".join(swept))[:120]
     return f"{index}-{text}" if text else str(index)
+
+
+def _run_dir(folder: str) -> str:
+    """The override of a job's folder; what was typed as an interpolation stays one."""
+    return quoting.override("run_dir", folder, interpolated=True)
 
 
 def _folder(job: Job, cwd: Path) -> Path:
@@ -225,7 +230,9 @@ def _print_table(results: Sequence[tuple[Job, Path, int]], cwd: Path) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     console.print(table, markup=False)
     together = Path(os.path.commonpath([folder for _, folder, _ in results]))
-    console.print(f"tensorboard --logdir {shlex.quote(paths.shown(together, cwd))}", markup=False, highlight=False)
+    say = terminal.plain(console)
+    say("see their curves with:")
+    say(f"  {command_line.tensorboard(together)}")
 
 
 def _get(run: Any, key: str) -> Any:

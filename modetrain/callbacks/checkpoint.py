@@ -18,6 +18,7 @@ from modetrain.checkpoints import file
 from modetrain.checkpoints.writer import Saver
 from modetrain.errors import NotSavedError, did_you_mean
 from modetrain.files import run_folder
+from modetrain.files.quoting import typed_path
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +241,7 @@ class Checkpoint(Callback):
             newest = f"The newest whole one is of step {whole[-1]}" if whole else "There is none before it"
             raise NotSavedError(
                 f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. {newest}. "
-                f"Mend that (free space, or the right to write), then type resume=latest run_dir={run_dir}."
+                f"Fix that (free space, or the right to write), then type resume=latest {typed_path('run_dir', run_dir)}."
             ) from error
 
     def _surplus(self, steps: Sequence[int]) -> list[int]:

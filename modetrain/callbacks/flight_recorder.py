@@ -12,7 +12,6 @@ import dataclasses
 import io
 import logging
 import pdb
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -23,9 +22,9 @@ import numpy as np
 
 from modetrain.callback import Callback, TrainerProtocol
 from modetrain.checkpoints import capsule, file
+from modetrain.config import arguments
 from modetrain.diagnostics import tf_errors
 from modetrain.engine.batching import Block
-from modetrain.files import paths
 from modetrain.training.step_errors import NonFiniteError
 
 log = logging.getLogger(__name__)
@@ -209,10 +208,10 @@ def unattended() -> Iterator[None]:
 
 
 def beside(trainer: TrainerProtocol, *, why: str, said: str) -> str | None:
-    """Writes a capsule of the step under way while the run goes on; returns a line on it, if there is one. For any thread."""
+    """Writes a capsule of the running step while the run goes on; returns two lines on it, if there is one. For any thread."""
     recorder = of(trainer)
     path = recorder.write_beside(trainer, why=why, said=said) if recorder is not None else None
-    return f"to make the step under way once more: {replay_command(path)}" if path is not None else None
+    return f"to make the step under way once more:\n  {replay_command(path)}" if path is not None else None
 
 
 def replay_command(source: Path, *, step: int | None = None, replica: int | None = None) -> str:
@@ -223,12 +222,14 @@ def replay_command(source: Path, *, step: int | None = None, replica: int | None
       step: which (updates completed before it); a capsule knows its own.
       replica: the part of it that this one has made; all of it by default.
     """
-    words = [
-        f"replay.from={paths.shown(source, Path.cwd())}",
-        *([f"replay.step={step + 1}"] if step is not None else []),
-        *([f"replay.replica={replica}"] if replica is not None else []),
-    ]
-    return shlex.join(["python", "-m", "modetrain", "do=replay", *words, "mode=eager"])
+    pairs = {
+        "do": "replay",
+        "replay.from": source,
+        "replay.step": step + 1 if step is not None else None,
+        "replay.replica": replica,
+        "mode": "eager",
+    }
+    return arguments.printed({key: value for key, value in pairs.items() if value is not None})
 
 
 def of(trainer: TrainerProtocol) -> Recorder | None:

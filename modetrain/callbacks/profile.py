@@ -7,6 +7,7 @@ import logging
 import tensorflow as tf
 
 from modetrain.callback import Callback
+from modetrain.config import arguments
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,5 @@ class Profile(Callback):
         if self._running:
             self._running = False
             tf.profiler.experimental.stop()
-            log.info(
-                f"step {trainer.step}: profile written; tensorboard --logdir {trainer.folder} (tab Profile) opens it"
-            )
+            log.info(f"step {trainer.step}: profile written; its tab Profile opens with:")
+            log.info(f"  {arguments.tensorboard(trainer.folder)}")

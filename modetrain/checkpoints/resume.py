@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modetrain.checkpoints import file
 from modetrain.errors import ConfigError
 from modetrain.files import run_folder
+from modetrain.files.quoting import typed_path
 from modetrain.settings import Settings
 
 if TYPE_CHECKING:
@@ -164,17 +165,17 @@ def _what_is_left(where: Place, settings: Settings) -> str:
     run = folder.parent
     if settings.resume is not None and settings.resume.endswith(".npz"):
         there = [step for step in run_folder.steps(run) if run_folder.checkpoint(run, step) != where.checkpoints[-1]]
-        return f" Type resume={run} to go on from the newest whole one in it." if there else ""
+        return f" Type {typed_path('resume', run)} to go on from the newest whole one in it." if there else ""
     count, best = len(where.checkpoints), run_folder.best(run)
     none = f"None of the {count} checkpoints in {folder} is" if count > 1 else f"No other checkpoint in {folder} is"
-    other = f"run_dir={run}-2 without resume= for a new run" if settings.do == "train" else "resume= with another run"
+    new = f"{typed_path('run_dir', f'{run}-2')} without resume= for a new run"
+    other = new if settings.do == "train" else "resume= with another run"
     try:
         step = file.load(best).step
     except file.CheckpointError:
         return f"\n{none} left whole. Type {other}."
-    return (
-        f"\n{none} left whole; {best.name}, of step {step}, is whole. Type resume={best} to go on from it, or {other}."
-    )
+    go_on = f"Type {typed_path('resume', best)} to go on from it"
+    return f"\n{none} left whole; {best.name}, of step {step}, is whole. {go_on}, or {other}."
 
 
 def _changes(found: file.Checkpoint, settings: Settings, made_of: Mapping[str, Any]) -> list[str]:

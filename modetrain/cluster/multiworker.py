@@ -23,7 +23,7 @@ from modetrain.config import arguments, overrides
 from modetrain.config.arguments import CommandLine
 from modetrain.data.sources import arrays
 from modetrain.errors import ConfigError
-from modetrain.files import paths, run_folder, run_json
+from modetrain.files import paths, quoting, run_folder, run_json
 from modetrain.settings import Settings
 
 _LEAVE = {
@@ -99,8 +99,8 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
         begin = str(settings.run_dir)
 
     def command(workers: int, resume_from: str | None) -> list[str]:
-        own = {"run_dir": str(where.folder), "mode.workers": str(workers), "resume": resume_from}
-        written = [overrides.write(key, value) for key, value in own.items() if value is not None]
+        own = {"run_dir": str(where.folder), "mode.workers": workers, "resume": resume_from}
+        written = [quoting.override(key, value) for key, value in own.items() if value is not None]
         return [sys.executable, "-m", "modetrain", *kept, *written, *arguments.folder_flags(line.config_dirs)]
 
     def on_restart(restart: Restart) -> Again:

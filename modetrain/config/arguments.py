@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from modetrain.config import sections, suggest
+from modetrain.config.overrides import key_of
 from modetrain.errors import ConfigError, closest
+from modetrain.files import quoting
 
 PROGRAM = ("python", "-m", "modetrain")
 
@@ -97,6 +101,42 @@ def written(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> str:
 def read(command: str) -> CommandLine:
     """What `written` has written."""
     return parse(shlex.split(command)[len(PROGRAM) :])
+
+
+def printed(
+    pairs: Mapping[str, Any] | None = None, *, words: Sequence[str] = (), config_dirs: Sequence[str] = ()
+) -> str:
+    """A command as a run prints it: one line that can be pasted into a POSIX shell.
+
+    Print it on a line of its own, with what wraps nothing (`terminal.plain`).
+
+    Args:
+      pairs: overrides by key; a path sets exactly that path.
+      words: overrides as Hydra reads them, which come first.
+      config_dirs: the folders of `--config-dir`.
+    """
+    values = {
+        key: quoting.path_value(value) if isinstance(value, Path) else value for key, value in (pairs or {}).items()
+    }
+    overrides = [*words, *(quoting.override(key, value) for key, value in values.items())]
+    return quoting.join([*PROGRAM, *overrides, *folder_flags(config_dirs)])
+
+
+def resuming(command: str, run_dir: Path) -> str:
+    """The command that resumes a run.
+
+    Args:
+      command: of the run, as `written` has it.
+      run_dir: its folder.
+    """
+    line = read(command)
+    words = [word for word in line.overrides if key_of(word) not in ("resume", "run_dir")]
+    return printed({"resume": "latest", "run_dir": run_dir}, words=words, config_dirs=line.config_dirs)
+
+
+def tensorboard(folder: Path | str) -> str:
+    """The command that shows the curves below a folder."""
+    return quoting.join(["tensorboard", "--logdir", quoting.path_value(folder)])
 
 
 def _unknown(word: str, name: str, value: str) -> ConfigError:

@@ -22,7 +22,7 @@ from modetrain.config.rules import check as rules
 from modetrain.config.signatures import SourceText
 from modetrain.config.targets import instantiate
 from modetrain.errors import ConfigError
-from modetrain.files import paths, run_folder
+from modetrain.files import paths, quoting, run_folder
 from modetrain.mode import Mode
 from modetrain.settings import (
     CompareSettings,
@@ -76,7 +76,16 @@ def to_yaml(settings: Settings) -> str:
     """The resolved configuration as YAML, as `--cfg job` prints it and a run folder keeps it."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(dict(settings.resolved)))
+    return OmegaConf.to_yaml(OmegaConf.create(_escaped(settings.resolved)))
+
+
+def _escaped(value: Any) -> Any:
+    """A resolved value as it has to be written to be resolved to itself."""
+    if isinstance(value, Mapping):
+        return {key: _escaped(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(one) for one in value]
+    return quoting.escaped(value) if isinstance(value, str) else value
 
 
 def _raise(problems: Iterable[str]) -> None:
@@ -204,7 +213,7 @@ def _class_problems(composition: Composition, own: Mapping[str, Any], code: Sour
 
 
 def _absolute(path: str, cwd: Path) -> Path:
-    return cwd / Path(path).expanduser()
+    return paths.expanded(path, cwd)
 
 
 def _notes(composition: Composition, arguments: Sequence[str], folders: Sequence[Path], cwd: Path) -> tuple[str, ...]:

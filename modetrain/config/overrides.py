@@ -7,15 +7,14 @@ with advice that is wrong for a typo ("to append use +stepz=3").
 from __future__ import annotations
 
 import dataclasses
-import re
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modetrain.config import schema, suggest
 from modetrain.config.key import text
 from modetrain.errors import ConfigError, closest
+from modetrain.files import quoting
 from modetrain.files.paths import GROUPS, options
 
 if TYPE_CHECKING:
@@ -71,10 +70,11 @@ def parse(arguments: Sequence[str], folders: Sequence[Path], *, sweep: bool = Fa
             raise _malformed(argument, error, parser) from None
         _check_once(override, parsed)
         if override.is_sweep_override() and not sweep:
-            one = "." if override.key_or_group in groups(folders) else f", or {_quoted(argument)} if it is one value."
+            quoted = f", or {quoting.in_shell(_quoted(argument))} if it is one value."
+            one = "." if override.key_or_group in groups(folders) else quoted
             raise ConfigError(
-                f"{argument}: several values for one key, which is a run for each. Type -m {argument} for one run "
-                f"after the other{one}"
+                f"{argument}: several values for one key, which is a run for each. Type -m {quoting.in_shell(argument)} for "
+                f"one run after the other{one}"
             )
         parsed.append(override if override.is_sweep_override() else _check_group(override, folders, parser))
     return parsed
@@ -96,11 +96,9 @@ def _line(override: Override) -> str:
 
 
 def _quoted(argument: str) -> str:
-    """The argument with its value in quotes of Hydra's grammar, ready for a shell."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
+    """The argument with its value in quotes of Hydra's grammar."""
     key, _, value = argument.partition("=")
-    return shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
+    return quoting.override(key, value, interpolated=True)
 
 
 def _check_words(argument: str, after: str | None, folders: Sequence[Path]) -> None:
@@ -135,8 +133,8 @@ def _malformed(argument: str, error: Exception, parser: OverridesParser) -> Conf
     # ANTLR goes on with a list of everything that it would have taken.
     reason = (str(error).strip().splitlines() or ["a value is needed"])[0].partition(" expecting ")[0]
     try:
-        parser.parse_override(shlex.split(_quoted(argument))[0])
-        fix = f"If the value is meant as it stands, quote it: {_quoted(argument)}."
+        parser.parse_override(_quoted(argument))
+        fix = f"If the value is meant as it stands, quote it: {quoting.in_shell(_quoted(argument))}."
     except Exception:  # then it is the key that is wrong
         fix = suggest.sentence(key_of(argument), value=argument.partition("=")[2])
     return ConfigError(f"{argument}: not key=value in Hydra's grammar ({reason}). {fix}")
@@ -216,16 +214,28 @@ class _Options:
         return list(options(group_name, self.folders))
 
 
-def write(key: str, value: str) -> str:
-    """An override that sets a key to a text, quoted where Hydra's grammar needs it."""
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    plain = re.fullmatch(r"[\w./-]+", value)
-    return f"{key}={value}" if plain else f"{key}={QuotedString(value, Quote.single).with_quotes()}"
-
-
 def value_of(argument: str) -> str:
-    """The value of an override as a text, without quotes."""
+    """The value of an override as a text, without quotes; interpolations stay."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     return str(OverridesParser.create().parse_override(argument).value())
+
+
+def resolved_value_of(argument: str) -> Any:
+    """The value of an override by itself, with interpolations resolved.
+
+    Raises:
+      ConfigError: it cannot be parsed, or its interpolation refers to what is not there.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    parser = OverridesParser.create()
+    try:
+        return OmegaConf.create({"value": parser.parse_override(argument).value()}).value
+    except (HydraException, AssertionError) as error:
+        raise _malformed(argument, error, parser) from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{argument}: {str(error).splitlines()[0]}. Type the value itself.") from None

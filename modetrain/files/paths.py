@@ -7,6 +7,7 @@ file adds to it.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.abc import MetaPathFinder
@@ -33,7 +34,7 @@ def conf_dirs(cwd: Path, extra: Sequence[str] = ()) -> list[Path]:
     """
     folders = [cwd / "conf"] if (cwd / "conf").is_dir() else []
     for given in extra:
-        folder = cwd / Path(given).expanduser()
+        folder = expanded(given, cwd)
         if not folder.is_dir():
             raise ConfigError(
                 f"--config-dir {given}: there is no folder {folder}. Type --config-dir with a folder that holds config "
@@ -66,6 +67,12 @@ def describe(file: Path) -> str:
         if text and not text.startswith("@package"):
             return text
     return ""
+
+
+def expanded(path: str, cwd: Path) -> Path:
+    """A path as it was typed: below `cwd` unless it is absolute; `~` is the home folder, and `./~` a file of that name."""
+    # Path.expanduser takes ./~ for the home folder too, and raises where there is no such user.
+    return cwd / os.path.expanduser(path)
 
 
 def shown(path: Path, cwd: Path) -> str:

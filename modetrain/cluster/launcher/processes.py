@@ -10,7 +10,6 @@ import datetime
 import json
 import os
 import random
-import shlex
 import signal
 import socket
 import subprocess
@@ -22,7 +21,7 @@ from modetrain.cluster import protocol as protocol
 from modetrain.cluster.environment import Cluster
 from modetrain.cluster.launcher.output import OutputTee, Screen
 from modetrain.cluster.launcher.supervisor import Action, Limits, Supervisor
-from modetrain.files import run_folder
+from modetrain.files import quoting, run_folder
 from modetrain.files.lock import HEARTBEAT
 
 # Ports below those that Linux hands out to outgoing connections: a worker binds its own seconds after it was chosen.
@@ -147,7 +146,7 @@ class Attempt:
 
     def _start(self, worker: int) -> None:
         assert self._pipe is not None
-        words = " ".join(shlex.join(self._command).split())
+        words = quoting.join(self._command)
         head = f"=== worker {worker} of {len(self._addresses)}, attempt {self._number}"
         head += f", {datetime.datetime.now():%Y-%m-%d %H:%M:%S}, {self._addresses[worker]}: {words}\n"
         log = self.log(worker).open("ab")

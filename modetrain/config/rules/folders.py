@@ -9,6 +9,7 @@ from pathlib import Path
 from modetrain.files import run_folder
 from modetrain.files.lock import held
 from modetrain.files.paths import shown
+from modetrain.files.quoting import typed_path
 from modetrain.settings import Settings
 
 
@@ -34,13 +35,14 @@ def run_dir(settings: Settings) -> str | None:
     if settings.resume is None and run_folder.holds_run(target):
         return (
             f"run_dir={named}: it already holds a run, which would be overwritten. Type resume=latest to continue it, "
-            f"or run_dir={named}-2 for a new one."
+            f"or {_other(target)} for a new one."
         )
     other = Path(settings.resume) if settings.resume not in (None, "latest") else None
     if other is not None and run_folder.holds_run(target) and target != run_folder.owner(other):
         return (
             f"run_dir={named} resume={_path(other)}: {named} already holds another run, which would be "
-            f"overwritten. Type run_dir={named} resume=latest to continue that one, or run_dir={named}-2 for a new one."
+            f"overwritten. Type {typed_path('run_dir', target)} resume=latest to continue that one, or {_other(target)} for a "
+            "new one."
         )
     return None
 
@@ -100,7 +102,7 @@ def resume(settings: Settings) -> str | None:
     if path.is_file() and path.suffix != ".npz":
         return f"resume={given}: a checkpoint is a file step-NUMBER.npz. Type resume= with one, or with a run folder."
     if path.is_dir() and path.name == run_folder.CHECKPOINTS and not run_folder.steps(path):
-        return f"resume={given}: name the run folder or one checkpoint in it. Type resume={_path(path.parent)}."
+        return f"resume={given}: name the run folder or one checkpoint in it. Type {typed_path('resume', path.parent)}."
     if path.is_dir() and not run_folder.steps(path):
         return (
             f"resume={given}: there is no checkpoint in {given}/{run_folder.CHECKPOINTS}. Type resume= with the folder of a run "
@@ -129,12 +131,17 @@ def _lost(folder: Path) -> str | None:
     made, best = max(run_folder.steps_told(folder), default=0), run_folder.best(folder)
     if run_folder.steps(folder) or not made:
         return None
-    on = f"resume={_path(best)} to go on from the best one, which is left, " if best.exists() else ""
+    on = f"{typed_path('resume', best)} to go on from the best one, which is left, " if best.exists() else ""
     return (
         f"resume=latest: {_path(folder)} held a run that has made {made} steps, and none of its checkpoints is in "
         f"{_path(folder / run_folder.CHECKPOINTS)} any more: the run would begin again at step 0, over its record and its "
-        f"curves. Type {on}run_dir={_path(folder)}-2 without resume= for a new run, or delete {_path(folder)}."
+        f"curves. Type {on}{_other(folder)} without resume= for a new run, or delete {_path(folder)}."
     )
+
+
+def _other(folder: Path) -> str:
+    """The override for a new folder beside one that is taken."""
+    return typed_path("run_dir", f"{folder}-2")
 
 
 def _path(path: Path | str) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modetrain.errors import ConfigError, closest, did_you_mean
-from modetrain.files import paths
+from modetrain.files import paths, quoting
 from modetrain.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -115,9 +115,8 @@ def load(settings: DataSettings, *, say: Callable[[str], None]) -> Source:
 
 
 def typed(key: str, value: str) -> str:
-    """The override `data.key=value` as it must be typed in a shell: Hydra and the shell both want quotes for
-    brackets."""
-    return f"data.{key}={value}" if re.fullmatch(r"[\w./+-]+", value) else f"""'data.{key}="{value}"'"""
+    """The override `data.key=value` as it is typed in a shell: Hydra and the shell both want quotes for brackets."""
+    return quoting.typed(f"data.{key}", value)
 
 
 def shown(path: str | os.PathLike[str]) -> str:

@@ -108,14 +108,15 @@ class Start:
         for one in new:
             log.warning(findings_report.short(one))
         if new and self._command:
-            log.info(f"  the whole story: {whole_story(self._command)}")
+            log.info("details with:")
+            log.info(f"  {whole_story(self._command)}")
 
 
 def whole_story(command: str) -> str:
     """The command line of a run with `do=inspect`, which has a run folder of its own and goes on from nothing."""
     line = arguments.read(command)
     words = [word for word in line.overrides if key_of(word) not in _OF_THE_RUN]
-    return arguments.written([*words, "do=inspect"], line.config_dirs)
+    return arguments.printed({"do": "inspect"}, words=words, config_dirs=line.config_dirs)
 
 
 def _leaves_no_doubt(change: Change) -> bool:

@@ -20,6 +20,7 @@ from modetrain.checkpoints.capsule import Capsule
 from modetrain.config import arguments
 from modetrain.config.arguments import CommandLine
 from modetrain.config.overrides import key_of
+from modetrain.files import quoting
 from modetrain.settings import Settings
 
 MODES = ("eager", "graph", "xla")
@@ -68,7 +69,7 @@ def run(path: Path, settings: Settings, line: CommandLine, folder: Path) -> list
         words = [
             *kept,
             "do=replay",
-            f"replay.from={path}",
+            quoting.override("replay.from", str(path)),
             f"mode={mode}",
             *arguments.folder_flags(line.config_dirs),
         ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modetrain.config import arguments as command_line
-from modetrain.config.overrides import key_of
+from modetrain.config.overrides import key_of, resolved_value_of
 from modetrain.errors import ConfigError
 from modetrain.files import paths, run_folder, run_json
 
@@ -106,14 +106,14 @@ def words(arguments: Sequence[str], cwd: Path) -> tuple[list[str], list[str], Or
     Raises:
       ConfigError: `replay.from=` is missing, or names nothing that can be replayed.
     """
-    given = next((word.partition("=")[2] for word in arguments if key_of(word) == FROM), "")
-    given = given.strip("\"'")
-    if not given or given == "null":
+    word = next((word for word in arguments if key_of(word) == FROM), f"{FROM}=null")
+    given = resolved_value_of(word)
+    if given in (None, ""):
         raise ConfigError(
             f"{DO} without {FROM}=: there is no step to make again. Type {FROM}= with a capsule, which a run that fails "
             f"writes and names, or with a run folder and {STEP}=."
         )
-    found = find((cwd / Path(given).expanduser()).resolve())
+    found = find(paths.expanded(str(given), cwd).resolve())
     if not found.command:
         raise ConfigError(f"{FROM}={given}: it does not say by which command it was made. Type the folder of a run.")
     line = command_line.read(found.command)
