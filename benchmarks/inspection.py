@@ -86,8 +86,9 @@ def _recipe(name: str) -> Digits:
 def _first_call(name: str, compile_: str, block, *, inspected: bool) -> float:
     recipe = _recipe(name)
     mode = Mode(name=compile_, compile=compile_)
-    observe = Start(recipe, mode, print).of("train_step") if inspected else None
-    program = Program(recipe.run_train_step, mode, state=recipe.state, observe=observe)
+    program = Program(recipe.run_train_step, mode, state=recipe.state)
+    if inspected:
+        program.observe = Start(recipe, mode).of("train_step")
     return _timed(lambda: program(block, 0, 1))
 
 

@@ -63,21 +63,21 @@ def worker(arm: str, words: list[str], pipe: Connection, folder: str) -> None:
             return self.until if self.until > step else None
 
         def on_train_begin(self, trainer):
-            self.ask(session)
+            self.ask(trainer)
 
         def on_step(self, trainer):
-            keeper = session.callbacks[-1]
+            *_, keeper = trainer.callbacks
             keeper.saver.wait()  # what a window began is paid in it
             now = (time.perf_counter(), time.process_time())
             seconds = [late - early for late, early in zip(now, self.began, strict=True)]
-            pipe.send((seconds, session.timer.seconds["checkpoint"], keeper.saver.seconds))
-            self.ask(session)
+            pipe.send((seconds, trainer.timer.seconds["checkpoint"], keeper.saver.seconds))
+            self.ask(trainer)
 
         def ask(self, trainer):
             steps = pipe.recv()
             if steps is None:
-                session.stop()
-            self.until = session.step + (steps or 0)
+                trainer.stop()
+            self.until = trainer.step + (steps or 0)
             self.began = (time.perf_counter(), time.process_time())
 
     settings = config.load([*TRAINING, *ARMS[arm], *words, f"run_dir={folder}/{arm}"], Path.cwd())
@@ -85,15 +85,8 @@ def worker(arm: str, words: list[str], pipe: Connection, folder: str) -> None:
         os.environ.setdefault(name, value)
     from modetrain.app import session
 
-    original = session.chosen
-
-    def with_windows(*args):
-        found = original(*args)
-        # After the others and before the one that saves, which is waited for.
-        return [*found[:-1], Windows(), found[-1]]
-
-    session.chosen = with_windows
-    session.run(settings)
+    # After the others and before the one that saves, which is waited for.
+    session.run(settings, tools=session.Tools(callbacks=lambda settings: [Windows()]))
 
 
 def main() -> None:

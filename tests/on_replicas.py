@@ -465,12 +465,11 @@ def normalised(image_shape, classes):
     return keras.Model(inputs, layers.Dense(classes, dtype="float64")(x))
 
 
-def test_batch_normalisation_is_over_the_whole_batch(replicas, make_trainer):
-    said = []
+def test_batch_normalisation_is_over_the_whole_batch(replicas, make_trainer, said):
     trainers = []
     for where in (Replicas(), replicas):
         trainer = make_trainer("graph", model=normalised, steps=5, replicas=where, data=PREPARED, accumulate=2)
-        batch_norm.synchronise(trainer.recipe.models(), Mode(name="m", compile="graph"), where, said.append)
+        batch_norm.synchronise(trainer.recipe.models(), Mode(name="m", compile="graph"), where)
         trainer.train()
         trainers.append(trainer)
     assert_same(*trainers)
@@ -478,13 +477,12 @@ def test_batch_normalisation_is_over_the_whole_batch(replicas, make_trainer):
     assert line.startswith("batch normalisation over all replicas, as on one device: 1 layer (")
 
 
-def test_plain_batch_normalisation_is_warned_about_and_is_another_computation(make_trainer):
-    said = []
+def test_plain_batch_normalisation_is_warned_about_and_is_another_computation(make_trainer, said):
     trainers = []
     mode = Mode(name="m", compile="graph", strategy="mirrored", sync_batch_norm=False)
     for where in (Replicas(), REPLICAS[2]):
         trainer = make_trainer("graph", model=normalised, steps=5, replicas=where, data=PREPARED)
-        batch_norm.synchronise(trainer.recipe.models(), mode, where, said.append)
+        batch_norm.synchronise(trainer.recipe.models(), mode, where)
         trainer.train()
         trainers.append(trainer)
     (line,) = said
@@ -498,7 +496,7 @@ def test_batch_normalisation_and_xla_on_cpus_are_refused(make_recipe):
         recipe = make_recipe(model=normalised)
     mode = Mode(name="m", compile="xla", strategy="mirrored")
     with pytest.raises(ConfigError, match=r"Type mode.compile=graph, .*=false compiles too, but changes the results"):
-        batch_norm.synchronise(recipe.models(), mode, REPLICAS[2], print)
+        batch_norm.synchronise(recipe.models(), mode, REPLICAS[2])
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -508,7 +506,7 @@ def test_the_all_reduces_of_a_step_are_counted(accumulate, make_recipe, source, 
     for model, dtype in ((mlp(dropout=0), np.float32), (normalised, np.float64)):
         with here.scope():
             recipe = make_recipe(model=model, accumulate=accumulate)
-        batch_norm.synchronise(recipe.models(), mode, here, print)
+        batch_norm.synchronise(recipe.models(), mode, here)
         images = source.train["image"][np.newaxis, :8].astype(dtype)
         batches = {"image": images, "label": source.train["label"][np.newaxis, :8]}
         found.append(speed.meetings(Arm(recipe, mode, batches, replicas=here)))

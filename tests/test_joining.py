@@ -33,9 +33,9 @@ assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] 
 JOINS = """
 import os, signal, time
 from modetrain.mode import Mode
-from modetrain.engine.devices import Replicas
+from modetrain.app.build import connect_devices
 
-replicas = Replicas.of(Mode(name="multiworker", compile="graph", strategy="multiworker"))
+replicas = connect_devices(Mode(name="multiworker", compile="graph", strategy="multiworker"))
 print("joined", replicas.worker, replicas.workers, flush=True)
 time.sleep(60)
 """

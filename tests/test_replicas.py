@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from modetrain.app.build import connect_devices
 from modetrain.engine.devices import Replicas, mean_over_replicas, number_of_this, shown
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
@@ -86,6 +87,13 @@ def test_one_device_is_wrapped_in_nothing():
         ),
     ],
 )
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
+def test_devices_that_are_not_there_are_refused(given, message, monkeypatch):
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    with pytest.raises(ConfigError, match=message):
+        Replicas.of(Mode(**{"name": "mine", "compile": "graph", **given}))
+
+
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
 def test_devices_that_are_not_there_are_refused(given, message, monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
