@@ -14,7 +14,7 @@ import pytest
 
 from modetrain.cluster.launcher.processes import free_ports
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 # What TensorFlow would do is left out: it is seen whether it would be come to.
 WAITS = """

@@ -14,7 +14,7 @@ import pytest
 import modetrain
 from tests.corpus.base import Tiny, batches, made
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("recipe=mnist", "model=mlp", "model.hidden=[4]", "data.source=bundled", "data.batch_size=8")
 
 

@@ -80,7 +80,7 @@ def test_several_replicas(request):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "keras_on_replicas.py")]
     if request.config.getoption("--long"):
         command.append("--long")
-    done = subprocess.run(command, cwd=HERE.parent, env=os.environ, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=HERE.parent.parent, env=os.environ, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 

@@ -23,7 +23,7 @@ from modetrain.tools.inspect.inspect_command import target_of
 from modetrain.tools.inspect.traced_step import mode_for
 from tests.corpus.base import Tiny, batches, made
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 
 RECIPE = """
 import random

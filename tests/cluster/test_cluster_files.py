@@ -14,7 +14,7 @@ import yaml
 from modetrain.cluster import slurm
 from modetrain.cluster.environment import PORT, from_environment
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FILES = ROOT / "docs" / "cluster"
 WORDS = ["-m", "modetrain", "recipe=mnist", "mode=multiworker", "run_dir=/shared/runs/mine", "resume=latest"]
 

@@ -17,7 +17,7 @@ from modetrain.config import load as config
 from modetrain.config.schema import KEYS
 from modetrain.config.sections import CALLBACKS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 DOCS = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
 

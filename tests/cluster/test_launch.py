@@ -27,7 +27,7 @@ from modetrain.cluster.launcher.supervisor import Limits
 from modetrain.cluster.protocol import announce_failure, announce_ready, die_with_parent, read_report
 from modetrain.errors import ConfigError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LIMITS = Limits(startup=20, grace=0.3, term=0.3, silence=1, stop=10, kill=5)
 
 WORKER = """

@@ -1,6 +1,6 @@
 """A run in several processes outlives its workers: killed or frozen ones are noticed, and the end is the uninterrupted one's.
 
-Real workers and real signals. `pytest --long tests/test_promise_workers.py` kills and freezes twenty of them at random
+Real workers and real signals. `pytest --long tests/acceptance/test_promise_workers.py` kills and freezes twenty of them at random
 moments and prints how long it took to notice and to start again.
 """
 
@@ -36,7 +36,7 @@ WORDS = (
     "callbacks.checkpoint.every=100",
     "callbacks.checkpoint.best=null",
 )
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Launched:

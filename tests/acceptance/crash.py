@@ -1,6 +1,6 @@
 """The crash harness: runs that are killed at random moments and resumed must end where an undisturbed run does.
 
-    python tests/crash.py --kills 200        # the long form, over eager, graph and xla, one step a call and fifty
+    python tests/acceptance/crash.py --kills 200        # the long form, over eager, graph and xla, one step a call and fifty
 
 Every run is a process of its own, forked from this one after TensorFlow was imported (which saves seconds each) and killed
 with SIGKILL. Compared are the digest of all variables, the results, and every point in the event files, bit for bit.
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 # Dropout, averaged weights, a schedule, augmented images, evaluations and windows that no call and no checkpoint fits.
 TRAINING = (

@@ -28,7 +28,7 @@ from modetrain.data.sources import arrays, bundled, names, network
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def load(**given):

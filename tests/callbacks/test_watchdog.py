@@ -153,7 +153,7 @@ holds()
 
 
 def test_code_that_holds_pythons_lock_is_told_too(tmp_path):
-    code = HOLDS_THE_LOCK.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
+    code = HOLDS_THE_LOCK.format(tests=str(Path(__file__).parents[2]), folder=str(tmp_path))
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == -signal.SIGALRM
     assert "in holds" in (tmp_path / "blocked.txt").read_text()
 
