@@ -10,8 +10,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from modetrain.app.build_recipe import chosen_recipe
 
+from modetrain.app.build import make_recipe as chosen_recipe
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.checkpoints import archive, capsule
 from modetrain.checkpoints import file as checkpoint
