@@ -19,7 +19,7 @@ import tensorflow as tf
 from windows import Windows
 
 from modetrain import __main__ as modetrain
-from modetrain.data import sources
+from modetrain.data.sources import load as sources
 from modetrain.settings import DataSettings
 
 LEARNING_RATE = 1e-3

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import keras
 import tensorflow as tf
 
-from modetrain.data import sources
 from modetrain.data.dataset import Data
+from modetrain.data.sources import load as sources
 from modetrain.engine.batching import Cut
 from modetrain.engine.optimizer import Optimizer
 from modetrain.engine.program import Program

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from modetrain.engine.batching import Block
 from modetrain.engine.devices import Replicas
-from modetrain.engine.rows import Rows
+from modetrain.engine.metrics import Rows
 from modetrain.mode import Mode
 
 

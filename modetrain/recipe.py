@@ -26,13 +26,13 @@ import tensorflow as tf
 from modetrain.engine import context, metrics, untracked
 from modetrain.engine import variables as contents
 from modetrain.engine.autograph import convert
-from modetrain.engine.call import Call
-from modetrain.engine.context import UnderWay
+from modetrain.engine.context import StepContext
 from modetrain.engine.loss import Loss
 from modetrain.engine.optimizer import Optimizer
 from modetrain.engine.random import Draws, named_seed, of_replica
 from modetrain.engine.tf_internals import keras_scales_nothing
 from modetrain.errors import ConfigError
+from modetrain.settings import OptimizerSettings
 
 Batch = dict[str, tf.Tensor]
 Values = Mapping[str, tf.Tensor]
@@ -43,21 +43,21 @@ class Info:
     """What a recipe may know of its data and its run when it is made.
 
     Attributes:
-      image_shape: (height, width, channels) of one example's image.
-      classes: number of classes.
+      image_shape: (height, width, channels) of one example's image; empty where there are none.
+      classes: number of classes; 0 where there are none.
       train_examples, eval_examples: sizes of the two splits.
       batch_size: examples in one global training batch.
       steps: updates of the whole run.
       seed: the run's seed.
     """
 
-    image_shape: tuple[int, int, int]
-    classes: int
-    train_examples: int
-    eval_examples: int
-    batch_size: int
-    steps: int
-    seed: int
+    image_shape: tuple[int, ...] = ()
+    classes: int = 0
+    train_examples: int = 0
+    eval_examples: int = 0
+    batch_size: int = 0
+    steps: int = 0
+    seed: int = 0
 
 
 class Recipe:
@@ -67,23 +67,35 @@ class Recipe:
     optimizer, `SeedGenerator` and variable that is an attribute (or in a list or dict that is one) is checkpointed.
 
     Args:
-      model: builds the model: `model(image_shape, classes) -> keras.Model`, with its variables made.
-      optimizer: builds an optimizer for given variables: `optimizer(variables, **changed_settings) -> Optimizer`.
-      info: what there is to know of the data and the run.
+      model: a built Keras model, or a function that builds it: `model(image_shape, classes) -> keras.Model`.
+      optimizer: an `Optimizer`, the settings of one, or a function that builds it for given variables:
+        `optimizer(variables, **changed_settings) -> Optimizer`.
+      info: what there is to know of the data and the run; of an unknown data set and seed 0 by default.
     """
 
     model: keras.Model
     optimizer: Optimizer
 
-    def __init__(self, *, model: Callable[..., Any], optimizer: Callable[..., Optimizer], info: Info):
+    def __init__(
+        self,
+        *,
+        model: keras.Model | Callable[..., Any],
+        optimizer: Optimizer | OptimizerSettings | Callable[..., Optimizer],
+        info: Info = Info(),
+    ):
         self.info = info
-        self.model = model(info.image_shape, info.classes)
+        self.model = model if isinstance(model, keras.Model) else model(info.image_shape, info.classes)
         if not isinstance(self.model, keras.Model):
             raise ConfigError(
                 f"{type(self).__name__} trains one Keras model; the one chosen by model= made a "
                 f"{type(self.model).__name__}. Type model=cnn or model=mlp."
             )
-        self.optimizer = optimizer(self.model.trainable_variables)
+        if isinstance(optimizer, OptimizerSettings):
+            scaling = keras.config.dtype_policy().name == "mixed_float16"
+            optimizer = Optimizer(self.model.trainable_variables, optimizer, loss_scaling=scaling)
+        self.optimizer = (
+            optimizer if isinstance(optimizer, Optimizer) else _called(optimizer, self.model.trainable_variables)
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OURS and not callable(value):
@@ -173,17 +185,17 @@ class Recipe:
     @property
     def step(self) -> tf.Tensor | int:
         """Updates completed before the step under way (int64 scalar); in evaluation the index of the batch."""
-        return context.now().call.number
+        return context.now().number
 
     @tf.autograph.experimental.do_not_convert
     def seed(self, name: str) -> tf.Tensor:
         """An int32 [2] seed for `tf.random.stateless_*`, a function of (seed, step, name)."""
-        call = context.now().call
+        call = context.now()
         return named_seed(self.info.seed, name, call.number, call.part)
 
     # --- what the library calls -------------------------------------------------------------------------------------
 
-    def run_train_step(self, batch: Batch, call: Call) -> tuple[list[str], tf.Tensor]:
+    def run_train_step(self, batch: Batch, call: StepContext) -> tuple[list[str], tf.Tensor]:
         """Runs `train_step` on a batch, or on one micro-batch of it; with the last one the update is made.
 
         Returns:
@@ -192,21 +204,21 @@ class Recipe:
         self._draws().seek(call.number, call.part)
         batch = scaled(batch)
         with of_replica(_examples(batch)), self._kept_finite():
-            values, now = self._run(self.train_step, batch, call)
+            values = self._run(self.train_step, batch, call)
         row = metrics.row(values, _examples(batch))
-        clash = sorted(set(now.seen) & set(values))
+        clash = sorted(set(call.seen) & set(values))
         if clash:
             raise ValueError(f"a step may not return {', '.join(clash)}: the library reports that itself.")
-        if now.seen:
-            pairs = tf.stack([tf.stack([tf.cast(x, row.dtype) for x in pair]) for pair in now.seen.values()])
+        if call.seen:
+            pairs = tf.stack([tf.stack([tf.cast(x, row.dtype) for x in pair]) for pair in call.seen.values()])
             row = tf.concat([row, pairs], axis=0)
-        return [*values, *now.seen], row
+        return [*values, *call.seen], row
 
-    def run_eval_step(self, batch: Batch, call: Call) -> tuple[list[str], tf.Tensor]:
+    def run_eval_step(self, batch: Batch, call: StepContext) -> tuple[list[str], tf.Tensor]:
         """Evaluates batch number `call.number`; returns the metrics' names and their row."""
         self._draws().seek(call.number)
         batch = scaled(batch)
-        values, _ = self._run(self.eval_step, batch, call)
+        values = self._run(self.eval_step, batch, call)
         return list(values), metrics.row(values, _examples(batch))
 
     @property
@@ -263,12 +275,12 @@ class Recipe:
 
     # --- private ----------------------------------------------------------------------------------------------------
 
-    def _run(self, step: Callable[[Batch], Values], batch: Batch, call: Call) -> tuple[Values, UnderWay]:
-        now = context.begin(call)
+    def _run(self, step: Callable[[Batch], Values], batch: Batch, call: StepContext) -> Values:
+        context.begin(call)
         with keras_scales_nothing():
             values = convert(step)(batch)
         context.end()  # not where the step failed: the debugger may ask for self.step
-        return values, now
+        return values
 
     @contextlib.contextmanager
     def _kept_finite(self) -> Iterator[None]:
@@ -318,6 +330,12 @@ def scaled(batch: Batch) -> Batch:
     return {**batch, "image": tf.cast(image, keras.config.floatx()) / 255.0}
 
 
+def _called(optimizer: Any, variables: Sequence[keras.Variable]) -> Optimizer:
+    if isinstance(optimizer, keras.optimizers.Optimizer) or not callable(optimizer):
+        return _ours(optimizer)
+    return optimizer(variables)
+
+
 def _examples(batch: Batch) -> int:
     size = next(iter(batch.values())).shape[0]
     assert size is not None  # blocks have static shapes
@@ -333,6 +351,6 @@ def _ours(optimizer: Optimizer) -> Optimizer:
     kind = type(optimizer)
     raise TypeError(
         f"optimizer= is a {kind.__module__}.{kind.__name__}, which knows nothing of accumulation, loss scales, replicas or the "
-        "averages of weights. Make it in __init__ with optimizer(variables), or with "
-        "optimizer(variables, name=..., learning_rate=...), which makes one of Keras's and does the rest."
+        "averages of weights. Make it in __init__ with optimizer(variables, name=..., learning_rate=...), or pass "
+        "modetrain.OptimizerSettings(name='adam', learning_rate=1e-3)."
     )

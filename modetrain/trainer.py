@@ -22,8 +22,8 @@ from modetrain.data.dataset import Data
 from modetrain.data.loader import Feed
 from modetrain.engine.batching import Block
 from modetrain.engine.devices import Replicas
+from modetrain.engine.metrics import Rows
 from modetrain.engine.program import StepPrograms
-from modetrain.engine.rows import Rows
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
 from modetrain.settings import NonfiniteSettings
@@ -85,7 +85,9 @@ class Trainer:
     ):
         self.mode = Mode.named(mode) if isinstance(mode, str) else mode
         self.replicas = replicas or assembly.replicas_for(self.mode)
-        self.recipe = assembly.make_recipe(recipe, self.replicas, self.mode)
+        self.nonfinite = Nonfinite(nonfinite or NonfiniteSettings())
+        policy = self.nonfinite.settings.policy
+        self.recipe = assembly.make_recipe(recipe, self.replicas, self.mode, steps=steps, nonfinite=policy)
         self.data = assembly.make_data(data, self.recipe, self.replicas, self.mode, batch_size=batch_size)
         self.steps = steps
         self.step = 0
@@ -94,7 +96,6 @@ class Trainer:
         self.timer = timer or Clock()
         self.status = "running"
         self.history = History()
-        self.nonfinite = Nonfinite(nonfinite or NonfiniteSettings())
         self.programs = StepPrograms.of_recipe(self.recipe, self.mode, self.replicas)
         self.steps_per_call = assembly.steps_per_call(self.mode, self.data, steps)
         self.loader = Feed(self.data, self.steps_per_call)

@@ -61,7 +61,7 @@ def mode(request) -> str:
 @pytest.fixture(scope="session")
 def source():
     """40 training and 23 evaluation examples of 3 classes; `index` numbers them."""
-    from modetrain.data.sources import Source
+    from modetrain.data.sources.source import Source
 
     def split(count, seed):
         rng = np.random.default_rng(seed)

@@ -9,7 +9,7 @@ import os
 from modetrain.checkpoints import file
 from modetrain.cluster import environment, rendezvous
 from modetrain.config.targets import instantiate
-from modetrain.data.sources import Source
+from modetrain.data.sources.source import Source
 from modetrain.engine import batch_norm, untracked
 from modetrain.engine.devices import Replicas
 from modetrain.engine.optimizer import Optimizer

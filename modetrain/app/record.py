@@ -14,7 +14,7 @@ import tensorflow as tf
 import yaml
 
 from modetrain.checkpoints import file
-from modetrain.data.sources import Source
+from modetrain.data.sources.source import Source
 from modetrain.diagnostics import tf_errors
 from modetrain.engine import random
 from modetrain.engine.devices import Replicas

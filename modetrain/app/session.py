@@ -23,8 +23,9 @@ from modetrain.callback import Callback
 from modetrain.checkpoints import fingerprint, resume, warm_start
 from modetrain.checkpoints.file import NotFiniteError
 from modetrain.cluster import protocol
-from modetrain.data import sources
 from modetrain.data.dataset import Data
+from modetrain.data.sources import load as sources
+from modetrain.data.sources.source import Source
 from modetrain.diagnostics.debugger import post_mortem
 from modetrain.engine import tf_setup
 from modetrain.engine.batching import Cut
@@ -209,7 +210,7 @@ def build(
     console: Console,
     points: Events,
     tools: Tools = Tools(),
-) -> tuple[Trainer, sources.Source]:
+) -> tuple[Trainer, Source]:
     """Makes everything a run is made of, in the order that TensorFlow's global settings need."""
     mode = mode_here(settings)
     tf_setup.set_for(mode, settings.seed)
@@ -269,6 +270,6 @@ def build(
     return trainer, source
 
 
-def facts_of(source: sources.Source) -> dict[str, Any]:
+def facts_of(source: Source) -> dict[str, Any]:
     """What must be as it was where a run goes on: on other examples, step 1,000 is another step."""
     return {"data.source": source.kind, "training examples": len(source.train["label"])}

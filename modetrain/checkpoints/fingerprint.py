@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modetrain.data.sources import Source
+from modetrain.data.sources.source import Source
 from modetrain.engine.devices import Replicas
 from modetrain.recipe import Recipe
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from modetrain.config.key import Key
-from modetrain.data.sources import SOURCES
+from modetrain.data.sources.load import SOURCES
 from modetrain.mode import COMPILE, DEVICES, PRECISIONS, STRATEGIES, XLA_UNITS
 
 MISSING = "???"  # how a YAML file says that a value has to be given

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.data.permutation import Order
-from modetrain.data.sources import Source
+from modetrain.data.sources.source import Source
 from modetrain.engine.batching import Block, Cut
 from modetrain.engine.random import named_seed
 from modetrain.errors import ConfigError, nearest_multiple

@@ -1,9 +1,9 @@
-"""The step under way: where in the run it stands, and what its updates have to show.
+"""The context of a running step: its number, and what its updates return besides the metrics.
 
-step = under_way.begin(call)    # then the recipe's method is called,
-under_way.now()                 # in which `minimize`, `apply`, `self.step` and `self.seed` ask,
-under_way.end()
-step.seen                       # and which may have left something to show
+context.begin(step)     # then the recipe's method is called,
+context.now()           # in which `minimize`, `apply`, `self.step` and `self.seed` read it,
+context.end()
+step.seen               # and whose optimizers leave metrics of their own
 """
 
 from __future__ import annotations
@@ -15,21 +15,26 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from modetrain.engine.call import Call
 from modetrain.engine.optimizer import Optimizer
 
 
 @dataclasses.dataclass(kw_only=True)
-class UnderWay:
-    """One call of a step; tensors here live no longer than the call (or its trace).
+class StepContext:
+    """One call of a step on one micro-batch; its tensors live no longer than the call (or its trace).
 
     Attributes:
-      call: where in the run it stands.
-      seen: what the optimizers show, (total, count) by name.
-      used: by their ids the optimizers that have accumulated gradients.
+      number: int64 scalar: updates completed, or the index of an evaluation batch.
+      watch: bool scalar: a callback reads the gradient norm after this step.
+      part: int32 scalar: number of the micro-batch.
+      last_part: whether it is the last one of its step.
+      seen: metrics of the optimizers, (total, count) by name.
+      used: ids of the optimizers that have accumulated gradients.
     """
 
-    call: Call
+    number: tf.Tensor
+    watch: tf.Tensor
+    part: tf.Tensor
+    last_part: bool
     seen: dict[str, tuple[tf.Tensor, tf.Tensor]] = dataclasses.field(default_factory=dict)
     used: list[int] = dataclasses.field(default_factory=list)
 
@@ -62,39 +67,38 @@ class UnderWay:
                     "optimizer, or type optimizer.accumulate=1."
                 )
             self.used.append(id(optimizer))
-            if not self.call.last_part:
+            if not self.last_part:
                 optimizer.accumulate(gradients, variables)
                 return
-        seen = optimizer.apply(gradients, variables, step=self.call.number, watch=self.call.watch, objective=objective)
+        seen = optimizer.apply(gradients, variables, step=self.number, watch=self.watch, objective=objective)
         for name, pair in seen.items():
             self.seen[name + suffix] = pair
 
 
 class _Thread(threading.local):
-    """The step that a thread runs: over several replicas each has a thread of its own, which take turns."""
+    """The step that a thread runs: each of several replicas has a thread, and they take turns."""
 
-    step: UnderWay | None = None
+    step: StepContext | None = None
 
 
 _thread = _Thread()
 
 
-def begin(call: Call) -> UnderWay:
-    """Has a step be under way until its `end`."""
-    step = _thread.step = UnderWay(call=call)
-    return step
+def begin(step: StepContext) -> None:
+    """Makes a step this thread's running one, until `end`."""
+    _thread.step = step
 
 
 def end() -> None:
-    """Has no step be under way."""
+    """Ends the running step."""
     _thread.step = None
 
 
-def now() -> UnderWay:
-    """The step under way.
+def now() -> StepContext:
+    """The running step of this thread.
 
     Raises:
-      RuntimeError: there is none.
+      RuntimeError: none runs.
     """
     if _thread.step is None:
         raise RuntimeError("minimize, apply, step and seed belong inside train_step or eval_step.")

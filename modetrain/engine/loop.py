@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from modetrain.engine.batching import Block, micro_batches
-from modetrain.engine.guards.step_guards import Guards
+
+if TYPE_CHECKING:
+    from modetrain.engine.guards.step_guards import Guards
 
 Concrete: TypeAlias = "tf.types.experimental.ConcreteFunction"
 _MOST_GUARDS = 2**20  # a step's index and the number of a guard share one integer

@@ -1,6 +1,7 @@
 """Metrics are (total, count) pairs that merge by `+`: over micro-batches, steps, calls and batches of any length.
 
     row(values, batch_size)   device side: what one step returned, as a [metrics, 2] tensor
+    Rows                      host side: what one call of a program returned, by step
     Means                     host side: names with float64 totals and counts
 
 A mean taken from merged pairs is exact however the examples were divided; a mean of means is not.
@@ -58,6 +59,21 @@ def row(values: Mapping[str, tf.Tensor], batch_size: int) -> tf.Tensor:
                 "return one value per example, or a scalar that is the mean over the batch."
             )
     return tf.stack(pairs) if pairs else tf.zeros([0, 2], dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What a call of the program returned.
+
+    Attributes:
+      first: steps completed before the call.
+      names: the metrics.
+      values: float64 [steps, metrics, 2] of (total, count) over all replicas.
+    """
+
+    first: int
+    names: tuple[str, ...]
+    values: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ class Optimizer:
       variables: the Keras variables it updates; their slots are made here, so that a checkpoint can be restored before
         the first step.
       settings: see `OptimizerSettings`.
-      steps: length of the run, for schedules that decay.
+      steps: length of the run, for schedules that decay; a trainer sets it where it is None.
       loss_scaling: scale losses dynamically and skip updates whose gradients are not finite (mixed_float16).
       nonfinite: the policy for a loss or gradient that is not finite, see `NonfiniteSettings`.
 
@@ -55,7 +55,7 @@ class Optimizer:
         variables: Sequence[keras.Variable],
         settings: OptimizerSettings,
         *,
-        steps: int,
+        steps: int | None = None,
         loss_scaling: bool = False,
         nonfinite: str = "stop",
     ):
@@ -76,7 +76,7 @@ class Optimizer:
         self.trainable = list(variables)
         self.updates = keras.Variable(0, dtype="int64", trainable=False, name="updates")
         self._rule = update_rule(self.trainable, settings)
-        self._steps = steps
+        self.steps = steps
         self.accumulators = [slot_like(v, "accumulator") for v in self.trainable] if settings.accumulate > 1 else []
         self.averages = [slot_like(v, "average") for v in self.trainable] if settings.ema is not None else []
         for average, variable in zip(self.averages, self.trainable, strict=False):
@@ -92,7 +92,7 @@ class Optimizer:
 
     def learning_rate(self, step: tf.Tensor | int) -> tf.Tensor:
         """Learning rate of the update that begins at `step` (number of updates completed before it)."""
-        return learning_rate_at(self.settings, step, self._steps)
+        return learning_rate_at(self.settings, step, self.steps)
 
     def scale(self, loss: tf.Tensor) -> tf.Tensor:
         """The loss to differentiate: multiplied by the loss scale where there is one."""

@@ -20,7 +20,7 @@ import tensorflow as tf
 from modetrain.engine import random
 from modetrain.engine.autograph import autograph_on, in_xla
 from modetrain.engine.batching import Block, micro_batches
-from modetrain.engine.call import Call
+from modetrain.engine.context import StepContext
 from modetrain.engine.devices import Replicas
 from modetrain.engine.guards.bodies import Bodies
 from modetrain.engine.guards.step_guards import Guards
@@ -29,7 +29,7 @@ from modetrain.engine.xla import Programs
 from modetrain.mode import Mode
 
 Batch = dict[str, tf.Tensor]
-Step = Callable[[Batch, Call], tuple[list[str], tf.Tensor]]
+Step = Callable[[Batch, StepContext], tuple[list[str], tf.Tensor]]
 # What XLA says of counting into bins, whose number it cannot tell inside a loop although it is a constant. Of other operations
 # it says the same where a shape depends on the step: outside a loop it would compile each step anew.
 _NOT_IN_A_LOOP = "with op DenseBincount must be a compile-time constant"
@@ -218,7 +218,9 @@ class Program:
             batch, number, watch, part = given
 
             def one_step() -> tf.Tensor:
-                self.names, row = self._step(batch, Call(number=number, watch=watch, part=part, last_part=last_part))
+                self.names, row = self._step(
+                    batch, StepContext(number=number, watch=watch, part=part, last_part=last_part)
+                )
                 return row
 
             return one_step() if programs is None else programs.run(one_step)

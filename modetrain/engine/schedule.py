@@ -9,12 +9,15 @@ import tensorflow as tf
 from modetrain.settings import OptimizerSettings
 
 
-def learning_rate_at(settings: OptimizerSettings, step: tf.Tensor | int, steps: int) -> tf.Tensor:
+def learning_rate_at(settings: OptimizerSettings, step: tf.Tensor | int, steps: int | None) -> tf.Tensor:
     """Learning rate of the update that begins at `step` of `steps`; or of several, where `step` is a vector of them.
 
     Rises linearly over `settings.warmup` updates (the first update already moves), then is constant, or falls to
     `settings.final_fraction` of the peak along half a cosine (Loshchilov and Hutter, "SGDR", 2017) or a line, which it
     reaches with the last update.
+
+    Raises:
+      ValueError: the rate decays, and the number of steps is not known.
 
     Returns:
       float64, of the shape of `step` (a scalar where the rate is constant).
@@ -26,6 +29,11 @@ def learning_rate_at(settings: OptimizerSettings, step: tf.Tensor | int, steps: 
     rise = tf.minimum((now + 1.0) / max(settings.warmup, 1), 1.0)
     if settings.schedule == "constant":
         return peak * rise
+    if steps is None:
+        raise ValueError(
+            f"optimizer.schedule={settings.schedule} decays over the steps of the run, and their number is not known. Pass "
+            "it: modetrain.Optimizer(variables, settings, steps=...)."
+        )
     progress = tf.clip_by_value((now - settings.warmup) / max(steps - 1 - settings.warmup, 1), 0.0, 1.0)
     shape = (1.0 + tf.cos(math.pi * progress)) / 2.0 if settings.schedule == "cosine" else 1.0 - progress
     return peak * rise * (settings.final_fraction + (1.0 - settings.final_fraction) * shape)

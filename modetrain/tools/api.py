@@ -15,8 +15,8 @@ import numpy as np
 from modetrain.app.build import info_of, make_recipe
 from modetrain.config import load
 from modetrain.config.overrides import key_of
-from modetrain.data import sources
 from modetrain.data.dataset import Data
+from modetrain.data.sources import load as sources
 from modetrain.engine.batching import Cut
 from modetrain.errors import ConfigError
 from modetrain.recipe import Recipe

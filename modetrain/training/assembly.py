@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from modetrain.data.dataset import Data
-from modetrain.data.sources import Source
-from modetrain.engine import tf_setup
+from modetrain.data.sources.source import Source
+from modetrain.engine import tf_setup, untracked
 from modetrain.engine.batching import Cut
 from modetrain.engine.devices import Replicas
 from modetrain.errors import ConfigError
@@ -35,8 +35,16 @@ def replicas_for(mode: Mode) -> Replicas:
     return Replicas.of(mode)
 
 
-def make_recipe(recipe: Recipe | Callable[[], Recipe], replicas: Replicas, mode: Mode) -> Recipe:
+def make_recipe(
+    recipe: Recipe | Callable[[], Recipe], replicas: Replicas, mode: Mode, *, steps: int, nonfinite: str
+) -> Recipe:
     """The recipe itself, or the one that a function makes where its variables belong.
+
+    Args:
+      recipe: as `Trainer` is given it.
+      replicas, mode: where and how it is run.
+      steps: of the run, for optimizers that do not know it.
+      nonfinite: the policy for what is not finite, for every optimizer.
 
     Raises:
       ConfigError: the recipe was made already, and its variables are not on the replicas or in the precision of the mode.
@@ -52,6 +60,10 @@ def make_recipe(recipe: Recipe | Callable[[], Recipe], replicas: Replicas, mode:
         raise TypeError(
             f"Trainer(recipe=...): a {type(recipe).__name__} is no modetrain.Recipe, nor a function that makes one."
         )
+    untracked.check(recipe)
+    for optimizer in recipe.optimizers().values():
+        optimizer.steps = steps if optimizer.steps is None else optimizer.steps
+        optimizer.nonfinite = nonfinite
     return recipe
 
 

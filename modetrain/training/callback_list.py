@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from modetrain.callback import Callback, StepFailure, TrainerProtocol
-from modetrain.engine.rows import Rows
+from modetrain.engine.metrics import Rows
 from modetrain.errors import NotSavedError
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from modetrain.engine.metrics import Means
-from modetrain.engine.rows import Rows
+from modetrain.engine.metrics import Means, Rows
 from modetrain.training.stragglers import WorkerTimes
 
 _RECENT = 100  # results["train"] is the mean over the last steps, this many

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from modetrain.engine.metrics import NONFINITE
-from modetrain.engine.rows import Rows
+from modetrain.engine.metrics import NONFINITE, Rows
 from modetrain.settings import NonfiniteSettings
 
 

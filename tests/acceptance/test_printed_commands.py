@@ -21,7 +21,7 @@ from modetrain.app import report, sweep
 from modetrain.callbacks import flight_recorder
 from modetrain.config import arguments, overrides
 from modetrain.config import load as config
-from modetrain.data import sources
+from modetrain.data.sources import load as sources
 from modetrain.errors import ConfigError
 from modetrain.files import quoting
 from modetrain.tools.inspect.startup_check import whole_story

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain.data.sources import Source
+from modetrain.data.sources.source import Source
 from modetrain.engine.batching import Cut
 from modetrain.errors import ConfigError
 

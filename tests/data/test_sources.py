@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modetrain.data import sources
 from modetrain.data.sources import arrays, bundled, names, network
+from modetrain.data.sources import load as sources
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
 
@@ -131,7 +131,7 @@ WRONG = {
 def test_wrong_settings_are_refused_before_tensorflow_is_imported():
     code = f"""
 import sys, time
-from modetrain.data import sources
+from modetrain.data.sources import load as sources
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
 begin = time.perf_counter()

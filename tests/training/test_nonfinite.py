@@ -14,7 +14,7 @@ from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.profile import Profile
 from modetrain.checkpoints import file, resume
 from modetrain.checkpoints.resume import Place
-from modetrain.engine.rows import Rows
+from modetrain.engine.metrics import Rows
 from modetrain.files import run_folder
 from modetrain.settings import NonfiniteSettings
 from modetrain.training.nonfinite import Nonfinite

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
-from modetrain.data import sources
+from modetrain.data.sources import load as sources
 from modetrain.errors import ConfigError, nearest_multiple
 from modetrain.mode import LOGICAL_CPUS
 from modetrain.settings import Settings

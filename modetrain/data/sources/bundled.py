@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from modetrain.data.sources import Source, arrays
+from modetrain.data.sources import arrays
+from modetrain.data.sources.source import Source
 from modetrain.settings import DataSettings
 
 SAMPLE = Path(__file__).parent.parent / "samples" / "mnist_5k.npz"

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from modetrain.data.sources import Source, arrays, shown, splits, typed
+from modetrain.data.sources import arrays, splits
+from modetrain.data.sources.load import shown, typed
+from modetrain.data.sources.source import Source
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
 

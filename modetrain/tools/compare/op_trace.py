@@ -21,7 +21,7 @@ from modetrain.diagnostics import location
 from modetrain.diagnostics.location import Place
 from modetrain.engine import random
 from modetrain.engine.autograph import autograph_on
-from modetrain.engine.call import Call
+from modetrain.engine.context import StepContext
 from modetrain.tools.compare.gradient_ops import Differentiated
 from modetrain.tools.compare.observation import State
 from modetrain.tools.compare.op_log import Entry, Log, most_terms
@@ -112,7 +112,7 @@ def _step_of(arm: Arm, number: int):
 
     def run(batches: Sequence[Mapping[str, tf.Tensor]], number: tf.Tensor) -> None:
         for part, batch in enumerate(batches):
-            call = Call(
+            call = StepContext(
                 number=number, watch=tf.constant(True), part=tf.constant(part), last_part=part == len(batches) - 1
             )
             arm.recipe.run_train_step(dict(batch), call)

@@ -86,8 +86,8 @@ def build(job: Job, settings: Settings, shelf: Shelf) -> tuple[bool, Arm]:
     from modetrain.app import record
     from modetrain.app.build import connect_devices, info_of, make_recipe
     from modetrain.checkpoints import resume
-    from modetrain.data import sources
     from modetrain.data.dataset import Data
+    from modetrain.data.sources import load as sources
     from modetrain.engine import tf_setup
     from modetrain.tools.compare import speed
     from modetrain.tools.compare.variant import Arm
