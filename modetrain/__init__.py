@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from modetrain.tools.compare.comparison import Comparison as Comparison
     from modetrain.tools.compare.in_process import compare as compare
     from modetrain.tools.inspect.library import inspect as inspect
+    from modetrain.tools.run import RunResult as RunResult
+    from modetrain.tools.run import run as run
+    from modetrain.trainer import Trainer as Trainer
 
 __version__ = VERSION
 
@@ -41,15 +44,18 @@ _MODULES = {
     "Optimizer": "modetrain.engine.optimizer",
     "OptimizerSettings": "modetrain.settings",
     "Recipe": "modetrain.recipe",
+    "RunResult": "modetrain.tools.run",
     "Settings": "modetrain.settings",
+    "Trainer": "modetrain.trainer",
     "build": "modetrain.tools.api",
     "compare": "modetrain.tools.compare.in_process",
     "inspect": "modetrain.tools.inspect.library",
+    "run": "modetrain.tools.run",
 }
 __all__ = [
     *("Bounds", "Callback", "Comparison", "ConfigError", "Info", "Length", "Mode", "Optimizer", "OptimizerSettings"),
-    *("Recipe", "Settings"),
-    *("__version__", "build", "compare", "inspect"),
+    *("Recipe", "RunResult", "Settings", "Trainer"),
+    *("__version__", "build", "compare", "inspect", "run"),
 ]
 
 

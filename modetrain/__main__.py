@@ -101,7 +101,14 @@ def _main(words: Sequence[str], cwd: Path) -> int:
     from modetrain.tools.inspect.inspect_command import TOOLS
 
     settings = dataclasses.replace(settings, command=os.environ.get(protocol.COMMAND, settings.command))
-    return run(settings, debugger=line.pdb, started=_STARTED, tools=TOOLS)
+    outcome = run(settings, started=_STARTED, tools=TOOLS)
+    if outcome.error is not None:
+        sys.stderr.write(outcome.text)
+        if line.pdb:
+            from modetrain.diagnostics.debugger import post_mortem
+
+            post_mortem(outcome.error)
+    return outcome.code
 
 
 @contextlib.contextmanager

@@ -5,9 +5,9 @@ from __future__ import annotations
 import bdb
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from modetrain.cluster import protocol
 from modetrain.data.dataset import Data
 from modetrain.data.sources import load as sources
 from modetrain.data.sources.source import Source
-from modetrain.diagnostics.debugger import post_mortem
 from modetrain.engine import tf_setup
 from modetrain.engine.batching import Cut
 from modetrain.engine.devices import Replicas, shown
@@ -62,22 +61,38 @@ class Tools:
     inspect: Callable[[Trainer, Settings, Path], bool] | None = None
 
 
-def run(settings: Settings, *, debugger: bool = False, started: float | None = None, tools: Tools = Tools()) -> int:
-    """Does what the settings say; returns the exit code.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+      code: exit code of the process.
+      folder: the run folder.
+      trainer: the trainer; None where there was nothing to do.
+      error: what the run failed with, or None. It is in `error.txt` too.
+      text: the error as a person reads it.
+    """
+
+    code: int
+    folder: Path
+    trainer: Trainer | None = None
+    error: Exception | None = None
+    text: str = ""
+
+
+def run(settings: Settings, *, started: float | None = None, tools: Tools = Tools()) -> Outcome:
+    """Does what the settings say.
 
     Args:
       settings: what to do.
       tools: what is added to the run.
-      started: when the process began, by `time.perf_counter`: what came before is booked as `import`.
-      debugger: stop in the debugger, at the user's own line, where a step or a callback fails.
+      started: when the process began, by `time.perf_counter`: what came before is measured as `import`.
 
     Raises:
       ConfigError: for what only shows once data and recipe are there.
     """
     clock = Clock(start=started)
     terminal.show_log()
-    console = terminal.stdout()
-
     where = resume.place(settings, log.info)
     folder = paths.shown(where.folder, Path.cwd())
     what = f"steps={settings.steps}" if settings.do == "train" else f"do={settings.do}"
@@ -87,14 +102,14 @@ def run(settings: Settings, *, debugger: bool = False, started: float | None = N
     # One that was killed between its last checkpoint and run.json is still to be ended: that makes no step.
     ended = run_json.read(where.folder).get("status") == "completed"
     if settings.do == "train" and ended and where.step == settings.steps and where.holds():
-        log.info(f"nothing to do: that run has made its {settings.steps} steps. Type steps= with more of them to go on")
-        return EXIT_DONE
+        log.info(f"already finished ({settings.steps} steps); pass a larger steps= to continue")
+        return Outcome(code=EXIT_DONE, folder=where.folder)
     with clock.book("setup"):
         replicas = connect_devices(mode_here(settings))
         config_consensus.check(replicas, config_consensus.settings(settings.resolved))
     protocol.announce_ready(os.environ)
     with _owned(where.folder, replicas):
-        return _run(settings, where, replicas, clock, console, tools, debugger=debugger)
+        return _run(settings, where, replicas, clock, tools)
 
 
 def mode_here(settings: Settings) -> Mode:
@@ -135,17 +150,9 @@ def _writable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _run(
-    settings: Settings,
-    where: resume.Place,
-    replicas: Replicas,
-    clock: Clock,
-    console: Console,
-    tools: Tools,
-    *,
-    debugger: bool,
-) -> int:
-    folder = paths.shown(where.folder, Path.cwd())
+def _run(settings: Settings, where: resume.Place, replicas: Replicas, clock: Clock, tools: Tools) -> Outcome:
+    outcome = functools.partial(Outcome, folder=where.folder)
+    console = terminal.stdout()
     with _writable(where.folder):
         run_record = record.Record(where.folder, settings, worker=replicas.worker)
         run_record.write()
@@ -160,7 +167,7 @@ def _run(
             findings = tools.inspect(trainer, settings, where.folder)
             trainer.status, trainer.steps = "completed", trainer.step
             run_record.write()
-            return EXIT_FAILED if findings else EXIT_DONE
+            return outcome(code=EXIT_FAILED if findings else EXIT_DONE, trainer=trainer)
         if settings.do == "evaluate":
             trainer.steps = trainer.step
             trainer.evaluate()
@@ -182,24 +189,23 @@ def _run(
         run_record.write(error)
         if isinstance(error, bdb.BdbQuit):
             log.info("stopped in the debugger")
-            return EXIT_FAILED
+            return outcome(code=EXIT_FAILED)
         if isinstance(error, ConfigError) or not isinstance(error, Exception):
             raise
-        sys.stderr.write(told)
-        if debugger:
-            post_mortem(error)
-        return code or EXIT_FAILED
+        return outcome(code=code or EXIT_FAILED, error=error, text=told)
     finally:
         points.close()
+    folder = paths.shown(where.folder, Path.cwd())
     try:
         run_record.write()
     except OSError as error:
         log.warning(f"{folder}/run.json could not be written: {error.strerror}")
-        return EXIT_FAILED
+        return outcome(code=EXIT_FAILED, trainer=trainer)
     console.print(report.summary(trainer, settings, folder))
     for line in report.commands(trainer, settings):
         log.info(line)
-    return 128 + trainer.stop_signal if trainer.status == "stopped" and trainer.stop_signal else EXIT_DONE
+    stopped = trainer.stop_signal if trainer.status == "stopped" else None
+    return outcome(code=128 + stopped if stopped else EXIT_DONE, trainer=trainer)
 
 
 def build(

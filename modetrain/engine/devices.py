@@ -281,7 +281,8 @@ def _devices(mode: Mode) -> list[str]:
                 f"mode.replicas={len(gpus)}, or mode.devices=cpu to rehearse on logical CPUs."
             )
         gpus = gpus[: int(mode.replicas)]
-    tf.config.set_visible_devices(gpus, "GPU")
+    if tf.config.get_visible_devices("GPU") != gpus:
+        _before_start(lambda: tf.config.set_visible_devices(gpus, "GPU"), f"mode.devices={wanted}")
     count = 1 if mode.replicas == "auto" or mode.strategy != "mirrored" else int(mode.replicas)
     mode.check_whole_steps(["GPU"] * len(gpus) or ["CPU"] * count)
     if gpus:
@@ -289,5 +290,24 @@ def _devices(mode: Mode) -> list[str]:
     mode.check_logical_cpus(count)
     if count > 1:
         (cpu,) = tf.config.list_physical_devices("CPU")
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+        logical = [tf.config.LogicalDeviceConfiguration()] * count
+        if len(tf.config.get_logical_device_configuration(cpu) or ()) < count:
+            _before_start(
+                lambda: tf.config.set_logical_device_configuration(cpu, logical), f"mode.replicas={mode.replicas}"
+            )
     return [f"CPU:{number}" for number in range(count)]
+
+
+def _before_start(change: Callable[[], None], given: str) -> None:
+    """Changes TensorFlow's devices, which is possible until it has used one.
+
+    Raises:
+      ConfigError: it has.
+    """
+    try:
+        change()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{given}: TensorFlow has started in this process with other devices ({error}). Start a new process for this "
+            "mode, or run it first."
+        ) from error

@@ -58,7 +58,7 @@ class History:
         for chunk in self._chunks:
             for index, row in enumerate(chunk.values):
                 pairs = zip(chunk.names, row, strict=True)
-                found[chunk.first + index + 1] = {name: total / count for name, (total, count) in pairs if count}
+                found[chunk.first + index + 1] = {name: float(total / count) for name, (total, count) in pairs if count}
         return found
 
     @property

@@ -21,7 +21,7 @@ from modetrain.app import report, sweep
 from modetrain.callbacks import flight_recorder
 from modetrain.config import arguments, overrides
 from modetrain.config import load as config
-from modetrain.data.sources import load as sources
+from modetrain.data.sources import messages
 from modetrain.errors import ConfigError
 from modetrain.files import quoting
 from modetrain.tools.inspect.startup_check import whole_story
@@ -203,7 +203,7 @@ def test_what_an_error_says_to_type_can_be_typed(name, here):
     word = str(refused.value).rpartition(", or ")[2].partition(" for a new one.")[0]
     (words,) = pasted([f"python {word}"], "sh")
     assert config.load([*SMALL, *words], here).run_dir == Path(f"{folder}-2")
-    (words,) = pasted([f"python {sources.typed('path', str(folder))}"], "sh")
+    (words,) = pasted([f"python {messages.typed('path', str(folder))}"], "sh")
     assert overrides.resolved_value_of(words[0]) == str(folder)
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modetrain.data.sources import arrays, bundled, names, network
+from modetrain.data.sources import arrays, bundled, messages, names, network
 from modetrain.data.sources import load as sources
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
@@ -132,6 +132,7 @@ def test_wrong_settings_are_refused_before_tensorflow_is_imported():
     code = f"""
 import sys, time
 from modetrain.data.sources import load as sources
+from modetrain.data.sources import messages
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
 begin = time.perf_counter()
@@ -173,7 +174,7 @@ def test_advice_can_be_typed(value):
 
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    (word,) = shlex.split(sources.typed("train_split", value))
+    (word,) = shlex.split(messages.typed("train_split", value))
     override = OverridesParser.create().parse_override(word)
     assert (override.key_or_group, override.value()) == ("data.train_split", value)
 

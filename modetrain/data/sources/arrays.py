@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from modetrain.data.sources.load import typed
+from modetrain.data.sources.messages import typed
 from modetrain.data.sources.splits import named
 from modetrain.data.sources.splits import unknown as unknown_split
 from modetrain.errors import ConfigError

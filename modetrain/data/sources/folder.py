@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from modetrain.data.sources import arrays, splits
-from modetrain.data.sources.load import shown, typed
+from modetrain.data.sources.messages import shown, typed
 from modetrain.data.sources.source import Source
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings

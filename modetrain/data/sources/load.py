@@ -10,18 +10,15 @@ step 1,000 is then a function of (seed, step) and of nothing that was read befor
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 
+from modetrain.data.sources.messages import BUNDLED, shown, typed
 from modetrain.data.sources.source import Source
 from modetrain.errors import ConfigError, closest, did_you_mean
-from modetrain.files import paths, quoting
 from modetrain.settings import DataSettings
 
 SOURCES = ("auto", "tfds", "bundled", "folder")
-BUNDLED = "mnist"
 # What TFDS accepts; the arrays of `bundled` and `folder` accept the same but for shards.
 _SPLIT = re.compile(r"[\w-]+(\[[\w%:.-]+\])?(\s*\+\s*[\w-]+(\[[\w%:.-]+\])?)*")
 
@@ -88,14 +85,3 @@ def load(settings: DataSettings, *, say: Callable[[str], None]) -> Source:
     from modetrain.data.sources import tfds
 
     return tfds.load(settings, say=say)
-
-
-def typed(key: str, value: str) -> str:
-    """The override `data.key=value` as it is typed in a shell: Hydra and the shell both want quotes for brackets."""
-    return quoting.typed(f"data.{key}", value)
-
-
-def shown(path: str | os.PathLike[str]) -> str:
-    """A path as people write it: from the folder they are in, or with `~` for their home folder."""
-    text, home = paths.shown(Path(path), Path.cwd()), str(Path.home())
-    return "~" + text[len(home) :] if text.startswith(home + os.sep) else text

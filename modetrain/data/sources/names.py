@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from modetrain.data.sources.load import BUNDLED, shown
+from modetrain.data.sources.messages import BUNDLED, shown
 from modetrain.errors import ConfigError, did_you_mean
 from modetrain.settings import DataSettings
 

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from modetrain.data.sources import names
-from modetrain.data.sources.load import BUNDLED, shown, typed
+from modetrain.data.sources.messages import BUNDLED, shown, typed
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import DataSettings
 

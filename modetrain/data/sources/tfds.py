@@ -21,7 +21,7 @@ from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
 from tensorflow_datasets.core.registered import DatasetNotFoundError
 
 from modetrain.data.sources import arrays, names, network, records, splits
-from modetrain.data.sources.load import BUNDLED, shown, typed
+from modetrain.data.sources.messages import BUNDLED, shown, typed
 from modetrain.data.sources.source import Source
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import DataSettings
