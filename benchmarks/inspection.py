@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from modetrain.data.dataset import Data
 from modetrain.data.sources import load as sources
-from modetrain.engine.batching import Cut
+from modetrain.engine.batching import BatchSharding
 from modetrain.engine.optimizer import Optimizer
 from modetrain.engine.program import Program
 from modetrain.mode import Mode
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             sources.load(DataSettings(name="mnist", source="bundled"), say=lambda _: None),
             _settings(),
             seed=0,
-            cut=Cut(),
+            cut=BatchSharding(),
         )
         block = next(data.train_blocks(0, 20))
         for compile_ in ("graph", "xla"):

@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from modetrain.engine.batching import Block
+from modetrain.engine.batching import StackedBatches
 from modetrain.engine.devices import Replicas
-from modetrain.engine.metrics import Rows
+from modetrain.engine.metrics import StepMetrics
 from modetrain.mode import Mode
 
 
@@ -68,7 +68,7 @@ class StepFailure:
     error: Exception
     step: int
     method: str
-    block: Block | None
+    block: StackedBatches | None
 
 
 class Callback:
@@ -91,7 +91,7 @@ class Callback:
     def on_train_begin(self, trainer: TrainerProtocol) -> None:
         """Called before the first step."""
 
-    def on_steps_end(self, trainer: TrainerProtocol, metrics: Rows) -> None:
+    def on_steps_end(self, trainer: TrainerProtocol, metrics: StepMetrics) -> None:
         """Called after each call of the program."""
 
     def on_step(self, trainer: TrainerProtocol) -> None:

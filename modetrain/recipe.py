@@ -162,7 +162,7 @@ class Recipe:
         """
         optimizer = _ours(optimizer or self.optimizer)
         variables = list(optimizer.trainable if variables is None else variables)
-        found = Loss.of(loss_fn, variables, optimizer)
+        found = Loss.compute(loss_fn, variables, optimizer)
         self._apply(found.gradients, variables, optimizer, found.objective)
         return {"loss": found.loss, **found.values}
 

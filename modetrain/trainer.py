@@ -19,10 +19,10 @@ import tensorflow as tf
 
 from modetrain.callback import Callback
 from modetrain.data.dataset import Data
-from modetrain.data.loader import Feed
-from modetrain.engine.batching import Block
+from modetrain.data.loader import BatchLoader
+from modetrain.engine.batching import StackedBatches
 from modetrain.engine.devices import Replicas
-from modetrain.engine.metrics import Rows
+from modetrain.engine.metrics import StepMetrics
 from modetrain.engine.program import StepPrograms
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
@@ -31,11 +31,11 @@ from modetrain.training import assembly, state
 from modetrain.training.callback_list import CallbackList
 from modetrain.training.evaluation import evaluate
 from modetrain.training.history import History
-from modetrain.training.nonfinite import Nonfinite
+from modetrain.training.nonfinite import NonfiniteGuard
 from modetrain.training.requests import Requests
 from modetrain.training.step_errors import NonFiniteError, explain, failing_step
 from modetrain.training.stragglers import WorkerTimes
-from modetrain.training.timer import Clock
+from modetrain.training.timer import Timer
 
 
 class Trainer:
@@ -81,11 +81,11 @@ class Trainer:
         folder: Path | None = None,
         nonfinite: NonfiniteSettings | None = None,
         replicas: Replicas | None = None,
-        timer: Clock | None = None,
+        timer: Timer | None = None,
     ):
         self.mode = Mode.named(mode) if isinstance(mode, str) else mode
         self.replicas = replicas or assembly.replicas_for(self.mode)
-        self.nonfinite = Nonfinite(nonfinite or NonfiniteSettings())
+        self.nonfinite = NonfiniteGuard(nonfinite or NonfiniteSettings())
         policy = self.nonfinite.settings.policy
         self.recipe = assembly.make_recipe(recipe, self.replicas, self.mode, steps=steps, nonfinite=policy)
         self.data = assembly.make_data(data, self.recipe, self.replicas, self.mode, batch_size=batch_size)
@@ -93,12 +93,12 @@ class Trainer:
         self.step = 0
         self.callbacks = CallbackList(callbacks)
         self.folder = folder or Path()
-        self.timer = timer or Clock()
+        self.timer = timer or Timer()
         self.status = "running"
         self.history = History()
         self.programs = StepPrograms.of_recipe(self.recipe, self.mode, self.replicas)
         self.steps_per_call = assembly.steps_per_call(self.mode, self.data, steps)
-        self.loader = Feed(self.data, self.steps_per_call)
+        self.loader = BatchLoader(self.data, self.steps_per_call)
         self._requests = Requests(self.replicas)
         wanted = [callback.grad_norm_every for callback in self.callbacks if callback.grad_norm_every]
         self._grad_norm_every = min([*wanted, steps]) if wanted else 0
@@ -217,7 +217,7 @@ class Trainer:
 
     def _run_to(self, stop: int) -> None:
         while self.step < stop and self.stop_signal is None and not self._requests.save:
-            with self.timer.book("data"), explain(self, "prepare", None, lambda: self.loader.failing(self.step)):
+            with self.timer.measure("data"), explain(self, "prepare", None, lambda: self.loader.failing(self.step)):
                 block = self.loader.block(self.step)
             metrics = self._run_block(block, self.step - block.first, min(block.length, stop - block.first))
             metrics, found = self.nonfinite.look(metrics)
@@ -228,16 +228,16 @@ class Trainer:
             self.history.add_steps(metrics)
             self.callbacks.on_steps_end(self, metrics)
 
-    def _run_block(self, block: Block, lo: int, hi: int) -> Rows:
+    def _run_block(self, block: StackedBatches, lo: int, hi: int) -> StepMetrics:
         """One call of the program: the steps of batches lo .. hi-1."""
         program = self.programs.train
         with explain(self, "train_step", block, failing_step(self.mode, program, self.step)):
             self._state_is_consistent = False
             if not program.has(block):
-                with self.timer.book("compile"):
+                with self.timer.measure("compile"):
                     program.prepare(block)
             self._not_started = False
             # The marker is what makes the profiler see steps; it costs nothing while no profile is taken.
-            with self.timer.book_steps(hi - lo), tf.profiler.experimental.Trace("train", step_num=self.step, _r=1):
+            with self.timer.measure_steps(hi - lo), tf.profiler.experimental.Trace("train", step_num=self.step, _r=1):
                 values = self._requests.sum_over_workers(program(block, lo, hi, self._grad_norm_every))
-        return Rows(first=self.step, names=tuple(program.names), values=values)
+        return StepMetrics(first=self.step, names=tuple(program.names), values=values)

@@ -180,8 +180,8 @@ def make_trainer(make_recipe, make_data, tmp_path, said):
     What is no argument of its own goes to `make_recipe`. What is logged stays in `trainer.said`.
     """
     from modetrain.callback import Callback
-    from modetrain.callbacks.flight_recorder import Recorder
-    from modetrain.engine.batching import Cut
+    from modetrain.callbacks.flight_recorder import FlightRecorder
+    from modetrain.engine.batching import BatchSharding
     from modetrain.engine.devices import Replicas
     from modetrain.mode import Mode
     from modetrain.trainer import Trainer
@@ -215,11 +215,11 @@ def make_trainer(make_recipe, make_data, tmp_path, said):
         if watch_every:
             more.append(Callback())
             more[0].grad_norm_every = watch_every
-        if command and not any(isinstance(callback, Recorder) for callback in callbacks):
-            more.append(Recorder(keep=0, config={}, made_on={}, command=command))
+        if command and not any(isinstance(callback, FlightRecorder) for callback in callbacks):
+            more.append(FlightRecorder(keep=0, config={}, made_on={}, command=command))
         trainer = Trainer(
             recipe,
-            make_data(seed=seed, **{"cut": Cut.over(replicas, recipe.micro_batches), **(data or {})}),
+            make_data(seed=seed, **{"cut": BatchSharding.over(replicas, recipe.micro_batches), **(data or {})}),
             mode=Mode(**{"name": compile, "compile": compile, **(mode or {})}),
             replicas=replicas,
             steps=steps,
@@ -262,7 +262,7 @@ def recorder():
     """
     from modetrain.callback import Callback
 
-    class Recorder(Callback):
+    class FlightRecorder(Callback):
         def __init__(self, *, wants=(), every=None):
             super().__init__(every=every)
             self.wants = sorted(wants)
@@ -289,7 +289,7 @@ def recorder():
                         found[n] = float(total) / float(count)
             return found
 
-    return Recorder
+    return FlightRecorder
 
 
 @pytest.fixture

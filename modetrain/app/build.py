@@ -28,7 +28,7 @@ def connect_devices(mode: Mode) -> Replicas:
     """
     notes = _notes_on_cluster(mode)
     waiting = rendezvous.joined(os.environ, within=mode.startup_timeout) if mode.strategy == "multiworker" else None
-    replicas = Replicas.of(mode, waiting=waiting)
+    replicas = Replicas.for_mode(mode, waiting=waiting)
     replicas.notes = (*replicas.notes, *notes)
     return replicas
 

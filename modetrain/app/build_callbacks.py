@@ -13,16 +13,16 @@ from modetrain.callback import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.deadline import Deadline
 from modetrain.callbacks.evaluate import Evaluate
-from modetrain.callbacks.flight_recorder import Recorder
+from modetrain.callbacks.flight_recorder import FlightRecorder
 from modetrain.callbacks.log import Log
-from modetrain.callbacks.memory import System
+from modetrain.callbacks.memory import MemoryMonitor
 from modetrain.callbacks.profile import Profile
 from modetrain.callbacks.progress import ProgressBar
-from modetrain.callbacks.watchdog import Watch
+from modetrain.callbacks.watchdog import Watchdog
 from modetrain.config.targets import instantiate
 from modetrain.engine.devices import Replicas
 from modetrain.errors import ConfigError
-from modetrain.files.tensorboard import Events
+from modetrain.files.tensorboard import TensorBoardWriter
 from modetrain.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def build_callbacks(
     settings: Settings,
     facts: Mapping[str, Any],
     fingerprint: Mapping[str, Any],
-    events: Events,
+    events: TensorBoardWriter,
     console: Console,
     replicas: Replicas,
     extra: Sequence[Callback] = (),
@@ -61,9 +61,9 @@ def build_callbacks(
     if evaluate is not None:
         found.append(Evaluate(every=evaluate["every"], events=events))
     if log and log["every"]:
-        found.append(System(every=log["every"], events=events))
+        found.append(MemoryMonitor(every=log["every"], events=events))
     if settings.watchdog.after or settings.watchdog.heartbeat:
-        found.append(Watch(after=settings.watchdog.after, heartbeat=settings.watchdog.heartbeat))
+        found.append(Watchdog(after=settings.watchdog.after, heartbeat=settings.watchdog.heartbeat))
     if settings.stop_after is not None:
         found.append(Deadline(after=settings.stop_after))
     if profile and profile["at"] is not None:
@@ -80,7 +80,7 @@ def build_callbacks(
         found.append(callback)
     found.extend(extra)
     found.append(
-        Recorder(
+        FlightRecorder(
             keep=recorder["keep"] if recorder is not None else 0,
             config=dict(settings.resolved),
             made_on=record.made_on(replicas),

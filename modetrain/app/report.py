@@ -104,7 +104,9 @@ def headline(error: BaseException) -> str:
     frames, text = _said(error)
     first = next(iter(text.splitlines()), type(error).__name__)
     return (
-        f"{first} ({location.Place(file=frames[-1].filename, line=frames[-1].lineno or 0).shown})" if frames else first
+        f"{first} ({location.Location(file=frames[-1].filename, line=frames[-1].lineno or 0).shown})"
+        if frames
+        else first
     )
 
 

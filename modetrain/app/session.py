@@ -27,17 +27,17 @@ from modetrain.data.dataset import Data
 from modetrain.data.sources import load as sources
 from modetrain.data.sources.source import Source
 from modetrain.engine import tf_setup
-from modetrain.engine.batching import Cut
+from modetrain.engine.batching import BatchSharding
 from modetrain.engine.devices import Replicas, shown
 from modetrain.errors import ConfigError
 from modetrain.files import paths, run_json
 from modetrain.files.lock import Lock
-from modetrain.files.tensorboard import Events
+from modetrain.files.tensorboard import TensorBoardWriter
 from modetrain.mode import Mode
 from modetrain.settings import Settings
 from modetrain.trainer import Trainer
 from modetrain.training.step_errors import NonFiniteError
-from modetrain.training.timer import Clock
+from modetrain.training.timer import Timer
 
 EXIT_DONE, EXIT_FAILED, EXIT_NOT_FINITE = 0, 1, 3
 
@@ -91,7 +91,7 @@ def run(settings: Settings, *, started: float | None = None, tools: Tools = Tool
     Raises:
       ConfigError: for what only shows once data and recipe are there.
     """
-    clock = Clock(start=started)
+    clock = Timer(start=started)
     terminal.show_log()
     where = resume.place(settings, log.info)
     folder = paths.shown(where.folder, Path.cwd())
@@ -104,7 +104,7 @@ def run(settings: Settings, *, started: float | None = None, tools: Tools = Tool
     if settings.do == "train" and ended and where.step == settings.steps and where.holds():
         log.info(f"already finished ({settings.steps} steps); pass a larger steps= to continue")
         return Outcome(code=EXIT_DONE, folder=where.folder)
-    with clock.book("setup"):
+    with clock.measure("setup"):
         replicas = connect_devices(mode_here(settings))
         config_consensus.check(replicas, config_consensus.settings(settings.resolved))
     protocol.announce_ready(os.environ)
@@ -150,15 +150,15 @@ def _writable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _run(settings: Settings, where: resume.Place, replicas: Replicas, clock: Clock, tools: Tools) -> Outcome:
+def _run(settings: Settings, where: resume.ResumePoint, replicas: Replicas, clock: Timer, tools: Tools) -> Outcome:
     outcome = functools.partial(Outcome, folder=where.folder)
     console = terminal.stdout()
     with _writable(where.folder):
         run_record = record.Record(where.folder, settings, worker=replicas.worker)
         run_record.write()
-    points = Events(where.folder if replicas.chief else None)
+    points = TensorBoardWriter(where.folder if replicas.chief else None)
     try:
-        with clock.book("setup"):
+        with clock.measure("setup"):
             trainer, source = build(settings, where, replicas, clock, console, points, tools)
             run_record.follow(trainer, source)
         run_record.write()
@@ -210,11 +210,11 @@ def _run(settings: Settings, where: resume.Place, replicas: Replicas, clock: Clo
 
 def build(
     settings: Settings,
-    where: resume.Place,
+    where: resume.ResumePoint,
     replicas: Replicas,
-    clock: Clock,
+    clock: Timer,
     console: Console,
-    points: Events,
+    points: TensorBoardWriter,
     tools: Tools = Tools(),
 ) -> tuple[Trainer, Source]:
     """Makes everything a run is made of, in the order that TensorFlow's global settings need."""
@@ -226,10 +226,10 @@ def build(
     log.info(f"data: {source.description}")
     recipe = make_recipe(settings, info_of(settings, source), replicas=replicas)
     prepare = recipe.prepare if recipe.prepares else None
-    cut = Cut.over(replicas, recipe.micro_batches)
+    cut = BatchSharding.over(replicas, recipe.micro_batches)
     data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=cut, debug=settings.mode.debug_data)
     facts = facts_of(source)
-    made_of = fingerprint.of(recipe, source, replicas)
+    made_of = fingerprint.compute(recipe, source, replicas)
     config_consensus.check(replicas, made_of)
     restored = resume.restore(where, recipe, settings, log.info, facts=facts, made_of=made_of)
     if restored is None:

@@ -15,7 +15,7 @@ import numpy as np
 from modetrain.callback import Callback
 from modetrain.callbacks.rollback import roll_back
 from modetrain.checkpoints import file
-from modetrain.checkpoints.writer import Saver
+from modetrain.checkpoints.writer import AsyncWriter
 from modetrain.errors import NotSavedError, did_you_mean
 from modetrain.files import run_folder
 from modetrain.files.quoting import typed_path
@@ -70,7 +70,7 @@ class Checkpoint(Callback):
         self._save_first = first
         self._first = 0
         self._saved: int | None = None
-        self.saver = Saver(background=background)
+        self.saver = AsyncWriter(background=background)
         self.written = 0
 
     def next_step(self, step):
@@ -90,7 +90,7 @@ class Checkpoint(Callback):
         if run_folder.checkpoint(trainer.folder, trainer.step).exists():
             self._saved = trainer.step
         elif self._save_first:
-            with trainer.timer.book("checkpoint"):
+            with trainer.timer.measure("checkpoint"):
                 self._save(trainer)
 
     def on_steps_end(self, trainer, rows):
@@ -107,7 +107,7 @@ class Checkpoint(Callback):
         # A callback or the data may fail, and the variables still be those of this step.
         if trainer.status in ("completed", "stopped") or (trainer.state_is_consistent and trainer.step > self._first):
             self._keep_what_is_due(trainer, due=True)
-        with trainer.timer.book("checkpoint"):
+        with trainer.timer.measure("checkpoint"):
             self.saver.wait()
 
     def state(self, trainer):
@@ -159,7 +159,7 @@ class Checkpoint(Callback):
     def _keep_what_is_due(self, trainer, *, due: bool) -> None:
         if not trainer.replicas.chief:
             return
-        with trainer.timer.book("checkpoint"):
+        with trainer.timer.measure("checkpoint"):
             if trainer.history.evaluated == trainer.step:
                 self._best = _resolve_best(self._best, trainer.results["eval"])
             evaluated = self._best is not None and trainer.history.evaluated == trainer.step

@@ -7,7 +7,7 @@ import logging
 import numpy as np
 
 from modetrain.callback import Callback
-from modetrain.files.tensorboard import Events
+from modetrain.files.tensorboard import TensorBoardWriter
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ class Evaluate(Callback):
       events: where scalars and images go.
     """
 
-    def __init__(self, *, every: int | None, events: Events):
+    def __init__(self, *, every: int | None, events: TensorBoardWriter):
         super().__init__(every=every)
         self._events = events
 
@@ -28,7 +28,7 @@ class Evaluate(Callback):
         results = trainer.evaluate()
         log.info(f"step {trainer.step}: eval " + ", ".join(f"{name} {value:.4f}" for name, value in results.items()))
         self._events.scalars({f"eval/{name}": value for name, value in results.items()}, trainer.step)
-        with trainer.timer.book("eval"), trainer.recipe.averaged():
+        with trainer.timer.measure("eval"), trainer.recipe.averaged():
             shown = trainer.recipe.show()
         for name, images in shown.items():
             self._events.images(name, np.clip(np.asarray(images, np.float32), 0.0, 1.0), trainer.step)

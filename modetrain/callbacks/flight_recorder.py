@@ -24,7 +24,7 @@ from modetrain.callback import Callback, TrainerProtocol
 from modetrain.checkpoints import capsule, file
 from modetrain.config import arguments
 from modetrain.diagnostics import tf_errors
-from modetrain.engine.batching import Block
+from modetrain.engine.batching import StackedBatches
 from modetrain.training.step_errors import NonFiniteError
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class _Copy:
     carry: Mapping[str, Any]
 
 
-class Recorder(Callback):
+class FlightRecorder(Callback):
     """Keeps a copy of the state, and writes capsules.
 
     Args:
@@ -103,7 +103,7 @@ class Recorder(Callback):
         why: str,
         said: str,
         method: str = "train_step",
-        block: Block | None = None,
+        block: StackedBatches | None = None,
     ) -> Path | None:
         """Writes the capsule of a step; returns where, or None if that was not to be done.
 
@@ -209,7 +209,7 @@ def unattended() -> Iterator[None]:
 
 def beside(trainer: TrainerProtocol, *, why: str, said: str) -> str | None:
     """Writes a capsule of the running step while the run goes on; returns two lines on it, if there is one. For any thread."""
-    recorder = of(trainer)
+    recorder = find_recorder(trainer)
     path = recorder.write_beside(trainer, why=why, said=said) if recorder is not None else None
     return f"to make the step under way once more:\n  {replay_command(path)}" if path is not None else None
 
@@ -232,9 +232,9 @@ def replay_command(source: Path, *, step: int | None = None, replica: int | None
     return arguments.printed({key: value for key, value in pairs.items() if value is not None})
 
 
-def of(trainer: TrainerProtocol) -> Recorder | None:
+def find_recorder(trainer: TrainerProtocol) -> FlightRecorder | None:
     """The recorder of a run, where it has one and this process may write."""
-    found = next((callback for callback in trainer.callbacks if isinstance(callback, Recorder)), None)
+    found = next((callback for callback in trainer.callbacks if isinstance(callback, FlightRecorder)), None)
     return found if found is not None and found.keep and trainer.replicas.chief else None
 
 
@@ -246,7 +246,7 @@ def _of_training(trainer: TrainerProtocol, step: int) -> dict[str, np.ndarray] |
     return {name: value.numpy() for name, value in batch.items()}
 
 
-def _of_evaluation(block: Block | None, number: int) -> dict[str, np.ndarray] | None:
+def _of_evaluation(block: StackedBatches | None, number: int) -> dict[str, np.ndarray] | None:
     if block is None:
         return None
     found = np.argwhere(block.numbers.numpy() == number)

@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.callback import Callback
-from modetrain.engine.metrics import Means
-from modetrain.files.tensorboard import Events
+from modetrain.engine.metrics import RunningMeans
+from modetrain.files.tensorboard import TensorBoardWriter
 from modetrain.training.stragglers import WorkerTimes
-from modetrain.training.timer import Reading
+from modetrain.training.timer import TimerReading
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +32,13 @@ class Log(Callback):
       lines: also say a line a window (where no progress bar does).
     """
 
-    def __init__(self, *, every: int, events: Events, lines: bool):
+    def __init__(self, *, every: int, events: TensorBoardWriter, lines: bool):
         super().__init__()
         self._window = self.grad_norm_every = every
         self._events = events
         self._lines = lines
-        self._means = Means()
-        self._read = Reading()
+        self._means = RunningMeans()
+        self._read = TimerReading()
 
     def on_steps_end(self, trainer, rows):
         last = rows.first + len(rows.values)
@@ -48,7 +48,7 @@ class Log(Callback):
         for n, end in enumerate(ends):
             self._take(rows, taken, end - rows.first)
             self._point(trainer, end, {tag: rate[n] for tag, rate in rates.items()})
-            self._means = Means()
+            self._means = RunningMeans()
             taken = end - rows.first
         self._take(rows, taken, len(rows.values))
         if ends:
@@ -69,7 +69,7 @@ class Log(Callback):
         return {"window": {name: list(pair) for name, pair in self._means.pairs.items()}}
 
     def load_state(self, state):
-        self._means = Means(pairs={name: (total, count) for name, (total, count) in state["window"].items()})
+        self._means = RunningMeans(pairs={name: (total, count) for name, (total, count) in state["window"].items()})
 
     def on_rollback(self, trainer):
         self._events.rewind(trainer.step)

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from modetrain.callback import Callback
-from modetrain.files.tensorboard import Events
-from modetrain.training.timer import Reading
+from modetrain.files.tensorboard import TensorBoardWriter
+from modetrain.training.timer import TimerReading
 
 _STATM = Path("/proc/self/statm")
 _MB = 2**20
@@ -32,7 +32,7 @@ class Trend:
         self.last, self.most = value, max(self.most, value)
 
 
-class System(Callback):
+class MemoryMonitor(Callback):
     """Writes `system/rss_mb` and `system/slowdown` to TensorBoard; `trends` goes into run.json.
 
     Args:
@@ -43,11 +43,11 @@ class System(Callback):
       trends: `rss_mb` and `step_ms`, once two windows were seen.
     """
 
-    def __init__(self, *, every: int, events: Events):
+    def __init__(self, *, every: int, events: TensorBoardWriter):
         super().__init__()
         self._window = every
         self._events = events
-        self._read = Reading()
+        self._read = TimerReading()
         self._windows = 0
         self.trends: dict[str, Trend] = {}
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from modetrain.callback import Callback
-from modetrain.engine.metrics import Means
+from modetrain.engine.metrics import RunningMeans
 from modetrain.training.nonfinite import is_loss
 
 
@@ -38,7 +38,7 @@ class ProgressBar(Callback):
         self._progress.start()
 
     def on_steps_end(self, trainer, rows):
-        means = Means.of(rows.names, rows.values).means()
+        means = RunningMeans.from_rows(rows.names, rows.values).means()
         spent = trainer.timer.read()
         rate = spent.steps * trainer.data.settings.batch_size / spent.busy_s if spent.busy_s else 0.0
         loss = next((f"{name} {value:.4f}" for name, value in means.items() if is_loss(name)), "")

@@ -49,7 +49,7 @@ def roll_back(trainer: TrainerProtocol, error: NonFiniteError, *, every: int) ->
     return True
 
 
-def _newest(trainer: TrainerProtocol, error: NonFiniteError, every: int) -> tuple[file.Checkpoint, Path] | None:
+def _newest(trainer: TrainerProtocol, error: NonFiniteError, every: int) -> tuple[file.CheckpointFile, Path] | None:
     steps = [step for step in reversed(run_folder.steps(trainer.folder)) if step <= error.step]
     planned = [step for step in steps if step == 0 or (every and step % every == 0)]
     for step in [*planned, *(step for step in steps if step not in planned)]:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _BLOCKED = "blocked.txt"
 
 
-class Watch(Callback):
+class Watchdog(Callback):
     """Writes `heartbeat.json`, and `stall-<time>.txt` when a step does not end.
 
     Args:

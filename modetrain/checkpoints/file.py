@@ -36,7 +36,7 @@ class NotFiniteError(ArithmeticError):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class CheckpointFile:
     """What a checkpoint file holds.
 
     Attributes:
@@ -134,7 +134,7 @@ def on_disk(path: Path) -> None:
         os.close(handle)
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path) -> CheckpointFile:
     """Reads a checkpoint, and proves that it is what was written under this name.
 
     Raises:
@@ -158,10 +158,10 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} is another file under this name: SHA-256 {sha[:12]}... instead of {listed[:12]}... in {INDEX}."
         )
-    return Checkpoint(step=header["step"], arrays=arrays, meta=header["meta"])
+    return CheckpointFile(step=header["step"], arrays=arrays, meta=header["meta"])
 
 
-def restore(checkpoint: Checkpoint, state: Mapping[str, Any], path: Path) -> None:
+def restore(checkpoint: CheckpointFile, state: Mapping[str, Any], path: Path) -> None:
     """Assigns every variable of `state` its value; nothing is assigned unless all can be.
 
     Raises:

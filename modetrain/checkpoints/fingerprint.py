@@ -21,7 +21,7 @@ from modetrain.recipe import Recipe
 _ROWS = 256  # examples that stand for all: enough to see another order, scale or selection
 
 
-def of(recipe: Recipe, source: Source, replicas: Replicas) -> dict[str, Any]:
+def compute(recipe: Recipe, source: Source, replicas: Replicas) -> dict[str, Any]:
     """Short descriptions by name; equal where nothing of it has changed."""
     return {
         "code of the recipe": _code(type(recipe)),

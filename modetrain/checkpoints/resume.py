@@ -46,7 +46,7 @@ _HARMLESS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
+class ResumePoint:
     """Where a run writes and what it goes on from.
 
     Attributes:
@@ -71,7 +71,7 @@ class Place:
             return False
 
 
-def place(settings: Settings, say: Callable[[str], None]) -> Place:
+def place(settings: Settings, say: Callable[[str], None]) -> ResumePoint:
     """Makes the run folder, or finds that of the run to go on with.
 
     Raises:
@@ -86,12 +86,12 @@ def place(settings: Settings, say: Callable[[str], None]) -> Place:
         ) from error
 
 
-def _place(settings: Settings, say: Callable[[str], None]) -> Place:
+def _place(settings: Settings, say: Callable[[str], None]) -> ResumePoint:
     if settings.resume is None:
         what = settings.mode.name if settings.do != "compare" else "compare"
         folder = settings.run_dir or run_folder.new(run_folder.RUNS, settings.recipe_name, what)
         folder.mkdir(parents=True, exist_ok=True)
-        return Place(folder=folder)
+        return ResumePoint(folder=folder)
     # `latest` without a run folder was resolved to one when the configuration was checked.
     owner = settings.run_dir if settings.resume == "latest" else Path(settings.resume)
     assert owner is not None
@@ -107,18 +107,18 @@ def _place(settings: Settings, say: Callable[[str], None]) -> Place:
     folder.mkdir(parents=True, exist_ok=True)
     if not found:
         say(f"resume={settings.resume}: {owner} holds no checkpoint yet; this run starts at step 0")
-    return Place(folder=folder, checkpoints=found)
+    return ResumePoint(folder=folder, checkpoints=found)
 
 
 def restore(
-    where: Place,
+    where: ResumePoint,
     recipe: Recipe,
     settings: Settings,
     say: Callable[[str], None],
     *,
     facts: Mapping[str, Any] | None = None,
     made_of: Mapping[str, Any] | None = None,
-) -> file.Checkpoint | None:
+) -> file.CheckpointFile | None:
     """Restores the newest checkpoint that can be read; says which, and what this run does differently.
 
     Args:
@@ -159,7 +159,7 @@ def restore(
     return None
 
 
-def _what_is_left(where: Place, settings: Settings) -> str:
+def _what_is_left(where: ResumePoint, settings: Settings) -> str:
     """What can be typed where no checkpoint is whole."""
     folder = where.checkpoints[-1].parent
     run = folder.parent
@@ -178,7 +178,7 @@ def _what_is_left(where: Place, settings: Settings) -> str:
     return f"\n{none} left whole; {best.name}, of step {step}, is whole. {go_on}, or {other}."
 
 
-def _changes(found: file.Checkpoint, settings: Settings, made_of: Mapping[str, Any]) -> list[str]:
+def _changes(found: file.CheckpointFile, settings: Settings, made_of: Mapping[str, Any]) -> list[str]:
     before = found.meta.get("fingerprint", {})
     others = [name for name, now in made_of.items() if before.get(name, now) != now]
     return [
@@ -187,7 +187,7 @@ def _changes(found: file.Checkpoint, settings: Settings, made_of: Mapping[str, A
     ]
 
 
-def check_facts(found: file.Checkpoint, facts: Mapping[str, Any], given: str) -> None:
+def check_facts(found: file.CheckpointFile, facts: Mapping[str, Any], given: str) -> None:
     """Refuses to go on from a checkpoint with other examples.
 
     Raises:

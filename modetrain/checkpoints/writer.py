@@ -17,7 +17,7 @@ from collections.abc import Callable
 Job = Callable[[], None]
 
 
-class Saver:
+class AsyncWriter:
     """Runs jobs in their order.
 
     Args:

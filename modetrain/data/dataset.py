@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import tensorflow as tf
 
-from modetrain.data.permutation import Order
+from modetrain.data.permutation import Permutation
 from modetrain.data.sources.source import Source
-from modetrain.engine.batching import Block, Cut
+from modetrain.engine.batching import BatchSharding, StackedBatches
 from modetrain.engine.random import named_seed
 from modetrain.errors import ConfigError, nearest_multiple
 from modetrain.settings import DataSettings
@@ -59,12 +59,12 @@ class Data:
         *,
         seed: int,
         prepare: Prepare | None = None,
-        cut: Cut | None = None,
+        cut: BatchSharding | None = None,
         debug: bool = False,
     ):
         self.source = source
         self.settings = settings
-        self.cut = cut or Cut()
+        self.cut = cut or BatchSharding()
         self._seed = seed
         self._prepare = prepare
         self._debug = debug
@@ -78,7 +78,7 @@ class Data:
                 f"{self._train_size:,} training examples, so some would be seen twice. Type data.overfit={max(most, 1)}"
                 + (f" data.batch_size={self._train_size}." if not most else ".")
             )
-        self._order = Order(examples=self._train_size, seed=seed, only=self._overfit_examples)
+        self._order = Permutation(examples=self._train_size, seed=seed, only=self._overfit_examples)
         with tf.device("CPU:0"):  # where the input pipeline gathers from
             self._train = {name: tf.constant(array) for name, array in source.train.items()}
             self._eval = {} if settings.overfit else {k: tf.constant(v) for k, v in source.eval.items()}
@@ -115,7 +115,7 @@ class Data:
         size = size * self.cut.local // self.cut.replicas
         return int(np.clip(_BLOCK_BYTES // max(size, 1), 1, _MOST_STEPS))
 
-    def train_blocks(self, first: int, length: int, *, skipped: int = 0) -> Iterator[Block]:
+    def train_blocks(self, first: int, length: int, *, skipped: int = 0) -> Iterator[StackedBatches]:
         """Endless training blocks of `length` batches; the first batch belongs to step `first`.
 
         Args:
@@ -124,10 +124,10 @@ class Data:
           skipped: so many batches were left out before: step `n` gets batch `n + skipped`.
         """
         for arrays in self._train_arrays(first + skipped, length):
-            yield Block.of_cut(arrays, first, self.cut)
+            yield StackedBatches.from_shards(arrays, first, self.cut)
             first += length
 
-    def eval_blocks(self, length: int) -> Iterator[Block]:
+    def eval_blocks(self, length: int) -> Iterator[StackedBatches]:
         """Blocks of up to `length` evaluation batches a replica: all of one shape, but for the last batch where it is short.
 
         With `overfit` they are the very batches trained on, as large and prepared alike.
@@ -175,7 +175,7 @@ class Data:
                 here = (
                     np.arange(number * length, (number + 1) * length)[:, np.newaxis] * count + np.arange(local) + first
                 )
-                yield Block(
+                yield StackedBatches(
                     first=int(here[0, 0]),
                     length=min(length, rounds - number * length),
                     arrays=arrays,
@@ -184,7 +184,7 @@ class Data:
                 )
         if rest:  # every replica evaluates it, and the first one's result is counted
             arrays = prepared(tf.constant(full, tf.int64), rest)
-            yield Block(
+            yield StackedBatches(
                 first=full,
                 length=1,
                 arrays={name: tf.stack([value] * local)[tf.newaxis, tf.newaxis] for name, value in arrays.items()},
@@ -228,7 +228,7 @@ class Data:
             # of no more than this process needs.
             def gather(start):
                 rows = self._train_indices(start + tf.range(length, dtype=tf.int64))
-                return self._gather(self._train, self.cut.of(rows, axis=1))
+                return self._gather(self._train, self.cut.shard(rows, axis=1))
 
             blocks = tf.data.Dataset.range(first, most, length).map(
                 gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
@@ -262,7 +262,7 @@ class Data:
         return self._prepared(self._gather(self._train, self._train_indices(step)), draw, training=True)
 
     def _train_cut(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {name: self.cut.of(value) for name, value in self._train_batch(step).items()}
+        return {name: self.cut.shard(value) for name, value in self._train_batch(step).items()}
 
     def _prepared(self, batch: dict[str, tf.Tensor], index: tf.Tensor, *, training: bool) -> dict[str, tf.Tensor]:
         if self._prepare is None:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from modetrain.data.dataset import Data
 from modetrain.diagnostics import tf_errors
-from modetrain.engine.batching import Block
+from modetrain.engine.batching import StackedBatches
 
 # What may be otherwise a second later; `UnknownError` is an exception of the user's own Python in a `py_function`.
 _PASSING = (
@@ -30,7 +30,7 @@ _PAUSE = 1.0  # seconds, doubled each time
 log = logging.getLogger(__name__)
 
 
-class Feed:
+class BatchLoader:
     """Blocks of training batches by step.
 
     Args:
@@ -47,11 +47,11 @@ class Feed:
         self._data = data
         self.length = length
         self._sleep = sleep
-        self._blocks: Iterator[Block] | None = None
-        self._block: Block | None = None
+        self._blocks: Iterator[StackedBatches] | None = None
+        self._block: StackedBatches | None = None
         self.skipped_batches: list[tuple[int, int]] = []
 
-    def block(self, step: int) -> Block:
+    def block(self, step: int) -> StackedBatches:
         """The block that the batch of `step` is in.
 
         Raises:

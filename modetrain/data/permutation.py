@@ -16,7 +16,7 @@ _ROUNDS = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Order:
+class Permutation:
     """The endless stream of training examples.
 
     Attributes:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from modetrain.diagnostics import stack
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 
 # What differs between two traces of one function without meaning anything.
 _COUNTED = re.compile(r"_+\d+(?=\D|$)|0x[0-9a-f]+|pyfunc_\d+")
@@ -34,7 +34,7 @@ class Difference:
       what: the difference in words.
     """
 
-    place: Place | None
+    place: Location | None
     what: str
 
 

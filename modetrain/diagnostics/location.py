@@ -34,7 +34,7 @@ _GENERATED = "__autograph_generated_file"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, order=True)
-class Place:
+class Location:
     """One line of Python.
 
     Attributes:
@@ -114,7 +114,7 @@ def _libraries() -> tuple[str, ...]:
 def of_class(cls: type) -> str:
     """The file and line of a class, as they would be typed; its module where it was not written in a file."""
     try:
-        return Place(file=inspect.getfile(cls), line=inspect.getsourcelines(cls)[1]).shown
+        return Location(file=inspect.getfile(cls), line=inspect.getsourcelines(cls)[1]).shown
     except (OSError, TypeError):
         return cls.__module__
 
@@ -124,16 +124,16 @@ def is_generated(file: str) -> bool:
     return _GENERATED in file
 
 
-def innermost(frames: Iterable[tuple[str, int, str]]) -> Place | None:
+def innermost(frames: Iterable[tuple[str, int, str]]) -> Location | None:
     """The last of the user's own frames (file, line, function), outermost first; None where there is none."""
     found = None
     for file, line, function in _of_step(list(frames)):
         if is_users(file):
-            found = Place(file=file, line=line, function=function)
+            found = Location(file=file, line=line, function=function)
     return found
 
 
-def of_caller() -> Place | None:
+def of_caller() -> Location | None:
     """The innermost of the user's lines that are running now, within the step under way."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -141,12 +141,12 @@ def of_caller() -> Place | None:
         if file == _RECIPE and function == "run_train_step":
             return None
         if is_users(file):
-            return Place(file=file, line=frame.f_lineno, function=function)
+            return Location(file=file, line=frame.f_lineno, function=function)
         frame = frame.f_back
     return None
 
 
-def of_threads() -> list[Place]:
+def of_threads() -> list[Location]:
     """Where the other threads stand in the user's code: the innermost line of each that is within it, in order.
 
     Who called the library, a script of the user's say, is not meant.

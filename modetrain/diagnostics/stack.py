@@ -18,7 +18,7 @@ from tensorflow.python.autograph.impl import api
 from tensorflow.python.autograph.pyct import origin_info
 from tensorflow.python.util import tf_stack
 
-from modetrain.diagnostics.location import Place, is_generated, is_users
+from modetrain.diagnostics.location import Location, is_generated, is_users
 
 _MODETRAIN = str(Path(__file__).parents[1]) + os.sep
 # What watches a step as it is traced: its frames lie around the user's lines, and what it makes itself is not theirs.
@@ -57,7 +57,7 @@ def is_users_call(frame: types.FrameType) -> bool:
     return is_users(name) or is_generated(name) or (name.startswith(_AUTOGRAPH) and "call" in frame.f_code.co_name)
 
 
-def of_stack(stack: Sequence[Any], *, direct: bool = False) -> Place | None:
+def of_stack(stack: Sequence[Any], *, direct: bool = False) -> Location | None:
     """The innermost of the user's lines in a stack of a trace, or None.
 
     Args:
@@ -66,7 +66,7 @@ def of_stack(stack: Sequence[Any], *, direct: bool = False) -> Place | None:
     """
     for frame in inside_trace(stack):
         if is_users(frame.filename):
-            return Place(file=frame.filename, line=frame.lineno)
+            return Location(file=frame.filename, line=frame.lineno)
         if is_generated(frame.filename) and (place := _before_conversion(frame.filename, frame.lineno)) is not None:
             return place
         if direct and not acts_for_its_caller(frame.filename):
@@ -74,7 +74,7 @@ def of_stack(stack: Sequence[Any], *, direct: bool = False) -> Place | None:
     return None
 
 
-def _before_conversion(filename: str, line: int) -> Place | None:
+def _before_conversion(filename: str, line: int) -> Location | None:
     """The line that AutoGraph made a line of, where `tf_stack` no longer says so: a gradient runs later than its function."""
     for factories in api._TRANSPILER._cache._cache.values():
         for factory in factories.values():
@@ -82,7 +82,7 @@ def _before_conversion(filename: str, line: int) -> Place | None:
                 continue
             origin = factory.source_map.get(origin_info.LineLocation(filename=filename, lineno=line))
             if origin is not None and is_users(origin.loc.filename):
-                return Place(file=origin.loc.filename, line=origin.loc.lineno)
+                return Location(file=origin.loc.filename, line=origin.loc.lineno)
     return None
 
 
@@ -100,12 +100,12 @@ def inside_trace(stack: Sequence[Any]) -> Iterable[Any]:
             yield frame
 
 
-def here(*, direct: bool = False) -> Place | None:
+def here(*, direct: bool = False) -> Location | None:
     """The user's line that is being run, as `of_stack` finds it."""
     return of_stack(list(tf_stack.extract_stack()), direct=direct)
 
 
-def of_op(op: tf.Operation) -> Place | None:
+def of_op(op: tf.Operation) -> Location | None:
     """The user's line that made an operation."""
     return of_stack(list(op.traceback))
 

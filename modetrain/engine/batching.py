@@ -1,4 +1,4 @@
-"""Batches as steps take them: cut over micro-batches and replicas (`Cut`), and stacked for the steps of one call (`Block`)."""
+"""Batches as a program takes them: sharded over micro-batches and replicas, and stacked for the steps of one call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modetrain.engine.devices import Replicas
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cut:
+class BatchSharding:
     """How a training batch is cut: into micro-batches, and each of those over the replicas.
 
     Attributes:
@@ -27,11 +27,11 @@ class Cut:
     local: int = 1
 
     @classmethod
-    def over(cls, replicas: Replicas, parts: int = 1) -> Cut:
+    def over(cls, replicas: Replicas, parts: int = 1) -> BatchSharding:
         """Over these replicas, what this process needs of it."""
         return cls(parts=parts, replicas=replicas.count, first=replicas.first, local=replicas.local)
 
-    def of(self, batch: tf.Tensor, axis: int = 0) -> tf.Tensor:
+    def shard(self, batch: tf.Tensor, axis: int = 0) -> tf.Tensor:
         """What this process needs of a batch, whose examples lie along `axis`.
 
         That axis becomes three: [..., parts, local, examples of one replica, ...].
@@ -46,7 +46,7 @@ class Cut:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Block:
+class StackedBatches:
     """Batches of successive steps, stacked, as the replicas of this process need them.
 
     Attributes:
@@ -69,14 +69,14 @@ class Block:
         return next(iter(self.arrays.values())).shape[1]
 
     @classmethod
-    def of(cls, batches: Mapping[str, np.ndarray], first: int, cut: Cut) -> Block:
+    def from_batches(cls, batches: Mapping[str, np.ndarray], first: int, cut: BatchSharding) -> StackedBatches:
         """Training batches of successive steps, per feature [steps, examples, ...], cut."""
         with tf.device("CPU:0"):
-            arrays = {name: cut.of(tf.constant(array), axis=1) for name, array in batches.items()}
-        return cls.of_cut(arrays, first, cut)
+            arrays = {name: cut.shard(tf.constant(array), axis=1) for name, array in batches.items()}
+        return cls.from_shards(arrays, first, cut)
 
     @classmethod
-    def of_cut(cls, arrays: Mapping[str, tf.Tensor], first: int, cut: Cut) -> Block:
+    def from_shards(cls, arrays: Mapping[str, tf.Tensor], first: int, cut: BatchSharding) -> StackedBatches:
         """Training batches of successive steps that are cut already."""
         length = next(iter(arrays.values())).shape[0]
         numbers = np.repeat(np.arange(first, first + length)[:, np.newaxis], cut.local, axis=1)

@@ -1,6 +1,6 @@
 """Where steps run: one device, or the replicas of a `tf.distribute` strategy, which hold equal copies of every variable.
 
-    replicas = Replicas.of(mode)              # before anything else of TensorFlow
+    replicas = Replicas.for_mode(mode)              # before anything else of TensorFlow
     with replicas.scope(): recipe = ...       # variables are made here
     results = replicas.run(function, inputs)  # function(inputs[k]) on replica k of this process
 
@@ -61,7 +61,7 @@ class Replicas:
         self._summing: dict[tuple[int, ...], Callable[[tf.Tensor], tf.Tensor]] = {}
 
     @classmethod
-    def of(cls, mode: Mode, *, waiting: contextlib.AbstractContextManager | None = None) -> Replicas:
+    def for_mode(cls, mode: Mode, *, waiting: contextlib.AbstractContextManager | None = None) -> Replicas:
         """The replicas that a mode asks for. Must come before TensorFlow has done anything else.
 
         `multiworker` reads TF_CONFIG from the environment, and returns when all workers are there.

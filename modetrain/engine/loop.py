@@ -1,6 +1,6 @@
 """A loop: traced steps made into one function that runs any number of them over the batches of a block.
 
-    loop = Loop.of(steps, block, unit="call")
+    loop = Loop.build(steps, block, unit="call")
     rows = loop(block, lo, hi)
 
 What XLA compiles as one program is the unit: the whole `call`, each `step` alone in a loop of the graph, or, over several
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from modetrain.engine.batching import Block, micro_batches
+from modetrain.engine.batching import StackedBatches, micro_batches
 
 if TYPE_CHECKING:
     from modetrain.engine.guards.step_guards import Guards
@@ -44,10 +44,10 @@ class Loop:
     guards: Guards | None
 
     @classmethod
-    def of(
+    def build(
         cls,
         steps: Sequence[Concrete],
-        block: Block,
+        block: StackedBatches,
         *,
         unit: str | None = None,
         reached: tf.Variable | None = None,
@@ -94,7 +94,7 @@ class Loop:
         seen = _holds_xla if unit in ("replica", "gradients") else _is_xla
         return cls(function=function, steps=tuple(steps), compiled=all(map(seen, by_xla)), unit=unit, guards=guards)
 
-    def __call__(self, block: Block, lo: int, hi: int, watch_every: int = 0) -> np.ndarray:
+    def __call__(self, block: StackedBatches, lo: int, hi: int, watch_every: int = 0) -> np.ndarray:
         """Runs the steps of batches lo .. hi-1; see `Program`.
 
         Raises:

@@ -31,7 +31,7 @@ class Loss:
     gradients: Sequence
 
     @classmethod
-    def of(cls, loss_fn: Callable[[], Any], variables: Sequence[keras.Variable], optimizer: Optimizer) -> Loss:
+    def compute(cls, loss_fn: Callable[[], Any], variables: Sequence[keras.Variable], optimizer: Optimizer) -> Loss:
         """Computes the loss of a step under way.
 
         Args:

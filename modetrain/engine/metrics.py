@@ -1,8 +1,8 @@
 """Metrics are (total, count) pairs that merge by `+`: over micro-batches, steps, calls and batches of any length.
 
     row(values, batch_size)   device side: what one step returned, as a [metrics, 2] tensor
-    Rows                      host side: what one call of a program returned, by step
-    Means                     host side: names with float64 totals and counts
+    StepMetrics                      host side: what one call of a program returned, by step
+    RunningMeans                     host side: names with float64 totals and counts
 
 A mean taken from merged pairs is exact however the examples were divided; a mean of means is not.
 """
@@ -62,7 +62,7 @@ def row(values: Mapping[str, tf.Tensor], batch_size: int) -> tf.Tensor:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rows:
+class StepMetrics:
     """What a call of the program returned.
 
     Attributes:
@@ -77,7 +77,7 @@ class Rows:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Means:
+class RunningMeans:
     """Sums that become means when somebody looks.
 
     Attributes:
@@ -87,26 +87,26 @@ class Means:
     pairs: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, names: Sequence[str], rows: np.ndarray) -> Means:
+    def from_rows(cls, names: Sequence[str], rows: np.ndarray) -> RunningMeans:
         """Merges rows [..., len(names), 2] of any number of steps."""
         sums = rows.reshape(-1, len(names), 2).sum(axis=0, dtype=np.float64)
         return cls(pairs={name: (float(sums[i, 0]), float(sums[i, 1])) for i, name in enumerate(names)})
 
-    def __add__(self, other: Means) -> Means:
+    def __add__(self, other: RunningMeans) -> RunningMeans:
         merged = dict(self.pairs)
         for name, (total, count) in other.pairs.items():
             old_total, old_count = merged.get(name, (0.0, 0.0))
             merged[name] = (old_total + total, old_count + count)
-        return Means(pairs=merged)
+        return RunningMeans(pairs=merged)
 
-    def plus_steps(self, names: Sequence[str], rows: np.ndarray) -> Means:
+    def plus_steps(self, names: Sequence[str], rows: np.ndarray) -> RunningMeans:
         """Merges rows [steps, len(names), 2] one after the other: the same to the last digit in whatever pieces they come."""
         carried = np.array([[self.pairs.get(name, (0.0, 0.0)) for name in names]], np.float64)
-        merged = Means.of(names, np.concatenate([carried, rows.astype(np.float64)]))
-        return Means(pairs={**self.pairs, **merged.pairs})
+        merged = RunningMeans.from_rows(names, np.concatenate([carried, rows.astype(np.float64)]))
+        return RunningMeans(pairs={**self.pairs, **merged.pairs})
 
     def array(self) -> np.ndarray:
-        """The pairs as float64 [names, 2], for `Means.of` to read."""
+        """The pairs as float64 [names, 2], for `RunningMeans.of` to read."""
         return np.array(list(self.pairs.values()), np.float64).reshape(-1, 2)
 
     def means(self) -> dict[str, float]:

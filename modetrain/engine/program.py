@@ -19,13 +19,13 @@ import tensorflow as tf
 
 from modetrain.engine import random
 from modetrain.engine.autograph import autograph_on, in_xla
-from modetrain.engine.batching import Block, micro_batches
+from modetrain.engine.batching import StackedBatches, micro_batches
 from modetrain.engine.context import StepContext
 from modetrain.engine.devices import Replicas
 from modetrain.engine.guards.bodies import Bodies
 from modetrain.engine.guards.step_guards import Guards
 from modetrain.engine.loop import Concrete, Loop, merged, slow_in_a_loop
-from modetrain.engine.xla import Programs
+from modetrain.engine.xla import XlaPrograms
 from modetrain.mode import Mode
 
 Batch = dict[str, tf.Tensor]
@@ -76,11 +76,11 @@ class Program:
         self.names: list[str] = []
         self.traces = 0
 
-    def has(self, block: Block) -> bool:
+    def has(self, block: StackedBatches) -> bool:
         """Whether blocks of this shape need nothing more to be built."""
         return self._mode.compile == "eager" or _shapes(block) in self._built
 
-    def prepare(self, block: Block) -> None:
+    def prepare(self, block: StackedBatches) -> None:
         """Traces and compiles for blocks of this shape; no state changes. Nothing happens in eager mode."""
         if self.has(block):
             return
@@ -103,7 +103,7 @@ class Program:
             for variable, value in kept:
                 variable.assign(value)
 
-    def __call__(self, block: Block, lo: int, hi: int, watch_every: int = 0) -> np.ndarray:
+    def __call__(self, block: StackedBatches, lo: int, hi: int, watch_every: int = 0) -> np.ndarray:
         """Runs the steps of batches lo .. hi-1 of `block`; waits for the end.
 
         Args:
@@ -119,7 +119,7 @@ class Program:
         self.prepare(block)
         return self._built[_shapes(block)](block, lo, hi, watch_every)
 
-    def trace(self, block: Block, last_part: bool) -> Concrete:
+    def trace(self, block: StackedBatches, last_part: bool) -> Concrete:
         """Traces the step anew for batches of this shape.
 
         Args:
@@ -128,7 +128,7 @@ class Program:
         """
         found: list[Guards] = []
         bodies = Bodies(self._failed)
-        programs = Programs(guarded=self._mode.guarded)
+        programs = XlaPrograms(guarded=self._mode.guarded)
         xla = self._mode.compile == "xla"
 
         @tf.function(autograph=True)
@@ -145,7 +145,7 @@ class Program:
 
         @tf.autograph.experimental.do_not_convert
         def guarded():
-            ours = Guards.of(tf.compat.v1.get_default_graph(), bodies)
+            ours = Guards.find(tf.compat.v1.get_default_graph(), bodies)
             found.append(Guards.joined([ours, *programs.guards]))
             return found[-1].failed
 
@@ -207,7 +207,7 @@ class Program:
         watch,
         part,
         last_part: bool,
-        programs: Programs | None = None,
+        programs: XlaPrograms | None = None,
     ) -> tf.Tensor:
         """Runs the step on each replica of this process; returns their rows, [replicas, metrics, 2].
 
@@ -228,7 +228,7 @@ class Program:
         given = [(batch, numbers[index], watch, part) for index, batch in enumerate(batches)]
         return tf.stack(self._replicas.run(run_step, given))
 
-    def _run_eagerly(self, block: Block, lo: int, hi: int, watch_every: int) -> np.ndarray:
+    def _run_eagerly(self, block: StackedBatches, lo: int, hi: int, watch_every: int) -> np.ndarray:
         rows = []
         for i in range(lo, hi):
             numbers = block.numbers[i]
@@ -244,7 +244,7 @@ class Program:
             rows.append(merged(parts[:-1], parts[-1]).numpy())
         return np.stack(rows)
 
-    def _build(self, block: Block) -> Loop:
+    def _build(self, block: StackedBatches) -> Loop:
         steps = [self.trace(block, last_part) for last_part in ([True] if block.parts == 1 else [False, True])]
         unit, xla = None, self._mode.compile == "xla"
         if xla:
@@ -253,7 +253,7 @@ class Program:
             unit = of_replicas if self._replicas.count > 1 else "step" if alone else "call"
         # An XLA program fails as it is compiled, not in one of its steps.
         reached = None if xla else self._reached
-        return Loop.of(steps, block, unit=unit, reached=reached, guards=self._guards.get(id(steps[-1])))
+        return Loop.build(steps, block, unit=unit, reached=reached, guards=self._guards.get(id(steps[-1])))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -272,5 +272,5 @@ class StepPrograms:
         )
 
 
-def _shapes(block: Block) -> tuple:
+def _shapes(block: StackedBatches) -> tuple:
     return tuple((name, value.dtype, value.shape) for name, value in block.arrays.items())

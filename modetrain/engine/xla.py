@@ -17,7 +17,7 @@ import tensorflow as tf
 from modetrain.engine.guards.step_guards import GUARDED, Guards
 
 
-class Programs:
+class XlaPrograms:
     """The XLA programs inside one trace of a step; within a `with` block `compiled` makes them.
 
     Args:
@@ -32,7 +32,7 @@ class Programs:
         self.guards: list[Guards] = []
         self.step: tf.Graph | None = None  # that the step is traced into
 
-    def __enter__(self) -> Programs:
+    def __enter__(self) -> XlaPrograms:
         _entered.append(self)
         return self
 
@@ -47,7 +47,7 @@ class Programs:
 
         def program():
             returned = function()
-            found.append(Guards.of(tf.compat.v1.get_default_graph()) if guarded else Guards.none())
+            found.append(Guards.find(tf.compat.v1.get_default_graph()) if guarded else Guards.none())
             return returned, found[-1].failed
 
         program.__name__ = GUARDED if guarded else "program"
@@ -57,9 +57,9 @@ class Programs:
         return returned
 
 
-_entered: list[Programs] = []
+_entered: list[XlaPrograms] = []
 
 
 def compiled(function: Callable[[], Any]) -> Callable[[], Any]:
-    """The function as an XLA program of its own within `Programs`, elsewhere itself."""
+    """The function as an XLA program of its own within `XlaPrograms`, elsewhere itself."""
     return (lambda: _entered[-1].run(function)) if _entered else function

@@ -32,7 +32,7 @@ _SCALAR = tf.compat.v1.Summary.Value(
 log = logging.getLogger(__name__)
 
 
-class Events:
+class TensorBoardWriter:
     """Writes points into a run folder.
 
     Args:

@@ -17,7 +17,7 @@ from modetrain.config import load
 from modetrain.config.overrides import key_of
 from modetrain.data.dataset import Data
 from modetrain.data.sources import load as sources
-from modetrain.engine.batching import Cut
+from modetrain.engine.batching import BatchSharding
 from modetrain.errors import ConfigError
 from modetrain.recipe import Recipe
 
@@ -54,6 +54,6 @@ def build(*words: str, batches: int = 2) -> tuple[Callable[[], Recipe], list[dic
 
     recipe = build_recipe()
     prepare = recipe.prepare if recipe.prepares else None
-    data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=Cut())
+    data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=BatchSharding())
     kept = [{name: value.numpy() for name, value in data.batch(step).items()} for step in range(batches)]
     return build_recipe, kept

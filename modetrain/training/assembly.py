@@ -11,7 +11,7 @@ import numpy as np
 from modetrain.data.dataset import Data
 from modetrain.data.sources.source import Source
 from modetrain.engine import tf_setup, untracked
-from modetrain.engine.batching import Cut
+from modetrain.engine.batching import BatchSharding
 from modetrain.engine.devices import Replicas
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
@@ -32,7 +32,7 @@ def replicas_for(mode: Mode) -> Replicas:
             "Trainer(mode='multiworker'): several processes train together, and the command line starts them. Type "
             "python -m modetrain recipe=... mode=multiworker."
         )
-    return Replicas.of(mode)
+    return Replicas.for_mode(mode)
 
 
 def make_recipe(
@@ -102,7 +102,7 @@ def make_data(
         settings,
         seed=recipe.info.seed,
         prepare=recipe.prepare if recipe.prepares else None,
-        cut=Cut.over(replicas, recipe.micro_batches),
+        cut=BatchSharding.over(replicas, recipe.micro_batches),
         debug=mode.debug_data,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from modetrain.callback import Callback, StepFailure, TrainerProtocol
-from modetrain.engine.metrics import Rows
+from modetrain.engine.metrics import StepMetrics
 from modetrain.errors import NotSavedError
 
 
@@ -46,7 +46,7 @@ class CallbackList:
         self._wanted = [callback.next_step(step) for callback in self._callbacks]
         return min([last, *(one for one in self._wanted if one is not None)])
 
-    def on_steps_end(self, trainer: TrainerProtocol, metrics: Rows) -> None:
+    def on_steps_end(self, trainer: TrainerProtocol, metrics: StepMetrics) -> None:
         for callback in self._callbacks:
             self._call(callback.on_steps_end, trainer, metrics)
 

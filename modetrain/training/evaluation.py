@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from modetrain.callback import TrainerProtocol
-from modetrain.engine.metrics import Means
+from modetrain.engine.metrics import RunningMeans
 from modetrain.training.step_errors import explain, failing_step
 
 
@@ -17,9 +17,9 @@ def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> dict[str, floa
       steps_per_call: the most batches of one call of the program.
     """
     program = trainer.programs.eval
-    means = Means()
+    means = RunningMeans()
     blocks, begun = trainer.data.eval_blocks(steps_per_call), 0
-    with trainer.timer.book("eval"), trainer.recipe.averaged():
+    with trainer.timer.measure("eval"), trainer.recipe.averaged():
         while True:
             with explain(trainer, "prepare", None, functools.partial(int, begun), evaluating=True):
                 block = next(blocks, None)
@@ -28,9 +28,9 @@ def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> dict[str, floa
             begun = int(block.numbers[block.length - 1].numpy().max()) + 1
             with explain(trainer, "eval_step", block, failing_step(trainer.mode, program, block.first)):
                 if not program.has(block):
-                    with trainer.timer.book("compile"):
+                    with trainer.timer.measure("compile"):
                         program.prepare(block)
                 rows = program(block, 0, block.length)
-            means += Means.of(program.names, rows[block.counted[: block.length]])
+            means += RunningMeans.from_rows(program.names, rows[block.counted[: block.length]])
         everywhere = trainer.replicas.sum_over_workers(means.array())
-    return Means.of(program.names, everywhere).means()
+    return RunningMeans.from_rows(program.names, everywhere).means()

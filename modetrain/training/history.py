@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from modetrain.engine.metrics import Means, Rows
+from modetrain.engine.metrics import RunningMeans, StepMetrics
 from modetrain.training.stragglers import WorkerTimes
 
 _RECENT = 100  # results["train"] is the mean over the last steps, this many
@@ -25,15 +25,15 @@ class History:
     """
 
     def __init__(self) -> None:
-        self._recent: Rows | None = None
-        self._chunks: list[Rows] = []
+        self._recent: StepMetrics | None = None
+        self._chunks: list[StepMetrics] = []
         self._kept = 0
         self.evaluations: dict[int, dict[str, float]] = {}
         self.evaluation: dict[str, float] = {}
         self.evaluated: int | None = None
         self.worker_times: WorkerTimes | None = None
 
-    def add_steps(self, metrics: Rows) -> None:
+    def add_steps(self, metrics: StepMetrics) -> None:
         """Takes the metrics of one call of the program."""
         self._chunks.append(metrics)
         self._kept += len(metrics.values)
@@ -41,7 +41,9 @@ class History:
             self._kept -= len(self._chunks.pop(0).values)
         recent = self._recent
         known = recent.values if recent is not None and recent.names == metrics.names else metrics.values[:0]
-        self._recent = Rows(first=0, names=metrics.names, values=np.concatenate([known, metrics.values])[-_RECENT:])
+        self._recent = StepMetrics(
+            first=0, names=metrics.names, values=np.concatenate([known, metrics.values])[-_RECENT:]
+        )
 
     def add_evaluation(self, step: int, means: Mapping[str, float]) -> None:
         """Takes the results of one evaluation."""
@@ -50,7 +52,7 @@ class History:
 
     @property
     def train(self) -> dict[int, dict[str, float]]:
-        """Means over the batch of each step, by the number of updates completed after it; the last 100,000 steps.
+        """RunningMeans over the batch of each step, by the number of updates completed after it; the last 100,000 steps.
 
         A metric that nothing is counted for in a step (the gradient norm where no callback needs it) is left out.
         """
@@ -65,7 +67,7 @@ class History:
     def results(self) -> dict[str, dict[str, float]]:
         """The latest means: `train` over the last 100 steps, `eval` over all evaluation examples."""
         recent = self._recent
-        means = Means.of(recent.names, recent.values).means() if recent is not None else {}
+        means = RunningMeans.from_rows(recent.names, recent.values).means() if recent is not None else {}
         return {"train": means, "eval": self.evaluation}
 
     def state(self) -> dict[str, Any]:
@@ -79,7 +81,7 @@ class History:
         self._recent = None
         if recent := state.get("recent"):
             values = np.array(recent["values"], np.float64).reshape(-1, len(recent["names"]), 2)
-            self._recent = Rows(first=0, names=tuple(recent["names"]), values=values)
+            self._recent = StepMetrics(first=0, names=tuple(recent["names"]), values=values)
         self.evaluation = dict(state.get("evaluation", {}))
         self.evaluated = state.get("evaluated")
         self.evaluations = {at: means for at, means in self.evaluations.items() if at <= step}

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from modetrain.engine.metrics import NONFINITE, Rows
+from modetrain.engine.metrics import NONFINITE, StepMetrics
 from modetrain.settings import NonfiniteSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
+class NonFiniteValue:
     """Something that is not finite.
 
     Attributes:
@@ -33,7 +33,7 @@ class Finding:
 log = logging.getLogger(__name__)
 
 
-class Nonfinite:
+class NonfiniteGuard:
     """Looks through the rows of every call.
 
     Args:
@@ -50,7 +50,7 @@ class Nonfinite:
         self.skipped = 0
         self.in_a_row = 0
 
-    def look(self, rows: Rows) -> tuple[Rows, Finding | None]:
+    def look(self, rows: StepMetrics) -> tuple[StepMetrics, NonFiniteValue | None]:
         """Takes the flags out of the rows, and of skipped steps what would spoil every mean.
 
         Returns:
@@ -65,16 +65,18 @@ class Nonfinite:
         # A loss that is shown and not minimized has no flag; other metrics may well be infinite or undefined.
         bad = flagged | ~finite[:, losses].all(axis=1)
         shown = [n for n in range(len(rows.names)) if n not in flags]
-        kept = Rows(first=rows.first, names=tuple(rows.names[n] for n in shown), values=rows.values[:, shown])
+        kept = StepMetrics(first=rows.first, names=tuple(rows.names[n] for n in shown), values=rows.values[:, shown])
         if not bad.any():
             self.in_a_row = 0
             return kept, None
         if self.settings.policy != "skip":
             index = int(np.argmax(bad))
-            return kept, Finding(step=rows.first + index, what=_what(rows, index, losses))
+            return kept, NonFiniteValue(step=rows.first + index, what=_what(rows, index, losses))
         for index in range(len(bad)):
             if bad[index] and not flagged[index]:
-                return kept, Finding(step=rows.first + index, what=_what(rows, index, losses) + ", which no update saw")
+                return kept, NonFiniteValue(
+                    step=rows.first + index, what=_what(rows, index, losses) + ", which no update saw"
+                )
             self.in_a_row = self.in_a_row + 1 if bad[index] else 0
             if bad[index] and not self.skipped:
                 log.warning(
@@ -84,7 +86,7 @@ class Nonfinite:
             self.skipped += int(bad[index])
             if self.in_a_row > self.settings.limit:
                 many = f", after nonfinite.limit={self.settings.limit} skipped updates in a row"
-                return kept, Finding(step=rows.first + index, what=_what(rows, index, losses) + many)
+                return kept, NonFiniteValue(step=rows.first + index, what=_what(rows, index, losses) + many)
         values = kept.values.copy()
         values[bad[:, None] & ~np.isfinite(values[:, :, 0])] = 0.0  # nothing counted
         return dataclasses.replace(kept, values=values), None
@@ -103,7 +105,7 @@ def is_loss(name: str) -> bool:
     return "loss" in name and not name.startswith("loss_scale")
 
 
-def _what(rows: Rows, index: int, losses: list[int]) -> str:
+def _what(rows: StepMetrics, index: int, losses: list[int]) -> str:
     for n in losses:
         total, count = rows.values[index, n]
         if not np.isfinite(total):

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from modetrain.callback import StepFailure, TrainerProtocol
 from modetrain.diagnostics import tf_errors
 from modetrain.diagnostics.lost_peer import lost_a_peer
-from modetrain.engine.batching import Block
+from modetrain.engine.batching import StackedBatches
 from modetrain.engine.guards.guard import GuardError
 from modetrain.engine.program import Program
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
-from modetrain.training.nonfinite import Finding
+from modetrain.training.nonfinite import NonFiniteValue
 
 
 class NonFiniteError(ArithmeticError):
@@ -24,7 +24,7 @@ class NonFiniteError(ArithmeticError):
       step: the step it is in (updates completed before it).
     """
 
-    def __init__(self, found: Finding, trainer: TrainerProtocol, block: Block):
+    def __init__(self, found: NonFiniteValue, trainer: TrainerProtocol, block: StackedBatches):
         self.step = found.step
         self._what = found.what
         self._where = f"in step {found.step + 1} of {trainer.steps} in mode={trainer.mode.name}."
@@ -41,7 +41,12 @@ class NonFiniteError(ArithmeticError):
 
 @contextlib.contextmanager
 def explain(
-    trainer: TrainerProtocol, method: str, block: Block | None, step: Callable[[], int], *, evaluating: bool = False
+    trainer: TrainerProtocol,
+    method: str,
+    block: StackedBatches | None,
+    step: Callable[[], int],
+    *,
+    evaluating: bool = False,
 ) -> Iterator[None]:
     """Adds notes to an error raised inside, and lets callbacks add theirs (`on_step_error`).
 
@@ -80,7 +85,7 @@ def failing_step(mode: Mode, program: Program, first: int) -> Callable[[], int]:
     return lambda: first if mode.compile == "xla" else max(first, program.reached)
 
 
-def _where(trainer: TrainerProtocol, method: str, block: Block | None) -> str:
+def _where(trainer: TrainerProtocol, method: str, block: StackedBatches | None) -> str:
     several = f", {trainer.replicas.count} replicas" if trainer.replicas.count > 1 else ""
     return (
         f"{type(trainer.recipe).__name__}.{method} in mode={trainer.mode.name} "

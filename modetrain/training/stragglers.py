@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from modetrain.engine.devices import Replicas
-from modetrain.training.timer import Reading
+from modetrain.training.timer import TimerReading
 
 STANDS_OUT = 0.1
 
@@ -32,7 +32,7 @@ class WorkerTimes:
     cpu_ms: np.ndarray
 
     @classmethod
-    def gather(cls, replicas: Replicas, spent: Reading) -> WorkerTimes:
+    def gather(cls, replicas: Replicas, spent: TimerReading) -> WorkerTimes:
         """The times of all workers. All of them must call this."""
         steps = max(spent.steps, 1)
         table = replicas.of_each_worker([1e3 * s / steps for s in (spent.busy_s, spent.data_s, spent.cpu_s)])

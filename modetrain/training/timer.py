@@ -1,6 +1,6 @@
 """The clock books every second of a run to one account: what is booked inside another booking is not counted twice.
 
-with clock.book("eval"): ...
+with clock.measure("eval"): ...
 clock.seconds["eval"]
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reading:
+class TimerReading:
     """What was booked up to a moment, or with `later - earlier` between two.
 
     Attributes:
@@ -31,9 +31,9 @@ class Reading:
     data_s: float = 0.0
     cpu_s: float = 0.0
 
-    def __sub__(self, earlier: Reading) -> Reading:
+    def __sub__(self, earlier: TimerReading) -> TimerReading:
         names = [field.name for field in dataclasses.fields(self)]
-        return Reading(**{name: getattr(self, name) - getattr(earlier, name) for name in names})
+        return TimerReading(**{name: getattr(self, name) - getattr(earlier, name) for name in names})
 
     @property
     def busy_s(self) -> float:
@@ -41,7 +41,7 @@ class Reading:
         return self.steps_s + self.data_s
 
 
-class Clock:
+class Timer:
     """Accounts of time, and the durations of steps.
 
     Args:
@@ -65,7 +65,7 @@ class Clock:
             self.seconds["import"] = self._since - start
 
     @contextlib.contextmanager
-    def book(self, account: str) -> Iterator[None]:
+    def measure(self, account: str) -> Iterator[None]:
         """Books the time of the block to `account`; an enclosing booking pauses meanwhile."""
         self._settle()
         self._open.append(account)
@@ -76,18 +76,18 @@ class Clock:
             self._open.pop()
 
     @contextlib.contextmanager
-    def book_steps(self, count: int) -> Iterator[None]:
+    def measure_steps(self, count: int) -> Iterator[None]:
         """Books one call of `count` steps, which ends at a true synchronisation point."""
         before, cpu = self.seconds["steps"], time.process_time()
-        with self.book("steps"):
+        with self.measure("steps"):
             yield
         self._calls.append((self.seconds["steps"] - before, count))
         self._steps += count
         self._cpu += time.process_time() - cpu
 
-    def read(self) -> Reading:
+    def read(self) -> TimerReading:
         """What has been booked so far."""
-        return Reading(
+        return TimerReading(
             steps=self._steps,
             calls=len(self._calls),
             steps_s=self.seconds["steps"],

@@ -25,7 +25,7 @@ from modetrain.checkpoints import file as checkpoint
 from modetrain.engine.devices import Replicas
 from modetrain.errors import ConfigError, NotSavedError
 from modetrain.files import run_folder
-from modetrain.files.tensorboard import Events
+from modetrain.files.tensorboard import TensorBoardWriter
 
 NOBODY = 65534
 
@@ -156,7 +156,7 @@ def test_a_folder_that_is_read_only_is_refused_before_anything_is_done():
 
 def test_a_removed_folder_costs_the_past_and_not_the_run(make_trainer, tmp_path, said):
     folder = tmp_path / "run"
-    events = Events(folder)
+    events = TensorBoardWriter(folder)
     removes = At(3, lambda run: shutil.rmtree(folder))
     log = Log(every=1, events=events, lines=False)
     trainer = make_trainer(

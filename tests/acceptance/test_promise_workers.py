@@ -146,7 +146,7 @@ class Bad(Digits):
 OF_BAD = ("recipe._target_=bad.Bad", "steps=14", "callbacks.checkpoint.every=4", "callbacks.checkpoint.keep=9")
 
 
-def ended(folder: Path) -> file.Checkpoint:
+def ended(folder: Path) -> file.CheckpointFile:
     return file.load(run_folder.newest(folder))
 
 

@@ -16,13 +16,13 @@ from modetrain.callbacks.log import Log
 from modetrain.callbacks.profile import Profile
 from modetrain.callbacks.progress import ProgressBar
 from modetrain.checkpoints import file as checkpoint
-from modetrain.files.tensorboard import Events
+from modetrain.files.tensorboard import TensorBoardWriter
 from recipes.mnist import Digits
 
 
 @pytest.fixture
 def writer(tmp_path):
-    return Events(tmp_path)
+    return TensorBoardWriter(tmp_path)
 
 
 # --- when ------------------------------------------------------------------------------------------------------------

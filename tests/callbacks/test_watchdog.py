@@ -16,10 +16,10 @@ import pytest
 
 from modetrain.callback import Callback
 from modetrain.callbacks.deadline import Deadline
-from modetrain.callbacks.memory import System, resident_mb
-from modetrain.callbacks.watchdog import Watch
-from modetrain.files.tensorboard import Events
-from modetrain.training.timer import Clock
+from modetrain.callbacks.memory import MemoryMonitor, resident_mb
+from modetrain.callbacks.watchdog import Watchdog
+from modetrain.files.tensorboard import TensorBoardWriter
+from modetrain.training.timer import Timer
 
 
 class Time:
@@ -45,7 +45,7 @@ def stalls(folder):
 
 def test_a_heartbeat_tells_step_rate_and_what_is_done(make_trainer, tmp_path):
     now = Time()
-    watch = Watch(after=0, heartbeat=5.0, now=now)
+    watch = Watchdog(after=0, heartbeat=5.0, now=now)
     trainer = make_trainer("eager", steps=10)
     trainer.step = 4
     watch._beaten = (now.now, 0)
@@ -53,7 +53,7 @@ def test_a_heartbeat_tells_step_rate_and_what_is_done(make_trainer, tmp_path):
     watch.tick(trainer)
     assert not (tmp_path / "heartbeat.json").exists(), "not yet"
     now.now += 4
-    with trainer.timer.book("steps"):
+    with trainer.timer.measure("steps"):
         watch.tick(trainer)
     beat = beat_of(tmp_path)
     assert (beat["step"], beat["steps"], beat["status"], beat["doing"]) == (4, 10, "running", "steps")
@@ -70,7 +70,7 @@ def test_the_last_heartbeat_tells_how_it_ended(fails, status, make_trainer, tmp_
             if fails and trainer.step == 2:
                 raise ZeroDivisionError
 
-    trainer = make_trainer("eager", steps=3, callbacks=[Watch(after=0, heartbeat=60.0), Fails()])
+    trainer = make_trainer("eager", steps=3, callbacks=[Watchdog(after=0, heartbeat=60.0), Fails()])
     with contextlib.suppress(ZeroDivisionError):
         trainer.train()
     assert (beat_of(tmp_path)["status"], beat_of(tmp_path)["step"]) == (status, 2 if fails else 3)
@@ -78,7 +78,7 @@ def test_the_last_heartbeat_tells_how_it_ended(fails, status, make_trainer, tmp_
 
 def test_a_heartbeat_that_cannot_be_written_stops_nothing(make_trainer, tmp_path):
     (tmp_path / "heartbeat.json").mkdir()
-    trainer = make_trainer("eager", steps=2, callbacks=[Watch(after=0, heartbeat=0.001)])
+    trainer = make_trainer("eager", steps=2, callbacks=[Watchdog(after=0, heartbeat=0.001)])
     trainer.train()
     assert trainer.status == "completed"
 
@@ -98,7 +98,7 @@ def test_a_step_that_does_not_end_leaves_all_stacks_and_goes_on(make_trainer, tm
                 time.sleep(0.01)
 
     # On a busy machine the first step may take as long.
-    trainer = make_trainer("eager", steps=3, callbacks=[Watch(after=0.5, heartbeat=0), Stuck()])
+    trainer = make_trainer("eager", steps=3, callbacks=[Watchdog(after=0.5, heartbeat=0), Stuck()])
     trainer.train()
     assert trainer.status == "completed"
     file = stalls(tmp_path)[-1]
@@ -114,7 +114,7 @@ def test_a_step_that_does_not_end_leaves_all_stacks_and_goes_on(make_trainer, tm
 
 def test_a_stall_is_told_once_and_the_next_one_again(make_trainer, tmp_path):
     now = Time()
-    watch = Watch(after=10.0, heartbeat=0, now=now)
+    watch = Watchdog(after=10.0, heartbeat=0, now=now)
     trainer = make_trainer("eager")
     for _ in range(3):
         now.now += 11
@@ -133,7 +133,7 @@ HOLDS_THE_LOCK = """
 import ctypes, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from modetrain.callbacks.watchdog import Watch
+from modetrain.callbacks.watchdog import Watchdog
 
 class Replicas:
     chief, worker = True, 0
@@ -144,7 +144,7 @@ class Run:
 def holds():
     ctypes.PyDLL(None).sleep(60)
 
-watch = Watch(after=1.0, heartbeat=0)
+watch = Watchdog(after=1.0, heartbeat=0)
 watch.on_train_begin(Run)
 time.sleep(0.6)
 signal.alarm(4)  # kills
@@ -159,7 +159,7 @@ def test_code_that_holds_pythons_lock_is_told_too(tmp_path):
 
 
 def test_nothing_is_left_where_nothing_was_blocked(make_trainer, tmp_path):
-    make_trainer("eager", steps=2, callbacks=[Watch(after=5.0, heartbeat=0)]).train()
+    make_trainer("eager", steps=2, callbacks=[Watchdog(after=5.0, heartbeat=0)]).train()
     assert not (tmp_path / "blocked.txt").exists()
 
 
@@ -173,8 +173,8 @@ def test_memory_and_slow_down_are_recorded(make_trainer, tmp_path, scalars):
         def on_steps_end(self, trainer, rows):
             kept.append(bytearray(os.urandom(1) * 8_000_000))
 
-    events = Events(tmp_path)
-    system = System(every=2, events=events)
+    events = TensorBoardWriter(tmp_path)
+    system = MemoryMonitor(every=2, events=events)
     trainer = make_trainer("eager", steps=10, callbacks=[Leaks(), system])
     trainer.train()
     events.close()
@@ -198,7 +198,7 @@ def test_a_run_stops_when_its_time_is_over(make_trainer):
         def on_steps_end(self, trainer, rows):
             now.now += 10
 
-    clock = Clock(now, start=95.0)
+    clock = Timer(now, start=95.0)
     trainer = make_trainer("eager", steps=20, clock=clock, callbacks=[Ticks(), Deadline(after=34.0)])
     trainer.train()
     assert (trainer.status, trainer.step, trainer.stop_signal) == ("stopped", 3, 15)

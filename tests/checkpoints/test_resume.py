@@ -10,16 +10,16 @@ import pytest
 
 from modetrain.callback import Callback
 from modetrain.callbacks.checkpoint import Checkpoint
-from modetrain.callbacks.flight_recorder import Recorder
+from modetrain.callbacks.flight_recorder import FlightRecorder
 from modetrain.callbacks.log import Log
 from modetrain.checkpoints import file as checkpoint
 from modetrain.checkpoints import resume
 from modetrain.checkpoints.file import CheckpointError
-from modetrain.checkpoints.resume import Place
-from modetrain.engine.metrics import Means
+from modetrain.checkpoints.resume import ResumePoint
+from modetrain.engine.metrics import RunningMeans
 from modetrain.errors import ConfigError
 from modetrain.files import run_folder
-from modetrain.files.tensorboard import Events
+from modetrain.files.tensorboard import TensorBoardWriter
 
 STEPS = 7  # 5 batches are an epoch
 
@@ -38,7 +38,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(mode, steps, make_trainer, 
     whole.recipe.seek(STEPS)
     wanted = checkpoint.digest(whole.recipe.state())
     for step in steps:
-        place = Place(folder=tmp_path, checkpoints=(run_folder.checkpoint(tmp_path, step),))
+        place = ResumePoint(folder=tmp_path, checkpoints=(run_folder.checkpoint(tmp_path, step),))
         rest = make_trainer(mode, steps=STEPS, seed=0, step=step, **SCHEDULED)
         for variable in rest.recipe.model.trainable_variables:
             variable.assign(variable * 0)  # what comes back must come from the checkpoint
@@ -51,7 +51,9 @@ def test_a_resumed_run_ends_where_the_whole_one_does(mode, steps, make_trainer, 
 def test_a_run_can_be_resumed_in_another_mode(make_trainer, tmp_path, settings):
     make_trainer("eager", steps=3, callbacks=[Checkpoint(every=3)]).train()
     rest = make_trainer("graph", steps=5, step=3)
-    resume.restore(Place(folder=tmp_path, checkpoints=(run_folder.newest(tmp_path),)), rest.recipe, settings(), print)
+    resume.restore(
+        ResumePoint(folder=tmp_path, checkpoints=(run_folder.newest(tmp_path),)), rest.recipe, settings(), print
+    )
     rest.train()
     assert int(rest.recipe.optimizer.updates.numpy()) == 5
 
@@ -189,7 +191,7 @@ def test_another_model_is_no_damage(folder, make_recipe, mlp, settings):
 def test_other_examples_are_refused(make_trainer, make_recipe, tmp_path, settings):
     kept = {"data.source": "bundled", "training examples": 4000}
     make_trainer("eager", steps=1, callbacks=[Checkpoint(every=1, meta={"facts": kept})]).train()
-    place = Place(folder=tmp_path, checkpoints=(run_folder.newest(tmp_path),))
+    place = ResumePoint(folder=tmp_path, checkpoints=(run_folder.newest(tmp_path),))
     with pytest.raises(ConfigError, match="had data.source bundled, this one has tfds"):
         resume.restore(place, make_recipe(), settings(), print, facts={**kept, "data.source": "tfds"})
     assert resume.restore(place, make_recipe(), settings(), print, facts=kept)
@@ -269,7 +271,7 @@ class Stop(Callback):
 
 
 def everything(make_trainer, mode, folder, until, step=0):
-    events = Events(folder)
+    events = TensorBoardWriter(folder)
     if step:
         events.rewind(step)
     log = Log(every=5, events=events, lines=False)
@@ -325,7 +327,7 @@ def test_a_callback_whose_state_fails_is_named_with_its_file(make_trainer, state
             self.state = state
 
     with pytest.raises((TypeError, ZeroDivisionError)) as caught:
-        make_trainer("eager", steps=2, callbacks=[Mine(), Recorder(keep=1, config={}, made_on={})]).train()
+        make_trainer("eager", steps=2, callbacks=[Mine(), FlightRecorder(keep=1, config={}, made_on={})]).train()
     (note,) = caught.value.__notes__
     assert said in note
     assert "test_resume.py" in note
@@ -367,7 +369,7 @@ def test_a_callback_of_the_users_own_gets_back_what_it_kept(make_trainer, tmp_pa
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_sums_are_the_same_in_whatever_pieces_they_come(size):
     rows = np.random.default_rng(0).normal(size=(50, 2, 2))
-    whole, pieces = Means().plus_steps(("a", "b"), rows), Means()
+    whole, pieces = RunningMeans().plus_steps(("a", "b"), rows), RunningMeans()
     for begin in range(0, 50, size):
         pieces = pieces.plus_steps(("a", "b"), rows[begin : begin + size])
     assert pieces == whole
@@ -439,7 +441,7 @@ def hurt(draw: random.Random, path, other) -> None:
 def test_a_candidate_that_is_damaged_holds_nothing(make_trainer, tmp_path):
     make_trainer("eager", steps=2, callbacks=[Checkpoint(every=1)]).train()
     path = run_folder.checkpoint(tmp_path, 2)
-    there = Place(folder=tmp_path, checkpoints=(path, run_folder.checkpoint(tmp_path, 1)))
+    there = ResumePoint(folder=tmp_path, checkpoints=(path, run_folder.checkpoint(tmp_path, 1)))
     assert there.holds()
     path.write_bytes(path.read_bytes()[:-100])
     assert (there.step, there.holds()) == (2, False)

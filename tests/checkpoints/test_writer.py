@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from modetrain.checkpoints.writer import Saver
+from modetrain.checkpoints.writer import AsyncWriter
 
 
 def test_a_job_does_not_hold_up_who_submits_it():
-    saver, gate, done = Saver(), threading.Event(), []
+    saver, gate, done = AsyncWriter(), threading.Event(), []
     saver.submit(lambda: (gate.wait(10), done.append(1)))
     assert done == [], "it is still waiting"
     gate.set()
@@ -22,7 +22,7 @@ def test_a_job_does_not_hold_up_who_submits_it():
 
 
 def test_no_more_than_two_are_on_their_way():
-    saver, gates, began = Saver(), [threading.Event() for _ in range(3)], []
+    saver, gates, began = AsyncWriter(), [threading.Event() for _ in range(3)], []
     for n in range(2):
         saver.submit(lambda n=n: (began.append(n), gates[n].wait(10)))
     third = threading.Thread(target=lambda: saver.submit(lambda: began.append(2)))
@@ -39,7 +39,7 @@ def test_no_more_than_two_are_on_their_way():
 
 @pytest.mark.parametrize("background", [True, False])
 def test_a_failure_is_raised_once_and_the_next_job_is_done(background):
-    saver, done = Saver(background=background), []
+    saver, done = AsyncWriter(background=background), []
 
     def fails():
         raise OSError("disk")
@@ -60,7 +60,7 @@ def test_a_failure_is_raised_once_and_the_next_job_is_done(background):
 
 
 def test_waiting_raises_what_was_not_looked_at():
-    saver = Saver()
+    saver = AsyncWriter()
     saver.submit(lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         saver.wait()

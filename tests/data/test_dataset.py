@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from modetrain.data.sources.source import Source
-from modetrain.engine.batching import Cut
+from modetrain.engine.batching import BatchSharding
 from modetrain.errors import ConfigError
 
 
@@ -277,7 +277,10 @@ def test_overfitting_evaluates_the_very_batches_trained_on(make_data, debug):
         same(batch, data.batch(step))
 
 
-@pytest.mark.parametrize(("cut", "most"), [(Cut(), 40), (Cut(replicas=3, local=3), 39), (Cut(parts=2, replicas=8), 32)])
+@pytest.mark.parametrize(
+    ("cut", "most"),
+    [(BatchSharding(), 40), (BatchSharding(replicas=3, local=3), 39), (BatchSharding(parts=2, replicas=8), 32)],
+)
 def test_a_batch_of_more_examples_than_there_are_is_refused(make_data, cut, most):
     with pytest.raises(ConfigError, match=rf"batch_size=48: there are only 40 .* Type data.batch_size={most} or less"):
         make_data(batch_size=48, cut=cut)

@@ -14,7 +14,7 @@ import tensorflow as tf
 import modetrain.trainer
 from modetrain.app import report
 from modetrain.diagnostics import location
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.files import paths
 from modetrain.tools.compare.comparison import Comparison, Finding
 
@@ -57,16 +57,16 @@ def test_places_of_one_line_are_equal_and_are_in_order(tmp_path, monkeypatch):
     file = tmp_path / "mine.py"
     file.write_text("first = 1\n    second = 2\n")
     linecache.checkcache()
-    second = Place(file=str(file), line=2, function="step")
-    assert second == Place(file=str(file), line=2)
-    assert hash(second) == hash(Place(file=str(file), line=2))
-    assert sorted([second, Place(file=str(file), line=1)])[-1] is second
+    second = Location(file=str(file), line=2, function="step")
+    assert second == Location(file=str(file), line=2)
+    assert hash(second) == hash(Location(file=str(file), line=2))
+    assert sorted([second, Location(file=str(file), line=1)])[-1] is second
     assert (str(second), second.shown) == ("mine.py:2  second = 2", "mine.py:2")
-    assert str(Place(file="/nowhere.py", line=3)) == "/nowhere.py:3"
+    assert str(Location(file="/nowhere.py", line=3)) == "/nowhere.py:3"
 
 
 def test_a_place_in_compare_json_has_its_text():
-    here = Place(file=__file__, line=1)
+    here = Location(file=__file__, line=1)
     found = Finding(mode="xla", kind="different", message="", place=here)
     told = Comparison(reference="eager", modes=("eager", "xla"), first_step=0, steps=1, draws=1, findings=(found,))
     assert told.to_json()["findings"][0]["place"] == {"file": __file__, "line": 1, "function": "", "text": here.text}
@@ -90,8 +90,8 @@ def test_a_statement_of_several_lines_is_shown_whole(tmp_path):
     file.write_text(
         "x = tf.gather(\n    [1.0, 2.0],  # of a class\n    label,\n)\ny = x  # plain\nif (x\n    and y):\n    z = (\n"
     )
-    assert str(Place(file=str(file), line=1)).endswith("several.py:1  x = tf.gather([1.0, 2.0], label)")
-    assert str(Place(file=str(file), line=5)).endswith("y = x  # plain")
-    assert str(Place(file=str(file), line=6)).endswith("if (x and y):")
-    assert str(Place(file=str(file), line=8)).endswith("z = (")
-    assert Place(file=str(file), line=1).text == "x = tf.gather("
+    assert str(Location(file=str(file), line=1)).endswith("several.py:1  x = tf.gather([1.0, 2.0], label)")
+    assert str(Location(file=str(file), line=5)).endswith("y = x  # plain")
+    assert str(Location(file=str(file), line=6)).endswith("if (x and y):")
+    assert str(Location(file=str(file), line=8)).endswith("z = (")
+    assert Location(file=str(file), line=1).text == "x = tf.gather("

@@ -40,7 +40,7 @@ def test_many_devices_are_shown_by_the_first_and_the_last():
 
 
 def test_one_device_is_wrapped_in_nothing():
-    replicas = Replicas.of(Mode(name="graph", compile="graph"))
+    replicas = Replicas.for_mode(Mode(name="graph", compile="graph"))
     assert replicas.strategy is None
     assert (replicas.count, replicas.local, replicas.first, replicas.workers, replicas.chief) == (1, 1, 0, 1, True)
     assert replicas.run(lambda given: given + 1, [41]) == [42]
@@ -91,7 +91,7 @@ def test_one_device_is_wrapped_in_nothing():
 def test_devices_that_are_not_there_are_refused(given, message, monkeypatch):
     monkeypatch.delenv("TPU_NAME", raising=False)
     with pytest.raises(ConfigError, match=message):
-        Replicas.of(Mode(**{"name": "mine", "compile": "graph", **given}))
+        Replicas.for_mode(Mode(**{"name": "mine", "compile": "graph", **given}))
 
 
 @pytest.mark.parametrize(("name", "strategy"), [("graph", "one_device"), ("mirrored", "mirrored")])

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from modetrain.engine import metrics
-from modetrain.engine.metrics import Means
+from modetrain.engine.metrics import RunningMeans
 
 # --- row: what one step returned -------------------------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ def test_a_step_that_returns_no_mapping_is_told_what_to_write(returned):
         metrics.row(returned, 8)
 
 
-# --- Means: sums that become means when somebody looks ---------------------------------------------------------------
+# --- RunningMeans: sums that become means when somebody looks ---------------------------------------------------------------
 
 
 def rows(values, counts):
@@ -86,38 +86,38 @@ def rows(values, counts):
 
 
 def test_short_batches_weigh_by_their_examples():
-    means = Means.of(["loss"], rows([30.0, 1.0], [10, 1]))
+    means = RunningMeans.from_rows(["loss"], rows([30.0, 1.0], [10, 1]))
     assert means.means() == {"loss": 31.0 / 11}, "a mean of means would be 2"
 
 
 def test_merging_is_the_same_however_the_steps_are_divided():
     values = np.random.default_rng(0).integers(0, 100, (12, 3, 2)).astype(np.float32)
     names = ["a", "b", "c"]
-    whole = Means.of(names, values)
+    whole = RunningMeans.from_rows(names, values)
     for cut in range(13):
-        assert Means.of(names, values[:cut]) + Means.of(names, values[cut:]) == whole
-    one_by_one = sum((Means.of(names, values[i]) for i in range(12)), Means())
+        assert RunningMeans.from_rows(names, values[:cut]) + RunningMeans.from_rows(names, values[cut:]) == whole
+    one_by_one = sum((RunningMeans.from_rows(names, values[i]) for i in range(12)), RunningMeans())
     assert one_by_one == whole
 
 
 def test_merging_commutes_associates_and_has_a_zero():
-    a, b, c = (Means(pairs={name: (n, 2.0 * n)}) for n, name in enumerate(["x", "y", "x"], 1))
+    a, b, c = (RunningMeans(pairs={name: (n, 2.0 * n)}) for n, name in enumerate(["x", "y", "x"], 1))
     assert (a + b) + c == a + (b + c)
     assert (a + b).means() == (b + a).means()
-    assert a + Means() == a == Means() + a
+    assert a + RunningMeans() == a == RunningMeans() + a
 
 
 def test_what_only_one_side_counted_is_kept():
-    merged = Means(pairs={"loss": (4.0, 2.0)}) + Means(pairs={"grad_norm": (3.0, 1.0)})
+    merged = RunningMeans(pairs={"loss": (4.0, 2.0)}) + RunningMeans(pairs={"grad_norm": (3.0, 1.0)})
     assert merged.means() == {"loss": 2.0, "grad_norm": 3.0}
 
 
 def test_what_was_never_counted_has_no_mean():
-    assert Means(pairs={"grad_norm": (0.0, 0.0), "loss": (1.0, 1.0)}).means() == {"loss": 1.0}
-    assert Means().means() == {}
+    assert RunningMeans(pairs={"grad_norm": (0.0, 0.0), "loss": (1.0, 1.0)}).means() == {"loss": 1.0}
+    assert RunningMeans().means() == {}
 
 
 def test_many_small_values_are_summed_in_double_precision():
     # float32 sums of 0.1 are off in the fourth digit after a million
     steps = np.full((1_000_000, 1, 2), [0.1, 1.0], np.float32)
-    assert Means.of(["loss"], steps).means()["loss"] == pytest.approx(float(np.float32(0.1)), rel=1e-12)
+    assert RunningMeans.from_rows(["loss"], steps).means()["loss"] == pytest.approx(float(np.float32(0.1)), rel=1e-12)

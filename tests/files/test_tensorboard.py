@@ -12,11 +12,11 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from modetrain.files.tensorboard import Events, cut
+from modetrain.files.tensorboard import TensorBoardWriter, cut
 
 
 def written(folder, steps, value=0.0):
-    events = Events(folder)
+    events = TensorBoardWriter(folder)
     for step in steps:
         events.scalars({"train/loss": value + step}, step)
     events.close()
@@ -67,7 +67,7 @@ def test_a_last_record_that_a_crash_cut_short_is_left_out(garbage, tmp_path):
 
 def test_several_resumes_in_one_folder(tmp_path):
     for n, (begin, end) in enumerate([(0, 7), (4, 9), (4, 6), (2, 12)]):
-        events = Events(tmp_path)
+        events = TensorBoardWriter(tmp_path)
         events.rewind(begin)
         for step in range(begin + 1, end):
             events.scalars({"train/loss": float(n)}, step)
@@ -77,7 +77,7 @@ def test_several_resumes_in_one_folder(tmp_path):
 
 
 def test_images_are_cut_too(tmp_path):
-    events = Events(tmp_path)
+    events = TensorBoardWriter(tmp_path)
     for step in (1, 2):
         events.images("samples", tf.zeros([1, 4, 4, 1]).numpy(), step)
     events.close()
@@ -85,7 +85,7 @@ def test_images_are_cut_too(tmp_path):
 
 
 def test_in_a_fresh_folder_there_is_nothing_to_cut(tmp_path):
-    events = Events(tmp_path)
+    events = TensorBoardWriter(tmp_path)
     events.rewind(0)
     assert list(tmp_path.iterdir()) == []
     events.scalars({"a": 1.0}, 1)
@@ -95,7 +95,7 @@ def test_in_a_fresh_folder_there_is_nothing_to_cut(tmp_path):
 
 def test_a_worker_that_is_not_the_chief_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    events = Events(None)
+    events = TensorBoardWriter(None)
     events.scalars({"a": 1.0}, 1)
     events.flush()
     events.rewind(0)
@@ -108,7 +108,7 @@ def test_a_worker_that_is_not_the_chief_writes_nothing(tmp_path, monkeypatch):
 
 def test_a_folder_that_is_removed_is_made_anew_and_that_is_said(tmp_path, said):
     folder = tmp_path / "run"
-    events = Events(folder)
+    events = TensorBoardWriter(folder)
     folder.mkdir()
     events.scalars({"train/loss": 1.0}, 1)
     events.flush()
@@ -122,7 +122,7 @@ def test_a_folder_that_is_removed_is_made_anew_and_that_is_said(tmp_path, said):
 
 
 def test_files_that_are_removed_are_begun_anew(tmp_path):
-    events = Events(tmp_path)
+    events = TensorBoardWriter(tmp_path)
     events.scalars({"train/loss": 1.0}, 1)
     events.flush()
     for file in tmp_path.iterdir():
@@ -133,7 +133,7 @@ def test_files_that_are_removed_are_begun_anew(tmp_path):
 
 
 def test_a_full_disk_is_said_once_and_nothing_is_raised(tmp_path, said):
-    events = Events(tmp_path)
+    events = TensorBoardWriter(tmp_path)
     events.scalars({"train/loss": 1.0}, 1)
     events.flush()
     old = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -13,11 +13,11 @@ from keras import layers
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.callbacks.profile import Profile
 from modetrain.checkpoints import file, resume
-from modetrain.checkpoints.resume import Place
-from modetrain.engine.metrics import Rows
+from modetrain.checkpoints.resume import ResumePoint
+from modetrain.engine.metrics import StepMetrics
 from modetrain.files import run_folder
 from modetrain.settings import NonfiniteSettings
-from modetrain.training.nonfinite import Nonfinite
+from modetrain.training.nonfinite import NonfiniteGuard
 from modetrain.training.step_errors import NonFiniteError
 from recipes.mnist import Digits, cross_entropy
 
@@ -183,14 +183,14 @@ def test_more_than_the_limit_in_a_row_end_the_run(policy):
 def test_a_good_step_ends_the_row_and_the_count_survives_a_restart():
     def rows(first, bad):
         values = np.array([[[np.nan if one else 1.0, 8.0], [float(one), 1.0]] for one in bad])
-        return Rows(first=first, names=("loss", "nonfinite"), values=values)
+        return StepMetrics(first=first, names=("loss", "nonfinite"), values=values)
 
-    judge = Nonfinite(NonfiniteSettings(policy="skip", limit=2))
+    judge = NonfiniteGuard(NonfiniteSettings(policy="skip", limit=2))
     kept, found = judge.look(rows(0, [1, 1, 0, 1, 1]))
     assert found is None
     assert kept.names == ("loss",)
     assert kept.values[:, 0, 1].tolist() == [0, 0, 8, 0, 0]
-    other = Nonfinite(NonfiniteSettings(policy="skip", limit=2))
+    other = NonfiniteGuard(NonfiniteSettings(policy="skip", limit=2))
     other.load_state(judge.state())
     assert other.look(rows(5, [1]))[1].step == 5
     assert judge.look(rows(5, [0, 1]))[1] is None
@@ -236,7 +236,7 @@ def test_resumed_anywhere_it_ends_where_the_whole_run_does(policy, tmp_path, set
         callbacks = [keeping()]
         policy("rollback", "eager", BadExample, steps=stop, callbacks=callbacks, folder=folder).train()
         rest = policy("rollback", "eager", BadExample, steps=9, step=stop, callbacks=[keeping()], folder=folder)
-        place = Place(folder=folder, checkpoints=(run_folder.newest(folder),))
+        place = ResumePoint(folder=folder, checkpoints=(run_folder.newest(folder),))
         found = resume.restore(place, rest.recipe, settings(), lambda line: None)
         rest.load_state(found.meta["carry"], step=found.step)
         assert rest.step == stop

@@ -11,7 +11,7 @@ import tensorflow as tf
 from modetrain.app import report
 from modetrain.diagnostics.tf_errors import plain_sentence
 from modetrain.files import paths
-from modetrain.training.nonfinite import Finding
+from modetrain.training.nonfinite import NonFiniteValue
 from modetrain.training.step_errors import NonFiniteError
 from recipes.mnist import Digits
 
@@ -20,7 +20,7 @@ from recipes.mnist import Digits
 
 def test_a_loss_that_is_not_finite_says_how_to_make_the_step_again(make_trainer, tmp_path):
     run = make_trainer("graph", steps=20, command="python -m modetrain recipe=mine steps=20")
-    error = NonFiniteError(Finding(step=6, what="loss is nan"), run, next(run.data.train_blocks(6, 1)))
+    error = NonFiniteError(NonFiniteValue(step=6, what="loss is nan"), run, next(run.data.train_blocks(6, 1)))
     assert str(error) == "loss is nan in step 7 of 20 in mode=graph."
     assert error.step == 6
     assert error.__notes__[0].startswith(

@@ -7,7 +7,7 @@ import dataclasses
 import tensorflow as tf
 
 from modetrain.diagnostics import stack
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.engine.guards.checks import CHECKS
 
 
@@ -19,7 +19,7 @@ class GuardError(Exception):
       place: the user's line.
     """
 
-    def __init__(self, message: str, step: int, place: Place | None):
+    def __init__(self, message: str, step: int, place: Location | None):
         super().__init__(message)
         self.step = step
         self.place = place
@@ -37,7 +37,7 @@ class Guard:
 
     code: str
     what: str
-    place: Place | None
+    place: Location | None
 
     def error(self, step: int) -> GuardError:
         """What to raise where it has failed.

@@ -1,6 +1,6 @@
 """The guards of one traced step.
 
-guards = Guards.of(graph, bodies)          # while the step is traced, after its last operation
+guards = Guards.find(graph, bodies)          # while the step is traced, after its last operation
 guards.failed                              # int32: 0, or the number of the first guard that failed
 raise guards.error(number, step)           # on the host
 """
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from modetrain.diagnostics import graph_ops, stack
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.engine.guards.bodies import Bodies
 from modetrain.engine.guards.checks import CHECKS
 from modetrain.engine.guards.guard import Guard, GuardError, guard
@@ -53,7 +53,7 @@ class Guards:
         return cls(guards=guards, failed=tf.where(first == end, 0, first))
 
     @classmethod
-    def of(cls, graph: tf.Graph, bodies: Bodies | None = None) -> Guards:
+    def find(cls, graph: tf.Graph, bodies: Bodies | None = None) -> Guards:
         """Guards every operation of a graph that is being traced.
 
         Args:
@@ -76,7 +76,7 @@ class Guards:
         return self.guards[number - 1].error(step)
 
 
-def unguarded(graph: tf.Graph) -> list[Place]:
+def unguarded(graph: tf.Graph) -> list[Location]:
     """The user's lines that may fail in an XLA program inside the step, where no guard is.
 
     Such are the branches and loops of a replica's program, such programs in branches and loops of the step, and functions that

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.compare import tolerance, verdict
 from modetrain.tools.compare.diagnosis import Explanation
 from modetrain.tools.compare.observation import ArmReport
@@ -64,7 +64,7 @@ class _Wide:
     """
 
     apart: Mapping[tuple[int, str], float]
-    narrow: Place | None
+    narrow: Location | None
 
     def relative(self, one: Verdict) -> float:
         """The relative distance of what a verdict is on."""

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.compare import tolerance
 from modetrain.tools.compare.observation import Times
 from modetrain.tools.compare.verdict import Verdict
@@ -75,7 +75,7 @@ class Finding:
     ulp: int | None = None
     floors: float | None = None
     op: str | None = None
-    place: Place | None = None
+    place: Location | None = None
     blame: str | None = None
     advice: str | None = None
 
@@ -201,7 +201,7 @@ class Comparison:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Place):
+    if isinstance(value, Location):
         return {**dataclasses.asdict(value), "text": value.text}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}

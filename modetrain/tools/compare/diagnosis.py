@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.compare.comparison import KINDS, Finding
 from modetrain.tools.compare.observation import Impure, StepError
 from modetrain.tools.compare.verdict import Verdict
@@ -32,7 +32,7 @@ class Explanation:
 
     kind: str | None = None
     op: str | None = None
-    place: Place | None = None
+    place: Location | None = None
     said: tuple[str, ...] = ()
     blame: str | None = None
     advice: str | None = None

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.compare import bisect, op_trace, python_changes, tolerance
 from modetrain.tools.compare.bisect import Origin
 from modetrain.tools.compare.diagnosis import Explanation
@@ -137,7 +137,7 @@ def tracing(arm: Arm, number: int) -> Explanation | None:
     return None
 
 
-def _parting(arm: Arm, number: int, *, asked: bool) -> Place | None:
+def _parting(arm: Arm, number: int, *, asked: bool) -> Location | None:
     mode = mode_for("graph", arm.mode)
     steps = Steps(recipe=arm.recipe, method="train_step", mode=mode, replicas=arm.replicas, whole=[_batch(arm, number)])
     with contextlib.suppress(Exception), python_state_kept(arm.recipe):  # a step that fails has told why

@@ -15,7 +15,7 @@ from tensorflow.python import pywrap_tfe
 from tensorflow.python.eager import backprop
 
 from modetrain.diagnostics import location
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 
 
 class Differentiated:
@@ -28,7 +28,7 @@ class Differentiated:
 
     def __init__(self) -> None:
         self.now: list[tuple[str, Sequence[Any], Sequence[Any]]] = []
-        self.lines: dict[str, Place] = {}
+        self.lines: dict[str, Location] = {}
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -65,7 +65,7 @@ def _id(tensor: Any) -> int | None:
     return getattr(tensor, "_id", None)
 
 
-def _line(op: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> Place | None:
+def _line(op: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> Location | None:
     found = [one.op for one in outputs if isinstance(one, tf.Tensor)]
     for one in inputs:
         if isinstance(one, tf.Tensor):

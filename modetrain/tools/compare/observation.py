@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.compare import tolerance
 
 State = Mapping[str, np.ndarray]
@@ -29,7 +29,7 @@ class StepError:
 
     type: str
     message: str
-    place: Place | None = None
+    place: Location | None = None
     advice: str | None = None
 
     def __str__(self) -> str:
@@ -187,4 +187,4 @@ class ArmReport:
     drift: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     distance: Sequence[float] = ()
     notes: tuple[str, ...] = ()
-    narrow: Place | None = None
+    narrow: Location | None = None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 
 _ADDS_UP = re.compile(
     r"MatMul|Conv|Sum|Mean|Softmax|BatchNorm|Einsum|Pool|L2Loss|AddN|SegmentSum|Scatter|BiasAddGrad|Norm|Cum|Apply"
@@ -37,7 +37,7 @@ class Entry:
     op: str
     value: np.ndarray | None
     shape: tuple[int, ...]
-    place: Place | None
+    place: Location | None
     gradient: bool
     inputs: tuple[int, ...]
     constant: bool = False

@@ -18,7 +18,7 @@ from tensorflow.python.eager.wrap_function import VariableHolder, WrappedFunctio
 from tensorflow.python.framework import op_callbacks
 
 from modetrain.diagnostics import location
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.engine import random
 from modetrain.engine.autograph import autograph_on
 from modetrain.engine.context import StepContext
@@ -82,7 +82,7 @@ def log_of(arm: Arm, compile: str, number: int, state: State) -> Log:
         return _compiled(run, parts, step, xla=compile == "xla")
 
 
-def narrow(arm: Arm, number: int, state: State) -> Place | None:
+def narrow(arm: Arm, number: int, state: State) -> Location | None:
     """The user's first line that computes in less than float64; None where none does.
 
     Args:
@@ -121,7 +121,7 @@ def _step_of(arm: Arm, number: int):
 
 
 def _eagerly(run: Callable[[], None]) -> Log:
-    made: list[tuple[str, Any, Place | None, bool, tuple, Place | None]] = []
+    made: list[tuple[str, Any, Location | None, bool, tuple, Location | None]] = []
     of = Differentiated()
 
     def note(op_type, inputs, attrs, outputs, op_name=None, graph=None):
@@ -233,7 +233,7 @@ def _compiled(run, parts, step: tf.Tensor, *, xla: bool) -> Log:
     return _log(_entries(found, values, of.lines), _names(found))
 
 
-def _entries(found: Sequence[tf.Tensor], values: Iterator[tf.Tensor], forward: Mapping[str, Place]) -> list[tuple]:
+def _entries(found: Sequence[tf.Tensor], values: Iterator[tf.Tensor], forward: Mapping[str, Location]) -> list[tuple]:
     made = []
     for tensor in found:
         frames = [(f.filename, f.lineno, f.name) for f in tensor.op.traceback]
@@ -305,7 +305,7 @@ def _log(made: Sequence[tuple], positions: Mapping[int | str, int]) -> Log:
     return log
 
 
-def _where() -> tuple[Place | None, bool]:
+def _where() -> tuple[Location | None, bool]:
     """The user's line that is running, and whether a gradient is being taken."""
     frame: FrameType | None = sys._getframe(2)
     gradient = False

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modetrain.diagnostics.location import Place, is_users
+from modetrain.diagnostics.location import Location, is_users
 from modetrain.recipe import Recipe
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -39,7 +39,7 @@ class Change:
     name: str
     was: str
     now: str
-    place: Place | None
+    place: Location | None
     random: bool = False
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ def changes(recipe: Recipe, run: Callable[[], Any]) -> list[Change]:
     found: dict[str, Change] = {}
     globals_ = _globals_of(recipe)
     last = _fingerprint(recipe, globals_)
-    line: list[Place | None] = [None]
+    line: list[Location | None] = [None]
 
     def look() -> None:
         nonlocal last
@@ -71,7 +71,7 @@ def changes(recipe: Recipe, run: Callable[[], Any]) -> list[Change]:
         if event == "call":
             return trace
         look()
-        line[0] = Place(file=frame.f_code.co_filename, line=frame.f_lineno, function=frame.f_code.co_name)
+        line[0] = Location(file=frame.f_code.co_filename, line=frame.f_lineno, function=frame.f_code.co_name)
         return trace
 
     old = sys.gettrace()

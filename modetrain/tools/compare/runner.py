@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.compare.diagnosis import Explanation
 from modetrain.tools.compare.observation import ArmReport
 from modetrain.tools.compare.store import Shelf
@@ -26,7 +26,7 @@ class Death:
     how: str
     phase: str
     tail: str = ""
-    place: Place | None = None
+    place: Location | None = None
 
 
 class Runner(Protocol):

@@ -56,7 +56,7 @@ class Processes:
         settings: Settings,
         words: dict[str, tuple[str, ...]],
         config_dirs: Sequence[str],
-        where: resume.Place,
+        where: resume.ResumePoint,
         shelf: Shelf,
         cwd: Path,
     ):

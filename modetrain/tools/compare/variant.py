@@ -19,9 +19,9 @@ import tensorflow as tf
 from modetrain.checkpoints import file
 from modetrain.diagnostics import location, tf_errors
 from modetrain.diagnostics.lost_peer import lost_a_peer
-from modetrain.engine.batching import Block, Cut
+from modetrain.engine.batching import BatchSharding, StackedBatches
 from modetrain.engine.devices import Replicas
-from modetrain.engine.metrics import NONFINITE, Means
+from modetrain.engine.metrics import NONFINITE, RunningMeans
 from modetrain.engine.optimizer import Optimizer
 from modetrain.engine.program import Program
 from modetrain.mode import Mode
@@ -67,9 +67,11 @@ class Arm:
         self.batches = batches
         self.block = self.block_of(batches)
 
-    def block_of(self, batches: Batches, first: int = 0) -> Block:
+    def block_of(self, batches: Batches, first: int = 0) -> StackedBatches:
         """Batches as this arm's replicas take them; `first` counts from the comparison's first step."""
-        return Block.of(batches, self._first + first, Cut.over(self.replicas, self.recipe.micro_batches))
+        return StackedBatches.from_batches(
+            batches, self._first + first, BatchSharding.over(self.replicas, self.recipe.micro_batches)
+        )
 
     def read(self) -> dict[str, np.ndarray]:
         """Every variable by name."""
@@ -80,7 +82,7 @@ class Arm:
         for name, variable in self.recipe.state().items():
             variable.assign(tf.cast(state[name], variable.dtype))
 
-    def step(self, number: int, block: Block | None = None) -> Seen:
+    def step(self, number: int, block: StackedBatches | None = None) -> Seen:
         """Runs one step from the state there is.
 
         Args:
@@ -99,7 +101,7 @@ class Arm:
     def means(self, rows: np.ndarray) -> list[dict[str, float]]:
         """What a call of the program returned, as means over the global batch; a dict for each step."""
         summed = self.replicas.sum_over_workers(rows.sum(axis=1, dtype=np.float64))
-        steps = [Means.of(self.program.names, row).means() for row in summed]
+        steps = [RunningMeans.from_rows(self.program.names, row).means() for row in summed]
         return [{name: mean for name, mean in one.items() if name.split("/")[0] != NONFINITE} for one in steps]
 
     def compute_dtype(self) -> str:

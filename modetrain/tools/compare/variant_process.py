@@ -97,7 +97,7 @@ def build(job: Job, settings: Settings, shelf: Shelf) -> tuple[bool, Arm]:
     tf_setup.set_for(settings.mode, settings.seed)
     source = sources.load(settings.data, say=print)
     recipe = make_recipe(settings, info_of(settings, source), replicas=replicas)
-    place = resume.Place(folder=Path(), checkpoints=job.checkpoints)
+    place = resume.ResumePoint(folder=Path(), checkpoints=job.checkpoints)
     restored = resume.restore(place, recipe, settings, print)
     first = restored.step if restored else 0
     if not shelf.has("batches"):

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.inspect.codes import CODES
 
 
@@ -45,13 +45,13 @@ class Finding:
         return f"{self.code} {self.place}: {self.what}. {self.fix}"
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Location:
         """Where it is."""
-        return Place(file=self.file, line=self.line)
+        return Location(file=self.file, line=self.line)
 
 
 def finding(
-    code: str, place: Place, what: str, *, evidence: str, mode: str | None = None, fix: str | None = None
+    code: str, place: Location, what: str, *, evidence: str, mode: str | None = None, fix: str | None = None
 ) -> Finding:
     """A finding with what its code says of every one of its kind.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.engine.devices import Replicas
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
@@ -123,7 +123,7 @@ def _specific(found: Sequence[Finding]) -> Iterator[Finding]:
         "MT103": ("MT101", "MT102"),
         "MT206": ("MT305",),  # the variable is that of Keras's own generator, which is made on first use
     }
-    codes: dict[Place, set[str]] = {}
+    codes: dict[Location, set[str]] = {}
     for one in found:
         codes.setdefault(one.place, set()).add(one.code)
     for one in found:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from modetrain.config import arguments
 from modetrain.config.overrides import key_of
 from modetrain.diagnostics import graph_ops, stack
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.engine.devices import Replicas
 from modetrain.engine.guards.step_guards import unguarded
 from modetrain.engine.loop import Concrete
@@ -134,13 +134,13 @@ def _leaves_no_doubt(change: Change) -> bool:
     return change.kind == "plain" and all(numbers)
 
 
-def place_of_method(recipe: Recipe, method: str) -> Place:
+def place_of_method(recipe: Recipe, method: str) -> Location:
     """Where a step begins."""
     code = getattr(type(recipe), method).__code__
-    return Place(file=code.co_filename, line=code.co_firstlineno)
+    return Location(file=code.co_filename, line=code.co_firstlineno)
 
 
-def place_of_change(expression: str, reach: Reached) -> Place | None:
+def place_of_change(expression: str, reach: Reached) -> Location | None:
     """The line in the reached functions that changes what an expression names, found by its last name."""
     names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\[.*?\]|\(.*?\)", "", expression))
     if not names:
@@ -153,16 +153,16 @@ def place_of_change(expression: str, reach: Reached) -> Place | None:
             inner = node.func.value if isinstance(node.func, ast.Attribute) else None
             targets = [*([inner] if inner is not None else []), *node.args]  # a method of it, or next(it)
         if any(_last_name(target) == names[-1] for target in targets):
-            return Place(file=function.__code__.co_filename, line=node.lineno)  # type: ignore[attr-defined]
+            return Location(file=function.__code__.co_filename, line=node.lineno)  # type: ignore[attr-defined]
     return None
 
 
-def place_of_read(expression: str, reach: Reached) -> Place | None:
+def place_of_read(expression: str, reach: Reached) -> Location | None:
     """The line in the reached functions that reads what an expression names."""
     names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\[.*?\]|\(.*?\)", "", expression))
     for function, node in nodes_of(reach.functions):
         if isinstance(getattr(node, "ctx", None), ast.Load) and names and _last_name(node) == names[-1]:
-            return Place(file=function.__code__.co_filename, line=node.lineno)  # type: ignore[attr-defined]
+            return Location(file=function.__code__.co_filename, line=node.lineno)  # type: ignore[attr-defined]
     return None
 
 

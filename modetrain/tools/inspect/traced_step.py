@@ -15,8 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modetrain.diagnostics.location import Place
-from modetrain.engine.batching import Block, Cut
+from modetrain.diagnostics.location import Location
+from modetrain.engine.batching import BatchSharding, StackedBatches
 from modetrain.engine.devices import Replicas
 from modetrain.engine.program import Program
 from modetrain.mode import Mode
@@ -64,10 +64,10 @@ class Steps:
         return [{name: values[part] for name, values in batch.items()} for batch in cut for part in range(parts)]
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Location:
         """Where the step begins, for what belongs to no line in particular."""
         code = getattr(type(self.recipe), self.method).__code__
-        return Place(file=code.co_filename, line=code.co_firstlineno)
+        return Location(file=code.co_filename, line=code.co_firstlineno)
 
     def trace(self, batch: Batch) -> Concrete:
         """Traces the step for batches like this one, as a run does; anew at each call.
@@ -84,12 +84,12 @@ class Steps:
         rows = program(self.block(batch, number), 0, 1)
         return program.names, rows
 
-    def block(self, batch: Batch, number: int = 0) -> Block:
+    def block(self, batch: Batch, number: int = 0) -> StackedBatches:
         """The batch as a block of one step."""
         local = self.replicas.local
-        cut = Cut.over(self.replicas)
-        arrays = {name: cut.of(tf.convert_to_tensor(value))[tf.newaxis] for name, value in batch.items()}
-        return Block(
+        cut = BatchSharding.over(self.replicas)
+        arrays = {name: cut.shard(tf.convert_to_tensor(value))[tf.newaxis] for name, value in batch.items()}
+        return StackedBatches(
             first=number,
             length=1,
             arrays=arrays,

@@ -16,16 +16,16 @@ from modetrain.app import record, session
 from modetrain.app.build import connect_devices
 from modetrain.checkpoints import file, resume
 from modetrain.checkpoints.capsule import Capsule
-from modetrain.data.loader import Feed
+from modetrain.data.loader import BatchLoader
 from modetrain.errors import ConfigError
 from modetrain.files import run_folder
-from modetrain.files.tensorboard import Events
+from modetrain.files.tensorboard import TensorBoardWriter
 from modetrain.mode import Mode
 from modetrain.settings import Settings, WatchdogSettings
 from modetrain.tools.inspect.python_state.snapshot import python_state_kept
 from modetrain.tools.replay.source import Origin
 from modetrain.trainer import Trainer
-from modetrain.training.timer import Clock
+from modetrain.training.timer import Timer
 
 
 def mode_of(origin: Origin, mode: Mode) -> Mode:
@@ -65,9 +65,9 @@ def trainer_at(
         watchdog=WatchdogSettings(after=0, heartbeat=0),
         command="",
     )
-    where = resume.Place(folder=origin.folder or Path())
+    where = resume.ResumePoint(folder=origin.folder or Path())
     replicas = connect_devices(quiet.mode)
-    trainer, source = session.build(quiet, where, replicas, Clock(), Console(), Events(None))
+    trainer, source = session.build(quiet, where, replicas, Timer(), Console(), TensorBoardWriter(None))
     if base is not None:
         resume.check_facts(base, session.facts_of(source), f"replay.from={settings.replay.path}")
         file.restore(base, trainer.recipe.state(), origin.path)
@@ -85,7 +85,7 @@ def trainer_at(
             if trainer.recipe.prepares
             else trainer.steps_per_call
         )
-        trainer.loader = Feed(trainer.data, length)
+        trainer.loader = BatchLoader(trainer.data, length)
         trainer.loader.skipped_batches = [(at, count) for at, count in windows if at <= trainer.step]
         trainer.steps = stop
         with _python_of_the_first_step(trainer):
@@ -122,11 +122,11 @@ def capsule_at(trainer: Trainer, origin: Origin) -> Capsule:
     )
 
 
-def _base(origin: Origin, number: int, say: Callable[[str], None]) -> file.Checkpoint | None:
+def _base(origin: Origin, number: int, say: Callable[[str], None]) -> file.CheckpointFile | None:
     """What to go on from: the newest state of a step up to `number`; None for the run's own beginning."""
     if origin.capsule is not None:
         made = origin.capsule
-        return file.Checkpoint(step=made.state_step, arrays=made.state, meta={"carry": made.carry})
+        return file.CheckpointFile(step=made.state_step, arrays=made.state, meta={"carry": made.carry})
     if origin.path.is_file():
         return file.load(origin.path)
     for step in reversed([step for step in run_folder.steps(origin.path) if step <= number]):

@@ -14,10 +14,10 @@ import tensorflow as tf
 from modetrain.app.build import make_recipe
 from modetrain.checkpoints import file
 from modetrain.checkpoints.capsule import Capsule
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.engine import random
-from modetrain.engine.batching import Block, Cut
-from modetrain.engine.metrics import NONFINITE, Means
+from modetrain.engine.batching import BatchSharding, StackedBatches
+from modetrain.engine.metrics import NONFINITE, RunningMeans
 from modetrain.engine.program import Program
 from modetrain.recipe import Info, Recipe
 from modetrain.settings import Settings
@@ -38,7 +38,7 @@ class Cause:
     """
 
     what: str
-    place: Place | None
+    place: Location | None
 
 
 class Step:
@@ -73,7 +73,7 @@ class Step:
 
     def load(self) -> None:
         """Brings back the state before the step."""
-        found = file.Checkpoint(step=self.capsule.state_step, arrays=self.capsule.state, meta={})
+        found = file.CheckpointFile(step=self.capsule.state_step, arrays=self.capsule.state, meta={})
         file.restore(found, self.recipe.state(), Path(str(self.settings.replay.path)))
 
     def make(self, wrap: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None) -> dict[str, float]:
@@ -94,10 +94,12 @@ class Step:
         program = Program(step, self.settings.mode, state=self.recipe.state)
         try:
             with self._as_replica(), python_state_kept(self.recipe):  # it may be made again, to stop at a line
-                rows = program(Block.of(self._batches, self.capsule.number, self._cut()), 0, 1, watch_every=1)
+                rows = program(
+                    StackedBatches.from_batches(self._batches, self.capsule.number, self._cut()), 0, 1, watch_every=1
+                )
         finally:
             vars(self.recipe).pop(method, None)
-        return Means.of(program.names, rows).means()
+        return RunningMeans.from_rows(program.names, rows).means()
 
     def cause(self) -> Cause | None:
         """The first thing that is not finite, found by making the step again with every operation written down."""
@@ -128,17 +130,21 @@ class Step:
             place=entry.place,
         )
 
-    def _cut(self) -> Cut:
+    def _cut(self) -> BatchSharding:
         parts, replica = self.recipe.micro_batches, self.settings.replay.replica
         if self.capsule.method == "eval_step":
-            return Cut()
-        return Cut(parts=parts) if replica is None else Cut(parts=parts, replicas=self.replicas, first=replica, local=1)
+            return BatchSharding()
+        return (
+            BatchSharding(parts=parts)
+            if replica is None
+            else BatchSharding(parts=parts, replicas=self.replicas, first=replica, local=1)
+        )
 
     def _share(self) -> Mapping[str, np.ndarray]:
         """The batch, or of it what the replica that is asked for had: [1, examples, ...]."""
         if self.settings.replay.replica is None:
             return self._batches
-        block = Block.of(self._batches, self.capsule.number, self._cut())
+        block = StackedBatches.from_batches(self._batches, self.capsule.number, self._cut())
         return {name: value.numpy().reshape(1, -1, *value.shape[4:]) for name, value in block.arrays.items()}
 
     def _as_replica(self) -> contextlib.AbstractContextManager[None]:

@@ -110,7 +110,7 @@ def _one_step(made: Capsule, settings: Settings, recipe: Recipe | None, say: Say
 
 def start(settings: Settings) -> None:
     """Sets what is global, as for a run."""
-    Replicas.of(settings.mode)
+    Replicas.for_mode(settings.mode)
     tf_setup.set_for(settings.mode, settings.seed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.compare import bisect
 from modetrain.tools.compare.op_log import Entry
 
@@ -19,7 +19,7 @@ def log(*operations):
             op=op,
             value=np.float32([1.0, 1.0 + off * EPSILON]),
             shape=(2,),
-            place=Place(file="step.py", line=n),
+            place=Location(file="step.py", line=n),
             gradient=False,
             inputs=tuple(inputs),
             most_terms=100.0 if op == "Mean" else 1.0,

@@ -11,7 +11,7 @@ import keras
 import pytest
 
 from modetrain import Callback
-from modetrain.engine.batching import Cut
+from modetrain.engine.batching import BatchSharding
 from modetrain.engine.program import Program
 from modetrain.mode import Mode
 from modetrain.tools.inspect.detectors.stale_state import StalePython, StaleWatch
@@ -43,7 +43,9 @@ def started(make_recipe, make_data, tmp_path, said):
     def run(cls, compile="graph", callbacks=(), steps=6):
         recipe, mode = make_recipe(cls, steps=steps), Mode(name=compile, compile=compile)
         callbacks = [*callbacks, StalePython(every=2)]
-        trainer = Trainer(recipe, make_data(cut=Cut()), mode=mode, steps=steps, callbacks=callbacks, folder=tmp_path)
+        trainer = Trainer(
+            recipe, make_data(cut=BatchSharding()), mode=mode, steps=steps, callbacks=callbacks, folder=tmp_path
+        )
         check = Start(recipe, mode, "python -m modetrain recipe=mine")
         trainer.programs.train.observe = check.of("train_step")
         trainer.programs.eval.observe = check.of("eval_step")

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from modetrain.callbacks import flight_recorder as recording
 from modetrain.callbacks.checkpoint import Checkpoint
-from modetrain.callbacks.flight_recorder import Recorder
+from modetrain.callbacks.flight_recorder import FlightRecorder
 from modetrain.checkpoints import capsule, file
 from modetrain.mode import Mode
 from modetrain.settings import ReplaySettings
@@ -41,8 +41,8 @@ class Poisoned(Digits):
         return {**super().eval_step(batch), "picked": tf.gather(tf.range(10), row)}
 
 
-def recorder(**given) -> Recorder:
-    return Recorder(**{"keep": 3, "config": {"seed": 0}, "made_on": {}, "command": COMMAND, **given})
+def recorder(**given) -> FlightRecorder:
+    return FlightRecorder(**{"keep": 3, "config": {"seed": 0}, "made_on": {}, "command": COMMAND, **given})
 
 
 def state_of(trainer) -> dict:

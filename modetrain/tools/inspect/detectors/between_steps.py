@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.callback import Callback
-from modetrain.diagnostics.location import Place, is_users
+from modetrain.diagnostics.location import Location, is_users
 from modetrain.engine.optimizer import Optimizer
 from modetrain.tools.inspect.detectors.traces import Traces
 from modetrain.tools.inspect.finding import Finding, finding
@@ -49,7 +49,7 @@ def look(recipe: Any, reached: Reached, seen: Traces) -> Iterator[Finding]:
                 reads[use.key] = use
         for key, use in accesses.of_optimizer(function, scope, recipe, ran):
             reads.setdefault(key, use)
-    told: set[tuple[Place, str]] = set()
+    told: set[tuple[Location, str]] = set()
     for function, owner in _outside(recipe, reached, ran):
         scope = Scope.of(function, owner, recipe)
         for change in accesses.writes(function, scope):

@@ -10,7 +10,7 @@ import types
 from typing import Any
 
 from modetrain.diagnostics import stack
-from modetrain.diagnostics.location import Place, is_generated, is_users
+from modetrain.diagnostics.location import Location, is_generated, is_users
 from modetrain.tools.inspect.detectors.side_effects import Calls
 from modetrain.tools.inspect.python_state.accesses import CHANGING
 from modetrain.tools.inspect.python_state.reachable import tree_of_file
@@ -25,7 +25,7 @@ _ASKS = re.compile(
 _IN_PLACE = CHANGING | {"get_nowait", "next", "__next__", "send"}
 
 
-def place(steps: Steps, *, asked: bool = True) -> Place | None:
+def place(steps: Steps, *, asked: bool = True) -> Location | None:
     """The line, or None where both go the same way.
 
     Args:
@@ -58,11 +58,11 @@ def place(steps: Steps, *, asked: bool = True) -> Place | None:
     return next((one for one in eager.places if asked and _ASKS.search(one.text)), None)
 
 
-def _first_not_in(places: list[Place], others: set[Place]) -> int | None:
+def _first_not_in(places: list[Location], others: set[Location]) -> int | None:
     return next((number for number, one in enumerate(places) if one not in others), None)
 
 
-def _handles_an_error(one: Place) -> bool:
+def _handles_an_error(one: Location) -> bool:
     tree = tree_of_file(one.file)
     return tree is not None and any(
         isinstance(node, ast.ExceptHandler) and _spans(node, one.line) for node in ast.walk(tree)
@@ -73,7 +73,7 @@ def _spans(node: ast.AST, line: int) -> bool:
     return hasattr(node, "lineno") and node.lineno <= line <= (node.end_lineno or node.lineno)  # type: ignore[attr-defined]
 
 
-def _changes_python(one: Place) -> bool:
+def _changes_python(one: Location) -> bool:
     """Whether a line looks like changing what Python keeps between the rounds of a loop: in place, or by a name from outside."""
     tree = tree_of_file(one.file)
     if tree is None:
@@ -109,8 +109,8 @@ class _Course:
     """
 
     def __init__(self) -> None:
-        self.places: list[Place] = []
-        self.times: collections.Counter[Place] = collections.Counter()
+        self.places: list[Location] = []
+        self.times: collections.Counter[Location] = collections.Counter()
         self._before: Any = None
 
     def __enter__(self) -> _Course:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import ast
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.compare.in_process import compare
 from modetrain.tools.inspect.detectors.side_effects import Calls
 from modetrain.tools.inspect.python_state.reachable import tree_of_file
 from modetrain.tools.inspect.traced_step import Steps
 
 
-def place(steps: Steps, *, moved: bool) -> Place | None:
+def place(steps: Steps, *, moved: bool) -> Location | None:
     """Runs the steps in both modes.
 
     Args:
@@ -34,10 +34,10 @@ def place(steps: Steps, *, moved: bool) -> Place | None:
     return _in_body(found.place) if "While" in str(found) else found.place
 
 
-def _in_body(place: Place) -> Place:
+def _in_body(place: Location) -> Location:
     """Of a loop over tensors, which is one operation at its first line, the line of its body where that is one statement."""
     tree = tree_of_file(place.file)
     for node in ast.walk(tree) if tree is not None else ():
         if isinstance(node, ast.For | ast.While) and node.lineno == place.line and len(node.body) == 1:
-            return Place(file=place.file, line=node.body[0].lineno, function=place.function)
+            return Location(file=place.file, line=node.body[0].lineno, function=place.function)
     return place

@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.inspect.detectors.traces import Traces
 from modetrain.tools.inspect.finding import Finding, finding
 from modetrain.tools.inspect.python_state.name_lookup import Scope, known
@@ -49,7 +49,7 @@ def look(recipe: Any, reached: Reached, seen: Traces) -> Iterator[Finding]:
         sets = _names_of_sets(tree)
         for node in ast.walk(tree):
             if (what := _what(node, parents, scope, sets)) and (file, node.lineno) in ran:  # type: ignore[attr-defined]
-                yield finding("MT303", Place(file=file, line=node.lineno), what, evidence="source")  # type: ignore[attr-defined]
+                yield finding("MT303", Location(file=file, line=node.lineno), what, evidence="source")  # type: ignore[attr-defined]
 
 
 def _what(node: ast.AST, parents: dict, scope: Scope, sets: set[str]) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.diagnostics import graph_ops, stack
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.recipe import Recipe
 from modetrain.tools.inspect.detectors import between_steps, trace_failures
 from modetrain.tools.inspect.detectors.operations import is_python, is_stateful
@@ -67,12 +67,12 @@ def look(recipe: Recipe, batches: Sequence[Mapping[str, Any]]) -> Iterator[Findi
         yield finding("MT805", place, "two batches from one seed differ", evidence="prepare() run twice")
 
 
-def _place(recipe: Recipe) -> Place:
+def _place(recipe: Recipe) -> Location:
     code = type(recipe).prepare.__code__
-    return Place(file=code.co_filename, line=code.co_firstlineno)
+    return Location(file=code.co_filename, line=code.co_firstlineno)
 
 
-def _place_of_write(graph: tf.Graph) -> Place | None:
+def _place_of_write(graph: tf.Graph) -> Location | None:
     """The user's line that changes a variable, such as that of a Keras layer's seeds."""
     places = (stack.of_op(op) for op in graph_ops.operations(graph) if op.type.startswith("Assign"))
     return next((place for place in places if place is not None), None)
@@ -108,7 +108,7 @@ def _of_calls(tree: ast.AST, file: str) -> Iterator[Finding]:
         given = {keyword.arg: keyword.value for keyword in node.keywords}
         what = _order(node.func, node.args, given)
         if what is not None:
-            place = Place(file=file, line=node.func.end_lineno or node.lineno)
+            place = Location(file=file, line=node.func.end_lineno or node.lineno)
             yield finding("MT803", place, what, evidence="source")
 
 

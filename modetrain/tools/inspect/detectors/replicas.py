@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from modetrain.diagnostics import graph_ops, stack
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.engine import random
 from modetrain.recipe import Recipe
 from modetrain.tools.inspect.detectors import collectives, split_batch
@@ -68,7 +68,7 @@ def of_source(recipe: Recipe, reached: Reached) -> Iterator[Finding]:
         for node in ast.walk(tree):
             if not isinstance(node, (ast.Call, ast.BinOp)):
                 continue
-            place = Place(file=file, line=node.lineno)
+            place = Location(file=file, line=node.lineno)
             if isinstance(node, ast.BinOp):
                 if isinstance(node.op, ast.Div) and _is_batch_size(node.right, scope, recipe):
                     what = f"divided by the global batch size, {ast.unparse(node.right)}"
@@ -77,7 +77,7 @@ def of_source(recipe: Recipe, reached: Reached) -> Iterator[Finding]:
             yield from _of_call(node, place, scope, gradients)
 
 
-def _of_call(node: ast.Call, place: Place, scope: Scope, gradients: set[str]) -> Iterator[Finding]:
+def _of_call(node: ast.Call, place: Location, scope: Scope, gradients: set[str]) -> Iterator[Finding]:
     name = (
         node.func.attr
         if isinstance(node.func, ast.Attribute)

@@ -27,7 +27,7 @@ from tensorflow.python.autograph.pyct import origin_info
 from tensorflow.python.util import tf_stack
 
 from modetrain.diagnostics import stack as lines
-from modetrain.diagnostics.location import Place, is_users
+from modetrain.diagnostics.location import Location, is_users
 from modetrain.tools.inspect.detectors import outside_calls
 
 # A generator made with a seed asks the machine for numbers too, and throws them away.
@@ -47,7 +47,7 @@ class Call:
     """
 
     code: str
-    place: Place
+    place: Location
     name: str
 
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
 from modetrain.diagnostics import graph_ops, stack
-from modetrain.diagnostics.location import Place, is_users
+from modetrain.diagnostics.location import Location, is_users
 from modetrain.engine import random
 from modetrain.engine.optimizer import Optimizer
 from modetrain.tools.inspect.detectors import collectives
@@ -41,7 +41,7 @@ class _Made:
     """What an operation of an eager run returned."""
 
     op: str
-    place: Place | None
+    place: Location | None
     value: np.ndarray
 
 
@@ -160,7 +160,7 @@ def _answering(original: property, answer: int) -> property:
     return property(ask)
 
 
-def _blamed(logs: list[list[_Made]]) -> tuple[str, Place, str] | None:
+def _blamed(logs: list[list[_Made]]) -> tuple[str, Location, str] | None:
     whole, first, second = logs
     if [made.op for made in whole] != [made.op for made in first]:
         return None

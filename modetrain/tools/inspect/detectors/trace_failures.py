@@ -6,7 +6,7 @@ import re
 import traceback
 
 from modetrain.diagnostics import tf_errors
-from modetrain.diagnostics.location import Place, is_users
+from modetrain.diagnostics.location import Location, is_users
 from modetrain.tools.inspect.finding import Finding, finding
 from modetrain.tools.inspect.traced_step import Steps
 
@@ -53,17 +53,17 @@ def asks_for_value(said: str) -> bool:
     return re.search(_KINDS[1][0], said) is not None
 
 
-def place_of(error: BaseException) -> Place | None:
+def place_of(error: BaseException) -> Location | None:
     """The innermost of the user's lines that an error tells of."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users(frame.filename)]
     message = tf_errors.read(error)
     for stack in message.stacks if message is not None else ():
         users = [frame for frame in stack if is_users(frame.filename)]
         if users:
-            return Place(file=users[-1].filename, line=users[-1].lineno or 1)
+            return Location(file=users[-1].filename, line=users[-1].lineno or 1)
     # The outermost frames are those of whoever called the library.
     inner = [frame for frame in frames if not _is_caller(frame, error)]
-    return Place(file=inner[-1].filename, line=inner[-1].lineno or 1) if inner else None
+    return Location(file=inner[-1].filename, line=inner[-1].lineno or 1) if inner else None
 
 
 def _is_caller(frame: traceback.FrameSummary, error: BaseException) -> bool:

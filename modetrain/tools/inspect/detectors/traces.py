@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from modetrain.diagnostics import graph_ops
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.inspect.detectors import collectives, trace_failures
 from modetrain.tools.inspect.detectors.eager_variables import Escapes
 from modetrain.tools.inspect.detectors.file_writes import Writes
@@ -53,17 +53,17 @@ class Traces:
 
     findings: list[Finding]
     concrete: Concrete | None
-    ran: frozenset[Place]
+    ran: frozenset[Location]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Trace:
     concrete: Concrete | None
     error: BaseException | None
-    changes: list[tuple[Place, Change]]
+    changes: list[tuple[Location, Change]]
     heard: list[Call]
     retraces: Retraces
-    ran: frozenset[Place]
+    ran: frozenset[Location]
     lasting: frozenset[str]
 
 
@@ -125,7 +125,7 @@ def _findings(steps: Steps, reached: Reached, first: _Trace, second: _Trace | No
         yield finding("MT304", differs.place or steps.place, differs.what, evidence="two traces compared")
 
 
-def _place_in_cached(change: Change, recipe: Any, reached: Reached, ran: frozenset[Place]) -> Place | None:
+def _place_in_cached(change: Change, recipe: Any, reached: Reached, ran: frozenset[Location]) -> Location | None:
     """Where an `lru_cache` or a `cached_property` makes what it keeps: its last line that was run."""
     if change.kind not in ("cache", "tensor"):
         return None

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from modetrain.diagnostics import graph_ops
 from modetrain.diagnostics import stack as lines
-from modetrain.diagnostics.location import Place, is_users
+from modetrain.diagnostics.location import Location, is_users
 from modetrain.tools.inspect.finding import Finding, finding
 from modetrain.tools.inspect.python_state.reachable import tree_of_file
 
@@ -38,10 +38,10 @@ def look(graph: tf.Graph, replicas: int = 1) -> Iterator[Finding]:
       graph: of a step.
       replicas: how many of them the graph has, each of which makes the operations of a line once more.
     """
-    made: dict[Place, dict[tuple[str, int], list[int]]] = {}
-    total: collections.Counter[Place] = collections.Counter()
-    resources: dict[Place, set[str]] = {}
-    nodes: dict[Place, ast.AST | None] = {}
+    made: dict[Location, dict[tuple[str, int], list[int]]] = {}
+    total: collections.Counter[Location] = collections.Counter()
+    resources: dict[Location, set[str]] = {}
+    nodes: dict[Location, ast.AST | None] = {}
     for stack, ops in _by_stack(graph).items():
         most = max(collections.Counter(op.type for op in ops).values()) // replicas
         if most < _ROWS:
@@ -86,16 +86,16 @@ def _by_stack(graph: tf.Graph) -> dict[tuple[tuple[str, int], ...], list[tf.Oper
     return found
 
 
-def _loops_around(stack: tuple[tuple[str, int], ...]) -> Iterator[tuple[Place, ast.AST | None]]:
+def _loops_around(stack: tuple[tuple[str, int], ...]) -> Iterator[tuple[Location, ast.AST | None]]:
     """The innermost loop that the stack's lines are in; the innermost line itself where none of them is in a loop."""
     users = [(file, line) for file, line in stack if is_users(file)]
     for file, line in users:
         node = _loop_at(file, line)
         if node is not None:
-            yield Place(file=file, line=node.lineno), node  # type: ignore[attr-defined]
+            yield Location(file=file, line=node.lineno), node  # type: ignore[attr-defined]
             return
     if users:
-        yield Place(file=users[0][0], line=users[0][1]), None
+        yield Location(file=users[0][0], line=users[0][1]), None
 
 
 def _loop_at(file: str, line: int) -> ast.AST | None:

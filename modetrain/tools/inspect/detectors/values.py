@@ -16,7 +16,7 @@ import tensorflow as tf
 from tensorflow.python.framework import op_callbacks
 
 from modetrain.diagnostics import stack, tf_errors
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.inspect.detectors import divergence, trace_failures
 from modetrain.tools.inspect.detectors.side_effects import Calls
 from modetrain.tools.inspect.finding import Finding, finding
@@ -38,7 +38,7 @@ _EAGER = "the step run eagerly on the batches"
 # Variables this small may be all rounding: the mean of what is centred already.
 _SMALL = 1e-3
 # Where eager and traced steps part, if nothing else tells: `first_operation.place`.
-Parting = Callable[..., Place | None]
+Parting = Callable[..., Location | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,7 +192,7 @@ class _Casts:
     """Watches eager operations for casts to integers of numbers that no integer stands for."""
 
     def __init__(self) -> None:
-        self._seen: dict[Place, str] = {}
+        self._seen: dict[Location, str] = {}
 
     def __enter__(self) -> _Casts:
         op_callbacks.add_op_callback(self._called)

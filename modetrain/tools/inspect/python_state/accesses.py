@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.engine.optimizer import Optimizer
 from modetrain.tools.inspect.python_state.name_lookup import Scope, declared_outside, known
 from modetrain.tools.inspect.python_state.reachable import is_users_object, tree_of
@@ -58,7 +58,7 @@ class Use:
     """
 
     key: tuple[int, Any]
-    place: Place
+    place: Location
     text: str
     value: Any
     owner: Any
@@ -73,7 +73,7 @@ def reads(function: types.FunctionType, scope: Scope, ran: set[tuple[str, int]])
     for node, decides in _with_conditions(tree) if tree is not None else ():
         if not isinstance(node, ast.expr) or (file, node.lineno) not in ran:
             continue
-        place = Place(file=file, line=node.lineno)
+        place = Location(file=file, line=node.lineno)
         if node in picks:
             container, item, text = picks[node]
             for key in ((id(container), item), (id(container), SOME_ITEM)):
@@ -106,7 +106,7 @@ def of_optimizer(
             and (file, node.lineno) in ran
         ):
             key = _key(recipe, "optimizer")
-            place = Place(file=file, line=node.lineno)
+            place = Location(file=file, line=node.lineno)
             yield key, Use(key=key, place=place, text="self.optimizer", value=value, owner=recipe)
 
 
@@ -124,7 +124,7 @@ def writes(function: types.FunctionType, scope: Scope) -> Iterator[Use]:
                 and not known(scope.value(target.value))
                 and not scope.lacks(_source(target.value, tree))
             ):
-                place = Place(file=file, line=target.lineno)
+                place = Location(file=file, line=target.lineno)
                 yield Use(key=(0, "trainable"), place=place, text=ast.unparse(target), value=None, owner=None)
     outer = declared_outside(tree)
     for node in ast.walk(tree):
@@ -133,12 +133,12 @@ def writes(function: types.FunctionType, scope: Scope) -> Iterator[Use]:
                 continue
             found = list(_keys(target, scope))[:1]
             for key, owner in found:
-                place = Place(file=file, line=target.lineno)
+                place = Location(file=file, line=target.lineno)
                 yield Use(key=key, place=place, text=ast.unparse(target), value=scope.value(target), owner=owner)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CHANGING:
             value = scope.value(node.func.value)
             if known(value) and not isinstance(value, (types.ModuleType, type)):
-                place = Place(file=file, line=node.lineno)
+                place = Location(file=file, line=node.lineno)
                 yield Use(
                     key=(id(value), None), place=place, text=ast.unparse(node.func.value), value=value, owner=value
                 )

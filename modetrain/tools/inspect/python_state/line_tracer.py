@@ -2,7 +2,7 @@
 
     with Blame(state) as blame:
         ...                       # trace
-    blame.changes                 # [(Place, Change), ...]
+    blame.changes                 # [(Location, Change), ...]
 
 `sys.settrace` follows the user's functions alone, those that AutoGraph has converted included. It is far too slow for a run
 that trains; `do=inspect` has the time.
@@ -17,7 +17,7 @@ import types
 from typing import Any
 
 from modetrain.diagnostics import stack
-from modetrain.diagnostics.location import Place, is_generated, is_users
+from modetrain.diagnostics.location import Location, is_generated, is_users
 from modetrain.tools.inspect.python_state.diff import Change, State, changes
 
 _GENERATOR = python_inspect.CO_GENERATOR
@@ -42,10 +42,10 @@ class Blame:
     def __init__(self, state: State):
         self._state = state
         self._look = self._first = state.look()
-        self._stack: list[tuple[types.FrameType, Place | None]] = []
+        self._stack: list[tuple[types.FrameType, Location | None]] = []
         self._before: Any = None
-        self.changes: list[tuple[Place, Change]] = []
-        self.ran: set[Place] = set()
+        self.changes: list[tuple[Location, Change]] = []
+        self.ran: set[Location] = set()
         self.lasting: frozenset[str] = frozenset()
 
     def __enter__(self) -> Blame:
