@@ -1,6 +1,6 @@
 """Every code that `inspect` knows: what it means, why it matters and what to write instead.
 
-`docs/inspect.md` shows the same table with examples; a test keeps the two equal.
+`docs/reference/inspect.md` shows the same table with examples; a test keeps the two equal.
 """
 
 from __future__ import annotations

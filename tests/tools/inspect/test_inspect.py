@@ -632,6 +632,6 @@ def test_a_finding_reads_well_in_a_test_that_fails():
 
 
 def test_the_page_lists_every_code_with_its_title():
-    page = (ROOT / "docs" / "inspect.md").read_text()
+    page = (ROOT / "docs" / "reference" / "inspect.md").read_text()
     listed = dict(re.findall(r"^\| `(MT\d+)` \| ([^|]+?) \|", page, re.M))
     assert listed == {code: one.title for code, one in CODES.items()}
