@@ -39,7 +39,7 @@ CODES: Mapping[str, Code] = {
     "MT102": Code(
         title="logs or warns only while tracing",
         why=f"{_ONCE}, so this is logged once and never again.",
-        fix="Return the value from the step and log it in a callback's look(), or use tf.print.",
+        fix="Return the value from the step and log it in a callback's on_step(), or use tf.print.",
     ),
     "MT103": Code(
         title="touches files, processes or the network only while tracing",
@@ -95,7 +95,7 @@ CODES: Mapping[str, Code] = {
     ),
     "MT206": Code(
         title="makes a variable, layer, optimizer or metric in the step",
-        why="A traced step makes it anew at each trace or fails, eager makes it anew at every step, and it is in no checkpoint.",
+        why="A traced step makes a new one at each trace or fails, eager makes one at every step, and it is in no checkpoint.",
         fix="Make it in the recipe's __init__ as an attribute, and use it in the step.",
     ),
     "MT207": Code(
@@ -106,14 +106,14 @@ CODES: Mapping[str, Code] = {
     # --- frozen values
     "MT301": Code(
         title="a Python or NumPy random number is frozen",
-        why=f"{_FROZEN}, where eager draws anew at each step.",
+        why=f"{_FROZEN}; eager draws a new one at each step.",
         fix='Use tf.random.stateless_uniform(shape, seed=self.seed("name")) and its like: new numbers at each step, the same in '
         "every mode.",
     ),
     "MT302": Code(
         title="the time of the trace is frozen",
         why=f"{_FROZEN}; a duration taken so is that of tracing, not of a step.",
-        fix="Measure in a callback; modetrain books the time of steps itself (speed/ in TensorBoard). For progress use self.step.",
+        fix="Measure in a callback; modetrain measures steps itself (speed/ in TensorBoard). For progress use self.step.",
     ),
     "MT303": Code(
         title="a value that differs from process to process is frozen",
@@ -181,7 +181,7 @@ CODES: Mapping[str, Code] = {
     ),
     "MT502": Code(
         title="is traced again",
-        why="Each new shape, dtype or Python value of an argument traces and compiles the step anew.",
+        why="Each new shape, dtype or Python value of an argument traces and compiles the step again.",
         fix="Give every batch the same shapes (drop or pad the rest), and pass numbers as tensors.",
     ),
     "MT503": Code(
@@ -212,13 +212,13 @@ CODES: Mapping[str, Code] = {
     "MT601": Code(
         title="an index is out of range",
         why="Eager and graph stop with an error; XLA takes another row, or none, without a word.",
-        fix="Mend the indices (vocabulary size, off by one); with mode.guards=true a compiled run stops there too.",
+        fix="Fix the indices (vocabulary size, off by one); with mode.guards=true a compiled run stops there too.",
         mode="xla",
     ),
     "MT602": Code(
         title="a label is out of range",
         why="Eager and graph stop with an error; XLA makes the loss NaN, or ignores the label, without a word.",
-        fix="Mend the labels or the number of classes; with mode.guards=true a compiled run stops there too.",
+        fix="Fix the labels or the number of classes; with mode.guards=true a compiled run stops there too.",
         mode="xla",
     ),
     "MT603": Code(
