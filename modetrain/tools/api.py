@@ -14,11 +14,11 @@ import numpy as np
 
 from modetrain.app.build import info_of, make_recipe
 from modetrain.config import load
-from modetrain.config.overrides import key_of
 from modetrain.data.dataset import Data
 from modetrain.data.sources import load as sources
 from modetrain.engine.batching import BatchSharding
 from modetrain.errors import ConfigError
+from modetrain.files.quoting import key_of
 from modetrain.recipe import Recipe
 
 

@@ -15,8 +15,8 @@ import pytest
 from modetrain.app import sweep
 from modetrain.config import arguments
 from modetrain.config import load as config
-from modetrain.config.schema import KEYS
-from modetrain.config.sections import CALLBACKS
+from modetrain.keys import KEYS
+from modetrain.settings import CALLBACKS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

@@ -18,14 +18,15 @@ from modetrain.checkpoints import resume
 from modetrain.cluster.launcher.launch import launch
 from modetrain.cluster.launcher.supervisor import Limits
 from modetrain.config import load as config
-from modetrain.config.overrides import key_of
 from modetrain.diagnostics import location
+from modetrain.errors import ConfigError
+from modetrain.files.quoting import key_of
 from modetrain.settings import Settings
 from modetrain.tools.compare.diagnosis import Explanation
 from modetrain.tools.compare.observation import ArmReport
 from modetrain.tools.compare.runner import Death
 from modetrain.tools.compare.store import Shelf
-from modetrain.tools.compare.variant_process import Job
+from modetrain.tools.compare.variant_process import WRONG, Job
 
 # What each variant of an arm changes.
 _CHANGED: Mapping[str, tuple[str, ...]] = {
@@ -123,6 +124,8 @@ class Processes:
                     code = process.wait()
         if code == 0 and self.shelf.has(f"{job.name}/result"):
             return self.shelf.get(f"{job.name}/result")
+        if self.shelf.has(f"{job.name}/{WRONG}"):
+            raise ConfigError(self.shelf.get(f"{job.name}/{WRONG}"))
         phase = self.shelf.get(f"{job.name}/phase") if self.shelf.has(f"{job.name}/phase") else "setup"
         how = cause or (signal.Signals(-code).name if code < 0 else f"exit code {code}")
         said = log.read_text(errors="replace") if log.exists() else ""

@@ -14,13 +14,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modetrain.app import check
 from modetrain.cluster import protocol
 from modetrain.config import load as config
+from modetrain.errors import ConfigError
 from modetrain.settings import Settings
 from modetrain.tools.compare.store import Shelf
 
 if TYPE_CHECKING:
     from modetrain.tools.compare.variant import Arm
+
+
+WRONG = "wrong"  # on the shelf: why the configuration of a job cannot run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,11 @@ def build(job: Job, settings: Settings, shelf: Shelf) -> tuple[bool, Arm]:
     from modetrain.tools.compare.variant import Arm
 
     replicas = connect_devices(settings.mode)
+    try:
+        check.code(job.words, Path.cwd(), job.config_dirs)
+    except ConfigError as error:
+        shelf.put(f"{job.name}/{WRONG}", str(error))
+        raise
     protocol.announce_ready(os.environ)
     tf_setup.set_for(settings.mode, settings.seed)
     source = sources.load(settings.data, say=print)

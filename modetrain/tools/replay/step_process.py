@@ -13,14 +13,14 @@ import sys
 from pathlib import Path
 
 from modetrain.config import arguments
-from modetrain.config import load as config
 from modetrain.settings import Settings
+from modetrain.tools.replay import source
 
 
 def main(answer: str, *words: str) -> int:
     """Returns 0 wherever there is an answer, also that the step fails."""
     line = arguments.parse(words)
-    settings = config.load(line.overrides, Path.cwd(), line.config_dirs)
+    settings = source.load(line.overrides, Path.cwd(), line.config_dirs)
     settings.mode.set_environment()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     found = _found(settings)
