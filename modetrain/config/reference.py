@@ -12,9 +12,10 @@ _TOP = """# Every key
 Made by `python -m modetrain.config.reference > docs/configuration.md` from the fields of `modetrain/settings.py` and
 `modetrain/mode.py`. A key is typed as `key=value`; `--cfg job` prints what a run has of each.
 
-The sections `recipe`, `model` and callbacks of your own have the keys that their code takes 
-([write-a-recipe.md](write-a-recipe.md)). What a key affects says whether a run may go on with another value: **numbers** (what the same steps compute), *placement* (where
-and how steps run), *machine* (may differ between workers), *run* (what is kept, shown or done).
+The sections `recipe`, `model` and callbacks of your own have the keys that their code takes
+([write-a-recipe.md](write-a-recipe.md)). What a key affects says whether a run may go on with another value: **numbers** (what
+the same steps compute), *placement* (where and how steps run), *machine* (may differ between workers), *run* (what is kept,
+shown or done).
 """
 
 
