@@ -27,8 +27,8 @@ from modetrain.tools.compare.variant import Arm
 from modetrain.tools.inspect.codes import CODES
 from modetrain.tools.inspect.detectors import divergence
 from modetrain.tools.inspect.inspector import Inspector
-from modetrain.tools.inspect.python_state.snapshot import python_state_kept
-from modetrain.tools.inspect.traced_step import Steps, mode_for
+from modetrain.tools.inspect.python_state.snapshot import restore_python_state
+from modetrain.tools.inspect.inspected_step import Steps, mode_for
 
 _NOISY_LOGS = 3
 # How long results are asked for one at a time; each is compiled by itself.
@@ -140,8 +140,8 @@ def tracing(arm: Arm, number: int) -> Explanation | None:
 def _parting(arm: Arm, number: int, *, asked: bool) -> Location | None:
     mode = mode_for("graph", arm.mode)
     steps = Steps(recipe=arm.recipe, method="train_step", mode=mode, replicas=arm.replicas, whole=[_batch(arm, number)])
-    with contextlib.suppress(Exception), python_state_kept(arm.recipe):  # a step that fails has told why
-        return divergence.place(steps, asked=asked)
+    with contextlib.suppress(Exception), restore_python_state(arm.recipe):  # a step that fails has told why
+        return divergence.find_line(steps, asked=asked)
     return None
 
 

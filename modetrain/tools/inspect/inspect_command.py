@@ -12,13 +12,13 @@ from modetrain.app.session import Tools
 from modetrain.callback import Callback
 from modetrain.settings import Settings
 from modetrain.tools.inspect import findings_report
-from modetrain.tools.inspect.detectors import first_operation
+from modetrain.tools.inspect.detectors import first_difference
 from modetrain.tools.inspect.detectors.split_batch import REPLICAS
-from modetrain.tools.inspect.detectors.stale_state import StalePython
+from modetrain.tools.inspect.detectors.stale_state import StaleStateCallback
 from modetrain.tools.inspect.finding import Finding
 from modetrain.tools.inspect.inspector import Inspector
-from modetrain.tools.inspect.startup_check import Start
-from modetrain.tools.inspect.traced_step import mode_for
+from modetrain.tools.inspect.startup_check import StartupCheck
+from modetrain.tools.inspect.inspected_step import mode_for
 from modetrain.trainer import Trainer
 
 _BATCHES = 2
@@ -48,18 +48,18 @@ def run(trainer: Trainer, settings: Settings, folder: Path) -> list[Finding]:
         replicas=trainer.replicas,
         target=target,
         several=several,
-        first=first_operation.place,
+        first=first_difference.find_line,
     )
     findings = inspector.findings()
-    findings_report.write(folder, findings, target)
-    for line in findings_report.lines(findings):
+    findings_report.write_json(folder, findings, target)
+    for line in findings_report.format_findings(findings):
         log.info(line)
     if several:
         log.info(
             f"inspect: judged for {REPLICAS} replicas, each of which gets its share of a batch, on one device: what goes wrong "
             f"on {REPLICAS} goes wrong on more"
         )
-    log.info(findings_report.summary(findings, target))
+    log.info(findings_report.format_summary(findings, target))
     return findings
 
 
@@ -76,15 +76,15 @@ def _callbacks(settings: Settings) -> list[Callback]:
     if not settings.inspect.at_start or settings.mode.compile == "eager":
         return []
     # On every worker, for they plan alike.
-    return [StalePython(every=(settings.callbacks.get("log") or {}).get("every") or 100)]
+    return [StaleStateCallback(every=(settings.callbacks.get("log") or {}).get("every") or 100)]
 
 
 def _watch(trainer: Trainer, settings: Settings) -> None:
     traced = settings.do in ("train", "evaluate") and settings.mode.compile != "eager"
     if settings.inspect.at_start and traced and trainer.replicas.chief:
-        check = Start(trainer.recipe, settings.mode, settings.command, trainer.replicas)
-        trainer.programs.train.observe = check.of("train_step")
-        trainer.programs.eval.observe = check.of("eval_step")
+        check = StartupCheck(trainer.recipe, settings.mode, settings.command, trainer.replicas)
+        trainer.programs.train.observe = check.observer("train_step")
+        trainer.programs.eval.observe = check.observer("eval_step")
 
 
 TOOLS = Tools(callbacks=_callbacks, watch=_watch, inspected_replicas=REPLICAS, inspect=lambda *given: bool(run(*given)))

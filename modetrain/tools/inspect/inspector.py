@@ -10,19 +10,19 @@ from modetrain.mode import Mode
 from modetrain.recipe import Recipe
 from modetrain.tools.inspect.detectors import (
     between_steps,
-    identity,
+    process_dependent,
     operations,
-    pipeline,
+    input_pipeline,
     retraces,
     traces,
     unrolled_loops,
-    values,
+    step_results,
 )
 from modetrain.tools.inspect.detectors import replicas as sharing
 from modetrain.tools.inspect.finding import Finding, merged, waived
-from modetrain.tools.inspect.python_state.reachable import reached
-from modetrain.tools.inspect.python_state.snapshot import python_state_kept, seed_kept
-from modetrain.tools.inspect.traced_step import Batch, Concrete, Steps
+from modetrain.tools.inspect.python_state.reachable import find_reachable
+from modetrain.tools.inspect.python_state.snapshot import restore_python_state, restore_seed
+from modetrain.tools.inspect.inspected_step import Batch, Concrete, InspectedStep
 
 METHODS = ("train_step", "eval_step")
 # What prints or waits, what others change between steps, and what is in the graph: a step computes the same for all that.
@@ -40,7 +40,7 @@ class Inspector:
       target: `graph`, `xla` or `tpu`.
       several: whether what goes wrong on several replicas counts too, whatever `replicas` is.
       prints: whether tf.print counts, which XLA cannot compile.
-      first: finds where a traced step begins to compute something else, if nothing else tells; see `first_operation.py`.
+      first: finds where a traced step begins to compute something else, if nothing else tells; see `first_difference.py`.
       methods: which of a recipe's steps are looked at.
     """
 
@@ -54,7 +54,7 @@ class Inspector:
         target: str,
         several: bool = False,
         prints: bool = True,
-        first: values.Parting | None = None,
+        first: step_results.FindLine | None = None,
         methods: Sequence[str] = METHODS,
     ):
         self._recipe = recipe
@@ -69,49 +69,49 @@ class Inspector:
 
     def findings(self) -> list[Finding]:
         """Everything that is found, in the order of files and lines."""
-        with python_state_kept(self._recipe), seed_kept():
-            found = [*self._of_steps(), *pipeline.look(self._recipe, self._batches)]
-        return [one for one in merged(found) if not waived(one)]
+        with restore_python_state(self._recipe), restore_seed():
+            found = [*self._of_steps(), *input_pipeline.find(self._recipe, self._batches)]
+        return [one for one in merge_evidence(found) if not is_waived(one)]
 
     def _of_steps(self) -> Iterator[Finding]:
         for method in self._methods:
             if getattr(type(self._recipe), method) is getattr(Recipe, method):
                 continue
-            steps = Steps(
+            steps = InspectedStep(
                 recipe=self._recipe, method=method, mode=self._mode, replicas=self._replicas, whole=self._batches
             )
-            with steps.state_kept():
+            with steps.restore_variables():
                 yield from self._of_step(steps)
 
-    def _of_step(self, steps: Steps) -> Iterator[Finding]:
-        reach = reached(self._recipe, [steps.method])
-        with python_state_kept(self._recipe):
-            seen = traces.look(steps, reach)
-        found = [*retraces.of_batches(steps), *seen.findings, *identity.look(self._recipe, reach, seen)]
-        found += between_steps.look(self._recipe, reach, seen)
+    def _of_step(self, steps: InspectedStep) -> Iterator[Finding]:
+        reachable = find_reachable(self._recipe, [steps.method])
+        with restore_python_state(self._recipe):
+            seen = traces.trace_twice(steps, reachable)
+        found = [*retraces.find(steps), *seen.findings, *process_dependent.find(self._recipe, reachable, seen)]
+        found += between_steps.find(self._recipe, reachable, seen)
         if seen.concrete is not None:
-            found += operations.look(seen.concrete.graph, self._target, prints=self._prints)
-            found += unrolled_loops.look(seen.concrete.graph, self._replicas.local)
+            found += operations.find(seen.concrete.graph, self._target, prints=self._prints)
+            found += unrolled_loops.find(seen.concrete.graph, self._replicas.local)
             if self._several:
-                found += sharing.look(steps, reach, seen)
+                found += sharing.find(steps, reachable, seen)
         yield from _specific(found)
         if _keeps_symbols(found):  # an eager step would stumble over them
             return
-        with python_state_kept(self._recipe):
-            of_batches, outcomes = values.of_batches(steps, self._target)
+        with restore_python_state(self._recipe):
+            of_batches, outcomes = step_results.run_eagerly(steps, self._target)
             yield from of_batches
             if _explain(found) or of_batches or outcomes is None or seen.concrete is None:
                 return
             if unlike := self._unlike(steps, seen.concrete, outcomes):
                 # Is it tracing that makes the difference, or is no run of the step like another?
-                yield from list(values.again(steps, outcomes)) or unlike
+                yield from list(step_results.compare_eager_runs(steps, outcomes)) or unlike
 
-    def _unlike(self, steps: Steps, concrete: Concrete, outcomes: Sequence[values.Outcome]) -> list[Finding]:
+    def _unlike(self, steps: InspectedStep, concrete: Concrete, outcomes: Sequence[step_results.StepResult]) -> list[Finding]:
         """What the traced step computes otherwise, from the weights as they are or from others."""
-        if found := list(values.traced(steps, concrete, outcomes, first=self._first)):
+        if found := list(step_results.compare_traced_run(steps, concrete, outcomes, first=self._first)):
             return found
-        _, moved = values.of_batches(steps, "graph", moved=True)
-        return [] if moved is None else list(values.traced(steps, concrete, moved, moved=True, first=self._first))
+        _, perturbed = step_results.run_eagerly(steps, "graph", perturbed=True)
+        return [] if perturbed is None else list(step_results.compare_traced_run(steps, concrete, perturbed, perturbed=True, first=self._first))
 
 
 def _specific(found: Sequence[Finding]) -> Iterator[Finding]:

@@ -8,10 +8,10 @@ from modetrain.engine.devices import Replicas
 from modetrain.errors import did_you_mean
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
-from modetrain.tools.inspect.detectors import first_operation
-from modetrain.tools.inspect.finding import Finding, by_place
+from modetrain.tools.inspect.detectors import first_difference
+from modetrain.tools.inspect.finding import Finding, first_per_line
 from modetrain.tools.inspect.inspector import Inspector
-from modetrain.tools.inspect.traced_step import Batch
+from modetrain.tools.inspect.inspected_step import Batch
 
 _MODES = ("graph", "xla")
 _KNOWN = ("graph", "xla", "tpu", "mirrored")
@@ -62,7 +62,7 @@ def inspect(
             target=target,
             several=name == "mirrored",
             prints=modes is not None,
-            first=first_operation.place,
+            first=first_difference.find_line,
         )
         found.extend(inspector.findings())
-    return by_place(found)
+    return first_per_line(found)

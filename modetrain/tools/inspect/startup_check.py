@@ -23,18 +23,18 @@ from modetrain.recipe import Recipe
 from modetrain.tools.inspect import findings_report
 from modetrain.tools.inspect.detectors import operations, unrolled_loops
 from modetrain.tools.inspect.detectors import replicas as sharing
-from modetrain.tools.inspect.detectors.side_effects import Calls
+from modetrain.tools.inspect.detectors.side_effects import CallRecorder
 from modetrain.tools.inspect.detectors.traces import CODE_OF_CHANGE, said
-from modetrain.tools.inspect.finding import Finding, finding, merged, waived
-from modetrain.tools.inspect.python_state.diff import Change, State, changes
-from modetrain.tools.inspect.python_state.reachable import Reached, nodes_of, reached
+from modetrain.tools.inspect.finding import Finding, make_finding, merged, waived
+from modetrain.tools.inspect.python_state.diff import Change, PythonState, find_changes
+from modetrain.tools.inspect.python_state.reachable import Reachable, nodes_of, find_reachable
 
 log = logging.getLogger(__name__)
 
 _OF_THE_RUN = ("do", "run_dir", "resume", "stop_after")
 
 
-class Start:
+class StartupCheck:
     """Watches the traces of a run.
 
     Args:
@@ -65,16 +65,16 @@ class Start:
         """
 
         def observe(trace: Callable[[], Concrete]) -> Concrete:
-            reach = reached(self._recipe, [method])
-            state = State.of(self._recipe, reach)
-            before = state.look()
-            calls = Calls(reach.functions, [vars(self._recipe)])
+            reachable = find_reachable(self._recipe, [method])
+            state = PythonState.of_recipe(self._recipe, reachable)
+            before = state.snapshot()
+            calls = CallRecorder(reachable.functions, [vars(self._recipe)])
             concrete = None
             try:
                 with calls:
                     concrete = trace()
             finally:
-                self._tell(self._findings(calls, changes(before, state.look()), reach, concrete, method))
+                self._tell(self._findings(calls, find_changes(before, state.snapshot()), reachable, concrete, method))
             if self._mode.guarded and (places := unguarded(concrete.graph)):
                 shown = ", ".join(f"{place.shown}" for place in places)
                 log.info(
@@ -85,34 +85,34 @@ class Start:
         return observe
 
     def _findings(
-        self, calls: Calls, changed: list[Change], reach: Reached, concrete: Concrete | None, method: str
+        self, calls: CallRecorder, changed: list[Change], reachable: Reachable, concrete: Concrete | None, method: str
     ) -> Iterator[Finding]:
-        for call in calls.heard:
-            yield finding(call.code, call.place, said(call.code, call.name), evidence="calls heard while tracing")
-        drawn = any(call.code == "MT301" for call in calls.heard)
+        for call in calls.calls:
+            yield make_finding(call.code, call.place, said(call.code, call.name), evidence="calls heard while tracing")
+        drawn = any(call.code == "MT301" for call in calls.calls)
         for change in changed:
             if _leaves_no_doubt(change) and not (drawn and change.expression in ("random", "numpy.random")):
-                place = place_of_change(change.expression, reach) or place_of_method(self._recipe, method)
-                yield finding(CODE_OF_CHANGE[change.kind], place, change.described(), evidence="state before and after")
+                place = place_of_change(change.expression, reachable) or place_of_method(self._recipe, method)
+                yield make_finding(CODE_OF_CHANGE[change.kind], place, change.describe(), evidence="state before and after")
         if concrete is not None:
-            yield from operations.look(concrete.graph, self._mode.compile)
-            yield from unrolled_loops.look(concrete.graph, self._replicas.local)
+            yield from operations.find(concrete.graph, self._mode.compile)
+            yield from unrolled_loops.find(concrete.graph, self._replicas.local)
             if self._replicas.count > 1 and method == "train_step":
-                told = list(sharing.of_source(self._recipe, reach))
+                told = list(sharing.of_source(self._recipe, reachable))
                 ran = {stack.of_op(op) for op in graph_ops.operations(concrete.graph)} if told else ()
                 yield from (one for one in told if one.place in ran)
 
     def _tell(self, findings: Iterator[Finding]) -> None:
-        new = [one for one in merged(findings) if not waived(one) and (one.code, one.file, one.line) not in self._told]
+        new = [one for one in merge_evidence(findings) if not is_waived(one) and (one.code, one.file, one.line) not in self._told]
         self._told |= {(one.code, one.file, one.line) for one in new}
         for one in new:
-            log.warning(findings_report.short(one))
+            log.warning(findings_report.format_line(one))
         if new and self._command:
             log.info("details with:")
-            log.info(f"  {whole_story(self._command)}")
+            log.info(f"  {inspect_command(self._command)}")
 
 
-def whole_story(command: str) -> str:
+def inspect_command(command: str) -> str:
     """The command line of a run with `do=inspect`, which has a run folder of its own and goes on from nothing."""
     line = arguments.read(command)
     words = [word for word in line.overrides if key_of(word) not in _OF_THE_RUN]
@@ -140,12 +140,12 @@ def place_of_method(recipe: Recipe, method: str) -> Location:
     return Location(file=code.co_filename, line=code.co_firstlineno)
 
 
-def place_of_change(expression: str, reach: Reached) -> Location | None:
-    """The line in the reached functions that changes what an expression names, found by its last name."""
+def place_of_change(expression: str, reachable: Reachable) -> Place | None:
+    """The line in the reachable functions that changes what an expression names, found by its last name."""
     names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\[.*?\]|\(.*?\)", "", expression))
     if not names:
         return None
-    for function, node in nodes_of(reach.functions):
+    for function, node in nodes_of(reachable.functions):
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
         )
@@ -157,10 +157,10 @@ def place_of_change(expression: str, reach: Reached) -> Location | None:
     return None
 
 
-def place_of_read(expression: str, reach: Reached) -> Location | None:
-    """The line in the reached functions that reads what an expression names."""
+def place_of_read(expression: str, reachable: Reachable) -> Place | None:
+    """The line in the reachable functions that reads what an expression names."""
     names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\[.*?\]|\(.*?\)", "", expression))
-    for function, node in nodes_of(reach.functions):
+    for function, node in nodes_of(reachable.functions):
         if isinstance(getattr(node, "ctx", None), ast.Load) and names and _last_name(node) == names[-1]:
             return Location(file=function.__code__.co_filename, line=node.lineno)  # type: ignore[attr-defined]
     return None
