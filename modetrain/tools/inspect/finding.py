@@ -56,7 +56,7 @@ class Finding:
 
 
 def make_finding(
-    code: str, place: Place, what: str, *, evidence: str, mode: str | None = None, fix: str | None = None
+    code: str, place: Location, what: str, *, evidence: str, mode: str | None = None, fix: str | None = None
 ) -> Finding:
     """A finding with the texts of its code.
 

@@ -94,7 +94,9 @@ class Step:
         program = Program(step, self.settings.mode, state=self.recipe.state)
         try:
             with self._as_replica(), restore_python_state(self.recipe):  # it may be made again, to stop at a line
-                rows = program(Block.of(self._batches, self.capsule.number, self._cut()), 0, 1, watch_every=1)
+                rows = program(
+                    StackedBatches.from_batches(self._batches, self.capsule.number, self._cut()), 0, 1, watch_every=1
+                )
         finally:
             vars(self.recipe).pop(method, None)
         return RunningMeans.from_rows(program.names, rows).means()

@@ -43,7 +43,9 @@ def started(make_recipe, make_data, tmp_path, said):
     def run(cls, compile="graph", callbacks=(), steps=6):
         recipe, mode = make_recipe(cls, steps=steps), Mode(name=compile, compile=compile)
         callbacks = [*callbacks, StaleStateCallback(every=2)]
-        trainer = Trainer(recipe, make_data(cut=Cut()), mode=mode, steps=steps, callbacks=callbacks, folder=tmp_path)
+        trainer = Trainer(
+            recipe, make_data(cut=BatchSharding()), mode=mode, steps=steps, callbacks=callbacks, folder=tmp_path
+        )
         check = StartupCheck(recipe, mode, "python -m modetrain recipe=mine")
         trainer.programs.train.observe = check.observer("train_step")
         trainer.programs.eval.observe = check.observer("eval_step")
@@ -153,7 +155,7 @@ def test_a_value_that_a_callback_changes_is_told_once_with_the_line_that_reads_i
     assert line.startswith("WARNING: step 2: ")
     assert "self.weight was 1.0 when the step was traced and is 0.5 now: the compiled step keeps 1.0" in line
     reads = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "* self.weight *" in text)
-    assert f"test_inspect_start.py:{reads}: MT401" in line
+    assert f"test_startup_check.py:{reads}: MT401" in line
 
 
 def test_a_layer_that_is_frozen_later_is_told(make_recipe):

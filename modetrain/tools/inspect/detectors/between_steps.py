@@ -31,7 +31,7 @@ _EVIDENCE = "source"
 _AT_START = {"__init__", "__new__", "__post_init__", "__setstate__", "build", "__init_subclass__", "setUp", "setup"}
 
 
-def find(recipe: Any, reachable: Reachable, ran: Set[Place]) -> Iterator[Finding]:
+def find(recipe: Any, reachable: Reachable, ran: Set[Location]) -> Iterator[Finding]:
     """Finds what the step reads and other code changes.
 
     Args:
@@ -50,7 +50,7 @@ def find(recipe: Any, reachable: Reachable, ran: Set[Place]) -> Iterator[Finding
                 reads[read.key] = read
         for read in accesses.find_optimizer_reads(function, scope, recipe, ran):
             reads.setdefault(read.key, read)
-    found: dict[tuple[Place, str], Finding] = {}
+    found: dict[tuple[Location, str], Finding] = {}
     for function, owner in _functions_outside(recipe, reachable, ran):
         scope = Scope.of_function(function, owner, recipe)
         for write in accesses.find_writes(function, scope):
@@ -105,7 +105,7 @@ def _is_keras_setting(write: Access) -> bool:
 
 
 def _functions_outside(
-    recipe: Any, reachable: Reachable, ran: Set[Place]
+    recipe: Any, reachable: Reachable, ran: Set[Location]
 ) -> Iterator[tuple[types.FunctionType, Any]]:
     """Functions of the user's that run between steps, if ever, each with the object whose method it is."""
     objects = [recipe, *(one for one in reachable.objects.values() if not isinstance(one, (type, types.ModuleType)))]
@@ -179,7 +179,7 @@ def _called_names(tree: ast.AST) -> Iterator[str]:
     return (called_name(node) for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
-def _has_run(function: types.FunctionType, ran: Set[Place]) -> bool:
+def _has_run(function: types.FunctionType, ran: Set[Location]) -> bool:
     """Whether a line of a function's body has run."""
     tree, file = tree_of(function), function.__code__.co_filename
     if tree is None:

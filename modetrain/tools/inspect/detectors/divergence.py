@@ -7,7 +7,7 @@ import collections
 import re
 from types import FrameType
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.inspect.detectors.side_effects import CallRecorder
 from modetrain.tools.inspect.inspected_step import InspectedStep
 from modetrain.tools.inspect.python_state.accesses import MUTATING_METHODS
@@ -23,7 +23,7 @@ _ASKS = re.compile(
 _IN_PLACE = MUTATING_METHODS | {"get_nowait", "next", "__next__", "send"}
 
 
-def find_line(step: InspectedStep, *, asked: bool = True) -> Place | None:
+def find_line(step: InspectedStep, *, asked: bool = True) -> Location | None:
     """The line, or None where both take the same path.
 
     Args:
@@ -55,11 +55,11 @@ def find_line(step: InspectedStep, *, asked: bool = True) -> Place | None:
     return next((one for one in eager.places if asked and _ASKS.search(one.text)), None)
 
 
-def _handles_error(place: Place) -> bool:
+def _handles_error(place: Location) -> bool:
     return any(isinstance(node, ast.ExceptHandler) and spans(node, place.line) for node in nodes_of_file(place.file))
 
 
-def _changes_python(place: Place) -> bool:
+def _changes_python(place: Location) -> bool:
     """Whether a line looks like changing what Python keeps between the rounds of a loop: in place, or by a name from outside."""
     nodes = list(nodes_of_file(place.file))
     modules = {
@@ -94,10 +94,10 @@ class _LineRecorder(LineTracer):
 
     def __init__(self) -> None:
         super().__init__()
-        self.places: list[Place] = []
-        self.times: collections.Counter[Place] = collections.Counter()
+        self.places: list[Location] = []
+        self.times: collections.Counter[Location] = collections.Counter()
 
-    def on_line(self, frame: FrameType, place: Place | None) -> None:
+    def on_line(self, frame: FrameType, place: Location | None) -> None:
         if place is not None:
             self.times[place] += 1
             if self.places[-1:] != [place]:

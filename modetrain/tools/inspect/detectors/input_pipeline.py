@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.diagnostics import graph_ops, stack, tf_errors
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.recipe import Recipe
 from modetrain.tools.inspect.detectors import between_steps
 from modetrain.tools.inspect.detectors.operations import is_python, is_stateful
@@ -65,7 +65,7 @@ def find(recipe: Recipe, batches: Sequence[Mapping[str, Any]]) -> Iterator[Findi
         yield make_finding("MT805", place, "two batches from one seed differ", evidence="prepare() run twice")
 
 
-def _place_of_write(graph: tf.Graph) -> Place | None:
+def _place_of_write(graph: tf.Graph) -> Location | None:
     """The user's line that changes a variable, such as that of a Keras layer's seeds."""
     places = (stack.of_op(op) for op in graph_ops.operations(graph) if op.type.startswith("Assign"))
     return next((place for place in places if place is not None), None)
@@ -88,7 +88,7 @@ def _unordered_datasets(recipe: Recipe) -> Iterator[Finding]:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 given = {keyword.arg: keyword.value for keyword in node.keywords}
                 if what := _describe_order(node.func, node.args, given):
-                    place = Place(file=function.__code__.co_filename, line=node.func.end_lineno or node.lineno)
+                    place = Location(file=function.__code__.co_filename, line=node.func.end_lineno or node.lineno)
                     yield make_finding("MT803", place, what, evidence="source")
 
 

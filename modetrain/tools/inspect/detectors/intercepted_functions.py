@@ -34,7 +34,11 @@ _CLOCKS = (
 UNSEEDED = "MT301 where no seed is given"
 GLOBAL_SEEDS = "MT305"
 # What libraries call all the time, for reasons of their own: counts only where the user's line makes the call.
-CALLED_BY_USER = {"MT103 by the user's line": "MT103", "MT302 by the user's line": "MT302", "MT303 by the user's line": "MT303"}
+CALLED_BY_USER = {
+    "MT103 by the user's line": "MT103",
+    "MT302 by the user's line": "MT302",
+    "MT303 by the user's line": "MT303",
+}
 _FILES = (
     *("system", "popen", "mkdir", "makedirs", "remove", "unlink", "rename", "replace", "rmdir", "removedirs"),
     *("open", "putenv", "unsetenv"),

@@ -7,11 +7,10 @@ to TensorFlow; as a key or in a comparison it does not. A set counts where its o
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
-from modetrain.diagnostics.location import Place
-from modetrain.tools.inspect.detectors.traces import TraceResult
+from modetrain.diagnostics.location import Location
 from modetrain.tools.inspect.finding import Finding, make_finding
 from modetrain.tools.inspect.python_state.name_lookup import Scope
 from modetrain.tools.inspect.python_state.reachable import Reachable
@@ -29,7 +28,7 @@ _TAKE_KEYS = ("add", "append", "get", "setdefault", "discard", "format", "str", 
 _NOT_NUMBERS = (ast.Compare, ast.Dict, ast.DictComp, ast.SetComp, ast.Set, ast.JoinedStr, ast.Subscript)
 
 
-def find(recipe: Any, reachable: Reachable, traces: TraceResult) -> Iterator[Finding]:
+def find(recipe: Any, reachable: Reachable, ran: Set[Location]) -> Iterator[Finding]:
     """Finds them in the lines that tracing ran."""
     for function in reachable.functions:
         nodes = list(nodes_of(function))
@@ -38,8 +37,8 @@ def find(recipe: Any, reachable: Reachable, traces: TraceResult) -> Iterator[Fin
         sets = _names_of_sets(nodes)
         for node in nodes:
             if what := _describe(node, parents, scope, sets):
-                place = Place(file=function.__code__.co_filename, line=node.lineno)
-                if place in traces.ran:
+                place = Location(file=function.__code__.co_filename, line=node.lineno)
+                if place in ran:
                     yield make_finding("MT303", place, what, evidence="source")
 
 
@@ -53,9 +52,9 @@ def _describe(node: ast.AST, parents: dict, scope: Scope, sets: set[str]) -> str
         return None
     if isinstance(node, _COMPREHENSIONS) and any(_has_no_order(one.iter, scope, sets) for one in node.generators):
         return "the order of a set differs from process to process"
-    if isinstance(node, ast.Call) and called_name(node) in _DEPEND_ON_ORDER:
-        if any(_has_no_order(argument, scope, sets) for argument in node.args):
-            return f"{called_name(node)}() takes the order of a set, which differs from process to process"
+    arguments = node.args if isinstance(node, ast.Call) and called_name(node) in _DEPEND_ON_ORDER else []
+    if any(_has_no_order(argument, scope, sets) for argument in arguments):
+        return f"{called_name(node)}() takes the order of a set, which differs from process to process"
     return None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tensorflow.python.framework import op_callbacks
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class RecordedCall:
     """
 
     code: str
-    place: Place
+    place: Location
     name: str
 
     def describe(self) -> str:
@@ -43,7 +43,7 @@ class CallLog:
     def __init__(self) -> None:
         self.calls: list[RecordedCall] = []
 
-    def add(self, code: str, place: Place | None, name: str) -> None:
+    def add(self, code: str, place: Location | None, name: str) -> None:
         """Adds a call at one of the user's lines; nothing where `place` is None."""
         if place is not None and (call := RecordedCall(code=code, place=place, name=name)) not in self.calls:
             self.calls.append(call)

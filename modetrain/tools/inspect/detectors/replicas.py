@@ -63,7 +63,7 @@ def find_in_source(recipe: Recipe, reachable: Reachable) -> Iterator[Finding]:
         for node in nodes:
             if not isinstance(node, (ast.Call, ast.BinOp)):
                 continue
-            place = Place(file=function.__code__.co_filename, line=node.lineno)
+            place = Location(file=function.__code__.co_filename, line=node.lineno)
             if isinstance(node, ast.Call):
                 yield from _find_in_call(node, place, scope, gradients)
             elif isinstance(node.op, ast.Div) and _is_batch_size(node.right, scope, recipe):
@@ -71,7 +71,7 @@ def find_in_source(recipe: Recipe, reachable: Reachable) -> Iterator[Finding]:
                 yield make_finding("MT701", place, what, evidence=_SOURCE)
 
 
-def _find_in_call(node: ast.Call, place: Place, scope: Scope, gradients: set[str]) -> Iterator[Finding]:
+def _find_in_call(node: ast.Call, place: Location, scope: Scope, gradients: set[str]) -> Iterator[Finding]:
     name = called_name(node)
     if name in _ALWAYS_CLIPS_GRADIENTS or (name in _CLIPS and _names(node) & gradients):
         yield make_finding("MT703", place, f"{name} on this replica's gradients", evidence=_SOURCE)

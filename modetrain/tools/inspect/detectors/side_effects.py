@@ -68,7 +68,10 @@ class CallRecorder(CallLog):
             for name in names:
                 original = vars(holder).get(name)
                 if original is not None:
-                    replaced[id(original)] = original, self._replace(holder, name, self._recording(original, code, name))
+                    replaced[id(original)] = (
+                        original,
+                        self._replace(holder, name, self._recording(original, code, name)),
+                    )
         for name in ("datetime", "date"):  # types, whose methods cannot be replaced
             original = getattr(datetime, name)
             replaced[id(original)] = original, self._replace(datetime, name, _recording_date(original, self.record))

@@ -27,8 +27,8 @@ from modetrain.tools.inspect.detectors import collectives
 from modetrain.tools.inspect.detectors.recorded_calls import observe_eager_operations
 from modetrain.tools.inspect.detectors.side_effects import CallRecorder
 from modetrain.tools.inspect.finding import Finding, make_finding
-from modetrain.tools.inspect.python_state.snapshot import restore_python_state
 from modetrain.tools.inspect.inspected_step import Batch, InspectedStep
+from modetrain.tools.inspect.python_state.snapshot import restore_python_state
 from modetrain.training.nonfinite import is_loss
 
 REPLICAS = 2
@@ -154,7 +154,7 @@ def _answering_users(original: property, answer: int) -> property:
     return property(get)
 
 
-def _find_cause(logs: list[list[_Output]]) -> tuple[str, Place, str] | None:
+def _find_cause(logs: list[list[_Output]]) -> tuple[str, Location, str] | None:
     """Code, line and description of the operation that breaks the equality."""
     whole, first, second = logs
     if [made.op for made in whole] != [made.op for made in first]:

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.diagnostics import stack, tf_errors
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.inspect.detectors import divergence
 from modetrain.tools.inspect.detectors.recorded_calls import observe_eager_operations
 from modetrain.tools.inspect.detectors.side_effects import CallRecorder
@@ -29,7 +29,7 @@ _COMPARED = "eager and graph compared"
 # Variables this small may be all rounding: the mean of what is centred already.
 _SMALL = 1e-3
 # Finds where the traced step begins to compute something else: `first_difference.find_line`.
-FindLine: TypeAlias = Callable[..., Place | None]
+FindLine: TypeAlias = Callable[..., Location | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,12 +101,12 @@ def compare_traced_run(
                 return
             traced.append(StepResult(row=row, own_variables=_own_variables(step)))
     if difference := _describe_difference(results, traced):
-        place = divergence.find_line(step)
-        if place is None and find_first_difference is not None:
-            place = find_first_difference(step, perturbed=perturbed)
-        yield make_finding("MT307", place or step.place, difference, evidence=_COMPARED)
-    elif (difference := _describe_variable(results, traced)) and (place := divergence.find_line(step, asked=False)):
-        yield make_finding("MT307", place, difference, evidence=_COMPARED)
+        line = divergence.find_line(step)
+        if line is None and find_first_difference is not None:
+            line = find_first_difference(step, perturbed=perturbed)
+        yield make_finding("MT307", line or step.place, difference, evidence=_COMPARED)
+    elif (difference := _describe_variable(results, traced)) and (line := divergence.find_line(step, asked=False)):
+        yield make_finding("MT307", line, difference, evidence=_COMPARED)
 
 
 def _run_traced(concrete: Concrete, step: InspectedStep, batch: Batch, number: int) -> np.ndarray:
@@ -173,9 +173,9 @@ def _describe_difference(results: Sequence[StepResult], others: Sequence[StepRes
 
 
 @contextlib.contextmanager
-def _record_casts(target: str) -> Iterator[dict[Place, Finding]]:
+def _record_casts(target: str) -> Iterator[dict[Location, Finding]]:
     """Finds eager casts to integers of numbers that no integer can hold; none where the target is a graph."""
-    found: dict[Place, Finding] = {}
+    found: dict[Location, Finding] = {}
 
     def record(op_type: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         if op_type != "Cast" or target == "graph" or not inputs:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from modetrain.diagnostics import graph_ops
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.inspect.detectors import trace_failures
 from modetrain.tools.inspect.detectors.collectives import mark_collectives
 from modetrain.tools.inspect.detectors.eager_variables import record_eager_variables
@@ -96,9 +96,7 @@ def _trace(step: InspectedStep, reachable: Reachable) -> _Trace:
     return _Trace(concrete=concrete, error=error, tracer=tracer, calls=recorded, retraces=retraces)
 
 
-def _findings(
-    step: InspectedStep, reachable: Reachable, first: _Trace, second: _Trace | None
-) -> Iterator[Finding]:
+def _findings(step: InspectedStep, reachable: Reachable, first: _Trace, second: _Trace | None) -> Iterator[Finding]:
     for one in (first, second):
         for call in one.calls if one else ():
             yield make_finding(call.code, call.place, call.describe(), evidence="calls heard while tracing")
@@ -128,7 +126,7 @@ def _findings(
         yield make_finding("MT304", difference.place or step.place, difference.what, evidence="two traces compared")
 
 
-def _place_in_cached(change: Change, recipe: Any, reachable: Reachable, ran: set[Place]) -> Place | None:
+def _place_in_cached(change: Change, recipe: Any, reachable: Reachable, ran: set[Location]) -> Location | None:
     """Where an `lru_cache` or a `cached_property` makes what it keeps: its last line that was run."""
     if change.kind not in ("cache", "tensor"):
         return None
@@ -140,7 +138,9 @@ def _place_in_cached(change: Change, recipe: Any, reachable: Reachable, ran: set
     tree = tree_of(function) if isinstance(function, types.FunctionType) else None
     if tree is None:
         return None
-    return max((one for one in ran if one.file == function.__code__.co_filename and spans(tree, one.line)), default=None)
+    return max(
+        (one for one in ran if one.file == function.__code__.co_filename and spans(tree, one.line)), default=None
+    )
 
 
 def _is_related(expression: str, others: Iterable[str]) -> bool:

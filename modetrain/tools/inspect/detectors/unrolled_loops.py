@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from modetrain.diagnostics import graph_ops
 from modetrain.diagnostics import stack as lines
-from modetrain.diagnostics.location import Place, is_users
+from modetrain.diagnostics.location import Location, is_users
 from modetrain.tools.inspect.finding import Finding, make_finding
 from modetrain.tools.inspect.python_state.source import nodes_of_file, spans
 

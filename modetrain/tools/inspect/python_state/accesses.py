@@ -47,14 +47,14 @@ class Access:
     """
 
     key: Key
-    place: Place
+    place: Location
     text: str
     value: Any
     owner: Any
     in_condition: bool = False
 
 
-def find_reads(function: types.FunctionType, scope: Scope, ran: Collection[Place]) -> Iterator[Access]:
+def find_reads(function: types.FunctionType, scope: Scope, ran: Collection[Location]) -> Iterator[Access]:
     """What a function reads in the lines that have run."""
     tree = tree_of(function)
     if tree is None:
@@ -67,9 +67,7 @@ def find_reads(function: types.FunctionType, scope: Scope, ran: Collection[Place
             container, item, text = single_items[node]
             value = _item(container, item)
             for key in ((id(container), item), (id(container), SOME_ITEM)):
-                yield Access(
-                    key=key, place=place, text=text, value=value, owner=container, in_condition=in_condition
-                )
+                yield Access(key=key, place=place, text=text, value=value, owner=container, in_condition=in_condition)
         if not isinstance(getattr(node, "ctx", None), ast.Load):
             continue
         value = scope.value(node)
@@ -88,7 +86,7 @@ def find_reads(function: types.FunctionType, scope: Scope, ran: Collection[Place
 
 
 def find_optimizer_reads(
-    function: types.FunctionType, scope: Scope, recipe: Any, ran: Collection[Place]
+    function: types.FunctionType, scope: Scope, recipe: Any, ran: Collection[Location]
 ) -> Iterator[Access]:
     """The recipe's own optimizer, read by a `self.minimize(loss)` that names none."""
     value = getattr(recipe, "optimizer", None)
@@ -133,8 +131,8 @@ def find_writes(function: types.FunctionType, scope: Scope) -> Iterator[Access]:
                 yield Access(key=(id(value), None), place=place, text=text, value=value, owner=value)
 
 
-def _place(function: types.FunctionType, node: Any) -> Place:
-    return Place(file=function.__code__.co_filename, line=node.lineno)
+def _place(function: types.FunctionType, node: Any) -> Location:
+    return Location(file=function.__code__.co_filename, line=node.lineno)
 
 
 def _find_single_items(function: types.FunctionType, scope: Scope) -> dict[ast.AST, tuple[Any, Any, str]]:

@@ -1,8 +1,8 @@
 """Runs something line by line and finds the user's line at which Python state changed.
 
-    with ChangeTracer(state) as tracer:
-        ...                       # trace
-    tracer.changes                # [(Place, Change), ...]
+with ChangeTracer(state) as tracer:
+    ...                       # trace
+tracer.changes                # [(Location, Change), ...]
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import inspect as python_inspect
 from types import FrameType
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.inspect.python_state.diff import Change, PythonState, find_changes
 from modetrain.tools.inspect.python_state.line_tracer import LineTracer
 
@@ -32,9 +32,9 @@ class ChangeTracer(LineTracer):
         super().__init__()
         self._state = state
         self._last = self._first = state.snapshot()
-        self._frames: list[tuple[FrameType, Place | None]] = []  # with the line that each is at
-        self.changes: list[tuple[Place, Change]] = []
-        self.ran: set[Place] = set()
+        self._frames: list[tuple[FrameType, Location | None]] = []  # with the line that each is at
+        self.changes: list[tuple[Location, Change]] = []
+        self.ran: set[Location] = set()
         self.lasting: frozenset[str] = frozenset()
 
     def __exit__(self, *error: object) -> None:
@@ -50,7 +50,7 @@ class ChangeTracer(LineTracer):
         self._frames.append((frame, self._place))
         return True
 
-    def on_line(self, frame: FrameType, place: Place | None) -> None:
+    def on_line(self, frame: FrameType, place: Location | None) -> None:
         self._compare()
         if place is not None:
             self.ran.add(place)
@@ -65,7 +65,7 @@ class ChangeTracer(LineTracer):
             self._frames.pop()
 
     @property
-    def _place(self) -> Place | None:
+    def _place(self) -> Location | None:
         """The line under way."""
         return self._frames[-1][1] if self._frames else None
 

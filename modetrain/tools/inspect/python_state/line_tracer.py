@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any, Self
 
 from modetrain.diagnostics import stack
-from modetrain.diagnostics.location import Place, is_generated, is_users
+from modetrain.diagnostics.location import Location, is_generated, is_users
 
 
 class LineTracer:
@@ -34,7 +34,7 @@ class LineTracer:
         """Called as a function of the user's begins; returns whether its lines are followed."""
         return True
 
-    def on_line(self, frame: FrameType, place: Place | None) -> None:
+    def on_line(self, frame: FrameType, place: Location | None) -> None:
         """Called before a line runs; `place` is the line that the user wrote, None where that is not known."""
 
     def on_return(self, frame: FrameType) -> None:

@@ -7,10 +7,10 @@ import functools
 import linecache
 import re
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 
 
 @functools.lru_cache(maxsize=256)
@@ -50,9 +50,9 @@ def _first_line(node: Any) -> int:
     return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
 
 
-def start_of(function: types.FunctionType) -> Place:
+def start_of(function: Any) -> Location:
     """The line a function begins at."""
-    return Place(file=function.__code__.co_filename, line=function.__code__.co_firstlineno)
+    return Location(file=function.__code__.co_filename, line=function.__code__.co_firstlineno)
 
 
 def spans(node: Any, line: int) -> bool:
@@ -75,26 +75,28 @@ def last_name(expression: str) -> str:
     return names[-1] if names else ""
 
 
-def find_change(expression: str, functions: Iterable[types.FunctionType]) -> Place | None:
+def find_change(expression: str, functions: Iterable[types.FunctionType]) -> Location | None:
     """The first line in the functions that changes what an expression names, found by its last name."""
     return _find(expression, functions, _changed_nodes)
 
 
-def find_read(expression: str, functions: Iterable[types.FunctionType]) -> Place | None:
+def find_read(expression: str, functions: Iterable[types.FunctionType]) -> Location | None:
     """The first line in the functions that reads what an expression names, found by its last name."""
     return _find(expression, functions, lambda node: [node] if isinstance(getattr(node, "ctx", None), ast.Load) else [])
 
 
-def _find(expression: str, functions: Iterable[types.FunctionType], nodes_named_by: Any) -> Place | None:
+def _find(
+    expression: str, functions: Iterable[types.FunctionType], nodes_named_by: Callable[[ast.AST], Sequence[ast.AST]]
+) -> Location | None:
     name = last_name(expression)
     for function in functions:
         for node in nodes_of(function):
             if name and any(_last_name_of(named) == name for named in nodes_named_by(node)):
-                return Place(file=function.__code__.co_filename, line=node.lineno)
+                return Location(file=function.__code__.co_filename, line=node.lineno)
     return None
 
 
-def _changed_nodes(node: Any) -> list[ast.AST]:
+def _changed_nodes(node: Any) -> Sequence[ast.AST]:
     """What a statement assigns to; what a call may change: the object of a method, or an argument, as in `next(it)`."""
     if isinstance(node, ast.Assign):
         return node.targets

@@ -123,10 +123,7 @@ def _is_eager(tensor: Any) -> bool:
 def _digest(array: np.ndarray) -> Any:
     if array.dtype == object:
         return id(array), array.shape
-    if array.nbytes <= _MOST_BYTES:
-        part = array
-    else:
-        part = array.reshape(-1)[:: max(1, array.nbytes // _MOST_BYTES)]
+    part = array if array.nbytes <= _MOST_BYTES else array.reshape(-1)[:: max(1, array.nbytes // _MOST_BYTES)]
     digest = hashlib.blake2b(np.ascontiguousarray(part).tobytes(), digest_size=8).digest()
     return array.shape, str(array.dtype), digest
 

@@ -1,6 +1,6 @@
-"""`do=inspect`: looks at the recipe of a run that is built, prints what was found and keeps it in the run folder.
+"""`do=inspect`: inspects the recipe of a run that is built, prints the findings and writes them into the run folder.
 
-`TOOLS` is what inspect adds to every run: the short form at the start, and a watch for Python that changes afterwards.
+`TOOLS` is what inspect adds to every run: a check as the steps are traced, and a callback for Python that changes afterwards.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 from modetrain.app.session import Tools
 from modetrain.callback import Callback
 from modetrain.settings import Settings
+from modetrain.tools import first_difference
 from modetrain.tools.inspect import findings_report
-from modetrain.tools.inspect.detectors import first_difference
 from modetrain.tools.inspect.detectors.split_batch import REPLICAS
 from modetrain.tools.inspect.detectors.stale_state import StaleStateCallback
 from modetrain.tools.inspect.finding import Finding
+from modetrain.tools.inspect.inspected_step import mode_for
 from modetrain.tools.inspect.inspector import Inspector
 from modetrain.tools.inspect.startup_check import StartupCheck
-from modetrain.tools.inspect.inspected_step import mode_for
 from modetrain.trainer import Trainer
 
 _BATCHES = 2
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def run(trainer: Trainer, settings: Settings, folder: Path) -> list[Finding]:
-    """Looks, tells, and writes `inspect.json`.
+    """Inspects, prints, and writes `inspect.json`.
 
     Args:
       trainer: of the run, which has not trained.
@@ -35,12 +35,10 @@ def run(trainer: Trainer, settings: Settings, folder: Path) -> list[Finding]:
       folder: the run folder.
 
     Returns:
-      What was found.
+      The findings.
     """
-    target, several = (
-        target_of(settings),
-        settings.mode.strategy != "one_device",
-    )  # replicas or cores, none of which is here
+    target = target_of(settings)
+    several = settings.mode.strategy != "one_device"  # replicas or cores, none of which is here
     inspector = Inspector(
         trainer.recipe,
         [trainer.data.batch(step) for step in range(_BATCHES)],
@@ -48,9 +46,9 @@ def run(trainer: Trainer, settings: Settings, folder: Path) -> list[Finding]:
         replicas=trainer.replicas,
         target=target,
         several=several,
-        first=first_difference.find_line,
+        find_first_difference=first_difference.find_line,
     )
-    findings = inspector.findings()
+    findings = inspector.find()
     findings_report.write_json(folder, findings, target)
     for line in findings_report.format_findings(findings):
         log.info(line)
@@ -64,7 +62,7 @@ def run(trainer: Trainer, settings: Settings, folder: Path) -> list[Finding]:
 
 
 def target_of(settings: Settings) -> str:
-    """What to judge by: `inspect.target`, or what the mode compiles with."""
+    """The mode that counts: `inspect.target`, or what the mode compiles with."""
     if settings.inspect.target is not None:
         return settings.inspect.target
     if settings.mode.strategy == "tpu":
@@ -75,7 +73,7 @@ def target_of(settings: Settings) -> str:
 def _callbacks(settings: Settings) -> list[Callback]:
     if not settings.inspect.at_start or settings.mode.compile == "eager":
         return []
-    # On every worker, for they plan alike.
+    # On every worker: all of them plan the same steps.
     return [StaleStateCallback(every=(settings.callbacks.get("log") or {}).get("every") or 100)]
 
 

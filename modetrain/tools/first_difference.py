@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import ast
 
-from modetrain.diagnostics.location import Place
+from modetrain.diagnostics.location import Location
 from modetrain.tools.compare.in_process import compare
 from modetrain.tools.inspect.detectors.side_effects import CallRecorder
 from modetrain.tools.inspect.inspected_step import InspectedStep
 from modetrain.tools.inspect.python_state.source import nodes_of_file
 
 
-def find_line(step: InspectedStep, *, perturbed: bool) -> Place | None:
+def find_line(step: InspectedStep, *, perturbed: bool) -> Location | None:
     """Runs the step in both modes.
 
     Args:
@@ -34,9 +34,9 @@ def find_line(step: InspectedStep, *, perturbed: bool) -> Place | None:
     return _in_body(found.place) if "While" in str(found) else found.place
 
 
-def _in_body(place: Place) -> Place:
+def _in_body(place: Location) -> Location:
     """The line of a loop's body, where that is one statement: a loop over tensors is one operation at its first line."""
     for node in nodes_of_file(place.file):
         if isinstance(node, ast.For | ast.While) and node.lineno == place.line and len(node.body) == 1:
-            return Place(file=place.file, line=node.body[0].lineno, function=place.function)
+            return Location(file=place.file, line=node.body[0].lineno, function=place.function)
     return place
