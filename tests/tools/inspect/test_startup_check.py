@@ -1,4 +1,4 @@
-"""The short form at the start of a run, and the watch for stale Python while it goes on."""
+"""The short form at the start of a run, and the check for stale Python while it goes on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from modetrain import Callback
 from modetrain.engine.batching import BatchSharding
 from modetrain.engine.program import Program
 from modetrain.mode import Mode
-from modetrain.tools.inspect.detectors.stale_state import StalePython, StaleWatch
-from modetrain.tools.inspect.startup_check import Start, whole_story
+from modetrain.tools.inspect.detectors.stale_state import StaleStateCallback, StaleStateDetector
+from modetrain.tools.inspect.startup_check import StartupCheck, format_inspect_command
 from modetrain.trainer import Trainer
 from recipes.mnist import Digits
 
@@ -42,13 +42,13 @@ def started(make_recipe, make_data, tmp_path, said):
 
     def run(cls, compile="graph", callbacks=(), steps=6):
         recipe, mode = make_recipe(cls, steps=steps), Mode(name=compile, compile=compile)
-        callbacks = [*callbacks, StalePython(every=2)]
+        callbacks = [*callbacks, StaleStateCallback(every=2)]
         trainer = Trainer(
             recipe, make_data(cut=BatchSharding()), mode=mode, steps=steps, callbacks=callbacks, folder=tmp_path
         )
-        check = Start(recipe, mode, "python -m modetrain recipe=mine")
-        trainer.programs.train.observe = check.of("train_step")
-        trainer.programs.eval.observe = check.of("eval_step")
+        check = StartupCheck(recipe, mode, "python -m modetrain recipe=mine")
+        trainer.programs.train.observe = check.observer("train_step")
+        trainer.programs.eval.observe = check.observer("eval_step")
         said.clear()
         trainer.train()
         trainer.evaluate()
@@ -58,7 +58,7 @@ def started(make_recipe, make_data, tmp_path, said):
 
 
 @pytest.mark.parametrize("compile", ["graph", "xla"])
-def test_one_line_for_each_finding_and_the_command_for_the_whole_story(compile, started):
+def test_one_line_for_each_finding_and_the_command_for_details(compile, started):
     said = started(Careless, compile)
     warnings = [line.split(": ", 2)[2] for line in said if line.startswith("WARNING")]
     assert [line.split()[0] for line in warnings] == ["MT201", "MT101", "MT301"]
@@ -74,13 +74,13 @@ def test_one_line_for_each_finding_and_the_command_for_the_whole_story(compile, 
         ("recipe=mine +resume=x stop_after=1h --config-dir more", "recipe=mine do=inspect --config-dir more"),
     ],
 )
-def test_the_command_for_the_whole_story_asks_for_a_folder_of_its_own(typed, said):
+def test_the_command_for_details_asks_for_a_folder_of_its_own(typed, said):
     begin = "python -m modetrain "
-    assert whole_story(begin + typed) == begin + said
+    assert format_inspect_command(begin + typed) == begin + said
 
 
 @pytest.mark.parametrize("compile", ["graph", "xla"])
-def test_nothing_is_said_of_a_clean_recipe(compile, started):
+def test_a_clean_recipe_prints_nothing(compile, started):
     assert started(Digits, compile) == []
 
 
@@ -113,7 +113,7 @@ def loud():
     logging.getLogger().removeHandler(handler)
 
 
-def test_it_says_what_inspect_says_and_of_logging_only_that(started, loud):
+def test_it_prints_what_inspect_finds_and_of_logging_only_that(started, loud):
     said = [line for line in started(Habits) if line.startswith("WARNING")]
     codes = [line.split(": ", 2)[2].split()[0] for line in said]
     assert codes == ["MT102", "MT102", "MT102", "MT205", "MT203", "MT203"], said
@@ -125,16 +125,16 @@ class Failing(Digits):
         raise ValueError("mine")
 
 
-def test_what_was_heard_before_tracing_failed_is_told(make_recipe, make_data, said):
+def test_calls_before_tracing_failed_are_printed(make_recipe, make_data, said):
     recipe, mode = make_recipe(Failing), Mode(name="graph", compile="graph")
     program = Program(recipe.run_train_step, mode, state=recipe.state)
-    program.observe = Start(recipe, mode).of("train_step")
+    program.observe = StartupCheck(recipe, mode).observer("train_step")
     with pytest.raises(ValueError, match="mine"):
         program.prepare(next(make_data().train_blocks(0, 2)))
     assert ["MT101" in line for line in said] == [True]
 
 
-def test_everything_that_was_exchanged_is_put_back(started):
+def test_everything_that_was_replaced_is_restored(started):
     before = (print, random.random, keras.Layer.__init__)
     started(Careless)
     assert before == (print, random.random, keras.Layer.__init__)
@@ -149,30 +149,30 @@ class Anneals(Callback):
         trainer.recipe.note = "not read by the step"
 
 
-def test_a_value_that_a_callback_changes_is_told_once_with_the_line_that_reads_it(started):
+def test_a_value_that_a_callback_changes_is_printed_once_with_the_line_that_reads_it(started):
     said = [line for line in started(Careless, callbacks=[Anneals(every=2)]) if "MT401" in line]
     (line,) = said
     assert line.startswith("WARNING: step 2: ")
     assert "self.weight was 1.0 when the step was traced and is 0.5 now: the compiled step keeps 1.0" in line
     reads = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "* self.weight *" in text)
-    assert f"test_inspect_start.py:{reads}: MT401" in line
+    assert f"test_startup_check.py:{reads}: MT401" in line
 
 
-def test_a_layer_that_is_frozen_later_is_told(make_recipe):
+def test_a_layer_that_is_frozen_later_is_found(make_recipe):
     recipe = make_recipe(Digits)
-    watch = StaleWatch(recipe)
-    assert watch.changed() == []
+    watch = StaleStateDetector(recipe)
+    assert watch.find_changed() == []
     recipe.model.layers[-1].trainable = False
-    (one,) = watch.changed()
+    (one,) = watch.find_changed()
     assert one.code == "MT403"
     assert "was True when the step was traced and is False now" in one.what
-    assert watch.changed() == []
+    assert watch.find_changed() == []
 
 
-def test_an_optimizer_that_is_swapped_is_told(make_recipe):
+def test_an_optimizer_that_is_swapped_is_found(make_recipe):
     recipe = make_recipe(Careless)
-    watch = StaleWatch(recipe)
+    watch = StaleStateDetector(recipe)
     recipe.model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
-    (one,) = watch.changed()
+    (one,) = watch.find_changed()
     assert one.code == "MT404"
     assert one.what.startswith("self.model was ")
