@@ -351,6 +351,7 @@ def _ours(optimizer: Optimizer) -> Optimizer:
     kind = type(optimizer)
     raise TypeError(
         f"optimizer= is a {kind.__module__}.{kind.__name__}, which knows nothing of accumulation, loss scales, replicas or the "
-        "averages of weights. Make it in __init__ with optimizer(variables, name=..., learning_rate=...), or pass "
+        "averages of weights. Make it in __init__ with optimizer(variables), or with "
+        "optimizer(variables, name=..., learning_rate=...); outside of a configuration pass "
         "modetrain.OptimizerSettings(name='adam', learning_rate=1e-3)."
     )

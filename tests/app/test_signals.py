@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pty
 import signal
@@ -35,7 +36,7 @@ class Sends(Callback):
 
 
 def train(trainer):
-    with signals.heard_by(trainer, trainer.said.append):
+    with signals.signals_to(trainer):
         trainer.train()
 
 
@@ -60,8 +61,10 @@ def test_sigusr1_saves_and_goes_on(make_trainer, tmp_path, recorder):
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_counts_where_nobody_reads_what_is_said(signum, make_trainer, tmp_path):
-    def broken(line):
-        raise BrokenPipeError
+    class Broken(logging.Handler):
+        def emit(self, record):
+            if "SIG" in record.getMessage():
+                raise BrokenPipeError
 
     class Sends(Callback):
         def on_steps_end(self, trainer, rows):
@@ -70,8 +73,12 @@ def test_a_signal_counts_where_nobody_reads_what_is_said(signum, make_trainer, t
                 time.sleep(0.3)
 
     trainer = make_trainer("eager", steps=9, callbacks=[Sends(), Checkpoint(every=None)])
-    with signals.heard_by(trainer, broken):
-        trainer.train()
+    log, broken = logging.getLogger("modetrain.app.signals"), Broken()
+    log.addHandler(broken)
+    try:
+        train(trainer)
+    finally:
+        log.removeHandler(broken)
     assert run_folder.steps(tmp_path)[0] in (3, 4)
 
 
@@ -133,13 +140,14 @@ from modetrain.app import signals
 output.outlive_readers()
 
 class Run:
-    asked, fresh = None, False
+    asked, not_started = None, False
 
     def stop(self, signum):
         self.asked = signum
 
 run = Run()
-with signals.heard_by(run, print):
+output.show_log()
+with signals.signals_to(run):
     print("running", flush=True)
     until = time.monotonic() + 20
     while run.asked is None:
@@ -171,15 +179,17 @@ def test_afterwards_signals_are_what_they_were(make_trainer):
 
 STUCK = """
 import sys, threading
+from modetrain import console
 from modetrain.app import signals
 
 class Run:
-    fresh = False
+    not_started = False
 
     def stop(self, signum):
         print("asked to stop", flush=True)
 
-with signals.heard_by(Run(), lambda line: print(line, flush=True)):
+console.show_log()
+with signals.signals_to(Run()):
     print("running", flush=True)
     import ctypes
     ctypes.PyDLL(None) and ctypes.CDLL(None).sleep(60)  # C code, amid which no handler of Python's runs

@@ -108,7 +108,7 @@ def test_a_step_that_does_not_end_leaves_all_stacks_and_goes_on(make_trainer, tm
     assert "in wait_for_something" in text
     assert "modetrain-watch" in text or "Thread 0x" in text
     assert any("no progress" in line and str(file) in line for line in trainer.said)
-    assert re.search(r"doing: Stuck.call, at \S*test_watch.py:\d+  \w", text), "the user's line"
+    assert re.search(r"doing: Stuck.on_steps_end, at \S*test_watchdog.py:\d+  \w", text), "the user's line"
     assert not (tmp_path / "heartbeat.json").exists()
 
 
@@ -199,7 +199,7 @@ def test_a_run_stops_when_its_time_is_over(make_trainer):
             now.now += 10
 
     clock = Timer(now, start=95.0)
-    trainer = make_trainer("eager", steps=20, clock=clock, callbacks=[Ticks(), Deadline(after=34.0)])
+    trainer = make_trainer("eager", steps=20, timer=clock, callbacks=[Ticks(), Deadline(after=34.0)])
     trainer.train()
     assert (trainer.status, trainer.step, trainer.stop_signal) == ("stopped", 3, 15)
     assert [line for line in trainer.said if "stop_after" in line] == ["step 3: stop_after=34s is over; stopping"]

@@ -36,7 +36,7 @@ NAMES = {
 
 def chosen(settings, cls):
     named = {
-        "recipe": {"_target_": f"tests.test_archive.{cls.__name__}"},
+        "recipe": {"_target_": f"{__name__}.{cls.__name__}"},
         "model": {"_target_": "recipes.models.mlp"},
     }
     return chosen_recipe(settings(**named), INFO)
@@ -135,7 +135,7 @@ def test_a_run_with_such_names_is_saved_and_resumed(make_trainer, tmp_path):
     resumed = trainer("part", steps=4, step=2)
     found = checkpoint.load(path)
     checkpoint.restore(found, resumed.recipe.state(), path)
-    resumed.resume(found)
+    resumed.load_state(found.meta["carry"], step=found.step)
     resumed.train()
     assert checkpoint.digest(resumed.recipe.state()) == checkpoint.digest(whole.recipe.state())
 

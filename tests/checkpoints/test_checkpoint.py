@@ -521,7 +521,7 @@ def test_what_a_rollback_goes_back_to_is_kept_though_a_later_one_was_asked_for(t
         folder = tmp_path / str(first)
         callbacks = [Asks(), Checkpoint(every=3, keep=1, first=first, background=False)]
         trainer = make_trainer("eager", steps=5, folder=folder, callbacks=callbacks)
-        trainer.callbacks[-1].end = lambda run: None  # what there is amid the run
+        [*trainer.callbacks][-1].on_train_end = lambda trainer: None  # what there is before the run ends
         trainer.train()
         steps[first] = run_folder.steps(folder)
     assert steps == {True: [3, 5], False: [5]}

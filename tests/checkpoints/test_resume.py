@@ -314,7 +314,7 @@ def test_windows_results_best_and_event_files_are_as_if_nothing_had_happened(mod
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ({"count": 3}, "Mine.state is a dict and no method: write def state(self, run)"),
+        ({"count": 3}, "Mine.state is a dict and no method: write def state(self, trainer)"),
         (lambda run: 1 / 0, "Mine.state failed after step 0"),
         (lambda run: {"mean": np.zeros(2)}, "Mine.state failed after step 0"),
         (lambda run: 3, "Mine.state returned int 3: return a dict"),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -112,10 +112,10 @@ def test_python_m_modetrain_is_the_same_front_door(tmp_path):
 
 
 def test_version_is_the_packages(capsys):
-    project = tomllib.loads((Path(modetrain.__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    version = importlib.metadata.version("modetrain")
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith(f"modetrain {project['version']}, Python 3")
-    assert modetrain.__version__ == project["version"]
+    assert capsys.readouterr().out.startswith(f"modetrain {version}, Python 3")
+    assert modetrain.__version__ == version
 
 
 def test_every_key_has_help_in_one_short_line():

@@ -138,7 +138,7 @@ def test_an_overflow_skips_the_update_and_halves_the_scale(mode, make_trainer, m
     recipe, optimizer = trainer.recipe, trainer.recipe.optimizer
     optimizer.loss_scale.assign(2.0**24)  # the gradients of a mean over 8 examples overflow float16 above 2**19 or so
     weights = [recipe.model.get_weights()]
-    seen.look = lambda run: weights.append(recipe.model.get_weights())
+    seen.on_step = lambda trainer: weights.append(recipe.model.get_weights())
     trainer.train()
 
     skipped = [value == 1 for value in seen.values("skipped").values()]

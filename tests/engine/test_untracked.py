@@ -141,7 +141,7 @@ NETS: list[Any] = []
 
 
 def chosen(settings, cls):
-    named = {"recipe": {"_target_": f"tests.test_kept.{cls.__name__}"}, "model": {"_target_": "recipes.models.mlp"}}
+    named = {"recipe": {"_target_": f"{__name__}.{cls.__name__}"}, "model": {"_target_": "recipes.models.mlp"}}
     return chosen_recipe(settings(**named), INFO)
 
 
@@ -226,7 +226,7 @@ def test_what_is_typed_as_told_is_trained_and_resumed(make_trainer, tmp_path):
     resumed = trainer("part", steps=4, step=2, seed=0)
     found = file.load(path)
     file.restore(found, resumed.recipe.state(), path)
-    resumed.resume(found)
+    resumed.load_state(found.meta["carry"], step=found.step)
     resumed.train()
     for one, other in zip(resumed.recipe.net.variables, whole.recipe.net.variables, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
