@@ -36,7 +36,7 @@ NAMES = {
 
 def chosen(settings, cls):
     named = {
-        "recipe": {"_target_": f"{__name__}.{cls.__name__}"},
+        "recipe": {"_target_": f"tests.checkpoints.test_archive.{cls.__name__}"},
         "model": {"_target_": "recipes.models.mlp"},
     }
     return chosen_recipe(settings(**named), INFO)
