@@ -32,8 +32,8 @@ from modetrain.engine.program import Program
 from modetrain.mode import Mode
 from modetrain.recipe import Info
 from modetrain.settings import DataSettings, OptimizerSettings
-from modetrain.tools.inspect.detectors.stale_state import StaleWatch
-from modetrain.tools.inspect.startup_check import Start
+from modetrain.tools.inspect.detectors.stale_state import StaleStateDetector
+from modetrain.tools.inspect.startup_check import StartupCheck
 from recipes import models
 from recipes.mnist import Digits
 
@@ -62,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         guarded = {on: _windows(name, block, guards=on, steps=options.steps) for on in (False, True)}
         _print(f"{name} xla: guards, ms a step", _in_turn(guarded, options.rounds))
         recipe = _recipe(name)
-        watch = StaleWatch(recipe)
-        spent = statistics.median(_timed(watch.changed) for _ in range(50))
+        watch = StaleStateDetector(recipe)
+        spent = statistics.median(_timed(watch.find_changed) for _ in range(50))
         print(f"{name}: a look for stale Python {1e3 * spent:.2f} ms")
 
 
@@ -88,7 +88,7 @@ def _first_call(name: str, compile_: str, block, *, inspected: bool) -> float:
     mode = Mode(name=compile_, compile=compile_)
     program = Program(recipe.run_train_step, mode, state=recipe.state)
     if inspected:
-        program.observe = Start(recipe, mode).of("train_step")
+        program.observe = StartupCheck(recipe, mode).observer("train_step")
     return _timed(lambda: program(block, 0, 1))
 
 

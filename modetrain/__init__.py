@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from modetrain.settings import OptimizerSettings as OptimizerSettings
     from modetrain.settings import Settings as Settings
     from modetrain.tools.api import build as build
+    from modetrain.tools.api import inspect as inspect
     from modetrain.tools.compare.comparison import Comparison as Comparison
     from modetrain.tools.compare.in_process import compare as compare
-    from modetrain.tools.inspect.library import inspect as inspect
     from modetrain.tools.run import RunResult as RunResult
     from modetrain.tools.run import run as run
     from modetrain.trainer import Trainer as Trainer
@@ -49,7 +49,7 @@ _MODULES = {
     "Trainer": "modetrain.trainer",
     "build": "modetrain.tools.api",
     "compare": "modetrain.tools.compare.in_process",
-    "inspect": "modetrain.tools.inspect.library",
+    "inspect": "modetrain.tools.api",
     "run": "modetrain.tools.run",
 }
 __all__ = [

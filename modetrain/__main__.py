@@ -103,7 +103,7 @@ def _main(words: Sequence[str], cwd: Path) -> int:
 
         return replaying.replay(settings, line, cwd)
     from modetrain.app.session import run
-    from modetrain.tools.inspect.inspect_command import TOOLS
+    from modetrain.tools.inspect_command import TOOLS
 
     settings = dataclasses.replace(settings, command=os.environ.get(protocol.COMMAND, settings.command))
     outcome = run(settings, started=_STARTED, tools=TOOLS, check=lambda: _check_code(line, cwd))

@@ -13,10 +13,10 @@ from modetrain.diagnostics import location
 
 
 class Debugger(pdb.Pdb):
-    """Goes on where what is typed ends, so that a command whose input is no terminal still says what there is to say.
+    """Continues at the end of its input, so that a command without a terminal still prints everything.
 
     Args:
-      at_once: whether to stop at the first line, and not only at breakpoints.
+      at_once: whether to stop at the first line, not only at breakpoints.
     """
 
     def __init__(self, *, at_once: bool = True):
@@ -30,11 +30,11 @@ class Debugger(pdb.Pdb):
             return
         super().user_line(frame)
 
-    def through(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls a function under the debugger; unlike pdb's own `runcall` it tells of somebody who quits.
+    def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls a function under the debugger; unlike pdb's own `runcall` it raises where the user quits.
 
         Raises:
-          BdbQuit: they did.
+          BdbQuit: the user quit.
         """
         self.reset()
         sys.settrace(self.trace_dispatch)
@@ -50,19 +50,19 @@ class Debugger(pdb.Pdb):
 
 
 def stopping_at_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, at whose first line the debugger opens."""
-    return functools.partial(Debugger().through, function)
+    """Returns the function, made to open the debugger at its first line."""
+    return functools.partial(Debugger().call, function)
 
 
 def stopping_at(file: str, line: int, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, in which the debugger opens before a line, here or in what it calls."""
+    """Returns the function, made to open the debugger before a line, its own or one of a function that it calls."""
     waiting = Debugger(at_once=False)
     waiting.set_break(file, line)
-    return functools.partial(waiting.through, function)
+    return functools.partial(waiting.call, function)
 
 
 def post_mortem(error: BaseException) -> None:
-    """Opens the debugger where the error came up in the user's own code, not deep inside TensorFlow."""
+    """Opens the debugger at the user's own line of an error, not deep inside TensorFlow."""
     frames = [tb for tb in _tracebacks(error.__traceback__) if location.is_users(tb.tb_frame.f_code.co_filename)]
     if frames:
         frames[-1].tb_next = None

@@ -1,10 +1,10 @@
-"""Graphs of a traced step: their operations, those inside branches and loops included, and where two graphs differ."""
+"""The operations of a traced step, those inside branches and loops included, and where two graphs differ."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -14,14 +14,8 @@ from modetrain.diagnostics.location import Location
 # What differs between two traces of one function without meaning anything.
 _COUNTED = re.compile(r"_+\d+(?=\D|$)|0x[0-9a-f]+|pyfunc_\d+")
 _NAMES = (
-    "_output_shapes",
-    "token",
-    "shared_name",
-    "container",
-    "_user_specified_name",
-    "debug_name",
-    "_gradient_op_type",
-    "_class",  # beside what an operation is placed, by name
+    *("_output_shapes", "token", "shared_name", "container", "_user_specified_name", "debug_name", "_gradient_op_type"),
+    "_class",  # the name of an operation that this one is placed with
 )
 
 
@@ -30,7 +24,7 @@ class Difference:
     """Where two graphs first differ.
 
     Attributes:
-      place: the user's line that made the operation; None where no line of the user's did.
+      place: the user's line that made the operation; None where the library made it.
       what: the difference in words.
     """
 
@@ -67,20 +61,40 @@ def inner_graphs(op: tf.Operation) -> list[tf.Graph]:
     return found
 
 
-_callers: dict[str, bool] = {}
+_callers: dict[str, bool] = {}  # by type: an operation's definition is slow to get
 
 
 def _calls_functions(op: tf.Operation) -> bool:
-    """Whether operations of its type call functions: the definition of one tells of all, and is slow to get."""
     if op.type not in _callers:
         _callers[op.type] = any(attribute.type in ("func", "list(func)") for attribute in op.op_def.attr)
     return _callers[op.type]
 
 
+def is_gradient(op: tf.Operation) -> bool:
+    """Whether an operation is part of a gradient."""
+    return "gradient_tape" in op.name
+
+
+def ancestors(tensor: tf.Tensor, stop: Callable[[tf.Operation], bool]) -> Iterator[tf.Operation]:
+    """The operations of one graph that a tensor is computed by.
+
+    Args:
+      tensor: of a graph.
+      stop: whether to leave out an operation and what it alone is computed by.
+    """
+    pending, visited = [tensor.op], set()
+    while pending:
+        op = pending.pop()
+        if op.name not in visited and not stop(op):
+            visited.add(op.name)
+            yield op
+            pending.extend(one.op for one in op.inputs)
+
+
 def difference(first: tf.Graph, second: tf.Graph) -> Difference | None:
     """What one trace of a step has and another one has not, or None.
 
-    Operations count, not their order: TensorFlow leaves to chance in which order a branch takes what it captures.
+    Operations count, not their order: the order in which a branch takes what it captures is random.
     """
     ours, theirs = _by_signature(first), _by_signature(second)
     here = [op for key, ops in ours.items() for op in _left_over(ops, theirs.get(key, ()))]
@@ -100,7 +114,7 @@ def difference(first: tf.Graph, second: tf.Graph) -> Difference | None:
 
 
 def _left_over(ops: Sequence[tf.Operation], others: Sequence[tf.Operation]) -> list[tf.Operation]:
-    """Of operations that are alike, as many as there are more than in another trace, first those that it has no namesake of."""
+    """The surplus of equal operations over another trace; first those whose names the other trace lacks."""
     if len(ops) <= len(others):
         return []
     names = {op.name for op in others}

@@ -1,6 +1,6 @@
-"""A place in the user's code: the line that made an operation, or that an error came from; and which files are the user's.
+"""A line of the user's code: one that made an operation, or that an error came from; and which files are the user's.
 
-Imports no TensorFlow: processes that judge what others have computed ask too.
+Does not import TensorFlow: processes that compare what others have computed use it too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RECIPE = _PACKAGE + "recipe.py"
 _SHIPPED = str(paths.shipped() / "recipes") + os.sep
 # Wherever packages are installed: of a virtual environment, of the user, of Debian.
 _INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
-# Of a statement that is shown.
+# The most that is shown of a statement.
 _MOST_LINES, _MOST_LETTERS = 20, 120
 _GENERATED = "__autograph_generated_file"
 
@@ -40,7 +40,7 @@ class Location:
     Attributes:
       file: path of the file.
       line: number of the line, from 1.
-      function: the function it is in, where that is known; two places of one line are equal whatever it says.
+      function: the function it is in, where that is known; not compared.
     """
 
     file: str
@@ -54,7 +54,7 @@ class Location:
 
     @property
     def statement(self) -> str:
-        """The line itself; where its brackets are open, the lines up to their end as one, shortened."""
+        """The whole statement that begins at the line, as one line, cut where it is long."""
         rows = linecache.getlines(self.file)[self.line - 1 :][:_MOST_LINES]
         comments: dict[int, int] = {}
         try:
@@ -70,9 +70,9 @@ class Location:
             return self.text
         if last == 1:
             return self.text
-        said = " ".join(" ".join(row[: comments.get(n)].split()) for n, row in enumerate(rows[:last], 1))
-        said = re.sub(r",? ([)\]}])", r"\1", re.sub(r"([(\[{]) ", r"\1", said))
-        return said if len(said) <= _MOST_LETTERS else f"{said[: _MOST_LETTERS - 4]} ..."
+        text = " ".join(" ".join(row[: comments.get(n)].split()) for n, row in enumerate(rows[:last], 1))
+        text = re.sub(r",? ([)\]}])", r"\1", re.sub(r"([(\[{]) ", r"\1", text))
+        return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 4]} ..."
 
     @property
     def shown(self) -> str:
@@ -87,8 +87,8 @@ class Location:
 def is_users(file: str) -> bool:
     """Whether a file is the user's own: neither Python's, nor an installed package's, nor the library's.
 
-    Shipped recipes count as the user's. What is no file (`<string>`, `<frozen runpy>`) does not: most of it is generated,
-    by `dataclasses` for one. Nor does what AutoGraph generates, which its own maps lead back to the user's lines.
+    Shipped recipes count as the user's. What is not a file (`<string>`, `<frozen runpy>`) does not: most of it is generated,
+    for example by `dataclasses`. Nor does what AutoGraph generates: its own maps lead back to the user's lines.
     """
     if file.startswith(_SHIPPED):
         return True
@@ -99,7 +99,7 @@ def is_users(file: str) -> bool:
 
 @functools.cache
 def _libraries() -> tuple[str, ...]:
-    """Folders of the library, of Python, and of TensorFlow and Keras wherever they lie."""
+    """Folders of the library, of Python, of TensorFlow and of Keras."""
     folders = {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib", "platstdlib")}
     for name in ("tensorflow", "keras"):
         module = sys.modules.get(name)
@@ -120,7 +120,7 @@ def of_class(cls: type) -> str:
 
 
 def is_generated(file: str) -> bool:
-    """Whether a file is what AutoGraph has made of the user's code."""
+    """Whether AutoGraph has generated a file from the user's code."""
     return _GENERATED in file
 
 
@@ -147,9 +147,9 @@ def of_caller() -> Location | None:
 
 
 def of_threads() -> list[Location]:
-    """Where the other threads stand in the user's code: the innermost line of each that is within it, in order.
+    """The innermost of the user's lines that each other thread is at, in order.
 
-    Who called the library, a script of the user's say, is not meant.
+    Lines that call the library, such as those of the user's script, do not count.
     """
     found = set()
     for thread, frame in sys._current_frames().items():
@@ -161,6 +161,6 @@ def of_threads() -> list[Location]:
 
 
 def _of_step(frames: list[tuple[str, int, str]]) -> list[tuple[str, int, str]]:
-    """The frames within the step under way: who called the library is not to be named."""
+    """The frames within the step under way, without those that call the library."""
     starts = [n for n, (file, _, function) in enumerate(frames) if file == _RECIPE and function == "run_train_step"]
     return frames[starts[-1] + 1 :] if starts else frames

@@ -21,18 +21,18 @@ from tensorflow.python.util import tf_stack
 from modetrain.diagnostics.location import Location, is_generated, is_users
 
 _MODETRAIN = str(Path(__file__).parents[1]) + os.sep
-# What watches a step as it is traced: its frames lie around the user's lines, and what it makes itself is not theirs.
+# Files that observe a step as it is traced. Their frames lie around the user's lines; what they make themselves is not the user's.
 _GUARDS = os.path.join(_MODETRAIN, "engine", "guards", "")
 _WATCHERS = (os.path.join(_MODETRAIN, "tools", "inspect", ""), _GUARDS, __file__)
-# Lies around the making of every operation of a step that is guarded.
+# Lies around every operation of a step that is guarded.
 _BODIES = f"{_GUARDS}bodies.py"
 _PROGRAM = os.path.join(_MODETRAIN, "engine", "program.py")
 _FRAMEWORKS = (*(str(Path(file).parent) + os.sep for file in (tf.__file__, keras.__file__)), _MODETRAIN)
-# AutoGraph calls functions on behalf of the line that it has converted.
+# AutoGraph calls functions for the line that it has converted.
 _AUTOGRAPH = tuple(
     str(Path(tf.__file__).parent / "python" / "autograph" / part) + os.sep for part in ("impl", "operators")
 )
-# Of Keras; its variables and functions do what their caller says.
+# Folders of Keras whose code decides itself what it makes; its other code does what the caller asks for.
 _LAYERS = tuple(f"{os.sep}{part}{os.sep}" for part in ("layers", "models", "metrics", "optimizers"))
 
 
@@ -43,9 +43,9 @@ def is_modetrains(filename: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def acts_for_its_caller(filename: str) -> bool:
-    """Whether code in this file does what the user's line asked for: AutoGraph, the standard library, a logging package.
+    """Whether code in this file does what the user's line asks for: AutoGraph, the standard library, a logging package.
 
-    What TensorFlow, Keras and modetrain do of their own accord is not the user's doing.
+    TensorFlow, Keras and modetrain do more than that, and do not count.
     """
     if filename.startswith((*_AUTOGRAPH, *_WATCHERS)) or is_generated(filename):
         return True
@@ -53,7 +53,7 @@ def acts_for_its_caller(filename: str) -> bool:
 
 
 def is_users_call(frame: types.FrameType) -> bool:
-    """Whether what a frame calls is called by the user's line itself, as it is written or as AutoGraph has converted it."""
+    """Whether a frame is the user's own, as it is written or as AutoGraph has converted it."""
     name = frame.f_code.co_filename
     return is_users(name) or is_generated(name) or (name.startswith(_AUTOGRAPH) and "call" in frame.f_code.co_name)
 
@@ -76,7 +76,7 @@ def of_stack(stack: Sequence[Any], *, direct: bool = False) -> Location | None:
 
 
 def _before_conversion(filename: str, line: int) -> Location | None:
-    """The line that AutoGraph made a line of, where `tf_stack` no longer says so: a gradient runs later than its function."""
+    """The line that AutoGraph converted, where `tf_stack` no longer maps it: a gradient runs later than its function."""
     for factories in api._TRANSPILER._cache._cache.values():
         for factory in factories.values():
             if factory.module.__file__ != filename:
@@ -88,15 +88,15 @@ def _before_conversion(filename: str, line: int) -> Location | None:
 
 
 def inside_trace(stack: Sequence[Any]) -> Iterable[Any]:
-    """The frames of a stack from the innermost one out to where the library began to trace the step."""
+    """The frames of a stack from the innermost one to where the library begins to trace the step."""
     seen_others = False
     for frame in reversed(stack):
         if frame.filename == _BODIES:
             continue
-        mine = frame.filename.startswith(_WATCHERS)
-        if (mine and seen_others) or frame.filename == _PROGRAM:
+        is_watcher = frame.filename.startswith(_WATCHERS)
+        if (is_watcher and seen_others) or frame.filename == _PROGRAM:
             return
-        if not mine:
+        if not is_watcher:
             seen_others = True
             yield frame
 
@@ -112,7 +112,7 @@ def of_op(op: tf.Operation) -> Location | None:
 
 
 def made_by_modetrain(op: tf.Operation) -> bool:
-    """Whether modetrain made the operation on behalf of the user's line: an optimizer's update, say."""
+    """Whether modetrain made the operation for the user's line, such as an optimizer's update."""
     for frame in inside_trace(list(op.traceback)):
         if is_users(frame.filename):
             return False
@@ -127,7 +127,7 @@ def made_by_layer(op: tf.Operation) -> bool:
 
 
 def by_layer(stack: Sequence[Any]) -> bool:
-    """Whether what a stack of a trace is of is the doing of a Keras layer, which the user's line only called."""
+    """Whether a stack of a trace leads through a Keras layer, which the user's line only called."""
     for frame in inside_trace(stack):
         if is_users(frame.filename):
             return False

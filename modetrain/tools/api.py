@@ -1,12 +1,13 @@
-"""`modetrain.build(...)`: recipe and batches from the words of the command line, for tests of one's own.
+"""The tools as functions, for tests of one's own: `modetrain.inspect(...)` and `modetrain.build(...)`.
 
 build_recipe, batches = modetrain.build("recipe=mnist", "data.batch_size=8")
+assert not modetrain.inspect(build_recipe, batches, modes=["graph", "xla"])
 assert modetrain.compare(build_recipe, batches).agrees
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import keras
@@ -17,18 +18,76 @@ from modetrain.config import load
 from modetrain.data.dataset import Data
 from modetrain.data.sources import load as sources
 from modetrain.engine.batching import BatchSharding
-from modetrain.errors import ConfigError
+from modetrain.engine.devices import Replicas
+from modetrain.errors import ConfigError, did_you_mean
 from modetrain.files.quoting import key_of
+from modetrain.mode import Mode
 from modetrain.recipe import Recipe
+from modetrain.tools import first_difference
+from modetrain.tools.inspect.finding import Finding, first_per_line
+from modetrain.tools.inspect.inspected_step import Batch
+from modetrain.tools.inspect.inspector import Inspector
+
+_DEFAULT_MODES = ("graph", "xla")
+_KNOWN_MODES = ("graph", "xla", "tpu", "mirrored")
+
+
+def inspect(
+    recipe: Recipe | Callable[[], Recipe], batches: Iterable[Batch], modes: Sequence[str] | None = None
+) -> list[Finding]:
+    """Inspects a recipe as `do=inspect` does; restores variables and Python state at the end.
+
+    Args:
+      recipe: a recipe, or a function that builds one, as `modetrain.build` returns it.
+      batches: training batches as a step gets them: per feature an array or a tensor [examples, ...]. Two are enough; more
+        show more of what depends on data.
+      modes: the modes it is to run in: `graph`, `xla`, `tpu`, `mirrored`. By default graph and XLA, without tf.print, which
+        XLA cannot compile and graph can: name `xla` to have it reported.
+
+    Returns:
+      The findings, in the order of files and lines. Empty for a step that every one of these modes runs as written.
+
+    Raises:
+      ValueError: a mode has another name, or there are no batches.
+      TypeError: the function builds no recipe.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = recipe()
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"inspect was given what builds a {type(recipe).__name__}, not a modetrain.Recipe.")
+    batches = list(batches)
+    if not batches:
+        raise ValueError("inspect was given no batches: there is no step to trace. Pass a list of dicts of arrays.")
+    if isinstance(modes, str):
+        modes = [modes]
+    found: list[Finding] = []
+    for name in modes or _DEFAULT_MODES:
+        if name not in _KNOWN_MODES:
+            raise ValueError(
+                f"modes={list(modes or ())}: {name!r} is not {', '.join(_KNOWN_MODES)}.{did_you_mean(name, _KNOWN_MODES)}"
+            )
+        compile_ = "xla" if name in ("xla", "tpu") else "graph"
+        inspector = Inspector(
+            recipe,
+            batches,
+            mode=Mode(name=compile_, compile=compile_, guards=False),
+            replicas=Replicas(),
+            target=compile_ if name == "mirrored" else name,
+            several=name == "mirrored",
+            prints=modes is not None,
+            find_first_difference=first_difference.find_line,
+        )
+        found.extend(inspector.find())
+    return first_per_line(found)
 
 
 def build(*words: str, batches: int = 2) -> tuple[Callable[[], Recipe], list[dict[str, np.ndarray]]]:
-    """Makes what `python -m modetrain WORDS` would train, and its first batches, without a run.
+    """Builds what `python -m modetrain WORDS` would train, and its first batches, without a run.
 
     `conf/` and `recipes/` are those of the current folder and the shipped ones, as on the command line.
 
     Args:
-      words: `key=value`, such as `recipe=mnist`; not `mode=` and `do=`: `inspect` and `compare` are told their modes.
+      words: `key=value`, such as `recipe=mnist`; not `mode=` and `do=`: `inspect` and `compare` take their modes as an argument.
       batches: how many training batches, as the steps from 0 on get them, `prepare` included.
 
     Returns:
@@ -55,5 +114,5 @@ def build(*words: str, batches: int = 2) -> tuple[Callable[[], Recipe], list[dic
     recipe = build_recipe()
     prepare = recipe.prepare if recipe.prepares else None
     data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=BatchSharding())
-    kept = [{name: value.numpy() for name, value in data.batch(step).items()} for step in range(batches)]
-    return build_recipe, kept
+    first = [{name: value.numpy() for name, value in data.batch(step).items()} for step in range(batches)]
+    return build_recipe, first

@@ -75,7 +75,7 @@ def run(*words: str, callbacks: Sequence[Callback] = (), **keys: Any) -> RunResu
         )
     _set_environment(settings.mode)
     from modetrain.app import session  # these import TensorFlow, which reads the environment once
-    from modetrain.tools.inspect.inspect_command import TOOLS
+    from modetrain.tools.inspect_command import TOOLS
 
     tools = dataclasses.replace(TOOLS, callbacks=lambda settings: [*TOOLS.callbacks(settings), *callbacks])
     outcome = session.run(settings, tools=tools, check=lambda: check.code(words, Path.cwd()))

@@ -24,7 +24,7 @@ from modetrain.config import load as config
 from modetrain.data.sources import messages
 from modetrain.errors import ConfigError
 from modetrain.files import quoting
-from modetrain.tools.inspect.startup_check import whole_story
+from modetrain.tools.inspect.startup_check import format_inspect_command
 from tests.conftest import ROOT
 
 SMALL = ("recipe=mnist", "model=mlp", "model.hidden=[4]", "data.source=bundled", "data.batch_size=8", "mode=eager")
@@ -232,7 +232,7 @@ def test_config_folders_and_values_with_blanks_are_kept(here):
     (words,) = pasted([arguments.resuming(kept, Path("a=b"))], "sh")
     assert words[2:5] == ["recipe=mine", "+recipe.note='two words'", "resume=latest"]
     assert words[5:] == ['run_dir="a=b"', "--config-dir", "run_dir", "--config-dir", "my conf"]
-    (words,) = pasted([whole_story(kept)], "sh")
+    (words,) = pasted([format_inspect_command(kept)], "sh")
     assert words[2:5] == ["recipe=mine", "+recipe.note='two words'", "do=inspect"]
 
 

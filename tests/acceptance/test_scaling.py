@@ -134,7 +134,7 @@ def test_what_is_taken_from_all_replicas_within_a_branch_or_a_loop_is_seen(aroun
         return tf.while_loop(lambda one: one[0] < 9, lambda one: [take(one) + 1], [value])[0]
 
     for meets in (True, False):
-        with collectives.marked():
+        with collectives.mark_collectives():
             graph = tf.function(step, autograph=False).get_concrete_function(tf.TensorSpec([3]), meets).graph
-        assert not any(collectives.meets(op) for op in graph.get_operations()), "it lies deeper"
-        assert collectives.in_graph(graph) == meets
+        assert not any(collectives.is_collective(op) for op in graph.get_operations()), "it lies deeper"
+        assert collectives.has_collectives(graph) == meets

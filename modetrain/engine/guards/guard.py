@@ -6,7 +6,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from modetrain.diagnostics import stack
+from modetrain.diagnostics import graph_ops, stack
 from modetrain.diagnostics.location import Location
 from modetrain.engine.guards.checks import CHECKS
 
@@ -59,7 +59,7 @@ class Guard:
 def guard(op: tf.Operation) -> tuple[Guard, tf.Tensor] | None:
     """The guard of an operation, made in its graph, with a bool that is true where it fails; None where none is needed."""
     check = CHECKS.get(op.type)
-    if check is None or "gradient_tape" in op.name:
+    if check is None or graph_ops.is_gradient(op):
         return None
     with tf.control_dependencies(None), tf.name_scope("guard"):
         flagged = check(op)

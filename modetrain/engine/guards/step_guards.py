@@ -109,4 +109,4 @@ def _may_fail(op: tf.Operation) -> bool:
         return any(one.type == "Assert" for inner in graph_ops.inner_graphs(op) for one in inner.get_operations())
     if op.type in ("FloorDiv", "FloorMod", "Div", "TruncateDiv", "TruncateMod", "Mod", "Pow"):
         return op.inputs[1].dtype.is_integer
-    return op.type in CHECKS and "gradient_tape" not in op.name
+    return op.type in CHECKS and not graph_ops.is_gradient(op)

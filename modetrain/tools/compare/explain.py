@@ -26,9 +26,9 @@ from modetrain.tools.compare.store import Shelf, before
 from modetrain.tools.compare.variant import Arm
 from modetrain.tools.inspect.codes import CODES
 from modetrain.tools.inspect.detectors import divergence
+from modetrain.tools.inspect.inspected_step import InspectedStep, mode_for
 from modetrain.tools.inspect.inspector import Inspector
-from modetrain.tools.inspect.python_state.snapshot import python_state_kept
-from modetrain.tools.inspect.traced_step import Steps, mode_for
+from modetrain.tools.inspect.python_state.snapshot import restore_python_state
 
 _NOISY_LOGS = 3
 # How long results are asked for one at a time; each is compiled by itself.
@@ -139,9 +139,15 @@ def tracing(arm: Arm, number: int) -> Explanation | None:
 
 def _parting(arm: Arm, number: int, *, asked: bool) -> Location | None:
     mode = mode_for("graph", arm.mode)
-    steps = Steps(recipe=arm.recipe, method="train_step", mode=mode, replicas=arm.replicas, whole=[_batch(arm, number)])
-    with contextlib.suppress(Exception), python_state_kept(arm.recipe):  # a step that fails has told why
-        return divergence.place(steps, asked=asked)
+    step = InspectedStep(
+        recipe=arm.recipe,
+        method="train_step",
+        mode=mode,
+        replicas=arm.replicas,
+        global_batches=[_batch(arm, number)],
+    )
+    with contextlib.suppress(Exception), restore_python_state(arm.recipe):  # a step that fails has told why
+        return divergence.find_line(step, asked=asked)
     return None
 
 
@@ -171,7 +177,7 @@ def _of_inspect(arm: Arm, number: int, codes: Collection[str]) -> Explanation | 
         several=several,
         methods=("train_step",),
     )
-    found = next((one for one in inspector.findings() if one.code in codes), None)
+    found = next((one for one in inspector.find() if one.code in codes), None)
     if found is None:
         return None
     said = f"Inspect says {found.code}, {CODES[found.code].title}: {found.what}, at {found.place}."

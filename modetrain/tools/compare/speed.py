@@ -120,7 +120,7 @@ def meetings(arm: Arm) -> list[int]:
 
 def meetings_in(graph: tf.Graph) -> list[int]:
     """The same of a graph that holds the step of every replica of this process."""
-    found = [op for op in graph_ops.operations(graph) if collectives.meets(op)]
+    found = [op for op in graph_ops.operations(graph) if collectives.is_collective(op)]
     # One sum is that of all replicas, and of a collective each replica has an end of its own.
     first = next((op.device for op in found if op.type != "AddN"), None)
     return [_bytes(op.inputs[0]) for op in found if op.type == "AddN" or op.device == first]

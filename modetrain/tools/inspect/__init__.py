@@ -1,8 +1,8 @@
-"""Diagnoses of what tracing and compiling do to the user's Python, by the user's own lines.
+"""Finds what tracing and compiling change in the user's Python, by the user's own lines.
 
     findings = modetrain.inspect(recipe, batches, modes=["graph", "xla"])
     assert not findings
 
-`inspector.py` puts all the evidence together for `do=inspect`; `startup_check.py` prints a short form as a graph or XLA
+`inspector.py` collects all the evidence for `do=inspect`; `startup_check.py` prints a short form as a graph or XLA
 run traces its steps.
 """

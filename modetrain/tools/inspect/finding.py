@@ -1,4 +1,4 @@
-"""A finding: something that a compiled run does differently from what the user's Python says, at one of the user's lines.
+"""A finding: what a compiled run does differently from what the user's Python says, at one of the user's lines.
 
 Findings are plain data, so that tests can compare them and `inspect.json` can hold them; `codes.py` says what each code means.
 """
@@ -49,11 +49,16 @@ class Finding:
         """Where it is."""
         return Location(file=self.file, line=self.line)
 
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What findings are sorted by; two with one key are the same finding."""
+        return self.file, self.line, self.code
 
-def finding(
+
+def make_finding(
     code: str, place: Location, what: str, *, evidence: str, mode: str | None = None, fix: str | None = None
 ) -> Finding:
-    """A finding with what its code says of every one of its kind.
+    """A finding with the texts of its code.
 
     Args:
       code: see `codes.CODES`.
@@ -77,34 +82,33 @@ def finding(
     )
 
 
-def merged(findings: Iterable[Finding]) -> list[Finding]:
+def merge_evidence(findings: Iterable[Finding]) -> list[Finding]:
     """One finding for each code and line, with all the evidence for it; in the order of files and lines."""
-    found: dict[tuple[str, str, int], Finding] = {}
+    found: dict[tuple[str, int, str], Finding] = {}
     for one in findings:
-        key = (one.code, one.file, one.line)
-        first = found.setdefault(key, one)
+        first = found.setdefault(one.key, one)
         if first is not one:
             evidence = tuple(dict.fromkeys((*first.evidence, *one.evidence)))
-            found[key] = dataclasses.replace(first, evidence=evidence)
-    return sorted(found.values(), key=lambda one: (one.file, one.line, one.code))
+            found[one.key] = dataclasses.replace(first, evidence=evidence)
+    return [found[key] for key in sorted(found)]
 
 
-def by_place(findings: Iterable[Finding]) -> list[Finding]:
-    """Findings in several modes: the first of each code and line, in the order of files and lines."""
-    found: dict[tuple[str, str, int], Finding] = {}
+def first_per_line(findings: Iterable[Finding]) -> list[Finding]:
+    """The first of several findings with one code and line; in the order of files and lines."""
+    found: dict[tuple[str, int, str], Finding] = {}
     for one in findings:
-        found.setdefault((one.code, one.file, one.line), one)
-    return sorted(found.values(), key=lambda one: (one.file, one.line, one.code))
+        found.setdefault(one.key, one)
+    return [found[key] for key in sorted(found)]
 
 
-# Waives what is found at a line: `x = time.time()  # modetrain: ignore MT302`, or without a code all of it.
+# Waives the findings at a line: `x = time.time()  # modetrain: ignore MT302`, or all of them where no code is given.
 _WAIVER = re.compile(r"#\s*modetrain:\s*ignore(?P<codes>(?:[\s,:]+MT\d+)*)")
 
 
-def waived(one: Finding) -> bool:
+def is_waived(finding: Finding) -> bool:
     """Whether the user has waived it at its line."""
-    marked = _WAIVER.search(one.text)
-    if marked is None:
+    waiver = _WAIVER.search(finding.text)
+    if waiver is None:
         return False
-    codes = re.findall(r"MT\d+", marked["codes"])
-    return not codes or one.code in codes
+    codes = re.findall(r"MT\d+", waiver["codes"])
+    return not codes or finding.code in codes

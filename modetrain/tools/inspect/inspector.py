@@ -1,4 +1,4 @@
-"""Puts all the evidence on a recipe together: `Inspector(recipe, batches, ...).findings()`."""
+"""Collects all the evidence on a recipe: `Inspector(recipe, batches, ...).find()`."""
 
 from __future__ import annotations
 
@@ -10,38 +10,48 @@ from modetrain.mode import Mode
 from modetrain.recipe import Recipe
 from modetrain.tools.inspect.detectors import (
     between_steps,
-    identity,
+    input_pipeline,
     operations,
-    pipeline,
+    process_dependent,
     retraces,
+    step_results,
     traces,
     unrolled_loops,
-    values,
 )
-from modetrain.tools.inspect.detectors import replicas as sharing
-from modetrain.tools.inspect.finding import Finding, merged, waived
-from modetrain.tools.inspect.python_state.reachable import reached
-from modetrain.tools.inspect.python_state.snapshot import python_state_kept, seed_kept
-from modetrain.tools.inspect.traced_step import Batch, Concrete, Steps
+from modetrain.tools.inspect.detectors import (
+    replicas as replica_detector,
+)
+from modetrain.tools.inspect.finding import Finding, is_waived, merge_evidence
+from modetrain.tools.inspect.inspected_step import Batch, Concrete, InspectedStep
+from modetrain.tools.inspect.python_state.reachable import find_reachable
+from modetrain.tools.inspect.python_state.snapshot import restore_python_state, restore_seed
 
 METHODS = ("train_step", "eval_step")
-# What prints or waits, what others change between steps, and what is in the graph: a step computes the same for all that.
+# Findings that change no number: what prints or waits, what changes between steps, and what is in the graph.
 _SAME_NUMBERS = ("MT101", "MT102", "MT104", "MT4", "MT501", "MT504", "MT505", "MT506")
+# By code the codes that say the same more exactly, at the same line.
+_MORE_EXACT = {
+    "MT304": {"MT301", "MT302", "MT303"},
+    "MT303": {"MT301"},
+    "MT301": {"MT206", "MT305"},
+    "MT103": {"MT101", "MT102"},
+    "MT206": {"MT305"},  # the variable is that of Keras's own generator, which is made on first use
+}
 
 
 class Inspector:
-    """Looks at a recipe.
+    """Inspects a recipe.
 
     Args:
-      recipe: whose steps are looked at.
+      recipe: whose steps are inspected.
       batches: global batches to trace and run them on.
       mode: how the steps would run.
       replicas: where.
       target: `graph`, `xla` or `tpu`.
       several: whether what goes wrong on several replicas counts too, whatever `replicas` is.
       prints: whether tf.print counts, which XLA cannot compile.
-      first: finds where a traced step begins to compute something else, if nothing else tells; see `first_operation.py`.
-      methods: which of a recipe's steps are looked at.
+      find_first_difference: finds where a traced step begins to compute something else; see `first_difference.py`.
+      methods: which of a recipe's steps are inspected.
     """
 
     def __init__(
@@ -54,7 +64,7 @@ class Inspector:
         target: str,
         several: bool = False,
         prints: bool = True,
-        first: values.Parting | None = None,
+        find_first_difference: step_results.FindLine | None = None,
         methods: Sequence[str] = METHODS,
     ):
         self._recipe = recipe
@@ -64,77 +74,75 @@ class Inspector:
         self._target = target
         self._several = several or replicas.count > 1
         self._prints = prints
-        self._first = first
+        self._find_first_difference = find_first_difference
         self._methods = methods
 
-    def findings(self) -> list[Finding]:
-        """Everything that is found, in the order of files and lines."""
-        with python_state_kept(self._recipe), seed_kept():
-            found = [*self._of_steps(), *pipeline.look(self._recipe, self._batches)]
-        return [one for one in merged(found) if not waived(one)]
+    def find(self) -> list[Finding]:
+        """All findings, in the order of files and lines."""
+        with restore_python_state(self._recipe), restore_seed():
+            found = [*self._find_in_steps(), *input_pipeline.find(self._recipe, self._batches)]
+        return [one for one in merge_evidence(found) if not is_waived(one)]
 
-    def _of_steps(self) -> Iterator[Finding]:
+    def _find_in_steps(self) -> Iterator[Finding]:
         for method in self._methods:
             if getattr(type(self._recipe), method) is getattr(Recipe, method):
                 continue
-            steps = Steps(
-                recipe=self._recipe, method=method, mode=self._mode, replicas=self._replicas, whole=self._batches
+            step = InspectedStep(
+                recipe=self._recipe,
+                method=method,
+                mode=self._mode,
+                replicas=self._replicas,
+                global_batches=self._batches,
             )
-            with steps.state_kept():
-                yield from self._of_step(steps)
+            with step.restore_variables():
+                yield from self._find_in_step(step)
 
-    def _of_step(self, steps: Steps) -> Iterator[Finding]:
-        reach = reached(self._recipe, [steps.method])
-        with python_state_kept(self._recipe):
-            seen = traces.look(steps, reach)
-        found = [*retraces.of_batches(steps), *seen.findings, *identity.look(self._recipe, reach, seen)]
-        found += between_steps.look(self._recipe, reach, seen)
-        if seen.concrete is not None:
-            found += operations.look(seen.concrete.graph, self._target, prints=self._prints)
-            found += unrolled_loops.look(seen.concrete.graph, self._replicas.local)
+    def _find_in_step(self, step: InspectedStep) -> Iterator[Finding]:
+        reachable = find_reachable(self._recipe, [step.method])
+        with restore_python_state(self._recipe):
+            traced = traces.trace_twice(step, reachable)
+        found = [*retraces.find(step), *traced.findings, *process_dependent.find(self._recipe, reachable, traced.ran)]
+        found += between_steps.find(self._recipe, reachable, traced.ran)
+        if traced.concrete is not None:
+            found += operations.find(traced.concrete.graph, self._target, prints=self._prints)
+            found += unrolled_loops.find(traced.concrete.graph, self._replicas.local)
             if self._several:
-                found += sharing.look(steps, reach, seen)
-        yield from _specific(found)
-        if _keeps_symbols(found):  # an eager step would stumble over them
+                found += replica_detector.find(step, reachable, traced)
+        yield from _leave_out_less_exact(found)
+        if any(
+            one.code in ("MT203", "MT204") for one in found
+        ):  # an eager step would fail at the symbols that are kept
             return
-        with python_state_kept(self._recipe):
-            of_batches, outcomes = values.of_batches(steps, self._target)
-            yield from of_batches
-            if _explain(found) or of_batches or outcomes is None or seen.concrete is None:
+        with restore_python_state(self._recipe):
+            of_eager, results = step_results.run_eagerly(step, self._target)
+            yield from of_eager
+            is_explained = any(not one.code.startswith(_SAME_NUMBERS) for one in found)
+            if is_explained or of_eager or results is None or traced.concrete is None:
                 return
-            if unlike := self._unlike(steps, seen.concrete, outcomes):
-                # Is it tracing that makes the difference, or is no run of the step like another?
-                yield from list(values.again(steps, outcomes)) or unlike
+            if differences := self._compare(step, traced.concrete, results):
+                # Where two eager runs differ as well, tracing is not the cause.
+                yield from list(step_results.compare_eager_runs(step, results)) or differences
 
-    def _unlike(self, steps: Steps, concrete: Concrete, outcomes: Sequence[values.Outcome]) -> list[Finding]:
-        """What the traced step computes otherwise, from the weights as they are or from others."""
-        if found := list(values.traced(steps, concrete, outcomes, first=self._first)):
+    def _compare(
+        self, step: InspectedStep, concrete: Concrete, results: Sequence[step_results.StepResult]
+    ) -> list[Finding]:
+        """Where the traced step computes something else, from the weights as they are or from others."""
+        find_line = self._find_first_difference
+        if found := list(step_results.compare_traced_run(step, concrete, results, find_first_difference=find_line)):
             return found
-        _, moved = values.of_batches(steps, "graph", moved=True)
-        return [] if moved is None else list(values.traced(steps, concrete, moved, moved=True, first=self._first))
+        _, perturbed = step_results.run_eagerly(step, "graph", perturbed=True)
+        if perturbed is None:
+            return []
+        return list(
+            step_results.compare_traced_run(step, concrete, perturbed, perturbed=True, find_first_difference=find_line)
+        )
 
 
-def _specific(found: Sequence[Finding]) -> Iterator[Finding]:
-    """Leaves out what another finding at the same line says better."""
-    better = {
-        "MT304": ("MT301", "MT302", "MT303"),
-        "MT303": ("MT301",),
-        "MT301": ("MT206", "MT305"),
-        "MT103": ("MT101", "MT102"),
-        "MT206": ("MT305",),  # the variable is that of Keras's own generator, which is made on first use
-    }
+def _leave_out_less_exact(found: Sequence[Finding]) -> Iterator[Finding]:
+    """Leaves out what another finding at the same line says more exactly."""
     codes: dict[Location, set[str]] = {}
     for one in found:
         codes.setdefault(one.place, set()).add(one.code)
     for one in found:
-        if not codes[one.place] & set(better.get(one.code, ())):
+        if not codes[one.place] & _MORE_EXACT.get(one.code, set()):
             yield one
-
-
-def _explain(found: Sequence[Finding]) -> bool:
-    """Whether what was found may be why the traced step computes something else than the eager one."""
-    return any(not one.code.startswith(_SAME_NUMBERS) for one in found)
-
-
-def _keeps_symbols(found: Sequence[Finding]) -> bool:
-    return any(one.code in ("MT203", "MT204") for one in found)

@@ -22,7 +22,7 @@ from modetrain.files import run_folder
 from modetrain.files.tensorboard import TensorBoardWriter
 from modetrain.mode import Mode
 from modetrain.settings import Settings, WatchdogSettings
-from modetrain.tools.inspect.python_state.snapshot import python_state_kept
+from modetrain.tools.inspect.python_state.snapshot import restore_python_state
 from modetrain.tools.replay.source import Origin
 from modetrain.trainer import Trainer
 from modetrain.training.timer import Timer
@@ -99,7 +99,7 @@ def _python_of_the_first_step(trainer: Trainer) -> contextlib.AbstractContextMan
 
     Eager steps change it each time, as they did in the run.
     """
-    return contextlib.nullcontext() if trainer.mode.compile == "eager" else python_state_kept(trainer.recipe)
+    return contextlib.nullcontext() if trainer.mode.compile == "eager" else restore_python_state(trainer.recipe)
 
 
 def capsule_at(trainer: Trainer, origin: Origin) -> Capsule:

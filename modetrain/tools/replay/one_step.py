@@ -24,7 +24,7 @@ from modetrain.settings import Settings
 from modetrain.tools.compare import op_trace
 from modetrain.tools.compare.op_log import Log
 from modetrain.tools.compare.variant import Arm
-from modetrain.tools.inspect.python_state.snapshot import python_state_kept
+from modetrain.tools.inspect.python_state.snapshot import restore_python_state
 from modetrain.training.nonfinite import is_loss
 
 
@@ -93,7 +93,7 @@ class Step:
         step = self.recipe.run_eval_step if evaluating else self.recipe.run_train_step
         program = Program(step, self.settings.mode, state=self.recipe.state)
         try:
-            with self._as_replica(), python_state_kept(self.recipe):  # it may be made again, to stop at a line
+            with self._as_replica(), restore_python_state(self.recipe):  # it may be made again, to stop at a line
                 rows = program(
                     StackedBatches.from_batches(self._batches, self.capsule.number, self._cut()), 0, 1, watch_every=1
                 )

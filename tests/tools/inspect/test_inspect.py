@@ -19,8 +19,8 @@ from modetrain.mode import Mode
 from modetrain.settings import InspectSettings
 from modetrain.tools.inspect.codes import CODES
 from modetrain.tools.inspect.finding import Finding
-from modetrain.tools.inspect.inspect_command import target_of
-from modetrain.tools.inspect.traced_step import mode_for
+from modetrain.tools.inspect.inspected_step import mode_for
+from modetrain.tools.inspect_command import target_of
 from tests.corpus.base import Tiny, batches, made
 
 ROOT = Path(__file__).resolve().parents[3]

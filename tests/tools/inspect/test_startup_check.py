@@ -14,8 +14,8 @@ from modetrain import Callback
 from modetrain.engine.batching import BatchSharding
 from modetrain.engine.program import Program
 from modetrain.mode import Mode
-from modetrain.tools.inspect.detectors.stale_state import StalePython, StaleWatch
-from modetrain.tools.inspect.startup_check import Start, whole_story
+from modetrain.tools.inspect.detectors.stale_state import StaleStateCallback, StaleStateDetector
+from modetrain.tools.inspect.startup_check import StartupCheck, format_inspect_command
 from modetrain.trainer import Trainer
 from recipes.mnist import Digits
 
@@ -42,13 +42,13 @@ def started(make_recipe, make_data, tmp_path, said):
 
     def run(cls, compile="graph", callbacks=(), steps=6):
         recipe, mode = make_recipe(cls, steps=steps), Mode(name=compile, compile=compile)
-        callbacks = [*callbacks, StalePython(every=2)]
+        callbacks = [*callbacks, StaleStateCallback(every=2)]
         trainer = Trainer(
             recipe, make_data(cut=BatchSharding()), mode=mode, steps=steps, callbacks=callbacks, folder=tmp_path
         )
-        check = Start(recipe, mode, "python -m modetrain recipe=mine")
-        trainer.programs.train.observe = check.of("train_step")
-        trainer.programs.eval.observe = check.of("eval_step")
+        check = StartupCheck(recipe, mode, "python -m modetrain recipe=mine")
+        trainer.programs.train.observe = check.observer("train_step")
+        trainer.programs.eval.observe = check.observer("eval_step")
         said.clear()
         trainer.train()
         trainer.evaluate()
@@ -76,7 +76,7 @@ def test_one_line_for_each_finding_and_the_command_for_the_whole_story(compile, 
 )
 def test_the_command_for_the_whole_story_asks_for_a_folder_of_its_own(typed, said):
     begin = "python -m modetrain "
-    assert whole_story(begin + typed) == begin + said
+    assert format_inspect_command(begin + typed) == begin + said
 
 
 @pytest.mark.parametrize("compile", ["graph", "xla"])
@@ -128,7 +128,7 @@ class Failing(Digits):
 def test_what_was_heard_before_tracing_failed_is_told(make_recipe, make_data, said):
     recipe, mode = make_recipe(Failing), Mode(name="graph", compile="graph")
     program = Program(recipe.run_train_step, mode, state=recipe.state)
-    program.observe = Start(recipe, mode).of("train_step")
+    program.observe = StartupCheck(recipe, mode).observer("train_step")
     with pytest.raises(ValueError, match="mine"):
         program.prepare(next(make_data().train_blocks(0, 2)))
     assert ["MT101" in line for line in said] == [True]
@@ -155,24 +155,24 @@ def test_a_value_that_a_callback_changes_is_told_once_with_the_line_that_reads_i
     assert line.startswith("WARNING: step 2: ")
     assert "self.weight was 1.0 when the step was traced and is 0.5 now: the compiled step keeps 1.0" in line
     reads = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if "* self.weight *" in text)
-    assert f"test_inspect_start.py:{reads}: MT401" in line
+    assert f"test_startup_check.py:{reads}: MT401" in line
 
 
 def test_a_layer_that_is_frozen_later_is_told(make_recipe):
     recipe = make_recipe(Digits)
-    watch = StaleWatch(recipe)
-    assert watch.changed() == []
+    watch = StaleStateDetector(recipe)
+    assert watch.find_changed() == []
     recipe.model.layers[-1].trainable = False
-    (one,) = watch.changed()
+    (one,) = watch.find_changed()
     assert one.code == "MT403"
     assert "was True when the step was traced and is False now" in one.what
-    assert watch.changed() == []
+    assert watch.find_changed() == []
 
 
 def test_an_optimizer_that_is_swapped_is_told(make_recipe):
     recipe = make_recipe(Careless)
-    watch = StaleWatch(recipe)
+    watch = StaleStateDetector(recipe)
     recipe.model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
-    (one,) = watch.changed()
+    (one,) = watch.find_changed()
     assert one.code == "MT404"
     assert one.what.startswith("self.model was ")

@@ -1,6 +1,6 @@
-"""Where the replicas of a step meet, read from its graph.
+"""Where the replicas of a step exchange values, read from its graph.
 
-On one replica an all-reduce leaves no operation behind: there it is `marked` while the step is traced.
+On one replica an all-reduce leaves no operation behind: `mark_collectives` makes one while the step is traced.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _COLLECTIVE = re.compile(r"Collective(Reduce|Gather)\w*|NcclAllReduce")
 
 
 @contextlib.contextmanager
-def marked() -> Iterator[None]:
-    """Within this, what `ReplicaContext.all_reduce` returns is the output of an operation that `meets`."""
+def mark_collectives() -> Iterator[None]:
+    """Within this, what `ReplicaContext.all_reduce` returns is the output of an operation that `is_collective`."""
     cls = tf.distribute.ReplicaContext
     original = cls.all_reduce
 
@@ -35,13 +35,13 @@ def marked() -> Iterator[None]:
         cls.all_reduce = original
 
 
-def meets(op: tf.Operation) -> bool:
-    """Whether replicas meet in an operation: a collective, a sum over several devices of one process, or what is `marked`."""
+def is_collective(op: tf.Operation) -> bool:
+    """Whether an operation combines replicas: a collective, a sum over several devices of one process, or a marked one."""
     if op.type == "AddN":
         return len({one.op.device for one in op.inputs}) == len(op.inputs) > 1
     return _NAME in op.name or _COLLECTIVE.fullmatch(op.type) is not None
 
 
-def in_graph(graph: tf.Graph) -> bool:
+def has_collectives(graph: tf.Graph) -> bool:
     """Whether a traced step takes anything from other replicas, within its branches and loops too."""
-    return any(meets(op) for op in graph_ops.operations(graph))
+    return any(is_collective(op) for op in graph_ops.operations(graph))

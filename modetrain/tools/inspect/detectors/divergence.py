@@ -1,56 +1,53 @@
-"""The line at which Python goes another way when a step is traced than when it runs eagerly."""
+"""The line at which Python takes another path when a step is traced than when it runs eagerly."""
 
 from __future__ import annotations
 
 import ast
 import collections
 import re
-import sys
-import types
-from typing import Any
+from types import FrameType
 
-from modetrain.diagnostics import stack
-from modetrain.diagnostics.location import Location, is_generated, is_users
-from modetrain.tools.inspect.detectors.side_effects import Calls
-from modetrain.tools.inspect.python_state.accesses import CHANGING
-from modetrain.tools.inspect.python_state.reachable import tree_of_file
-from modetrain.tools.inspect.traced_step import Steps
+from modetrain.diagnostics.location import Location
+from modetrain.tools.inspect.detectors.side_effects import CallRecorder
+from modetrain.tools.inspect.inspected_step import InspectedStep
+from modetrain.tools.inspect.python_state.accesses import MUTATING_METHODS
+from modetrain.tools.inspect.python_state.line_tracer import LineTracer
+from modetrain.tools.inspect.python_state.source import called_name, nodes_of_file, spans
 
-# What asks whether it is being traced.
+# A line that asks whether it is being traced.
 _ASKS = re.compile(
     r"executing_eagerly|inside_function|EagerTensor|is_symbolic|hasattr\(.*numpy|SymbolicTensor|KerasTensor"
     r"|get_static_value|constant_value\(|num_elements\(|is_fully_defined\(|\.shape\b.*\bNone\b"
 )
-# What is done to an object in place, or moves an iterator on.
-_IN_PLACE = CHANGING | {"get_nowait", "next", "__next__", "send"}
+# Methods that change an object in place, or take the next item of an iterator.
+_IN_PLACE = MUTATING_METHODS | {"get_nowait", "next", "__next__", "send"}
 
 
-def place(steps: Steps, *, asked: bool = True) -> Location | None:
-    """The line, or None where both go the same way.
+def find_line(step: InspectedStep, *, asked: bool = True) -> Location | None:
+    """The line, or None where both take the same path.
 
     Args:
-      steps: the steps; the first batch is taken.
-      asked: whether, if nothing else tells, a line counts that asks how it is being run.
+      step: the step; the first batch is taken.
+      asked: whether, if nothing else is found, a line counts that asks how it is being run.
 
     What eager runs and tracing does not was left out at the line before it. The other way round says less, because tracing
-    runs both sides of a branch on a tensor: there, what handles an error counts, what changes Python's own values in the body of
-    a loop, which eager runs in every round and tracing once, and what asks how it is being run.
+    runs both sides of a branch on a tensor. Three kinds of line count there: one that handles an error; one that changes
+    Python's own values in the body of a loop, which eager runs in every round and tracing once; and one that asks how it is run.
     """
-    eager, traced = _Course(), _Course()
-    with steps.state_kept(), Calls(silent=True):
-        steps.run_eagerly(
-            steps.batches[0]
-        )  # what runs on first use is left out by tracing, and by every later step alike
+    eager, traced = _LineRecorder(), _LineRecorder()
+    with step.restore_variables(), CallRecorder(silent=True):
+        # What runs only on first use is left out by tracing, and by every later step alike.
+        step.run_eagerly(step.batches[0])
         with eager:
-            steps.run_eagerly(steps.batches[0])
+            step.run_eagerly(step.batches[0])
         with traced:
-            steps.trace(steps.batches[0])
-    left_out = _first_not_in(eager.places, set(traced.places))
-    if left_out is not None and left_out > 0:
+            step.trace(step.batches[0])
+    run_eagerly, run_traced = set(eager.places), set(traced.places)
+    left_out = next((number for number, one in enumerate(eager.places) if one not in run_traced), 0)
+    if left_out > 0:
         return eager.places[left_out - 1]
-    ran = set(eager.places)
     for number, one in enumerate(traced.places[1:], 1):
-        if one not in ran and _handles_an_error(one):
+        if one not in run_eagerly and _handles_error(one):
             return traced.places[number - 1]
     for one in dict.fromkeys(eager.places):
         if eager.times[one] > traced.times[one] and _changes_python(one):
@@ -58,39 +55,26 @@ def place(steps: Steps, *, asked: bool = True) -> Location | None:
     return next((one for one in eager.places if asked and _ASKS.search(one.text)), None)
 
 
-def _first_not_in(places: list[Location], others: set[Location]) -> int | None:
-    return next((number for number, one in enumerate(places) if one not in others), None)
+def _handles_error(place: Location) -> bool:
+    return any(isinstance(node, ast.ExceptHandler) and spans(node, place.line) for node in nodes_of_file(place.file))
 
 
-def _handles_an_error(one: Location) -> bool:
-    tree = tree_of_file(one.file)
-    return tree is not None and any(
-        isinstance(node, ast.ExceptHandler) and _spans(node, one.line) for node in ast.walk(tree)
-    )
-
-
-def _spans(node: ast.AST, line: int) -> bool:
-    return hasattr(node, "lineno") and node.lineno <= line <= (node.end_lineno or node.lineno)  # type: ignore[attr-defined]
-
-
-def _changes_python(one: Location) -> bool:
+def _changes_python(place: Location) -> bool:
     """Whether a line looks like changing what Python keeps between the rounds of a loop: in place, or by a name from outside."""
-    tree = tree_of_file(one.file)
-    if tree is None:
-        return False
+    nodes = list(nodes_of_file(place.file))
     modules = {
         name.asname or name.name.partition(".")[0]
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in node.names
     }
-    shared = {name for node in ast.walk(tree) if isinstance(node, ast.Nonlocal | ast.Global) for name in node.names}
-    for node in ast.walk(tree):
-        if not _spans(node, one.line):
+    shared = {name for node in nodes if isinstance(node, ast.Nonlocal | ast.Global) for name in node.names}
+    for node in nodes:
+        if not spans(node, place.line):
             continue
         if isinstance(node, ast.Call):
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name in _IN_PLACE and ast.unparse(node.func).partition(".")[0] not in modules:  # tf.add is not set.add
+            is_of_module = ast.unparse(node.func).partition(".")[0] in modules  # tf.add is not set.add
+            if called_name(node) in _IN_PLACE and not is_of_module:
                 return True
         elif isinstance(node, ast.Assign | ast.AugAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -100,7 +84,7 @@ def _changes_python(one: Location) -> bool:
     return False
 
 
-class _Course:
+class _LineRecorder(LineTracer):
     """The user's lines that run within a `with` block.
 
     Attributes:
@@ -109,25 +93,12 @@ class _Course:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.places: list[Location] = []
         self.times: collections.Counter[Location] = collections.Counter()
-        self._before: Any = None
 
-    def __enter__(self) -> _Course:
-        self._before = sys.gettrace()
-        sys.settrace(self._called)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        sys.settrace(self._before)
-
-    def _called(self, frame: types.FrameType, event: str, arg: Any) -> Any:
-        name = frame.f_code.co_filename
-        return self._followed if is_generated(name) or is_users(name) else None
-
-    def _followed(self, frame: types.FrameType, event: str, arg: Any) -> Any:
-        if event == "line" and (here := stack.here()) is not None:
-            self.times[here] += 1
-            if self.places[-1:] != [here]:
-                self.places.append(here)
-        return self._followed
+    def on_line(self, frame: FrameType, place: Location | None) -> None:
+        if place is not None:
+            self.times[place] += 1
+            if self.places[-1:] != [place]:
+                self.places.append(place)

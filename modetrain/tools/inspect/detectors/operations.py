@@ -1,4 +1,4 @@
-"""What the operations of a traced step tell: callbacks into Python, stateful draws, shapes that depend on data, what XLA lacks."""
+"""What is wrong with single operations of a traced step: Python callbacks, stateful draws, data-dependent shapes, no XLA kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.python.util import pywrap_xla_ops
 
 from modetrain.diagnostics import graph_ops, stack
-from modetrain.tools.inspect.finding import Finding, finding
+from modetrain.tools.inspect.finding import Finding, make_finding
 
 _PYTHON = ("PyFunc", "EagerPyFunc", "PyFuncStateless")
 _STATEFUL = re.compile(
@@ -22,13 +22,13 @@ _ITERATORS = re.compile(r"(Multi)?(Device)?Iterator(GetNext|GetNextSync|GetNextA
 _PRINTS = ("PrintV2", "StringFormat")
 # Made by tracing itself, or replaced before XLA sees the graph.
 _NOT_COMPILED = ("Placeholder", "PlaceholderWithDefault", "Const", "NoOp", "VarHandleOp")
-# How many numbers there are in the result is not known before the values are.
+# The size of the result depends on values.
 _SELECTS = re.compile(
     r"Where|Unique\w*|NonMaxSuppression\w*|DynamicPartition|ListDiff|SetSize|DenseToDenseSetOperation|Ragged\w+|Sparse(Slice|Reorder"
     r"|Concat|Add|FillEmptyRows)\w*|StringSplit\w*|CombinedNonMaxSuppression|GenerateBoundingBoxProposals"
 )
 _WIDE = (tf.float64, tf.complex128)
-# Operations whose result has the shape that some of their inputs say: which inputs.
+# Operations whose inputs give the shape of the result: the indices of those inputs.
 _SHAPED_BY = {
     "Reshape": (1,),
     "Range": (0, 1, 2),
@@ -57,13 +57,13 @@ _OF_SHAPES = ("Shape", "ShapeN", "Size", "Rank", "Const")
 _EVIDENCE = "operations of the graph"
 
 
-def look(graph: tf.Graph, target: str, *, prints: bool = True) -> Iterator[Finding]:
-    """Findings that rest on which operations there are.
+def find(graph: tf.Graph, target: str, *, prints: bool = True) -> Iterator[Finding]:
+    """Findings for single operations of a graph.
 
     Args:
       graph: of the traced step.
       target: `graph`, `xla` or `tpu`.
-      prints: whether tf.print counts, which XLA cannot compile.
+      prints: whether tf.print counts.
     """
     for op in graph_ops.operations(graph):
         kind = op.type
@@ -78,42 +78,42 @@ def look(graph: tf.Graph, target: str, *, prints: bool = True) -> Iterator[Findi
 
 
 def is_stateful(op: tf.Operation) -> bool:
-    """Whether it draws random numbers that are no function of a seed it is given."""
+    """Whether an operation draws random numbers from a generator with state, not from a seed it is given."""
     return _STATEFUL.fullmatch(op.type) is not None
 
 
 def is_python(op: tf.Operation) -> bool:
-    """Whether it calls back into Python."""
+    """Whether an operation calls back into Python."""
     return op.type in _PYTHON
 
 
 def _for_xla(op: tf.Operation, target: str, prints: bool) -> Iterator[Finding]:
     kind = op.type
-    if _is_of_gradient(op):
+    if graph_ops.is_gradient(op) or "_grad/" in op.name:
         return
     if kind in _PRINTS:
         if prints and kind == "PrintV2":
             fix = "Return the value from the step; with mode.compile=graph tf.print works."
             yield from _at(op, "MT505", f"tf.print (operation {kind}) does not compile under XLA", target, fix=fix)
         return
-    if _SELECTS.fullmatch(kind) and _unknown(op):
+    if _SELECTS.fullmatch(kind) and _has_unknown_shape(op):
         yield from _at(op, "MT504", f"operation {kind}: the size of its result depends on values", target)
     elif (
         kind in _SHAPED_BY
-        and _unknown(op)
+        and _has_unknown_shape(op)
         and any(_depends_on_data(op.inputs[index]) for index in _SHAPED_BY[kind] if index < len(op.inputs))
     ):
         yield from _at(op, "MT504", f"operation {kind}: its shape {_shapes(op)} is computed from data", target)
     elif kind not in _NOT_COMPILED and kind not in _compilable() and kind not in _PYTHON:
         yield from _at(op, "MT505", f"XLA has no operation {kind}", target)
-    elif _lacks_what_a_loop_made(op):
+    elif _needs_gradient_of_loop(op):
         yield from _at(op, "MT505", "XLA cannot take the gradient of a loop inside this branch", target)
     elif target == "tpu" and any(tensor.dtype in _WIDE for tensor in op.outputs) and not stack.made_by_modetrain(op):
         yield from _at(op, "MT506", f"operation {kind} computes in {op.outputs[0].dtype.name}", target)
 
 
-def _lacks_what_a_loop_made(op: tf.Operation) -> bool:
-    """Whether a branch stands in for a list that a loop in the other one makes for its gradient."""
+def _needs_gradient_of_loop(op: tf.Operation) -> bool:
+    """Whether a branch has a placeholder for the list that a loop in the other branch makes for its gradient."""
     return op.type in ("If", "StatelessIf") and any(
         one.type == "FakeParam" and one.outputs[0].dtype == tf.variant
         for graph in graph_ops.inner_graphs(op)
@@ -126,22 +126,18 @@ def _at(op: tf.Operation, code: str, what: str, target: str | None = None, fix: 
     if place is not None:
         by = " (made by a Keras layer that this line calls)" if stack.made_by_layer(op) else ""
         mode = None if target in (None, "graph") else target
-        yield finding(code, place, what + by, evidence=_EVIDENCE, mode=mode, fix=fix)
+        yield make_finding(code, place, what + by, evidence=_EVIDENCE, mode=mode, fix=fix)
 
 
 @functools.cache
 def _compilable() -> frozenset[str]:
-    """Names of the operations that XLA has, on the devices of this machine."""
+    """SelectedNames of the operations that XLA has, on the devices of this machine."""
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     names = pywrap_xla_ops.get_gpu_kernel_names() if on_gpu else pywrap_xla_ops.get_cpu_kernel_names()
     return frozenset(names)
 
 
-def _is_of_gradient(op: tf.Operation) -> bool:
-    return "gradient_tape" in op.name or "_grad/" in op.name
-
-
-def _unknown(op: tf.Operation) -> bool:
+def _has_unknown_shape(op: tf.Operation) -> bool:
     return any(
         not tensor.shape.is_fully_defined() for tensor in op.outputs if tensor.dtype not in (tf.variant, tf.resource)
     )
@@ -155,16 +151,8 @@ def _depends_on_data(tensor: tf.Tensor) -> bool:
     """Whether a tensor is computed from values, and not from shapes alone."""
     if tf.get_static_value(tensor) is not None or _is_bounded_to_one(tensor):
         return False
-    pending, seen = [tensor.op], set()
-    while pending:
-        op = pending.pop()
-        if op.name in seen or op.type in _OF_SHAPES:
-            continue
-        seen.add(op.name)
-        if not op.inputs:  # a batch, or what a branch captures
-            return True
-        pending.extend(one.op for one in op.inputs)
-    return False
+    # An operation without inputs is a batch, or what a branch captures.
+    return any(not op.inputs for op in graph_ops.ancestors(tensor, stop=lambda op: op.type in _OF_SHAPES))
 
 
 def _is_bounded_to_one(tensor: tf.Tensor) -> bool:

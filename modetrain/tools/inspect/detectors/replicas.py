@@ -1,7 +1,7 @@
 """What goes wrong once several replicas share a batch: found in the step's source and its graph.
 
-A loss that is the mean over examples has on a batch the mean of what it has on the shares. Whatever breaks that equality
-(a sum, a division by the global batch, statistics of the batch) makes N replicas another computation than one device.
+A loss that is the mean over examples has on a batch the mean of its values on the shares. What breaks that equality (a sum,
+a division by the global batch, statistics of the batch) makes N replicas compute something else than one device.
 """
 
 from __future__ import annotations
@@ -18,98 +18,86 @@ from modetrain.engine import random
 from modetrain.recipe import Recipe
 from modetrain.tools.inspect.detectors import collectives, split_batch
 from modetrain.tools.inspect.detectors.operations import is_stateful
-from modetrain.tools.inspect.detectors.traces import Traces
-from modetrain.tools.inspect.finding import Finding, finding
+from modetrain.tools.inspect.detectors.traces import TraceResult
+from modetrain.tools.inspect.finding import Finding, make_finding
+from modetrain.tools.inspect.inspected_step import InspectedStep
 from modetrain.tools.inspect.python_state.name_lookup import Scope
-from modetrain.tools.inspect.python_state.reachable import Reached, tree_of
-from modetrain.tools.inspect.traced_step import Steps
+from modetrain.tools.inspect.python_state.reachable import Reachable
+from modetrain.tools.inspect.python_state.source import called_name, nodes_of
 
 _CLIPS = {"clip_by_global_norm", "clip_by_norm", "clip_by_value", "clip_by_average_norm", "clip"}
-_ALWAYS = {"clip_by_global_norm"}
+_ALWAYS_CLIPS_GRADIENTS = {"clip_by_global_norm"}
 _MOMENTS = {"moments", "weighted_moments", "normalize_moments", "fused_batch_norm"}
-# With these no run of a step is like another one, nor two halves like the whole: they say nothing then.
-_UNEVEN = {"MT205", "MT302", "MT304"}
+# With these every run of a step differs, and so do two halves and the whole, whatever the step computes.
+_UNREPEATABLE = {"MT205", "MT302", "MT304"}
 _ASSIGNS = {
-    "AssignVariableOp",
-    "AssignAddVariableOp",
-    "AssignSubVariableOp",
-    "ResourceScatterUpdate",
-    "ResourceScatterAdd",
+    *("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"),
+    *("ResourceScatterUpdate", "ResourceScatterAdd"),
 }
+_SOURCE, _GRAPH = "source", "operations of the graph"
 
 
-def look(steps: Steps, reached: Reached, seen: Traces) -> Iterator[Finding]:
+def find(step: InspectedStep, reachable: Reachable, traces: TraceResult) -> Iterator[Finding]:
     """Finds what differs between one device and several replicas."""
-    if seen.concrete is not None:
-        yield from _of_graph(seen.concrete.graph)
-    if steps.method != "train_step":  # evaluation gives each replica whole batches
+    if traces.concrete is not None:
+        yield from _find_in_graph(traces.concrete.graph)
+    if step.method != "train_step":  # evaluation gives each replica whole batches
         return
-    ran = {(place.file, place.line) for place in seen.ran}
-    told = [one for one in of_source(steps.recipe, reached) if (one.file, one.line) in ran]
-    yield from told
-    yield from _layers(steps)
-    if seen.concrete is not None and not _UNEVEN & {one.code for one in seen.findings}:
-        places = {one.place for one in told}
-        yield from (one for one in split_batch.look(steps, seen.concrete.graph) if one.place not in places)
+    of_source = [one for one in find_in_source(step.recipe, reachable) if one.place in traces.ran]
+    yield from of_source
+    yield from _find_in_layers(step)
+    if traces.concrete is not None and not _UNREPEATABLE & {one.code for one in traces.findings}:
+        places = {one.place for one in of_source}
+        yield from (one for one in split_batch.find(step, traces.concrete.graph) if one.place not in places)
 
 
 # --- source -----------------------------------------------------------------------------------------------------------
 
 
-def of_source(recipe: Recipe, reached: Reached) -> Iterator[Finding]:
-    """What the functions that a step reaches say, whether or not a line is run."""
-    for function in reached.functions:
-        tree = tree_of(function)
-        file = function.__code__.co_filename
-        if tree is None:
-            continue
-        scope = Scope.of(function, reached.owners.get(function.__code__), recipe)
-        gradients = _names_of_gradients(tree)
-        for node in ast.walk(tree):
+def find_in_source(recipe: Recipe, reachable: Reachable) -> Iterator[Finding]:
+    """Finds it in the source of the functions that a step reaches, whether or not a line is run."""
+    for function in reachable.functions:
+        scope = Scope.of_function(function, reachable.owners.get(function.__code__), recipe)
+        nodes = list(nodes_of(function))
+        gradients = _names_of_gradients(nodes)
+        for node in nodes:
             if not isinstance(node, (ast.Call, ast.BinOp)):
                 continue
-            place = Location(file=file, line=node.lineno)
-            if isinstance(node, ast.BinOp):
-                if isinstance(node.op, ast.Div) and _is_batch_size(node.right, scope, recipe):
-                    what = f"divided by the global batch size, {ast.unparse(node.right)}"
-                    yield finding("MT701", place, what, evidence="source")
-                continue
-            yield from _of_call(node, place, scope, gradients)
+            place = Location(file=function.__code__.co_filename, line=node.lineno)
+            if isinstance(node, ast.Call):
+                yield from _find_in_call(node, place, scope, gradients)
+            elif isinstance(node.op, ast.Div) and _is_batch_size(node.right, scope, recipe):
+                what = f"divided by the global batch size, {ast.unparse(node.right)}"
+                yield make_finding("MT701", place, what, evidence=_SOURCE)
 
 
-def _of_call(node: ast.Call, place: Location, scope: Scope, gradients: set[str]) -> Iterator[Finding]:
-    name = (
-        node.func.attr
-        if isinstance(node.func, ast.Attribute)
-        else node.func.id
-        if isinstance(node.func, ast.Name)
-        else ""
-    )
-    if name in _ALWAYS or (name in _CLIPS and any(one in gradients for one in _names(node))):
-        yield finding("MT703", place, f"{name} on this replica's gradients", evidence="source")
+def _find_in_call(node: ast.Call, place: Location, scope: Scope, gradients: set[str]) -> Iterator[Finding]:
+    name = called_name(node)
+    if name in _ALWAYS_CLIPS_GRADIENTS or (name in _CLIPS and _names(node) & gradients):
+        yield make_finding("MT703", place, f"{name} on this replica's gradients", evidence=_SOURCE)
     elif name in _MOMENTS:
-        yield finding("MT702", place, f"{name} of this replica's share of the batch", evidence="source")
+        yield make_finding("MT702", place, f"{name} of this replica's share of the batch", evidence=_SOURCE)
     elif name == "compute_average_loss":
-        yield finding("MT701", place, "compute_average_loss divides by the global batch size", evidence="source")
+        yield make_finding("MT701", place, "compute_average_loss divides by the global batch size", evidence=_SOURCE)
     elif name in ("apply_gradients", "apply", "minimize") and isinstance(node.func, ast.Attribute):
         owner = scope.value(node.func.value)
         if isinstance(owner, keras.optimizers.Optimizer):
-            yield finding("MT706", place, f"{type(owner).__name__}.{name} is called here", evidence="source")
+            yield make_finding("MT706", place, f"{type(owner).__name__}.{name} is called here", evidence=_SOURCE)
 
 
-def _names_of_gradients(tree: ast.AST) -> set[str]:
+def _names_of_gradients(nodes: list[ast.AST]) -> set[str]:
     """Names that hold what `tape.gradient` returned, or what was made of that."""
     found: set[str] = set()
     for _ in range(3):
-        for node in ast.walk(tree):
-            targets = node.targets if isinstance(node, ast.Assign) else []
-            value = node.value if isinstance(node, ast.Assign) else None
-            if value is not None and (_takes_gradients(value) or set(_names(value)) & found):
-                found |= {name for target in targets for name in _names(target)}
-            if isinstance(node, ast.comprehension) and (_takes_gradients(node.iter) or set(_names(node.iter)) & found):
-                found |= set(_names(node.target))
-            if isinstance(node, ast.For) and (_takes_gradients(node.iter) or set(_names(node.iter)) & found):
-                found |= set(_names(node.target))
+        for node in nodes:
+            if isinstance(node, ast.Assign):
+                value, targets = node.value, node.targets
+            elif isinstance(node, (ast.comprehension, ast.For)):
+                value, targets = node.iter, [node.target]
+            else:
+                continue
+            if _takes_gradients(value) or _names(value) & found:
+                found = found.union(*map(_names, targets))
     return found
 
 
@@ -122,54 +110,50 @@ def _takes_gradients(node: ast.AST) -> bool:
     )
 
 
-def _names(node: ast.AST) -> list[str]:
-    return [one.id for one in ast.walk(node) if isinstance(one, ast.Name)]
+def _names(node: ast.AST) -> set[str]:
+    return {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
 
 
 def _is_batch_size(node: ast.expr, scope: Scope, recipe: Recipe) -> bool:
     """Whether an expression is the size of the global batch: by its name, and by its value."""
     inner = node.args[0] if isinstance(node, ast.Call) and node.args else node
-    value = scope.value(inner)
-    size = recipe.info.batch_size
-    named = "batch" in ast.unparse(inner).lower() and ".shape" not in ast.unparse(inner)
-    return named and isinstance(value, (int, float)) and value == size
+    value, text = scope.value(inner), ast.unparse(inner)
+    is_named = "batch" in text.lower() and ".shape" not in text
+    return is_named and isinstance(value, (int, float)) and value == recipe.info.batch_size
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
 
 
-def _layers(steps: Steps) -> Iterator[Finding]:
-    for model in steps.recipe.models():
+def _find_in_layers(step: InspectedStep) -> Iterator[Finding]:
+    for model in step.recipe.models():
         for layer in model._flatten_layers(include_self=False, recursive=True):
-            if (
-                isinstance(layer, keras.layers.BatchNormalization)
-                and not layer.synchronized
-                and not steps.mode.sync_batch_norm
-            ):
+            is_normalization = isinstance(layer, keras.layers.BatchNormalization)
+            if is_normalization and not layer.synchronized and not step.mode.sync_batch_norm:
                 what = f"layer {layer.name} is not synchronised (mode.sync_batch_norm=false)"
-                yield finding("MT702", steps.place, what, evidence="layers of the model")
+                yield make_finding("MT702", step.place, what, evidence="layers of the model")
 
 
 # --- graph ------------------------------------------------------------------------------------------------------------
 
 
-def _of_graph(graph: tf.Graph) -> Iterator[Finding]:
+def _find_in_graph(graph: tf.Graph) -> Iterator[Finding]:
     inputs = [tensor for tensor in graph.inputs if tensor.dtype != tf.resource and tensor.shape.rank]
     batches = {tensor.name for tensor in inputs}
     examples = {tensor.shape[0] for tensor in inputs if not tensor.name.startswith("numbers")}
     for op in graph_ops.operations(graph):
-        place = None
         if op.type in _ASSIGNS and not stack.made_by_layer(op):
-            place = None if stack.made_by_modetrain(op) else stack.of_op(op)
-            if place is not None and _reads(op.inputs[-1], batches):
-                yield finding(
-                    "MT704", place, "what is assigned depends on the batch", evidence="operations of the graph"
-                )
-        elif is_stateful(op) and (place := stack.of_op(op)) is not None:
-            yield finding("MT705", place, f"operation {op.type}", evidence="operations of the graph")
-        elif _draws_for_examples(op, examples) and (place := stack.of_op(op)) is not None:
-            what = f"operation {op.type}: each replica draws the same numbers for its examples"
-            yield finding("MT705", place, what, evidence="operations of the graph")
+            code, what = "MT704", "what is assigned depends on the batch"
+            if stack.made_by_modetrain(op) or not _reads(op.inputs[-1], batches):
+                continue
+        elif is_stateful(op):
+            code, what = "MT705", f"operation {op.type}"
+        elif _draws_for_examples(op, examples):
+            code, what = "MT705", f"operation {op.type}: each replica draws the same numbers for its examples"
+        else:
+            continue
+        if (place := stack.of_op(op)) is not None:
+            yield make_finding(code, place, what, evidence=_GRAPH)
 
 
 def _draws_for_examples(op: tf.Operation, examples: set[int]) -> bool:
@@ -178,14 +162,6 @@ def _draws_for_examples(op: tf.Operation, examples: set[int]) -> bool:
 
 
 def _reads(tensor: tf.Tensor, inputs: set[str]) -> bool:
-    """Whether a tensor is computed from one of the inputs without a mean over replicas on the way."""
-    pending, seen = [tensor], set()
-    while pending:
-        one = pending.pop()
-        if one.name in inputs:
-            return True
-        if one.op.name in seen or one.op.type == "Shape" or collectives.meets(one.op):
-            continue
-        seen.add(one.op.name)
-        pending.extend(one.op.inputs)
-    return False
+    """Whether a tensor is computed from one of the inputs, and not from a mean over replicas or from shapes alone."""
+    found = graph_ops.ancestors(tensor, stop=lambda op: op.type == "Shape" or collectives.is_collective(op))
+    return tensor.name in inputs or any(one.name in inputs for op in found for one in op.inputs)

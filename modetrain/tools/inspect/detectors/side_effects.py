@@ -1,16 +1,15 @@
-"""Hears what a step does to the world outside the graph while it is traced: printing, logging, files, clocks, random numbers.
+"""Records what a step does outside the graph while it is traced: printing, logging, files, clocks, random numbers.
 
-    with Calls(reached, namespaces) as calls:
+    with CallRecorder(functions, namespaces) as recorder:
         ...                                    # trace
-    calls.heard                                # [Call(code="MT101", place=..., name="print")]
+    recorder.calls                             # [RecordedCall(code="MT101", place=..., name="print")]
 
-Functions are exchanged for ones that note the user's line and go on to the original. A name that the user's module has
-imported itself (`from time import time as now`) is exchanged there too. Everything is put back at the end.
+Functions are replaced by ones that record the user's line and go on to the original. A name that the user's module has
+imported itself (`from time import time as now`) is replaced there too. Everything is restored at the end.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import functools
 import inspect as python_inspect
@@ -19,48 +18,34 @@ import re
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.autograph.pyct import origin_info
+from tensorflow.python.eager.polymorphic_function import polymorphic_function
+from tensorflow.python.ops import resource_variable_ops
 from tensorflow.python.util import tf_stack
 
 from modetrain.diagnostics import stack as lines
-from modetrain.diagnostics.location import Location, is_users
-from modetrain.tools.inspect.detectors import outside_calls
+from modetrain.diagnostics.location import is_users
+from modetrain.tools.inspect.detectors import intercepted_functions
+from modetrain.tools.inspect.detectors.recorded_calls import CallLog
 
-# A generator made with a seed asks the machine for numbers too, and throws them away.
+# A generator made with a seed asks the machine for numbers too, and drops them.
 _SEEDED = re.compile(r"\b(RandomState|MT19937)\([^)\s]")
-# What these do on the way to a handler (take the time, write to stderr, open a file) is no doing of the line that logs.
+# What these do on the way to a handler (take the time, write to stderr, open a file) is not done by the line that logs.
 _LOGGING = {(logging.__file__, "_log"), (logging.__file__, "handle")}
+_not_converted = tf.autograph.experimental.do_not_convert
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Call:
-    """A call that was heard.
-
-    Attributes:
-      code: what it means.
-      place: the user's line.
-      name: what was called.
-    """
-
-    code: str
-    place: Location
-    name: str
-
-
-class Calls:
-    """Hears calls within a `with` block.
+class CallRecorder(CallLog):
+    """Records calls within a `with` block.
 
     Args:
-      functions: the user's functions that may run: names in their modules are exchanged too.
-      namespaces: more dictionaries whose values are exchanged, such as `vars(recipe)`.
+      functions: the user's functions that may run: names in their modules are replaced too.
+      namespaces: more dictionaries whose values are replaced, such as `vars(recipe)`.
       silent: keeps what is printed from the screen.
-
-    Attributes:
-      heard: the calls, in order.
     """
 
     def __init__(
@@ -70,32 +55,35 @@ class Calls:
         *,
         silent: bool = False,
     ):
+        super().__init__()
         modules = {id(function.__globals__): function.__globals__ for function in functions}
         self._namespaces = [*modules.values(), *namespaces]
         self._silent = silent
         self._undo: list[Callable[[], None]] = []
-        self.heard: list[Call] = []
         self._busy = False
 
-    def __enter__(self) -> Calls:
-        replaced: dict[int, tuple[Any, Any]] = {}
-        for holder, names, code in outside_calls.TABLE:
+    def __enter__(self) -> CallRecorder:
+        replaced: dict[int, tuple[Any, Any]] = {}  # by id of the original
+        for holder, names, code in intercepted_functions.TABLE:
             for name in names:
                 original = vars(holder).get(name)
                 if original is not None:
-                    made = name == "__init__"
-                    mine = self._hearing_made(original, code) if made else self._hearing(original, code, name)
-                    self._exchange(holder, name, mine)
-                    replaced[id(original)] = (original, mine)
-        self._hear_dates(replaced)
+                    replaced[id(original)] = (
+                        original,
+                        self._replace(holder, name, self._recording(original, code, name)),
+                    )
+        for name in ("datetime", "date"):  # types, whose methods cannot be replaced
+            original = getattr(datetime, name)
+            replaced[id(original)] = original, self._replace(datetime, name, _recording_date(original, self.record))
         for stream in ("stdout", "stderr"):
-            self._exchange(sys, stream, _Stream(getattr(sys, stream), self, stream, self._silent))
-        self._exchange_variables()
-        self._exchange(origin_info, "resolve_entity", _resolve_entity)
+            self._replace(sys, stream, _Stream(getattr(sys, stream), self, stream, self._silent))
+        for cls in (polymorphic_function.UnliftedInitializerVariable, resource_variable_ops.ResourceVariable):
+            self._replace(cls, "__init__", self._recording_made(vars(cls)["__init__"], intercepted_functions.MADE))
+        self._replace(origin_info, "resolve_entity", _resolve_entity)
         for namespace in self._namespaces:
             for name, value in list(namespace.items()):
                 if (known := replaced.get(id(value))) and known[0] is value:
-                    self._exchange_in(namespace, name, known[1])
+                    self._replace_in(namespace, name, known[1])
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -103,115 +91,102 @@ class Calls:
             undo()
         self._undo.clear()
 
-    def note(self, code: str, name: str) -> None:
-        """Remembers a call by the line that is being run, if that line is the user's doing."""
+    def record(self, code: str, name: str) -> None:
+        """Records a call by the line that is being run, if the user's code makes it."""
         if self._busy:
             return
         self._busy = True
         try:
             stack = list(tf_stack.extract_stack())
-            place = lines.of_stack(stack, direct=code not in (outside_calls.MADE, outside_calls.GLOBAL_SEEDS))
+            indirect = code in (intercepted_functions.MADE, intercepted_functions.GLOBAL_SEEDS)
+            place = lines.of_stack(stack, direct=not indirect)
             if code != "MT102" and _is_within_logging(stack):
                 return
         finally:
             self._busy = False
         if place is not None and not (name == "_urandom" and _SEEDED.search(place.statement)):
-            call = Call(code=code, place=place, name=name)
-            if call not in self.heard:
-                self.heard.append(call)
+            self.add(code, place, name)
 
     # --- private ----------------------------------------------------------------------------------------------------
 
-    def _hearing(self, original: Any, code: str, name: str) -> Any:
-        note = self.note
-        silent = self._silent
+    def _recording(self, original: Any, code: str, name: str) -> Any:
+        """A function that records its call and calls the original."""
+        if name == "__init__":
+            return self._recording_made(original, code)
+        if name == "isEnabledFor":
+            return _not_converted(self._recording_logger(original, code))
+        if code == intercepted_functions.UNSEEDED:
+            return _not_converted(self._recording_unseeded(original, name))
+        if code == intercepted_functions.GLOBAL_SEEDS:
+            return self._recording_global_seeds(original, code)
+        by_user = code in intercepted_functions.CALLED_BY_USER
+        code = intercepted_functions.CALLED_BY_USER.get(code, code)
 
-        if name == "isEnabledFor":  # asked by every method of a logger, whether or not anything is written
-
-            def enabled(logger: logging.Logger, level: int) -> bool:
-                written = original(logger, level)
-                if written or not _is_silenced(logger, level):
-                    note(code, f"{logger.name}: {logging.getLevelName(level)}")
-                return written and not silent
-
-            return tf.autograph.experimental.do_not_convert(enabled)
-
-        if name == "default_rng" or code == outside_calls.UNSEEDED:
-            code_ = "MT301"
-
-            def seeded(*args: Any, **kwargs: Any) -> Any:
-                # With a seed it makes the same numbers at each trace, and at each eager step.
-                if not args and not kwargs and _may_be_users(sys._getframe(1).f_code.co_filename):
-                    note(code_, f"{name} without a seed")
-                return original(*args, **kwargs)
-
-            return tf.autograph.experimental.do_not_convert(seeded)
-
-        if code == outside_calls.GLOBAL_SEEDS:
-
-            def drawing() -> Any:
-                note(code, "keras.random without a seed")
-                return original()
-
-            return drawing
-
-        asked = code in outside_calls.ASKED
-        code = outside_calls.ASKED.get(code, code)
-
-        def hearing(*args: Any, **kwargs: Any) -> Any:
-            # Most calls come from libraries: those are told apart before a stack is taken.
+        def recording(*args: Any, **kwargs: Any) -> Any:
+            # Most calls come from libraries: those are left out before a stack is taken.
             caller = sys._getframe(2)  # past the wrapper of `do_not_convert`
-            if lines.is_users_call(caller) if asked else _may_be_users(caller.f_code.co_filename):
-                note(code, name)
-                if silent and code == "MT104":
+            if lines.is_users_call(caller) if by_user else _may_be_users(caller.f_code.co_filename):
+                self.record(code, name)
+                if self._silent and code == "MT104":
                     return ""
             return original(*args, **kwargs)
 
-        return tf.autograph.experimental.do_not_convert(hearing)
+        return _not_converted(recording)
 
-    def _hearing_made(self, original: Any, code: str) -> Any:
-        note = self.note
+    def _recording_logger(self, original: Any, code: str) -> Any:
+        def is_enabled_for(logger: logging.Logger, level: int) -> bool:
+            """Every method of a logger asks this first, whether or not anything is written."""
+            written = original(logger, level)
+            if written or not _is_silenced(logger, level):
+                self.record(code, f"{logger.name}: {logging.getLevelName(level)}")
+            return written and not self._silent
 
+        return is_enabled_for
+
+    def _recording_unseeded(self, original: Any, name: str) -> Any:
+        def make_generator(*args: Any, **kwargs: Any) -> Any:
+            # With a seed it makes the same numbers at each trace, and at each eager step.
+            if not args and not kwargs and _may_be_users(sys._getframe(1).f_code.co_filename):
+                self.record("MT301", f"{name} without a seed")
+            return original(*args, **kwargs)
+
+        return make_generator
+
+    def _recording_global_seeds(self, original: Any, code: str) -> Any:
+        def global_seed_generator() -> Any:
+            self.record(code, "keras.random without a seed")
+            return original()
+
+        return global_seed_generator
+
+    def _recording_made(self, original: Any, code: str) -> Any:
         @functools.wraps(original)
         def made(thing: Any, *args: Any, **kwargs: Any) -> None:
-            note(code, _made_name(thing))
+            name = "tf.Variable" if isinstance(thing, tf.Variable) else type(thing).__name__
+            self.record(code, name)
             original(thing, *args, **kwargs)
 
         return made
 
-    def _hear_dates(self, replaced: dict[int, tuple[Any, Any]]) -> None:
-        """Exchanges the types whose methods tell the time, which cannot be changed themselves."""
-        for name in ("datetime", "date"):
-            original = getattr(datetime, name)
-            mine = _hearing_date(original, self.note)
-            self._exchange(datetime, name, mine)
-            replaced[id(original)] = (original, mine)
-
-    def _exchange_variables(self) -> None:
-        from tensorflow.python.eager.polymorphic_function import polymorphic_function
-        from tensorflow.python.ops import resource_variable_ops
-
-        for cls in (polymorphic_function.UnliftedInitializerVariable, resource_variable_ops.ResourceVariable):
-            self._exchange(cls, "__init__", self._hearing_made(vars(cls)["__init__"], outside_calls.MADE))
-
-    def _exchange(self, holder: Any, name: str, mine: Any) -> None:
+    def _replace(self, holder: Any, name: str, replacement: Any) -> Any:
         original = vars(holder)[name]
-        setattr(holder, name, mine)
+        setattr(holder, name, replacement)
         self._undo.append(lambda: setattr(holder, name, original))
+        return replacement
 
-    def _exchange_in(self, namespace: MutableMapping[str, Any], name: str, mine: Any) -> None:
+    def _replace_in(self, namespace: MutableMapping[str, Any], name: str, replacement: Any) -> None:
         original = namespace[name]
-        namespace[name] = mine
+        namespace[name] = replacement
 
         def undo() -> None:
-            if namespace.get(name) is mine:
+            if namespace.get(name) is replacement:
                 namespace[name] = original
 
         self._undo.append(undo)
 
 
 def _resolve_entity(node: Any, source: str, entity: Any) -> None:
-    """`origin_info.resolve_entity`, but for a wrapper made by `functools.wraps`.
+    """`origin_info.resolve_entity`, corrected for wrappers made by `functools.wraps`.
 
     Python's `inspect` takes such a wrapper for what it wraps, and AutoGraph would count its lines from there.
     """
@@ -221,9 +196,9 @@ def _resolve_entity(node: Any, source: str, entity: Any) -> None:
 
 
 def _is_silenced(logger: logging.Logger, level: int) -> bool:
-    """Whether somebody has said what the logger writes: what it then leaves out, no mode writes.
+    """Whether the user has set what the logger writes: no mode writes what it then leaves out.
 
-    Without that Python leaves out what is less than a warning; whoever logs so expects to see it once a level is set.
+    Otherwise Python leaves out what is below a warning; the user who logs it expects to see it once a level is set.
     """
     at: logging.Logger | None = logger
     while at is not None and at.parent is not None:
@@ -234,7 +209,7 @@ def _is_silenced(logger: logging.Logger, level: int) -> bool:
 
 
 def _is_within_logging(stack: Sequence[Any]) -> bool:
-    """Whether a logger or `warnings` is at work for the innermost of the user's lines."""
+    """Whether a logger or `warnings` runs for the innermost of the user's lines."""
     for frame in lines.inside_trace(stack):
         if is_users(frame.filename):
             return False
@@ -243,24 +218,20 @@ def _is_within_logging(stack: Sequence[Any]) -> bool:
     return False
 
 
-def _made_name(thing: Any) -> str:
-    return "tf.Variable" if isinstance(thing, tf.Variable) else type(thing).__name__
-
-
 def _may_be_users(filename: str) -> bool:
     return is_users(filename) or lines.acts_for_its_caller(filename)
 
 
 class _Stream:
-    """A stream that notes who writes to it; everything else is the original's."""
+    """A stream that records who writes to it; everything else is the original's."""
 
-    def __init__(self, stream: Any, calls: Calls, name: str, silent: bool):
-        self._stream, self._calls, self._name, self._silent = stream, calls, name, silent
+    def __init__(self, stream: Any, recorder: CallRecorder, name: str, silent: bool):
+        self._stream, self._recorder, self._name, self._silent = stream, recorder, name, silent
 
-    @tf.autograph.experimental.do_not_convert
+    @_not_converted
     def write(self, text: str) -> int:
         if _may_be_users(sys._getframe(1).f_code.co_filename):
-            self._calls.note("MT101", f"sys.{self._name}.write")
+            self._recorder.record("MT101", f"sys.{self._name}.write")
         return len(text) if self._silent else self._stream.write(text)
 
     def writelines(self, texts: Iterable[str]) -> None:
@@ -271,10 +242,10 @@ class _Stream:
         return getattr(self._stream, name)
 
 
-def _hearing_date(original: Any, note: Callable[[str, str], None]) -> Any:
-    """A type that stands in for `datetime.datetime` or `datetime.date`."""
+def _recording_date(original: Any, record: Callable[[str, str], None]) -> Any:
+    """A type that replaces `datetime.datetime` or `datetime.date`."""
 
-    class Hearing(type):
+    class Recording(type):
         def __instancecheck__(cls, instance: object) -> bool:
             return isinstance(instance, original)
 
@@ -287,12 +258,12 @@ def _hearing_date(original: Any, note: Callable[[str, str], None]) -> Any:
         def __getattr__(cls, name: str) -> Any:
             return getattr(original, name)
 
-    def telling(name: str) -> Any:
-        def tell(*args: Any, **kwargs: Any) -> Any:
-            note("MT302", f"{original.__name__}.{name}")
+    def recording(name: str) -> Any:
+        def method(*args: Any, **kwargs: Any) -> Any:
+            record("MT302", f"{original.__name__}.{name}")
             return getattr(original, name)(*args, **kwargs)
 
-        return staticmethod(tf.autograph.experimental.do_not_convert(tell))
+        return staticmethod(_not_converted(method))
 
-    methods: Mapping[str, Any] = {name: telling(name) for name in ("now", "utcnow", "today") if hasattr(original, name)}
-    return Hearing(original.__name__, (), {"__module__": "datetime", **methods})
+    methods = {name: recording(name) for name in ("now", "utcnow", "today") if hasattr(original, name)}
+    return Recording(original.__name__, (), {"__module__": "datetime", **methods})

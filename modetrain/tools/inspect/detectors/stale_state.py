@@ -1,48 +1,46 @@
-"""Watches a running job for Python values that a compiled step has frozen and that somebody changes afterwards."""
+"""Python values that a compiled step has frozen and that change afterwards in a running job."""
 
 from __future__ import annotations
 
 import logging
-import re
 
 from modetrain.callback import Callback
 from modetrain.recipe import Recipe
-from modetrain.tools.inspect.finding import Finding, finding
-from modetrain.tools.inspect.python_state.diff import Change, State, changes
-from modetrain.tools.inspect.python_state.reachable import reached
-from modetrain.tools.inspect.startup_check import place_of_method, place_of_read
+from modetrain.tools.inspect.finding import Finding, make_finding
+from modetrain.tools.inspect.python_state.diff import Change, PythonState, find_changes
+from modetrain.tools.inspect.python_state.reachable import find_reachable
+from modetrain.tools.inspect.python_state.source import find_read, last_name, start_of
 
 log = logging.getLogger(__name__)
 
-_CODES = {"layer": "MT403", "object": "MT404"}
-_KINDS = ("plain", "layer", "object", "container", "array")
+_CODES = {"plain": "MT401", "layer": "MT403", "object": "MT404", "container": "MT401", "array": "MT401"}
 
 
-class StalePython(Callback):
-    """At each look says what the step reads and has changed since it was traced: a weight, an epoch, `layer.trainable`.
+class StaleStateCallback(Callback):
+    """Warns of what the step reads and has changed since it was traced: a weight, an epoch, `layer.trainable`.
 
     Args:
-      every: steps between looks.
+      every: steps between two comparisons.
     """
 
     def __init__(self, *, every: int):
         super().__init__(every=every)
-        self._watch: StaleWatch | None = None
+        self._detector: StaleStateDetector | None = None
 
     def on_steps_end(self, trainer, rows):
-        if self._watch is None:  # the first call has traced the step
-            self._watch = StaleWatch(trainer.recipe)
+        if self._detector is None:  # the first call has traced the step
+            self._detector = StaleStateDetector(trainer.recipe)
 
     def on_step(self, trainer):
-        for one in self._watch.changed() if self._watch is not None else ():
+        for one in self._detector.find_changed() if self._detector is not None else ():
             log.warning(f"step {trainer.step}: {one.place.shown}: {one.code} {one.what}")
 
     def on_train_end(self, trainer):
         self.on_step(trainer)
 
 
-class StaleWatch:
-    """The Python that a recipe's training step reads, as it was when the watch began.
+class StaleStateDetector:
+    """Compares the Python that a recipe's training step reads with what it was at the beginning.
 
     Args:
       recipe: the recipe, its step traced.
@@ -50,33 +48,29 @@ class StaleWatch:
 
     def __init__(self, recipe: Recipe):
         self._recipe = recipe
-        self._reach = reached(recipe, ["train_step"])
-        self._state = State.of(recipe, self._reach, generators=False)
-        self._traced = self._state.look()
-        self._known: set[str] = set()
+        self._reachable = find_reachable(recipe, ["train_step"])
+        self._state = PythonState.of_recipe(recipe, self._reachable, generators=False)
+        self._traced = self._state.snapshot()
+        self._reported: set[str] = set()
 
-    def changed(self) -> list[Finding]:
-        """What is not as it was when the watch began; each expression is told once."""
+    def find_changed(self) -> list[Finding]:
+        """What differs from the beginning; each expression is reported once."""
         found = [
             change
-            for change in changes(self._traced, self._state.look())
-            if change.kind in _KINDS and change.expression not in self._known and self._is_read(change)
+            for change in find_changes(self._traced, self._state.snapshot())
+            if change.kind in _CODES and change.expression not in self._reported and self._is_read(change)
         ]
-        self._known |= {change.expression for change in found}
-        return [self._told(change) for change in found]
+        self._reported |= {change.expression for change in found}
+        return [self._make_finding(change) for change in found]
 
     def _is_read(self, change: Change) -> bool:
-        if change.kind == "layer":  # of a layer that is still there
+        if change.kind == "layer":  # one that is still there
             return change.before is not None and change.after is not None
-        return _last_name(change.expression) in self._reach.names
+        return last_name(change.expression) in self._reachable.names
 
-    def _told(self, change: Change) -> Finding:
-        place = place_of_read(change.expression, self._reach) or place_of_method(self._recipe, "train_step")
-        before, after = (one.shown if one is not None else "not there" for one in (change.before, change.after))
+    def _make_finding(self, change: Change) -> Finding:
+        read = find_read(change.expression, self._reachable.functions)
+        place = read or start_of(type(self._recipe).train_step)
+        before, after = change.texts
         what = f"{change.expression} was {before} when the step was traced and is {after} now: the compiled step keeps {before}"
-        return finding(_CODES.get(change.kind, "MT401"), place, what, evidence="the running job")
-
-
-def _last_name(expression: str) -> str:
-    names = re.findall(r"[A-Za-z_]\w*", re.sub(r"\[.*?\]|\(.*?\)", "", expression))
-    return names[-1] if names else ""
+        return make_finding(_CODES[change.kind], place, what, evidence="the running job")

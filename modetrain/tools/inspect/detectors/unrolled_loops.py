@@ -1,7 +1,7 @@
-"""Python loops that tracing unrolls: operations that one line made again and again.
+"""Python loops that tracing unrolls: one line makes an operation in every round.
 
-Operations with the same stack of the user's lines were made by rounds of a loop. A loop over layers or variables, each of
-which is another one, is how models are written and is not told; counting and iterating over rows of a tensor is.
+Operations with the same stack of the user's lines were made by rounds of a loop. A loop over layers or variables is how models
+are written and is not reported. A loop that counts, or iterates over rows of a tensor, is.
 """
 
 from __future__ import annotations
@@ -19,24 +19,23 @@ import tensorflow as tf
 from modetrain.diagnostics import graph_ops
 from modetrain.diagnostics import stack as lines
 from modetrain.diagnostics.location import Location, is_users
-from modetrain.tools.inspect.finding import Finding, finding
-from modetrain.tools.inspect.python_state.reachable import tree_of_file
+from modetrain.tools.inspect.finding import Finding, make_finding
+from modetrain.tools.inspect.python_state.source import nodes_of_file, spans
 
-# Rounds from which on it is told: of a loop over the rows of a tensor, of one that counts, of any other.
+# Rounds from which on a loop is reported: over the rows of a tensor, one that counts, any other.
 _ROWS, _COUNTED, _OTHERS = 4, 10, 32
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _LOOPS = (ast.For, ast.While, *_COMPREHENSIONS)
-
 _OF_ROWS = re.compile(r"\.shape|unstack\(|split\(|range\(len\(")
 _OF_COLUMNS = re.compile(r"axis=-?[1-9]")
 
 
-def look(graph: tf.Graph, replicas: int = 1) -> Iterator[Finding]:
+def find(graph: tf.Graph, replicas: int = 1) -> Iterator[Finding]:
     """Finds the loops that were unrolled into a graph.
 
     Args:
       graph: of a step.
-      replicas: how many of them the graph has, each of which makes the operations of a line once more.
+      replicas: how many the graph has; each makes the operations of a line once more.
     """
     made: dict[Location, dict[tuple[str, int], list[int]]] = {}
     total: collections.Counter[Location] = collections.Counter()
@@ -54,17 +53,17 @@ def look(graph: tf.Graph, replicas: int = 1) -> Iterator[Finding]:
             resources.setdefault(place, set()).update(
                 tensor.name for op in ops for tensor in op.inputs if tensor.dtype == tf.resource
             )
-    for place, lines_ in made.items():
+    for place, counts in made.items():
         # A line may make several operations of a kind in a round, and a loop leave a line out in some.
-        count = max(map(statistics.median_low, lines_.values()))
+        count = max(map(statistics.median_low, counts.values()))
         node = nodes[place]
         if count >= _threshold(node) and len(resources[place]) < count / 2:
             what = f"the loop made {total[place]} operations in about {count} rounds"
-            yield finding("MT501", place, what, evidence="operations by the line that made them")
+            yield make_finding("MT501", place, what, evidence="operations by the line that made them")
 
 
 def _by_stack(graph: tf.Graph) -> dict[tuple[tuple[str, int], ...], list[tf.Operation]]:
-    """Operations by the user's lines that made them, innermost first; those of gradients left out."""
+    """Operations by the user's lines that made them, innermost first; without those of gradients."""
     counts = collections.Counter(op.type for op in graph.get_operations())
     often = {
         kind
@@ -76,10 +75,10 @@ def _by_stack(graph: tf.Graph) -> dict[tuple[tuple[str, int], ...], list[tf.Oper
         return found
     keys: dict[Any, tuple[tuple[str, int], ...]] = {}
     for op in graph_ops.operations(graph):
-        if op.type in often and "gradient_tape" not in op.name:
-            stack = op.traceback  # to be hashed is cheap, to be read is not
+        if op.type in often and not graph_ops.is_gradient(op):
+            stack = op.traceback  # cheap to hash, expensive to read
             if stack not in keys:
-                # A function that calls itself has its lines again and again in the stack.
+                # A function that calls itself has its lines in the stack many times.
                 frames = lines.inside_trace(list(stack))
                 keys[stack] = tuple(dict.fromkeys((frame.filename, frame.lineno) for frame in frames))
             found.setdefault(keys[stack], []).append(op)
@@ -99,18 +98,13 @@ def _loops_around(stack: tuple[tuple[str, int], ...]) -> Iterator[tuple[Location
 
 
 def _loop_at(file: str, line: int) -> ast.AST | None:
-    around = [
-        node
-        for node in _loops_of(file)
-        if node.lineno <= line <= (node.end_lineno or node.lineno) and _in_body(node, line)
-    ]
+    around = [node for node in _loops_of(file) if spans(node, line) and _in_body(node, line)]
     return max(around, key=lambda node: node.lineno, default=None)
 
 
 @functools.lru_cache(maxsize=256)
 def _loops_of(file: str) -> tuple[Any, ...]:
-    tree = tree_of_file(file)
-    return tuple(node for node in ast.walk(tree) if isinstance(node, _LOOPS)) if tree is not None else ()
+    return tuple(node for node in nodes_of_file(file) if isinstance(node, _LOOPS))
 
 
 def _in_body(node: ast.AST, line: int) -> bool:

@@ -1,17 +1,16 @@
-"""Which of the user's functions a step may run, found on the live objects: methods, helpers, layers, closures, wrappers.
+"""The user's functions that a step may run, found on the live objects: methods, helpers, layers, closures, wrappers.
 
-Names are followed generously: a function that shares its name with one that the step calls is taken along. What is
-reported rests on what was seen to happen; this says where to look.
+Names are followed generously: a function that shares its name with one that the step calls is included. A report rests
+on what was seen to happen; this says where to look.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
-import linecache
+import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -22,8 +21,8 @@ _MOST_ITEMS = 100
 
 
 @dataclasses.dataclass(kw_only=True)
-class Reached:
-    """What a step reaches.
+class Reachable:
+    """What a step can reach.
 
     Attributes:
       functions: the user's functions, those of the recipe first.
@@ -39,13 +38,8 @@ class Reached:
     caches: dict[str, Any] = dataclasses.field(default_factory=dict)
     owners: dict[types.CodeType, Any] = dataclasses.field(default_factory=dict)
 
-    @property
-    def files(self) -> set[str]:
-        """The files that the functions are in."""
-        return {function.__code__.co_filename for function in self.functions}
 
-
-def reached(root: Any, methods: Iterable[str]) -> Reached:
+def find_reachable(root: Any, methods: Iterable[str]) -> Reachable:
     """Follows the step methods of a recipe.
 
     Args:
@@ -62,25 +56,26 @@ def reached(root: Any, methods: Iterable[str]) -> Reached:
 
 class _Search:
     def __init__(self) -> None:
-        self.found = Reached()
+        self.found = Reachable()
         self._known: set[int] = set()
-        self._kept: list[Any] = []  # whose ids are in `_known`
+        self._kept: list[Any] = []  # the objects whose ids are in `_known`
 
     def run(self) -> None:
         """Follows names until no new function turns up."""
-        seen = (-1, -1)
-        while seen != (seen := (len(self.found.functions), len(self.found.objects))):
+        sizes = (-1, -1)
+        while sizes != (sizes := (len(self.found.functions), len(self.found.objects))):
             for expression, thing in list(self.found.objects.items()):
                 self._follow_members(expression, thing)
 
     def add_object(self, expression: str, thing: Any) -> None:
+        """Adds an object, and what its attributes lead to."""
         if self._is_new(thing):
             self.found.objects[expression] = thing
             for name, value in list(attributes_of(thing).items()):
                 self.consider(f"{expression}.{name}", value)
 
     def consider(self, expression: str, value: Any, owner: Any = None) -> None:
-        """Takes along what a step may call or look into."""
+        """Adds what a step may call in a value."""
         if isinstance(value, types.MethodType):
             self.consider(expression, value.__func__, value.__self__)
             self._add_if_users(expression, value.__self__)
@@ -132,12 +127,9 @@ class _Search:
                     self.consider(name, module[name])
         if (inner := getattr(function, "__wrapped__", None)) is not None:
             self.consider(function.__qualname__, inner, owner)
-        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
-            try:
-                self.consider(name, cell.cell_contents)
-            except ValueError:  # not filled yet
-                continue
-        for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+        for name, value in closure_of(function).items():
+            self.consider(name, value)
+        for default in defaults_of(function):
             self.consider(f"{function.__qualname__}()", default)
 
     def _add_layer(self, expression: str, layer: keras.Layer) -> None:
@@ -157,7 +149,7 @@ class _Search:
                 continue
             # Of every class that has it: `super()` leads from one to the next.
             for cls in thing.__mro__ if isinstance(thing, type) else type(thing).__mro__:
-                if name in vars(cls) and is_users(_file_of(cls)):
+                if name in vars(cls) and is_users_object(cls):
                     self.consider(f"{expression}.{name}", vars(cls)[name], None if thing is cls else thing)
         if isinstance(thing, type) and "__init__" in vars(thing):
             self.consider(expression, vars(thing)["__init__"])
@@ -170,6 +162,22 @@ class _Search:
         return True
 
 
+def is_users_object(value: Any) -> bool:
+    """Whether a value is a module or a class of the user's, or an object of such a class."""
+    if isinstance(value, types.ModuleType):
+        return is_users(getattr(value, "__file__", None) or "<none>")
+    return is_users(_file_of(value if isinstance(value, type) else type(value)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _file_of(cls: type) -> str:
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return file or ("__main__" if file is None and cls.__module__ == "__main__" else "<none>")
+
+
+# --- the parts of functions, objects and classes ----------------------------------------------------------------------
+
+
 def names_in(code: types.CodeType) -> set[str]:
     """Every name that a function's code mentions, that of the functions inside it included."""
     found = set(code.co_names) | set(code.co_freevars)
@@ -179,23 +187,20 @@ def names_in(code: types.CodeType) -> set[str]:
     return found
 
 
-def is_users_object(value: Any) -> bool:
-    """Whether it is a module or a class of the user's, or an object of such a class."""
-    if isinstance(value, types.ModuleType):
-        return is_users(getattr(value, "__file__", None) or "<none>")
-    cls = value if isinstance(value, type) else type(value)
-    return is_users(_file_of(cls))
+def closure_of(function: types.FunctionType) -> dict[str, Any]:
+    """The values of a function's closure that are set, by name."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # not set yet
+            continue
+    return found
 
 
-@functools.lru_cache(maxsize=4096)
-def _file_of(cls: type) -> str:
-    import sys
-
-    module = sys.modules.get(cls.__module__)
-    file = getattr(module, "__file__", None)
-    if file is None and cls.__module__ == "__main__":
-        return "__main__"
-    return file or "<none>"
+def defaults_of(function: types.FunctionType) -> list[Any]:
+    """The default values of a function's parameters."""
+    return [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
 
 
 def attributes_of(thing: Any) -> dict[str, Any]:
@@ -204,15 +209,22 @@ def attributes_of(thing: Any) -> dict[str, Any]:
         return {}
     found = dict(getattr(thing, "__dict__", {}))
     for cls in type(thing).__mro__:
-        for name in _slots(cls):
+        slots = vars(cls).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
             if hasattr(thing, name):
                 found[name] = getattr(thing, name)
     return found
 
 
-def _slots(cls: type) -> tuple[str, ...]:
-    slots = vars(cls).get("__slots__", ())
-    return (slots,) if isinstance(slots, str) else tuple(slots)
+def class_attributes_of(cls: type) -> dict[str, Any]:
+    """The attributes of a class that hold values: no methods, no properties."""
+    return {
+        name: value
+        for name, value in vars(cls).items()
+        if not name.startswith("__")
+        and not callable(value)
+        and not isinstance(value, (property, classmethod, staticmethod))
+    }
 
 
 def _wrapped(value: Any) -> Any:
@@ -227,44 +239,3 @@ def _wrapped(value: Any) -> Any:
         if isinstance(inner, (types.FunctionType, types.MethodType)):
             return inner
     return None
-
-
-# --- source -----------------------------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=256)
-def tree_of_file(file: str) -> ast.Module | None:
-    """The syntax tree of a file; None where there is no source."""
-    try:
-        return ast.parse("".join(linecache.getlines(file)))
-    except (SyntaxError, ValueError):
-        return None
-
-
-def tree_of(function: types.FunctionType) -> ast.AST | None:
-    """The syntax tree of a function: its `def`, or its lambda."""
-    code = function.__code__
-    return next((node for node in functions_in(code.co_filename) if first_line(node) == code.co_firstlineno), None)
-
-
-@functools.lru_cache(maxsize=256)
-def functions_in(file: str) -> tuple[ast.AST, ...]:
-    """Every function of a file."""
-    tree = tree_of_file(file)
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-    return tuple(node for node in ast.walk(tree) if isinstance(node, kinds)) if tree is not None else ()
-
-
-def first_line(node: ast.AST) -> int:
-    """The line a function begins at, as its code object counts: at the first decorator."""
-    lines = [decorator.lineno for decorator in getattr(node, "decorator_list", ())]
-    return min([*lines, node.lineno])  # type: ignore[attr-defined]
-
-
-def nodes_of(functions: Iterable[types.FunctionType]) -> Iterator[tuple[types.FunctionType, ast.AST]]:
-    """Every node of the functions' bodies, with the function it is in."""
-    for function in functions:
-        tree = tree_of(function)
-        if tree is not None:
-            for node in ast.walk(tree):
-                yield function, node

@@ -1,6 +1,6 @@
-"""What reaches beyond the graph when a step calls it while it is traced, and the code of each: a table.
+"""The functions that reach beyond the graph when a step calls them while it is traced, each with its code: a table.
 
-A code with more than a number says when the call counts; `calls.py` reads it so.
+A code with more than a number says when the call counts; `side_effects.py` reads it.
 """
 
 from __future__ import annotations
@@ -28,36 +28,20 @@ from keras.src.random import seed_generator
 
 MADE = "MT206"
 _CLOCKS = (
-    *(
-        "time",
-        "time_ns",
-        "perf_counter",
-        "perf_counter_ns",
-        "monotonic",
-        "monotonic_ns",
-        "process_time",
-        "process_time_ns",
-    ),
-    *("thread_time", "thread_time_ns", "ctime", "localtime", "gmtime", "strftime", "asctime"),
+    *("time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "process_time"),
+    *("process_time_ns", "thread_time", "thread_time_ns", "ctime", "localtime", "gmtime", "strftime", "asctime"),
 )
 UNSEEDED = "MT301 where no seed is given"
 GLOBAL_SEEDS = "MT305"
-# What libraries ask for all the time, for reasons of their own: counts where the user's line asks itself.
-ASKED = {"MT103 asked": "MT103", "MT302 asked": "MT302", "MT303 asked": "MT303"}
+# What libraries call all the time, for reasons of their own: counts only where the user's line makes the call.
+CALLED_BY_USER = {
+    "MT103 by the user's line": "MT103",
+    "MT302 by the user's line": "MT302",
+    "MT303 by the user's line": "MT303",
+}
 _FILES = (
-    "system",
-    "popen",
-    "mkdir",
-    "makedirs",
-    "remove",
-    "unlink",
-    "rename",
-    "replace",
-    "rmdir",
-    "removedirs",
-    "open",
-    "putenv",
-    "unsetenv",
+    *("system", "popen", "mkdir", "makedirs", "remove", "unlink", "rename", "replace", "rmdir", "removedirs"),
+    *("open", "putenv", "unsetenv"),
 )
 _RANDOM = tuple(
     name
@@ -72,7 +56,7 @@ _NUMPY = tuple(
     or type(getattr(np.random, name)).__name__ == "cython_function_or_method"
     if name not in ("seed", "get_state", "set_state", "default_rng", "get_bit_generator", "set_bit_generator")
 )
-# (where, names, code): what is exchanged, and what it means when the user's line calls it.
+# (where, names, code): what is replaced, and the code of a call by the user's line.
 TABLE: tuple[tuple[Any, tuple[str, ...], str], ...] = (
     (builtins, ("print",), "MT101"),
     (logging.Logger, ("isEnabledFor",), "MT102"),
@@ -91,15 +75,15 @@ TABLE: tuple[tuple[Any, tuple[str, ...], str], ...] = (
     (os, ("urandom", "getrandom"), "MT303"),
     (random, ("_urandom",), "MT303"),
     (uuid, ("uuid1", "uuid4"), "MT303"),
-    (os, ("getpid", "getppid", "getloadavg"), "MT303 asked"),
-    (socket, ("gethostname", "getfqdn"), "MT303 asked"),
-    (platform, ("node",), "MT303 asked"),
-    (threading, ("get_ident", "get_native_id"), "MT303 asked"),
-    (time, ("clock_gettime", "clock_gettime_ns"), "MT302 asked"),
-    (os, ("times",), "MT302 asked"),
-    (os, ("listdir", "scandir", "stat"), "MT103 asked"),
-    (os.path, ("exists", "isfile", "isdir", "getmtime", "getsize"), "MT103 asked"),
-    (pathlib.Path, ("exists", "is_file", "is_dir", "stat", "iterdir", "glob", "rglob"), "MT103 asked"),
+    (os, ("getpid", "getppid", "getloadavg"), "MT303 by the user's line"),
+    (socket, ("gethostname", "getfqdn"), "MT303 by the user's line"),
+    (platform, ("node",), "MT303 by the user's line"),
+    (threading, ("get_ident", "get_native_id"), "MT303 by the user's line"),
+    (time, ("clock_gettime", "clock_gettime_ns"), "MT302 by the user's line"),
+    (os, ("times",), "MT302 by the user's line"),
+    (os, ("listdir", "scandir", "stat"), "MT103 by the user's line"),
+    (os.path, ("exists", "isfile", "isdir", "getmtime", "getsize"), "MT103 by the user's line"),
+    (pathlib.Path, ("exists", "is_file", "is_dir", "stat", "iterdir", "glob", "rglob"), "MT103 by the user's line"),
     (seed_generator, ("global_seed_generator",), GLOBAL_SEEDS),
     (tf.random.Generator, ("__init__",), MADE),
     (keras.Layer, ("__init__",), MADE),

@@ -1,6 +1,6 @@
-"""`do=inspect`: looks at the recipe of a run that is built, prints what was found and keeps it in the run folder.
+"""`do=inspect`: inspects the recipe of a run that is built, prints the findings and writes them into the run folder.
 
-`TOOLS` is what inspect adds to every run: the short form at the start, and a watch for Python that changes afterwards.
+`TOOLS` is what inspect adds to every run: a check as the steps are traced, and a callback for Python that changes afterwards.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 from modetrain.app.session import Tools
 from modetrain.callback import Callback
 from modetrain.settings import Settings
+from modetrain.tools import first_difference
 from modetrain.tools.inspect import findings_report
-from modetrain.tools.inspect.detectors import first_operation
 from modetrain.tools.inspect.detectors.split_batch import REPLICAS
-from modetrain.tools.inspect.detectors.stale_state import StalePython
+from modetrain.tools.inspect.detectors.stale_state import StaleStateCallback
 from modetrain.tools.inspect.finding import Finding
+from modetrain.tools.inspect.inspected_step import mode_for
 from modetrain.tools.inspect.inspector import Inspector
-from modetrain.tools.inspect.startup_check import Start
-from modetrain.tools.inspect.traced_step import mode_for
+from modetrain.tools.inspect.startup_check import StartupCheck
 from modetrain.trainer import Trainer
 
 _BATCHES = 2
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def run(trainer: Trainer, settings: Settings, folder: Path) -> list[Finding]:
-    """Looks, tells, and writes `inspect.json`.
+    """Inspects, prints, and writes `inspect.json`.
 
     Args:
       trainer: of the run, which has not trained.
@@ -35,12 +35,10 @@ def run(trainer: Trainer, settings: Settings, folder: Path) -> list[Finding]:
       folder: the run folder.
 
     Returns:
-      What was found.
+      The findings.
     """
-    target, several = (
-        target_of(settings),
-        settings.mode.strategy != "one_device",
-    )  # replicas or cores, none of which is here
+    target = target_of(settings)
+    several = settings.mode.strategy != "one_device"  # replicas or cores, none of which is here
     inspector = Inspector(
         trainer.recipe,
         [trainer.data.batch(step) for step in range(_BATCHES)],
@@ -48,23 +46,23 @@ def run(trainer: Trainer, settings: Settings, folder: Path) -> list[Finding]:
         replicas=trainer.replicas,
         target=target,
         several=several,
-        first=first_operation.place,
+        find_first_difference=first_difference.find_line,
     )
-    findings = inspector.findings()
-    findings_report.write(folder, findings, target)
-    for line in findings_report.lines(findings):
+    findings = inspector.find()
+    findings_report.write_json(folder, findings, target)
+    for line in findings_report.format_findings(findings):
         log.info(line)
     if several:
         log.info(
             f"inspect: judged for {REPLICAS} replicas, each of which gets its share of a batch, on one device: what goes wrong "
             f"on {REPLICAS} goes wrong on more"
         )
-    log.info(findings_report.summary(findings, target))
+    log.info(findings_report.format_summary(findings, target))
     return findings
 
 
 def target_of(settings: Settings) -> str:
-    """What to judge by: `inspect.target`, or what the mode compiles with."""
+    """The mode that counts: `inspect.target`, or what the mode compiles with."""
     if settings.inspect.target is not None:
         return settings.inspect.target
     if settings.mode.strategy == "tpu":
@@ -75,16 +73,16 @@ def target_of(settings: Settings) -> str:
 def _callbacks(settings: Settings) -> list[Callback]:
     if not settings.inspect.at_start or settings.mode.compile == "eager":
         return []
-    # On every worker, for they plan alike.
-    return [StalePython(every=(settings.callbacks.get("log") or {}).get("every") or 100)]
+    # On every worker: all of them plan the same steps.
+    return [StaleStateCallback(every=(settings.callbacks.get("log") or {}).get("every") or 100)]
 
 
 def _watch(trainer: Trainer, settings: Settings) -> None:
     traced = settings.do in ("train", "evaluate") and settings.mode.compile != "eager"
     if settings.inspect.at_start and traced and trainer.replicas.chief:
-        check = Start(trainer.recipe, settings.mode, settings.command, trainer.replicas)
-        trainer.programs.train.observe = check.of("train_step")
-        trainer.programs.eval.observe = check.of("eval_step")
+        check = StartupCheck(trainer.recipe, settings.mode, settings.command, trainer.replicas)
+        trainer.programs.train.observe = check.observer("train_step")
+        trainer.programs.eval.observe = check.observer("eval_step")
 
 
 TOOLS = Tools(callbacks=_callbacks, watch=_watch, inspected_replicas=REPLICAS, inspect=lambda *given: bool(run(*given)))

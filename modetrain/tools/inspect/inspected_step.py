@@ -1,6 +1,6 @@
-"""Steps to look at: a recipe's step traced as a run would trace it, or run eagerly, on given batches.
+"""A recipe's step on given batches: traced as a run traces it, or run eagerly.
 
-Everything goes through `Program`, so that what is looked at is what runs.
+Everything goes through `Program`, so that what is inspected is what runs.
 """
 
 from __future__ import annotations
@@ -21,56 +21,55 @@ from modetrain.engine.devices import Replicas
 from modetrain.engine.program import Program
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
+from modetrain.tools.inspect.python_state import source
 
 Batch = Mapping[str, Any]
 Concrete: TypeAlias = "tf.types.experimental.ConcreteFunction"
 
 
 def mode_for(target: str, mode: Mode) -> Mode:
-    """The mode in which steps are traced: what is looked at is always a trace, whatever the mode of the run."""
+    """The mode in which steps are traced: a step that is inspected is always traced, whatever the mode of the run."""
     compile_ = "graph" if target == "graph" else "xla"
     return dataclasses.replace(mode, compile=compile_, strict=mode.strict and compile_ == "graph", guards=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Steps:
-    """One of the steps of a recipe, and the batches it is looked at on.
+class InspectedStep:
+    """One of the steps of a recipe, and the batches it is inspected on.
 
     Attributes:
       recipe: whose step it is.
       method: `train_step` or `eval_step`.
       mode: how it would run.
       replicas: where.
-      whole: global batches, of one structure.
-      batches: the same, of training their micro-batches: each is looked at as a batch of its own.
+      global_batches: of one structure.
     """
 
     recipe: Recipe
     method: str
     mode: Mode
     replicas: Replicas
-    whole: Sequence[Batch]
+    global_batches: Sequence[Batch]
 
     @functools.cached_property
     def batches(self) -> list[Batch]:
-        """See the class."""
+        """The global batches; of training their micro-batches, each a batch of its own."""
         parts = self.recipe.micro_batches if self.method == "train_step" else 1
         if parts == 1:
-            return list(self.whole)
-        cut = [
+            return list(self.global_batches)
+        split = [
             {name: tf.split(tf.convert_to_tensor(value), parts) for name, value in batch.items()}
-            for batch in self.whole
+            for batch in self.global_batches
         ]
-        return [{name: values[part] for name, values in batch.items()} for batch in cut for part in range(parts)]
+        return [{name: values[part] for name, values in batch.items()} for batch in split for part in range(parts)]
 
     @property
     def place(self) -> Location:
         """Where the step begins, for what belongs to no line in particular."""
-        code = getattr(type(self.recipe), self.method).__code__
-        return Location(file=code.co_filename, line=code.co_firstlineno)
+        return source.start_of(getattr(type(self.recipe), self.method))
 
     def trace(self, batch: Batch) -> Concrete:
-        """Traces the step for batches like this one, as a run does; anew at each call.
+        """Traces the step for batches like this one, as a run does; a new trace at each call.
 
         Raises:
           Exception: whatever tracing raises.
@@ -98,22 +97,22 @@ class Steps:
         )
 
     @contextlib.contextmanager
-    def state_kept(self, *, moved: bool = False) -> Iterator[None]:
-        """Puts every variable of the recipe back at the end.
+    def restore_variables(self, *, perturbed: bool = False) -> Iterator[None]:
+        """Restores every variable of the recipe at the end.
 
         Args:
-          moved: whether the models' weights are moved a little at the beginning, always alike.
+          perturbed: whether the models' weights are changed a little at the beginning, in the same way each time.
         """
         kept = [(variable, tf.identity(variable)) for variable in self.recipe.state().values()]
         try:
-            if moved:
-                self._move()
+            if perturbed:
+                self._perturb()
             yield
         finally:
             for variable, value in kept:
                 variable.assign(value)
 
-    def _move(self) -> None:
+    def _perturb(self) -> None:
         rng = np.random.default_rng(0)
         for model in self.recipe.models():
             for variable in model.trainable_variables:
