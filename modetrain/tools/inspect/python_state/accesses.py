@@ -57,32 +57,20 @@ class Access:
 def find_reads(function: types.FunctionType, scope: Scope, ran: Collection[Location]) -> Iterator[Access]:
     """What a function reads in the lines that have run."""
     tree = tree_of(function)
-    if tree is None:
-        return
     single_items = _find_single_items(function, scope)
-    for node, in_condition in _with_conditions(tree):
-        if not isinstance(node, ast.expr) or (place := _place(function, node)) not in ran:
+    for node, in_condition in _with_conditions(tree) if tree is not None else ():
+        if not isinstance(node, ast.expr) or _location(function, node) not in ran:
             continue
         if node in single_items:
-            container, item, text = single_items[node]
-            value = _item(container, item)
-            for key in ((id(container), item), (id(container), SOME_ITEM)):
-                yield Access(key=key, place=place, text=text, value=value, owner=container, in_condition=in_condition)
-        if not isinstance(getattr(node, "ctx", None), ast.Load):
-            continue
-        value = scope.value(node)
-        if not is_known(value) or not _may_change(value):
-            continue
-        for key, owner in _keys(node, scope):
-            if not (node in single_items and key[1] is None):
-                yield Access(
-                    key=key,
-                    place=place,
-                    text=ast.unparse(node),
-                    value=value,
-                    owner=owner,
-                    in_condition=in_condition,
-                )
+            container, item, whole = single_items[node]
+            for name in (item, SOME_ITEM):
+                key = (id(container), name)
+                yield _access(function, whole, key, container, _item(container, item), in_condition, node)
+        is_read = isinstance(getattr(node, "ctx", None), ast.Load)
+        if is_read and is_known(value := scope.value(node)) and _may_change(value):
+            for key, owner in _keys(node, scope):
+                if not (node in single_items and key[1] is None):
+                    yield _access(function, node, key, owner, value, in_condition)
 
 
 def find_optimizer_reads(
@@ -98,10 +86,10 @@ def find_optimizer_reads(
             and scope.value(node.func.value) is recipe
             and len(node.args) < 3
             and all(keyword.arg != "optimizer" for keyword in node.keywords)
-            and (place := _place(function, node)) in ran
+            and _location(function, node) in ran
         ):
-            key = _key(recipe, "optimizer")
-            yield Access(key=key, place=place, text="self.optimizer", value=value, owner=recipe)
+            access = _access(function, node, _key(recipe, "optimizer"), recipe, value)
+            yield dataclasses.replace(access, text="self.optimizer")
 
 
 def find_writes(function: types.FunctionType, scope: Scope) -> Iterator[Access]:
@@ -114,34 +102,45 @@ def find_writes(function: types.FunctionType, scope: Scope) -> Iterator[Access]:
                 and not is_known(scope.value(target.value))
                 and not scope.misses_attribute(_iterated(target.value, function))
             ):
-                place, text = _place(function, target), ast.unparse(target)
-                yield Access(key=(0, "trainable"), place=place, text=text, value=None, owner=None)
+                yield _access(function, target, (0, "trainable"), None, None)
     outer = names_declared_outside(function)
     for node in nodes_of(function):
         for target in _targets(node):
             if isinstance(target, ast.Name) and target.id not in outer:
                 continue
             for key, owner in list(_keys(target, scope))[:1]:
-                place, text, value = _place(function, target), ast.unparse(target), scope.value(target)
-                yield Access(key=key, place=place, text=text, value=value, owner=owner)
+                yield _access(function, target, key, owner, scope.value(target))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATING_METHODS:
             value = scope.value(node.func.value)
             if is_known(value) and not isinstance(value, (types.ModuleType, type)):
-                place, text = _place(function, node), ast.unparse(node.func.value)
-                yield Access(key=(id(value), None), place=place, text=text, value=value, owner=value)
+                yield _access(function, node.func.value, (id(value), None), value, value, line_of=node)
 
 
-def _place(function: types.FunctionType, node: Any) -> Location:
+def _access(
+    function: types.FunctionType,
+    node: ast.AST,
+    key: Key,
+    owner: Any,
+    value: Any,
+    in_condition: bool = False,
+    line_of: ast.AST | None = None,
+) -> Access:
+    """An access by an expression; its line is that of `line_of`, by default of the expression itself."""
+    place, text = _location(function, line_of or node), ast.unparse(node)
+    return Access(key=key, place=place, text=text, value=value, owner=owner, in_condition=in_condition)
+
+
+def _location(function: types.FunctionType, node: Any) -> Location:
     return Location(file=function.__code__.co_filename, line=node.lineno)
 
 
-def _find_single_items(function: types.FunctionType, scope: Scope) -> dict[ast.AST, tuple[Any, Any, str]]:
+def _find_single_items(function: types.FunctionType, scope: Scope) -> dict[ast.AST, tuple[Any, Any, ast.AST]]:
     """Where one item of a container is read: `x["a"]`, `x.get("a")`, `os.getenv("a")`.
 
     Returns:
       By the node of the container: container, item and expression.
     """
-    found: dict[ast.AST, tuple[Any, Any, str]] = {}
+    found: dict[ast.AST, tuple[Any, Any, ast.AST]] = {}
     for node in nodes_of(function):
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
             inner, item = node.value, node.slice
@@ -153,7 +152,7 @@ def _find_single_items(function: types.FunctionType, scope: Scope) -> dict[ast.A
         container = scope.value(inner)
         container = os.environ if container is os.getenv else container
         if isinstance(container, _CONTAINERS):
-            found[inner] = (container, item.value, ast.unparse(node))
+            found[inner] = (container, item.value, node)
     return found
 
 
