@@ -11,7 +11,7 @@ import tensorflow as tf
 from modetrain.diagnostics import stack
 from modetrain.diagnostics.location import Location
 
-# What differs between two traces of one function without meaning anything.
+# Parts of names that differ between two traces of one function and have no meaning.
 _COUNTED = re.compile(r"_+\d+(?=\D|$)|0x[0-9a-f]+|pyfunc_\d+")
 _NAMES = (
     *("_output_shapes", "token", "shared_name", "container", "_user_specified_name", "debug_name", "_gradient_op_type"),

@@ -10,9 +10,9 @@ LOST_PEER = re.compile(
     r"|collective\w*[^\n]*(abort|cancel|timed? ?out|timeout)",
     re.IGNORECASE,
 )
-# Its errors that may have that cause; user code raises none of these, whatever its messages say.
+# Its errors that may have that cause; user code raises none of these.
 _MAYBE_LOST = re.compile(r"(Aborted|Cancelled|DeadlineExceeded|Internal|Unknown|FailedPrecondition)Error")
-# Begins what TensorFlow quotes of a Python function that it has called: user code, whatever its error says.
+# Begins what TensorFlow quotes of a Python function that it has called: this is user code.
 _CALLED_BACK = "Traceback (most recent call last):"
 
 

@@ -27,7 +27,7 @@ _PACKAGE = Path(__file__).parents[1]
 _MOST_LINES = 6
 _MOST_LETTERS = 400
 
-_AUTOGRAPH = "in user code:"  # AutoGraph opens its messages so, whatever the type of the error
+_AUTOGRAPH = "in user code:"  # AutoGraph begins its messages with this, for errors of every type
 _FRAME = re.compile(r'(?P<indent>\s*)File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<name>\S+)')
 # Lines without information for the user.
 _NOISE = re.compile(

@@ -36,3 +36,10 @@ def test_a_path_that_cannot_be_made_whole_is_left(tmp_path):
     message = tf_errors.read(tf.errors.InvalidArgumentError(None, None, said))
     assert message is not None
     assert message.stacks[0][1].filename == "nowhere/recipes/mnist.py"
+
+
+def test_a_message_that_is_clear_only_while_tracing_gets_a_code_and_no_advice():
+    """Outside of a trace the user's own code may raise it for any reason."""
+    error = TypeError("must be real number, not Tensor")
+    assert tf_errors.code_of_trace_error(error) == "MT105"
+    assert tf_errors.plain_sentence(error) is None

@@ -28,7 +28,7 @@ Concrete: TypeAlias = "tf.types.experimental.ConcreteFunction"
 
 
 def mode_for(target: str, mode: Mode) -> Mode:
-    """The mode in which steps are traced: a step that is inspected is always traced, whatever the mode of the run."""
+    """The mode in which steps are traced: an inspected step is always traced, also where the run is eager."""
     compile_ = "graph" if target == "graph" else "xla"
     return dataclasses.replace(mode, compile=compile_, strict=mode.strict and compile_ == "graph", guards=False)
 
@@ -72,7 +72,7 @@ class InspectedStep:
         """Traces the step for batches like this one, as a run does; a new trace at each call.
 
         Raises:
-          Exception: whatever tracing raises.
+          Exception: the error that tracing raises.
         """
         return self._program(self.mode).trace(self.block(batch), last_part=True)
 

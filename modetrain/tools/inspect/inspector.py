@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from modetrain.diagnostics.location import Location
@@ -29,6 +30,7 @@ from modetrain.tools.inspect.python_state.snapshot import restore_python_state, 
 METHODS = ("train_step", "eval_step")
 # Findings that change no number: what prints or waits, what changes between steps, and what is in the graph.
 _SAME_NUMBERS = ("MT101", "MT102", "MT104", "MT4", "MT501", "MT504", "MT505", "MT506")
+_KEEPS_SYMBOLS = {"MT203", "MT204"}
 # By code the codes that say the same more exactly, at the same line.
 _MORE_EXACT = {
     "MT304": {"MT301", "MT302", "MT303"},
@@ -39,82 +41,69 @@ _MORE_EXACT = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
 class Inspector:
     """Inspects a recipe.
 
-    Args:
+    Attributes:
       recipe: whose steps are inspected.
       batches: global batches to trace and run them on.
       mode: how the steps would run.
       replicas: where.
       target: `graph`, `xla` or `tpu`.
-      several: whether what goes wrong on several replicas counts too, whatever `replicas` is.
+      several: whether to report what goes wrong on several replicas, also where `replicas` is one device.
       prints: whether tf.print counts, which XLA cannot compile.
       find_first_difference: finds where a traced step begins to compute something else; see `first_difference.py`.
       methods: which of a recipe's steps are inspected.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        batches: Sequence[Batch],
-        *,
-        mode: Mode,
-        replicas: Replicas,
-        target: str,
-        several: bool = False,
-        prints: bool = True,
-        find_first_difference: step_results.FindLine | None = None,
-        methods: Sequence[str] = METHODS,
-    ):
-        self._recipe = recipe
-        self._batches = list(batches)
-        self._mode = mode
-        self._replicas = replicas
-        self._target = target
-        self._several = several or replicas.count > 1
-        self._prints = prints
-        self._find_first_difference = find_first_difference
-        self._methods = methods
+    recipe: Recipe
+    batches: Sequence[Batch]
+    _: dataclasses.KW_ONLY
+    mode: Mode
+    replicas: Replicas
+    target: str
+    several: bool = False
+    prints: bool = True
+    find_first_difference: step_results.FindLine | None = None
+    methods: Sequence[str] = METHODS
 
     def find(self) -> list[Finding]:
         """All findings, in the order of files and lines."""
-        with restore_python_state(self._recipe), restore_seed():
-            found = [*self._find_in_steps(), *input_pipeline.find(self._recipe, self._batches)]
+        with restore_python_state(self.recipe), restore_seed():
+            found = [*self._find_in_steps(), *input_pipeline.find(self.recipe, self.batches)]
         return [one for one in merge_evidence(found) if not is_waived(one)]
 
     def _find_in_steps(self) -> Iterator[Finding]:
-        for method in self._methods:
-            if getattr(type(self._recipe), method) is getattr(Recipe, method):
+        for method in self.methods:
+            if getattr(type(self.recipe), method) is getattr(Recipe, method):
                 continue
             step = InspectedStep(
-                recipe=self._recipe,
+                recipe=self.recipe,
                 method=method,
-                mode=self._mode,
-                replicas=self._replicas,
-                global_batches=self._batches,
+                mode=self.mode,
+                replicas=self.replicas,
+                global_batches=self.batches,
             )
             with step.restore_variables():
                 yield from self._find_in_step(step)
 
     def _find_in_step(self, step: InspectedStep) -> Iterator[Finding]:
-        reachable = find_reachable(self._recipe, [step.method])
-        with restore_python_state(self._recipe):
+        reachable = find_reachable(self.recipe, [step.method])
+        with restore_python_state(self.recipe):
             traced = traces.trace_twice(step, reachable)
-        found = [*retraces.find(step), *traced.findings, *process_dependent.find(self._recipe, reachable, traced.ran)]
-        found += between_steps.find(self._recipe, reachable, traced.ran)
+        found = [*retraces.find(step), *traced.findings, *process_dependent.find(self.recipe, reachable, traced.ran)]
+        found += between_steps.find(self.recipe, reachable, traced.ran)
         if traced.concrete is not None:
-            found += operations.find(traced.concrete.graph, self._target, prints=self._prints)
-            found += unrolled_loops.find(traced.concrete.graph, self._replicas.local)
-            if self._several:
+            found += operations.find(traced.concrete.graph, self.target, prints=self.prints)
+            found += unrolled_loops.find(traced.concrete.graph, self.replicas.local)
+            if self.several or self.replicas.count > 1:
                 found += replica_detector.find(step, reachable, traced)
         yield from _leave_out_less_exact(found)
-        if any(
-            one.code in ("MT203", "MT204") for one in found
-        ):  # an eager step would fail at the symbols that are kept
+        if _KEEPS_SYMBOLS & {one.code for one in found}:  # an eager step would fail at them
             return
-        with restore_python_state(self._recipe):
-            of_eager, results = step_results.run_eagerly(step, self._target)
+        with restore_python_state(self.recipe):
+            of_eager, results = step_results.run_eagerly(step, self.target)
             yield from of_eager
             is_explained = any(not one.code.startswith(_SAME_NUMBERS) for one in found)
             if is_explained or of_eager or results is None or traced.concrete is None:
@@ -127,7 +116,7 @@ class Inspector:
         self, step: InspectedStep, concrete: Concrete, results: Sequence[step_results.StepResult]
     ) -> list[Finding]:
         """Where the traced step computes something else, from the weights as they are or from others."""
-        find_line = self._find_first_difference
+        find_line = self.find_first_difference
         if found := list(step_results.compare_traced_run(step, concrete, results, find_first_difference=find_line)):
             return found
         _, perturbed = step_results.run_eagerly(step, "graph", perturbed=True)

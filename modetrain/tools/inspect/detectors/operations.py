@@ -1,4 +1,4 @@
-"""What is wrong with single operations of a traced step: Python callbacks, stateful draws, data-dependent shapes, no XLA kernel."""
+"""Single operations of a traced step: callbacks into Python, stateful draws, shapes that depend on data, what XLA lacks."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _at(op: tf.Operation, code: str, what: str, target: str | None = None, fix: 
 
 @functools.cache
 def _compilable() -> frozenset[str]:
-    """SelectedNames of the operations that XLA has, on the devices of this machine."""
+    """The names of the operations that XLA has, on the devices of this machine."""
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     names = pywrap_xla_ops.get_gpu_kernel_names() if on_gpu else pywrap_xla_ops.get_cpu_kernel_names()
     return frozenset(names)

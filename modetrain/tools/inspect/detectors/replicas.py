@@ -28,7 +28,7 @@ from modetrain.tools.inspect.python_state.source import called_name, nodes_of
 _CLIPS = {"clip_by_global_norm", "clip_by_norm", "clip_by_value", "clip_by_average_norm", "clip"}
 _ALWAYS_CLIPS_GRADIENTS = {"clip_by_global_norm"}
 _MOMENTS = {"moments", "weighted_moments", "normalize_moments", "fused_batch_norm"}
-# With these every run of a step differs, and so do two halves and the whole, whatever the step computes.
+# With these every run of a step differs, and so do two halves and the whole.
 _UNREPEATABLE = {"MT205", "MT302", "MT304"}
 _ASSIGNS = {
     *("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"),

@@ -1,1 +1,1 @@
-"""The user's Python objects as a step can reachable, read and change them."""
+"""The user's Python objects that a step can reach, read and change."""
