@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ast
 import collections
+import dataclasses
 import functools
 import re
 import statistics
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -26,8 +27,29 @@ from modetrain.tools.inspect.python_state.source import nodes_of_file, spans
 _ROWS, _COUNTED, _OTHERS = 4, 10, 32
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _LOOPS = (ast.For, ast.While, *_COMPREHENSIONS)
+_NOT_COUNTED = ("Const", "Placeholder", "Identity", "NoOp")
 _OF_ROWS = re.compile(r"\.shape|unstack\(|split\(|range\(len\(")
 _OF_COLUMNS = re.compile(r"axis=-?[1-9]")
+
+
+_Line: TypeAlias = tuple[str, int]
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Loop:
+    """A loop, and what its rounds made.
+
+    Attributes:
+      node: of its source; None for a line outside of loops.
+      counts: by line in it, how many operations of the most frequent type it made, for each stack.
+      total: how many operations were made.
+      resources: names of the variables that they use.
+    """
+
+    node: ast.AST | None
+    counts: dict[_Line, list[int]] = dataclasses.field(default_factory=dict)
+    total: int = 0
+    resources: set[str] = dataclasses.field(default_factory=set)
 
 
 def find(graph: tf.Graph, replicas: int = 1) -> Iterator[Finding]:
@@ -37,43 +59,33 @@ def find(graph: tf.Graph, replicas: int = 1) -> Iterator[Finding]:
       graph: of a step.
       replicas: how many the graph has; each makes the operations of a line once more.
     """
-    made: dict[Location, dict[tuple[str, int], list[int]]] = {}
-    total: collections.Counter[Location] = collections.Counter()
-    resources: dict[Location, set[str]] = {}
-    nodes: dict[Location, ast.AST | None] = {}
+    loops: dict[Location, _Loop] = {}
     for stack, ops in _by_stack(graph).items():
         most = max(collections.Counter(op.type for op in ops).values()) // replicas
-        if most < _ROWS:
+        users = [line for line in stack if is_users(line[0])]
+        if most < _ROWS or not users:
             continue
-        line = next((one for one in stack if is_users(one[0])), stack[0])
-        for place, node in _loops_around(stack):
-            nodes[place] = node
-            made.setdefault(place, {}).setdefault(line, []).append(most)
-            total[place] += len(ops) // replicas
-            resources.setdefault(place, set()).update(
-                tensor.name for op in ops for tensor in op.inputs if tensor.dtype == tf.resource
-            )
-    for place, counts in made.items():
-        # A line may make several operations of a kind in a round, and a loop leave a line out in some.
-        count = max(map(statistics.median_low, counts.values()))
-        node = nodes[place]
-        if count >= _threshold(node) and len(resources[place]) < count / 2:
-            what = f"the loop made {total[place]} operations in about {count} rounds"
+        place, node = _loop_around(users)
+        loop = loops.setdefault(place, _Loop(node=node))
+        loop.counts.setdefault(users[0], []).append(most)
+        loop.total += len(ops) // replicas
+        loop.resources |= {tensor.name for op in ops for tensor in op.inputs if tensor.dtype == tf.resource}
+    for place, loop in loops.items():
+        # A line may make several operations of a type in a round, and a round may leave a line out.
+        count = max(map(statistics.median_low, loop.counts.values()))
+        if count >= _threshold(loop.node) and len(loop.resources) < count / 2:
+            what = f"the loop made {loop.total} operations in about {count} rounds"
             yield make_finding("MT501", place, what, evidence="operations by the line that made them")
 
 
-def _by_stack(graph: tf.Graph) -> dict[tuple[tuple[str, int], ...], list[tf.Operation]]:
-    """Operations by the user's lines that made them, innermost first; without those of gradients."""
+def _by_stack(graph: tf.Graph) -> dict[tuple[_Line, ...], list[tf.Operation]]:
+    """Operations by the lines that made them, innermost first; without those of gradients."""
     counts = collections.Counter(op.type for op in graph.get_operations())
-    often = {
-        kind
-        for kind, count in counts.items()
-        if count >= _ROWS and kind not in ("Const", "Placeholder", "Identity", "NoOp")
-    }
-    found: dict[tuple[tuple[str, int], ...], list[tf.Operation]] = {}
+    often = {kind for kind, count in counts.items() if count >= _ROWS and kind not in _NOT_COUNTED}
+    found: dict[tuple[_Line, ...], list[tf.Operation]] = {}
     if not often:
         return found
-    keys: dict[Any, tuple[tuple[str, int], ...]] = {}
+    keys: dict[Any, tuple[_Line, ...]] = {}
     for op in graph_ops.operations(graph):
         if op.type in often and not graph_ops.is_gradient(op):
             stack = op.traceback  # cheap to hash, expensive to read
@@ -85,19 +97,15 @@ def _by_stack(graph: tf.Graph) -> dict[tuple[tuple[str, int], ...], list[tf.Oper
     return found
 
 
-def _loops_around(stack: tuple[tuple[str, int], ...]) -> Iterator[tuple[Location, ast.AST | None]]:
-    """The innermost loop that the stack's lines are in; the innermost line itself where none of them is in a loop."""
-    users = [(file, line) for file, line in stack if is_users(file)]
+def _loop_around(users: Sequence[_Line]) -> tuple[Location, ast.AST | None]:
+    """The innermost loop that the user's lines are in; the innermost line itself where none of them is in a loop."""
     for file, line in users:
-        node = _loop_at(file, line)
-        if node is not None:
-            yield Location(file=file, line=node.lineno), node  # type: ignore[attr-defined]
-            return
-    if users:
-        yield Location(file=users[0][0], line=users[0][1]), None
+        if (node := _loop_at(file, line)) is not None:
+            return Location(file=file, line=node.lineno), node
+    return Location(file=users[0][0], line=users[0][1]), None
 
 
-def _loop_at(file: str, line: int) -> ast.AST | None:
+def _loop_at(file: str, line: int) -> Any:
     around = [node for node in _loops_of(file) if spans(node, line) and _in_body(node, line)]
     return max(around, key=lambda node: node.lineno, default=None)
 
@@ -107,22 +115,22 @@ def _loops_of(file: str) -> tuple[Any, ...]:
     return tuple(node for node in nodes_of_file(file) if isinstance(node, _LOOPS))
 
 
-def _in_body(node: ast.AST, line: int) -> bool:
+def _in_body(node: Any, line: int) -> bool:
     """Whether the line is in what is repeated: not in a `for`'s iterable, nor in a function defined there."""
     if isinstance(node, _COMPREHENSIONS):
         return True
-    body = node.body  # type: ignore[attr-defined]
+    body = node.body
     return body[0].lineno <= line <= (body[-1].end_lineno or body[-1].lineno) or (
         isinstance(node, ast.While) and line == node.lineno
     )
 
 
-def _threshold(node: ast.AST | None) -> int:
+def _threshold(node: Any) -> int:
     if node is None:
         return _OTHERS
     if isinstance(node, ast.While):
         return _COUNTED
-    iterables = [one.iter for one in node.generators] if isinstance(node, _COMPREHENSIONS) else [node.iter]  # type: ignore[attr-defined]
+    iterables = [one.iter for one in node.generators] if isinstance(node, _COMPREHENSIONS) else [node.iter]
     text = " ".join(ast.unparse(one) for one in iterables)
     if _OF_ROWS.search(text) and not _OF_COLUMNS.search(text):
         return _ROWS
