@@ -43,7 +43,7 @@ def test_what_the_user_has_written_is_theirs_and_so_are_shipped_recipes(file):
     assert location.is_users(file)
 
 
-def test_it_asks_without_tensorflow():
+def test_no_tensorflow_is_imported():
     said = (
         "import sys; from modetrain.diagnostics import location as place; place.is_users('/a.py'); "
         "print([name for name in ('tensorflow', 'keras') if name in sys.modules])"

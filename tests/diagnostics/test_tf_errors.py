@@ -1,4 +1,4 @@
-"""Messages of TensorFlow's taken apart."""
+"""What is read from TensorFlow's error messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ File "{folder}recipes/mnist.py", line 48, in train_step
 
 
 @pytest.mark.parametrize("left_out", ["", "/", f"{ROOT}/"])
-def test_paths_are_whole_whatever_folder_the_message_leaves_out(left_out):
+def test_paths_are_whole_where_the_message_leaves_out_a_folder(left_out):
     said = STACK.format(folder=f"{ROOT}/".removeprefix(left_out))
     message = tf_errors.read(tf.errors.InvalidArgumentError(None, None, said))
     assert message is not None

@@ -31,7 +31,7 @@ def test_recipe_and_batches_are_those_of_the_command_line():
 
 
 @pytest.mark.parametrize("word", ["mode=xla", "mode.precision=float64", "do=inspect"])
-def test_what_the_functions_are_told_themselves_is_refused(word):
+def test_what_the_functions_take_as_arguments_is_refused(word):
     with pytest.raises(modetrain.ConfigError, match=f"{word}: .*Leave it out"):
         modetrain.build(*WORDS, word)
 
@@ -42,7 +42,7 @@ def test_inspect_takes_a_function_that_builds_the_recipe():
         modetrain.inspect(lambda: 3, batches(), modes=["graph"])
 
 
-def test_help_tells_of_the_function():
+def test_help_shows_the_function():
     said = pydoc.plain(pydoc.render_doc(modetrain.inspect)).replace("'", "")  # of annotations, in Python 3.11
     assert "inspect(recipe: Recipe | Callable[[], Recipe], batches: Iterable[Batch]" in said
     assert "batches: training batches as a step gets them" in said

@@ -1,4 +1,4 @@
-"""`do=inspect` and `modetrain.inspect`: what they say, where, and what they leave as it was."""
+"""`do=inspect` and `modetrain.inspect`: their findings, the lines, and the state that they restore."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_findings_are_kept_as_data(inspected):
     assert inspected.json["steps"] == 0
 
 
-def test_nothing_is_said_of_a_shipped_recipe(cli):
+def test_a_shipped_recipe_has_no_findings(cli):
     run = cli.run("recipe=mnist", "model.filters=[4]", "mode=xla", "inspect.target=tpu", *WORDS, folder="clean")
     assert run.code == 0, run.out
     assert "inspect: nothing found for target=tpu" in run.out
@@ -108,7 +108,7 @@ def far(labels):
 """
 
 
-def test_what_stands_in_the_way_of_a_tpu_is_told_without_one(cli):
+def test_what_a_tpu_cannot_compile_is_found_without_one(cli):
     config = CONFIG.replace("noisy.Noisy", "stuck.Stuck")
     cli.write({"recipes/stuck.py": STUCK, "recipes/helping.py": HELPING, "conf/recipe/stuck.yaml": config})
     run = cli.run("recipe=stuck", "mode=tpu", *WORDS, folder="stuck")
@@ -127,7 +127,7 @@ def test_what_stands_in_the_way_of_a_tpu_is_told_without_one(cli):
     assert run.json["mode"]["effective"]["strategy"] == "one_device"
 
 
-def test_nothing_stands_in_the_way_of_a_shipped_recipe(cli):
+def test_a_shipped_recipe_has_no_findings_for_a_tpu(cli):
     run = cli.run("recipe=mnist", "model.filters=[4]", "mode=tpu", *WORDS, folder="ready")
     assert run.code == 0, run.out + run.err
     assert "inspect: nothing found for target=tpu" in run.out
@@ -181,7 +181,7 @@ def test_a_mode_of_several_replicas_is_judged_for_several(mode, cli):
         (Mode(name="tpu", compile="xla", strategy="tpu"), None, "tpu"),
     ],
 )
-def test_the_mode_decides_what_to_judge_by(mode, asked, target, settings):
+def test_the_target_follows_from_the_mode(mode, asked, target, settings):
     chosen = settings(mode=mode, inspect=InspectSettings(target=asked))
     assert target_of(chosen) == target
     assert mode_for(target, mode).compile == ("graph" if target == "graph" else "xla")
@@ -279,7 +279,7 @@ class Averages(Tiny):
         return found
 
 
-def test_what_is_advised_for_a_variable_is_not_found_again():
+def test_the_advice_for_a_variable_has_no_findings_itself():
     assert modetrain.inspect(made(Averages), batches(), modes=["mirrored"]) == []
 
 
@@ -336,13 +336,13 @@ class Selects(Tiny):
         return tf.reduce_mean(tf.boolean_mask(found, found > 0.5))
 
 
-def test_what_matters_under_xla_alone_is_told_for_xla_alone():
+def test_what_matters_only_under_xla_is_found_only_for_xla():
     assert modetrain.inspect(made(Selects), batches(), modes=["graph"]) == []
     (one,) = modetrain.inspect(made(Selects), batches(), modes=["graph", "xla"])
     assert (one.code, one.mode) == ("MT504", "xla")
 
 
-def test_batches_of_several_shapes_are_told_by_the_argument():
+def test_batches_of_several_shapes_are_found_by_the_argument():
     first, second = batches()
     second = {name: value[:6] for name, value in second.items()}
     findings = modetrain.inspect(made(Tiny), [first, second], modes=["graph"])
@@ -470,7 +470,7 @@ class AsksForAStaticShape(Tiny):
         *(AsksForAStaticValue, AsksForAStaticShape),
     ],
 )
-def test_the_line_itself_is_told(cls):
+def test_the_line_itself_is_found(cls):
     lines = Path(__file__).read_text().splitlines()
     start = lines.index(next(line for line in lines if line.startswith(f"class {cls.__name__}(")))
     number = next(n for n in range(start, len(lines)) if "# here" in lines[n])
@@ -486,7 +486,7 @@ class LogsLittle(Tiny):
         return super().losses(batch)
 
 
-def test_what_somebody_has_told_a_logger_to_leave_out_is_not_told():
+def test_what_a_logger_is_set_to_leave_out_is_not_found():
     def heard():
         return [one.code for one in modetrain.inspect(made(LogsLittle), batches(), modes=("graph",))]
 
@@ -523,7 +523,7 @@ class OverColumns(Tiny):
 
 
 @pytest.mark.parametrize("cls", [Aligns, OverColumns])
-def test_short_loops_and_those_over_columns_are_not_told(cls):
+def test_short_loops_and_those_over_columns_are_not_found(cls):
     assert modetrain.inspect(made(cls), batches(), modes=("graph",)) == []
 
 
@@ -542,7 +542,7 @@ class LooksUpOutsideOfTheGraph(Tiny):
     ("cls", "what"),
     [(LooksUpOutsideOfTheGraph, "read"), (ReadsOutsideOfTheGraph, "read"), (WritesOutsideOfTheGraph, "written")],
 )
-def test_reading_and_writing_outside_of_the_graph_are_told_apart(cls, what):
+def test_reading_and_writing_outside_of_the_graph_are_distinguished(cls, what):
     found = modetrain.inspect(made(cls), batches(), modes=("graph",))
     assert [one.what for one in found if one.code == "MT207"] == [f"a variable is {what} outside of the graph"]
 
@@ -558,7 +558,7 @@ class TakesFromASimpleQueue(Tiny):
         return super().losses(batch) * self.jobs.get()
 
 
-def test_a_queue_has_what_it_had():
+def test_a_queue_is_restored():
     recipe = made(TakesFromASimpleQueue)
     assert {one.code for one in modetrain.inspect(recipe, batches(), modes=("graph",))} == {"MT202"}
     assert [recipe.jobs.get() for _ in range(recipe.jobs.qsize())] == [3.0, 1.0, 2.0, 4.0]
@@ -585,7 +585,7 @@ class UsesARegistry(Tiny):
         return super().losses(batch) + LOSSES["squared"](self.logits(batch))
 
 
-def test_what_registers_as_a_module_is_imported_is_not_told():
+def test_what_registers_as_a_module_is_imported_is_not_found():
     assert modetrain.inspect(made(UsesARegistry), batches(), modes=("graph",)) == []
 
 
@@ -598,7 +598,7 @@ class SquaresInAVectorizedMap(Tiny):
         return super().losses(batch) + tf.vectorized_map(lambda one: tf.reduce_sum(tf.square(one)), jacobian)
 
 
-def test_shapes_that_gradients_compute_are_not_told():
+def test_shapes_that_gradients_compute_are_not_found():
     assert modetrain.inspect(made(SquaresInAVectorizedMap), batches(), modes=("xla",)) == []
 
 
@@ -608,7 +608,7 @@ class PrintsOnce(Tiny):
         return super().train_step(batch)
 
 
-def test_a_mode_that_there_is_not_is_refused():
+def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="'grph' is not graph, xla, tpu, mirrored.*Did you mean 'graph'"):
         modetrain.inspect(made(Tiny), batches(), modes=["grph"])
 

@@ -1,4 +1,4 @@
-"""What several replicas would compute otherwise: told by `inspect` and as a run on several of them starts, and of nothing else."""
+"""What several replicas compute differently: found by `inspect`, and printed as a run on several of them starts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_line_is_no_loop_because_each_replica_runs_it(cli):
 
 
 @pytest.mark.parametrize("modes", [["graph"], ["mirrored"]])
-def test_accumulation_is_nothing_to_be_told(modes, make_recipe, source):
+def test_accumulation_has_no_findings(modes, make_recipe, source):
     recipe = make_recipe(Digits, accumulate=2)
     batches = [{name: array[start : start + 8] for name, array in source.train.items()} for start in (0, 8)]
     assert modetrain.inspect(recipe, batches, modes=modes) == []

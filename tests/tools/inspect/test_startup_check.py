@@ -1,4 +1,4 @@
-"""The short form at the start of a run, and the watch for stale Python while it goes on."""
+"""The short form at the start of a run, and the check for stale Python while it goes on."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def started(make_recipe, make_data, tmp_path, said):
 
 
 @pytest.mark.parametrize("compile", ["graph", "xla"])
-def test_one_line_for_each_finding_and_the_command_for_the_whole_story(compile, started):
+def test_one_line_for_each_finding_and_the_command_for_details(compile, started):
     said = started(Careless, compile)
     warnings = [line.split(": ", 2)[2] for line in said if line.startswith("WARNING")]
     assert [line.split()[0] for line in warnings] == ["MT201", "MT101", "MT301"]
@@ -74,13 +74,13 @@ def test_one_line_for_each_finding_and_the_command_for_the_whole_story(compile, 
         ("recipe=mine +resume=x stop_after=1h --config-dir more", "recipe=mine do=inspect --config-dir more"),
     ],
 )
-def test_the_command_for_the_whole_story_asks_for_a_folder_of_its_own(typed, said):
+def test_the_command_for_details_asks_for_a_folder_of_its_own(typed, said):
     begin = "python -m modetrain "
     assert format_inspect_command(begin + typed) == begin + said
 
 
 @pytest.mark.parametrize("compile", ["graph", "xla"])
-def test_nothing_is_said_of_a_clean_recipe(compile, started):
+def test_a_clean_recipe_prints_nothing(compile, started):
     assert started(Digits, compile) == []
 
 
@@ -113,7 +113,7 @@ def loud():
     logging.getLogger().removeHandler(handler)
 
 
-def test_it_says_what_inspect_says_and_of_logging_only_that(started, loud):
+def test_it_prints_what_inspect_finds_and_of_logging_only_that(started, loud):
     said = [line for line in started(Habits) if line.startswith("WARNING")]
     codes = [line.split(": ", 2)[2].split()[0] for line in said]
     assert codes == ["MT102", "MT102", "MT102", "MT205", "MT203", "MT203"], said
@@ -125,7 +125,7 @@ class Failing(Digits):
         raise ValueError("mine")
 
 
-def test_what_was_heard_before_tracing_failed_is_told(make_recipe, make_data, said):
+def test_calls_before_tracing_failed_are_printed(make_recipe, make_data, said):
     recipe, mode = make_recipe(Failing), Mode(name="graph", compile="graph")
     program = Program(recipe.run_train_step, mode, state=recipe.state)
     program.observe = StartupCheck(recipe, mode).observer("train_step")
@@ -134,7 +134,7 @@ def test_what_was_heard_before_tracing_failed_is_told(make_recipe, make_data, sa
     assert ["MT101" in line for line in said] == [True]
 
 
-def test_everything_that_was_exchanged_is_put_back(started):
+def test_everything_that_was_replaced_is_restored(started):
     before = (print, random.random, keras.Layer.__init__)
     started(Careless)
     assert before == (print, random.random, keras.Layer.__init__)
@@ -149,7 +149,7 @@ class Anneals(Callback):
         trainer.recipe.note = "not read by the step"
 
 
-def test_a_value_that_a_callback_changes_is_told_once_with_the_line_that_reads_it(started):
+def test_a_value_that_a_callback_changes_is_printed_once_with_the_line_that_reads_it(started):
     said = [line for line in started(Careless, callbacks=[Anneals(every=2)]) if "MT401" in line]
     (line,) = said
     assert line.startswith("WARNING: step 2: ")
@@ -158,7 +158,7 @@ def test_a_value_that_a_callback_changes_is_told_once_with_the_line_that_reads_i
     assert f"test_startup_check.py:{reads}: MT401" in line
 
 
-def test_a_layer_that_is_frozen_later_is_told(make_recipe):
+def test_a_layer_that_is_frozen_later_is_found(make_recipe):
     recipe = make_recipe(Digits)
     watch = StaleStateDetector(recipe)
     assert watch.find_changed() == []
@@ -169,7 +169,7 @@ def test_a_layer_that_is_frozen_later_is_told(make_recipe):
     assert watch.find_changed() == []
 
 
-def test_an_optimizer_that_is_swapped_is_told(make_recipe):
+def test_an_optimizer_that_is_swapped_is_found(make_recipe):
     recipe = make_recipe(Careless)
     watch = StaleStateDetector(recipe)
     recipe.model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
