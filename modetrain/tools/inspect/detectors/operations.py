@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorflow.python.util import pywrap_xla_ops
 
 from modetrain.diagnostics import graph_ops, stack
+from modetrain.engine import random
 from modetrain.tools.inspect.finding import Finding, make_finding
 
 _PYTHON = ("PyFunc", "EagerPyFunc", "PyFuncStateless")
@@ -80,6 +81,11 @@ def find(graph: tf.Graph, target: str, *, prints: bool = True) -> Iterator[Findi
 def is_stateful(op: tf.Operation) -> bool:
     """Whether an operation draws random numbers from a generator with state, not from a seed it is given."""
     return _STATEFUL.fullmatch(op.type) is not None
+
+
+def draws_without_rows(op: tf.Operation) -> bool:
+    """Whether an operation draws random numbers, and the library cannot give each replica its rows of them."""
+    return random.by_chance(op.type) and op.type not in random.COVERED
 
 
 def is_python(op: tf.Operation) -> bool:

@@ -14,10 +14,9 @@ import tensorflow as tf
 
 from modetrain.diagnostics import graph_ops, stack
 from modetrain.diagnostics.location import Location
-from modetrain.engine import random
 from modetrain.recipe import Recipe
 from modetrain.tools.inspect.detectors import collectives, split_batch
-from modetrain.tools.inspect.detectors.operations import is_stateful
+from modetrain.tools.inspect.detectors.operations import draws_without_rows, is_stateful
 from modetrain.tools.inspect.detectors.traces import TraceResult
 from modetrain.tools.inspect.finding import Finding, make_finding
 from modetrain.tools.inspect.inspected_step import InspectedStep
@@ -158,7 +157,7 @@ def _find_in_graph(graph: tf.Graph) -> Iterator[Finding]:
 
 def _draws_for_examples(op: tf.Operation, examples: set[int]) -> bool:
     """Whether a replica would have to be given its rows and is not; a draw for no examples is to be the same everywhere."""
-    return random.by_chance(op.type) and op.type not in random.COVERED and bool(examples & set(op.outputs[0].shape))
+    return draws_without_rows(op) and bool(examples & set(op.outputs[0].shape))
 
 
 def _reads(tensor: tf.Tensor, inputs: set[str]) -> bool:

@@ -24,6 +24,7 @@ from modetrain.diagnostics.location import Location, is_users
 from modetrain.engine import random
 from modetrain.engine.optimizer import Optimizer
 from modetrain.tools.inspect.detectors import collectives
+from modetrain.tools.inspect.detectors.operations import draws_without_rows
 from modetrain.tools.inspect.detectors.recorded_calls import observe_eager_operations
 from modetrain.tools.inspect.detectors.side_effects import CallRecorder
 from modetrain.tools.inspect.finding import Finding, make_finding
@@ -87,9 +88,7 @@ def _is_mean(whole: np.ndarray, first: np.ndarray, second: np.ndarray) -> bool:
 
 
 def _cannot_be_judged(graph: tf.Graph) -> bool:
-    return collectives.has_collectives(graph) or any(
-        random.by_chance(op.type) and op.type not in random.COVERED for op in graph_ops.operations(graph)
-    )
+    return collectives.has_collectives(graph) or any(map(draws_without_rows, graph_ops.operations(graph)))
 
 
 def _run(
