@@ -114,5 +114,5 @@ def build(*words: str, batches: int = 2) -> tuple[Callable[[], Recipe], list[dic
     recipe = build_recipe()
     prepare = recipe.prepare if recipe.prepares else None
     data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=BatchSharding())
-    first = [{name: value.numpy() for name, value in data.batch(step).items()} for step in range(batches)]
-    return build_recipe, first
+    kept = [{name: value.numpy() for name, value in data.batch(step).items()} for step in range(batches)]
+    return build_recipe, kept
