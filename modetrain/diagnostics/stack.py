@@ -22,10 +22,11 @@ from modetrain.diagnostics.location import Location, is_generated, is_users
 
 _MODETRAIN = str(Path(__file__).parents[1]) + os.sep
 # What watches a step as it is traced: its frames lie around the user's lines, and what it makes itself is not theirs.
-_WATCHERS = (f"{_MODETRAIN}inspect{os.sep}", f"{_MODETRAIN}guards{os.sep}", f"{_MODETRAIN}lines.py")
+_GUARDS = os.path.join(_MODETRAIN, "engine", "guards", "")
+_WATCHERS = (os.path.join(_MODETRAIN, "tools", "inspect", ""), _GUARDS, __file__)
 # Lies around the making of every operation of a step that is guarded.
-_BODIES = f"{_MODETRAIN}guards{os.sep}bodies.py"
-_PROGRAM = f"{_MODETRAIN}program.py"
+_BODIES = f"{_GUARDS}bodies.py"
+_PROGRAM = os.path.join(_MODETRAIN, "engine", "program.py")
 _FRAMEWORKS = (*(str(Path(file).parent) + os.sep for file in (tf.__file__, keras.__file__)), _MODETRAIN)
 # AutoGraph calls functions on behalf of the line that it has converted.
 _AUTOGRAPH = tuple(
