@@ -68,7 +68,7 @@ def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
     settings = _settings(composition, command_line.written(typed, config_dirs), notes, cwd)
     _raise(rules.problems(settings, composition))
     if settings.do == "replay":
-        source.chosen(source.find(Path(str(settings.replay.path))), settings, lambda line: None)
+        source.choose_step(source.find_source(Path(str(settings.replay.path))), settings)
     return settings
 
 

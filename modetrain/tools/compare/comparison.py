@@ -39,7 +39,7 @@ TIMES = ("mode", "compile s", "first step ms", "p50 ms", "p90 ms", "examples/s",
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
+class Difference:
     """One way in which a mode does not agree with the reference.
 
     Attributes:
@@ -84,7 +84,7 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ArmResult:
+class ModeResult:
     """How one mode did.
 
     Attributes:
@@ -146,8 +146,8 @@ class Comparison:
     first_step: int
     steps: int
     draws: int
-    findings: tuple[Finding, ...] = ()
-    arms: Mapping[str, ArmResult] = dataclasses.field(default_factory=dict)
+    findings: tuple[Difference, ...] = ()
+    arms: Mapping[str, ModeResult] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     limit: float = tolerance.LIMIT
 
@@ -159,12 +159,12 @@ class Comparison:
     def times(self) -> list[tuple[str, ...]]:
         """How fast the modes are, for a table with `TIMES` above it: a row for each that was measured."""
         rows: list[tuple[str, ...]] = []
-        for mode, arm in self.arms.items():
-            time = arm.time
+        for mode, result in self.arms.items():
+            time = result.time
             if time is None or time.step_ms is None:
                 continue
             untimed = mode == self.reference or self.arms[self.reference].time is None
-            paid = "" if untimed else "never" if arm.break_even_steps is None else "at once"
+            paid = "" if untimed else "never" if result.break_even_steps is None else "at once"
             rows.append(
                 (
                     mode,
@@ -175,7 +175,7 @@ class Comparison:
                     f"{time.examples_per_s:,.0f}",
                     "" if time.peak_memory_mb is None else f"{time.peak_memory_mb:,.0f}",
                     str(time.traces),
-                    f"{arm.break_even_steps:,.0f} steps" if arm.break_even_steps else paid,
+                    f"{result.break_even_steps:,.0f} steps" if result.break_even_steps else paid,
                 )
             )
         return rows
@@ -184,7 +184,7 @@ class Comparison:
         others = ", ".join(mode for mode in self.modes if mode != self.reference)
         steps = f"{self.steps} step{'s' if self.steps > 1 else ''}"
         if self.agrees:
-            farthest = max((max(arm.worst_floors, default=0.0) for arm in self.arms.values()), default=0.0)
+            farthest = max((max(result.worst_floors, default=0.0) for result in self.arms.values()), default=0.0)
             said = [
                 f"{others} agree{'' if ',' in others else 's'} with {self.reference} over {steps}, each from the same"
             ]

@@ -1,4 +1,4 @@
-"""What is seen of the steps of an arm: plain arrays and texts, which travel between processes.
+"""What is seen of the steps of a variant: plain arrays and texts, which travel between processes.
 
 Nothing here imports TensorFlow: the process that judges what it reads has none.
 """
@@ -38,7 +38,7 @@ class StepError:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Seen:
+class Observation:
     """One step.
 
     Attributes:
@@ -53,7 +53,7 @@ class Seen:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Entry:
+class StateEntry:
     """What one entry of the state is.
 
     Attributes:
@@ -87,7 +87,7 @@ class Quantity:
     spacing: np.ndarray | float = 0.0
 
 
-def quantities(before: State, seen: Seen, layout: Mapping[str, Entry]) -> dict[str, Quantity]:
+def quantities(before: State, seen: Observation, layout: Mapping[str, StateEntry]) -> dict[str, Quantity]:
     """Everything that is compared after a step, by label: metrics first, then gradients, variables, slots, the rest."""
     found: dict[str, Quantity] = {}
     for name, mean in seen.metrics.items():
@@ -121,7 +121,7 @@ def quantities(before: State, seen: Seen, layout: Mapping[str, Entry]) -> dict[s
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Impure:
+class ImpureStep:
     """A step that gave other numbers when it was repeated.
 
     Attributes:
@@ -135,7 +135,7 @@ class Impure:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Times:
-    """How fast an arm is.
+    """How fast a variant is.
 
     Attributes:
       compile_s: tracing and compiling.
@@ -144,7 +144,7 @@ class Times:
       examples_per_s: at the median.
       steps_per_call: steps in each call that was timed.
       traces: how often the step was traced.
-      peak_memory_mb: most memory that its process held until then, TensorFlow itself included; None where several arms
+      peak_memory_mb: most memory that its process held until then, TensorFlow itself included; None where several variants
         share a process.
       all_reduce: what taking means over replicas costs; None on one device.
     """
@@ -160,11 +160,11 @@ class Times:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ArmReport:
-    """What an arm has to tell besides its steps, which are on the shelf as `<arm>/<number>`.
+class VariantReport:
+    """What a variant has to tell besides its steps, which are on the store as `<variant>/<number>`.
 
     Attributes:
-      steps: how many steps are on the shelf.
+      steps: how many steps are on the store.
       effective: what took effect of the mode.
       layout: what each entry of the state is.
       compute_dtype: the dtype that most of the step computes in.
@@ -180,7 +180,7 @@ class ArmReport:
 
     steps: int
     effective: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    layout: Mapping[str, Entry] = dataclasses.field(default_factory=dict)
+    layout: Mapping[str, StateEntry] = dataclasses.field(default_factory=dict)
     compute_dtype: str = "float32"
     error: StepError | None = None
     time: Times | None = None
@@ -188,3 +188,20 @@ class ArmReport:
     distance: Sequence[float] = ()
     notes: tuple[str, ...] = ()
     narrow: Location | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessDeath:
+    """A process that died before its task was done.
+
+    Attributes:
+      how: `SIGSEGV`, or `exit code 3`, or a sentence on which of several workers failed first.
+      phase: what it was doing.
+      tail: what it printed last.
+      place: the user's line that it was in.
+    """
+
+    how: str
+    phase: str
+    tail: str = ""
+    place: Location | None = None

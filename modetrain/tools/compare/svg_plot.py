@@ -1,4 +1,4 @@
-"""Plots as SVG text: lines over steps, and stacked bars. No library, no script, no network."""
+"""Plots as SVG text: lines over steps, and stack_batches bars. No library, no script, no network."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class Gap:
         return self.absolute / self.scale if self.scale else np.inf
 
 
-def gap(expected: np.ndarray, got: np.ndarray, spacing: np.ndarray | float = 0.0) -> Gap:
+def measure_gap(expected: np.ndarray, got: np.ndarray, spacing: np.ndarray | float = 0.0) -> Gap:
     """Measures how far `got` is from `expected`, which has the same shape.
 
     Args:
@@ -96,7 +96,7 @@ def gap(expected: np.ndarray, got: np.ndarray, spacing: np.ndarray | float = 0.0
     return Gap(absolute=largest, excess=excess, scale=scale, index=index, expected=values[0], got=values[1])
 
 
-def verdict(found: Gap, floor: float) -> str:
+def classify(found: Gap, floor: float) -> str:
     """What a gap is called, next to the noise floor in the same unit."""
     if found.absolute == 0.0:
         return BITWISE
@@ -135,7 +135,7 @@ def ulps(expected: float, got: float, dtype: str) -> int | None:
     return abs(position(expected) - position(got))
 
 
-def moved(array: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
+def perturb(array: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
     """A float array with each number moved up or down by the relative `size`; by one unit in its last place at least."""
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         return array

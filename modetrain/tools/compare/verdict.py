@@ -1,4 +1,4 @@
-"""What an arm's steps are worth next to the reference's: a verdict for every tensor of every step.
+"""What a variant's steps are worth next to the reference's: a verdict for every tensor of every step.
 
 Imports no TensorFlow.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from modetrain.tools.compare import tolerance
-from modetrain.tools.compare.observation import Entry, Quantity, Seen, State, quantities
+from modetrain.tools.compare.observation import Observation, Quantity, State, StateEntry, quantities
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,12 +44,12 @@ class Verdict:
     nonfinite: str | None = None
 
 
-def step(
+def compare_step(
     number: int,
     start: State,
-    wanted: Seen,
-    found: Seen,
-    layout: Mapping[str, Entry],
+    wanted: Observation,
+    found: Observation,
+    layout: Mapping[str, StateEntry],
     floors: Mapping[str, float],
     compute_dtype: str,
 ) -> list[Verdict]:
@@ -59,7 +59,7 @@ def step(
       number: which.
       start: the state before it.
       wanted: what the reference did.
-      found: what the arm did.
+      found: what the variant did.
       layout: what each entry of the state is.
       floors: the noise floor of each quantity, by label.
       compute_dtype: the dtype that most of the step computes in.
@@ -90,13 +90,13 @@ def _one(
 ) -> Verdict:
     if quantity.value.shape != other.value.shape:
         return Verdict(step=number, tensor=label, kind=quantity.kind, verdict=tolerance.DIFFERENT, floors=np.inf)
-    gap = tolerance.gap(quantity.value, other.value, quantity.spacing)
+    gap = tolerance.measure_gap(quantity.value, other.value, quantity.spacing)
     floor = measured
     if quantity.value.dtype.kind == "f":
         # Where the reference is exactly zero there is no magnitude to be relative to but that of its like.
         scale = gap.scale or largest or 0.0
         floor = max(measured, tolerance.epsilon(compute_dtype) * scale)
-    verdict = tolerance.verdict(gap, floor)
+    verdict = tolerance.classify(gap, floor)
     if gap.index is None:
         return Verdict(step=number, tensor=label, kind=quantity.kind, verdict=verdict)
     expected, got = float(quantity.after[gap.index]), float(other.after[gap.index])
