@@ -1,4 +1,4 @@
-"""compare.html: the comparison as one page that needs nothing else, to be opened from a disk or attached to an issue."""
+"""compare.html: the comparison as one page that needs no other file, to open from a disk or to attach to an issue."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ figcaption { font-weight: 600; color: var(--ink) } svg { width: 100%; height: au
 
 
 def render(comparison: Comparison, *, title: str, command: str, facts: Mapping[str, str]) -> str:
-    """The whole page."""
+    """Renders the whole page."""
     verdict = '<span class="good">agree</span>' if comparison.agrees else '<span class="bad">do not agree</span>'
     modes = ", ".join(comparison.modes)
     parts = [
@@ -157,21 +157,21 @@ def _break_even(comparison: Comparison, timed) -> str:
 
 
 def _times(comparison: Comparison) -> str:
-    met = (_meeting(mode, result) for mode, result in comparison.arms.items())
-    return _table(TIMES, comparison.times()) + "".join(met)
+    costs = (_all_reduce_cost(mode, result) for mode, result in comparison.arms.items())
+    return _table(TIMES, comparison.times()) + "".join(costs)
 
 
-def _meeting(mode: str, result: ModeResult) -> str:
+def _all_reduce_cost(mode: str, result: ModeResult) -> str:
     cost = result.time.all_reduce if result.time else None
     if cost is None:
         return ""
     bandwidth = cost["bandwidth_mb_per_s"]
-    said = (
+    text = (
         f"{mode}: {cost['tensors_per_step']} all-reduces a step over {result.effective['replicas']} replicas, of "
         f"{cost['bytes_per_step'] / 2**20:,.2f} MB together; each takes {cost['latency_ms']:.3f} ms"
         + (f" and 1 ms more for every {bandwidth / 1e3:,.2f} MB" if bandwidth else "")
     )
-    return f'<p class="faint">{html.escape(said)}</p>'
+    return f'<p class="faint">{html.escape(text)}</p>'
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,6 +1,6 @@
-"""What is seen of the steps of a variant: plain arrays and texts, which travel between processes.
+"""What the steps of a variant did: plain arrays and texts, which travel between processes.
 
-Nothing here imports TensorFlow: the process that judges what it reads has none.
+Imports no TensorFlow: the process that compares them does without.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class StepError:
 
     Attributes:
       type, message: of the exception.
-      place: the user's line it came from.
-      advice: a plain sentence for what many run into, or None.
+      place: the user's line that it came from.
+      advice: a sentence for what is often the cause, or None.
     """
 
     type: str
@@ -44,7 +44,7 @@ class Observation:
     Attributes:
       metrics: means over the batch of what the step returned, and the gradient norm.
       state: every variable after the step.
-      error: what it raised instead; then the rest is empty.
+      error: what it raised; then the rest is empty.
     """
 
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -57,10 +57,10 @@ class StateEntry:
     """What one entry of the state is.
 
     Attributes:
-      label: what a person calls it: `dense/kernel`, `mean of dense/kernel`.
+      label: its name for people: `dense/kernel`, `mean of dense/kernel`.
       kind: `variable` (trained), `slot` (an optimizer's), `state` (anything else).
-      gradient: how the gradient is read from what this slot became: (name of the gradient, factor of the old value,
-        factor of the new value); None for anything but a first moment.
+      gradient: how a gradient is computed from this slot: (name of the gradient, factor of the old value, factor of the new
+        value); None for anything but a first moment.
     """
 
     label: str
@@ -74,10 +74,10 @@ class Quantity:
 
     Attributes:
       kind: `metric`, `gradient`, or an entry's kind.
-      value: what is compared: of variables and slots the change, not the value, in which a wrong update would drown.
-      after: the value it has after the step, for people to read; of metrics and gradients the same as `value`.
+      value: what is compared: of variables and slots the change, since a wrong update is small next to the value.
+      after: the value after the step, for people to read; of metrics and gradients the same as `value`.
       dtype: of the tensor.
-      spacing: of the numbers it was stored as.
+      spacing: of the numbers that it was stored as.
     """
 
     kind: str
@@ -87,36 +87,28 @@ class Quantity:
     spacing: np.ndarray | float = 0.0
 
 
-def quantities(before: State, seen: Observation, layout: Mapping[str, StateEntry]) -> dict[str, Quantity]:
+def quantities(before: State, observation: Observation, layout: Mapping[str, StateEntry]) -> dict[str, Quantity]:
     """Everything that is compared after a step, by label: metrics first, then gradients, variables, slots, the rest."""
     found: dict[str, Quantity] = {}
-    for name, mean in seen.metrics.items():
+    for name, mean in observation.metrics.items():
         value = np.asarray(mean, np.float64)
         found[name] = Quantity(kind="metric", value=value, after=value, dtype="float32")
-    for name, after in seen.state.items():
-        entry = layout[name]
-        if entry.gradient is not None:
-            label, old, new = entry.gradient
-            gradient = old * before[name].astype(np.float64) + new * after.astype(np.float64)
-            found[label] = Quantity(
-                kind="gradient",
-                value=gradient,
-                after=gradient,
-                dtype=after.dtype.name,
-                spacing=abs(new) * tolerance.spacing(after),
-            )
+    for name, after in observation.state.items():
+        gradient = layout[name].gradient
+        if gradient is not None:
+            label, old, new = gradient
+            value = old * before[name].astype(np.float64) + new * after.astype(np.float64)
+            spacing = abs(new) * tolerance.spacing(after)
+            found[label] = Quantity(kind="gradient", value=value, after=value, dtype=after.dtype.name, spacing=spacing)
     for kind in ("variable", "slot", "state"):
-        for name, after in seen.state.items():
+        for name, after in observation.state.items():
             if layout[name].kind == kind:
-                floating = after.dtype.kind == "f" or after.dtype.name == "bfloat16"
-                change = after.astype(np.float64) - before[name].astype(np.float64) if floating else after
-                found[layout[name].label] = Quantity(
-                    kind=kind,
-                    value=change,
-                    after=after,
-                    dtype=after.dtype.name,
-                    spacing=tolerance.spacing(after) if floating else 0.0,
-                )
+                value, spacing = after, 0.0
+                if after.dtype.kind == "f" or after.dtype.name == "bfloat16":
+                    value = after.astype(np.float64) - before[name].astype(np.float64)
+                    spacing = tolerance.spacing(after)
+                dtype = after.dtype.name
+                found[layout[name].label] = Quantity(kind=kind, value=value, after=after, dtype=dtype, spacing=spacing)
     return found
 
 
@@ -135,7 +127,7 @@ class ImpureStep:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Times:
-    """How fast a variant is.
+    """The speed of a variant.
 
     Attributes:
       compile_s: tracing and compiling.
@@ -144,9 +136,8 @@ class Times:
       examples_per_s: at the median.
       steps_per_call: steps in each call that was timed.
       traces: how often the step was traced.
-      peak_memory_mb: most memory that its process held until then, TensorFlow itself included; None where several variants
-        share a process.
-      all_reduce: what taking means over replicas costs; None on one device.
+      peak_memory_mb: the most memory that its process has held, TensorFlow included; None where variants share a process.
+      all_reduce: the cost of means over replicas; None on one device.
     """
 
     compile_s: float
@@ -161,21 +152,21 @@ class Times:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VariantReport:
-    """What a variant has to tell besides its steps, which are on the store as `<variant>/<number>`.
+    """What a variant found besides its steps, which are in the store as `<variant>/<number>`.
 
     Attributes:
-      steps: how many steps are on the store.
+      steps: how many steps are in the store.
       effective: what took effect of the mode.
       layout: what each entry of the state is.
       compute_dtype: the dtype that most of the step computes in.
       error: what building or compiling raised.
       time: None where it could not be measured.
-      drift: per loss its values in a run left alone from the first state on; of the reference itself, of a run that
-        starts with its weights moved by a rounding error.
+      drift: per loss its values in a run that is left alone from the first state on; of the reference, of a run whose weights
+        are moved by a rounding error at the start.
       distance: how far the weights of that run are from the reference's after each step, relative to how far those have
         moved from the start.
       notes: anything else.
-      narrow: of a variant in float64, the user's first line that computes in less all the same.
+      narrow: of a variant in float64, the user's first line that computes in less.
     """
 
     steps: int

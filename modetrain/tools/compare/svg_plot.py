@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 WIDTH, HEIGHT = 560, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 78, 14, 20, 44
-# Told apart by people who see no red or no green (Okabe and Ito, 2008), and by their dashes.
+# Distinct for people who see no red or no green (Okabe and Ito, 2008), and by their dashes.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "1 2", "12 4")
 
@@ -28,12 +28,12 @@ def lines(
 
     Args:
       title: above the plot.
-      series: points of each line; what is no finite number is left out.
+      series: points of each line, without those that are not finite.
       x, y: names of the axes.
-      log: the vertical axis is logarithmic; what is not positive is left out.
+      log: the vertical axis is logarithmic, and shows positive values alone.
       limit: a horizontal line.
-      limit_label: what it says.
-      nothing: what stands there where there is no point.
+      limit_label: the text at that line.
+      nothing: the text where there is no point.
     """
     kept = {
         name: [(a, b) for a, b in points if math.isfinite(b) and (b > 0 or not log)] for name, points in series.items()

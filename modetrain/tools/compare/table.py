@@ -1,4 +1,4 @@
-"""What a person reads of a comparison in the terminal: how far each mode is from the reference, how fast it is, and findings."""
+"""A comparison for the terminal: how far each mode is from the reference, how fast it is, and the findings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COLOURS = {tolerance.DIFFERENT: "red", "failed": "red", "not comparable": "yell
 
 
 def render(comparison: Comparison) -> RenderableType:
-    """Both tables and the findings."""
+    """Renders both tables and the findings."""
     steps = f"{comparison.steps} step{'s' if comparison.steps != 1 else ''}"
     title = (
         f"{steps}, each from the state of {comparison.reference}" if comparison.steps else "no step could be compared"
