@@ -98,12 +98,13 @@ def quantities(before: State, observation: Observation, layout: Mapping[str, Sta
         if gradient is not None:
             label, old, new = gradient
             value = old * before[name].astype(np.float64) + new * after.astype(np.float64)
-            spacing = abs(new) * tolerance.spacing(after)
-            found[label] = Quantity(kind="gradient", value=value, after=value, dtype=after.dtype.name, spacing=spacing)
+            step = abs(new) * tolerance.spacing(after)
+            found[label] = Quantity(kind="gradient", value=value, after=value, dtype=after.dtype.name, spacing=step)
     for kind in ("variable", "slot", "state"):
         for name, after in observation.state.items():
             if layout[name].kind == kind:
-                value, spacing = after, 0.0
+                value = after
+                spacing: np.ndarray | float = 0.0
                 if after.dtype.kind == "f" or after.dtype.name == "bfloat16":
                     value = after.astype(np.float64) - before[name].astype(np.float64)
                     spacing = tolerance.spacing(after)
