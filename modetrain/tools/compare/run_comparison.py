@@ -53,16 +53,16 @@ def run_comparison(runner: Runner, modes: Sequence[str], *, steps: int, first_st
     if isinstance(report, ProcessDeath):
         return dataclasses.replace(empty, findings=(diagnosis.crash(name, report),), arms={name: _FAILED})
     reference = Reference(name=name, store=runner.store, report=report)
-    course = _Course(runner=runner, reference=reference, first_step=first_step)
+    comparer = _Comparer(runner=runner, reference=reference, first_step=first_step)
     findings: list[Difference] = []
-    notes = [f"{name}: {note}" for note in report.notes] + course.notes_on_nonfinite()
+    notes = [f"{name}: {note}" for note in report.notes] + comparer.notes_on_nonfinite()
     impure: list[ImpureStep] = runner.store.get(f"{name}/impure", [])
     if impure:
         log.info(f"  {name}: the same step gave other numbers; looking for the cause")
         why = runner.explain(name, impure[0].step)
         findings += diagnosis.impure(name, others, impure, first_step, why)
-    results = {name: course.reference_result()}
-    raised = course.raised()
+    results = {name: comparer.reference_result()}
+    raised = comparer.raised()
     if raised is not None:
         number, error = raised
         where = f" ({error.place})" if error.place else ""
@@ -70,21 +70,21 @@ def run_comparison(runner: Runner, modes: Sequence[str], *, steps: int, first_st
     alike: list[str] = []
     for mode in others:
         log.info(f"  {mode}: the same steps from the same states")
-        outcome = course.run_mode(mode, comparable=not impure)
+        outcome = comparer.run_mode(mode, comparable=not impure)
         results[mode] = outcome.result
         findings += outcome.findings
         notes += outcome.notes
         alike += [mode] if outcome.fails_alike else []
     # A mode that goes on where the reference cannot is reported with the reference's error.
-    if course.compared == 0 and raised is not None and not any(finding.step is not None for finding in findings):
+    if comparer.compared == 0 and raised is not None and not any(finding.step is not None for finding in findings):
         findings.insert(0, diagnosis.fails(name, others, alike, first_step + 1, raised[1]))
     return dataclasses.replace(
-        empty, steps=course.compared, findings=tuple(findings), arms=results, notes=tuple(dict.fromkeys(notes))
+        empty, steps=comparer.compared, findings=tuple(findings), arms=results, notes=tuple(dict.fromkeys(notes))
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Course:
+class _Comparer:
     """A comparison whose reference has run."""
 
     runner: Runner
