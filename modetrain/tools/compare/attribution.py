@@ -115,19 +115,8 @@ class Attribution:
         # Replicas add in an order of their own, and their steps are not looked into: float64 decides.
         if agrees and self._has_other_replicas(report):
             return ModeVerdicts(verdicts=_as_rounding(verdicts), why=Explanation(sentences=(_REPLICAS_ADD,)))
-        steps = [left[0].step]
-        if wide is not None and not agrees:  # begin with a step in which something is no rounding for sure
-            sure = next(one.step for one in left if one.nonfinite or not wide.agrees(one))
-            verdicts = _as_rounding(
-                verdicts,
-                lambda one: one.step < sure or tolerance.is_rounding(one.relative, one.floors, wide.distance(one)),
-            )
-            left = _different(verdicts)
-            agrees, steps = all(wide.agrees(one) for one in left if one.step == sure), [sure]
-        else:  # what begins small may be rounding where the largest difference is not
-            worst = max(left, key=lambda one: one.floors)
-            if worst.floors > _MUCH_LARGER * max(one.floors for one in left if one.step == left[0].step):
-                steps.append(worst.step)
+        verdicts, steps, agrees = _steps_to_explain(verdicts, wide, agrees)
+        left = _different(verdicts)
         log.info(f"  {mode}: looking for the first operation that differs")
         for number in steps:
             why = self._explain_step(mode, number, agrees)
@@ -270,6 +259,29 @@ class Attribution:
             again[one.tensor].verdict != tolerance.DIFFERENT or again[one.tensor].relative < 0.1 * one.relative
             for one in here
         )
+
+
+def _steps_to_explain(
+    verdicts: list[Verdict], wide: _Float64 | None, agrees: bool | None
+) -> tuple[list[Verdict], list[int], bool | None]:
+    """The steps to look into, one after the other until one is explained.
+
+    Returns:
+      The verdicts, with `rounding` for what is not looked into; the steps; whether the first of them agrees in float64.
+    """
+    left = _different(verdicts)
+    if wide is not None and not agrees:  # begins with a step in which something is no rounding for sure
+        sure = next(one.step for one in left if one.nonfinite or not wide.agrees(one))
+
+        def is_rounding(one: Verdict) -> bool:
+            return one.step < sure or tolerance.is_rounding(one.relative, one.floors, wide.distance(one))
+
+        verdicts = _as_rounding(verdicts, is_rounding)
+        return verdicts, [sure], all(wide.agrees(one) for one in _different(verdicts) if one.step == sure)
+    # What begins small may be rounding where the largest difference is not.
+    first, worst = left[0].step, max(left, key=lambda one: one.floors)
+    larger = worst.floors > _MUCH_LARGER * max(one.floors for one in left if one.step == first)
+    return verdicts, [first, worst.step] if larger else [first], agrees
 
 
 def _different(verdicts: Sequence[Verdict]) -> list[Verdict]:
