@@ -58,7 +58,7 @@ class Runner:
         raise NotImplementedError
 
     def run_reference(self, draws: int) -> VariantReport | ProcessDeath:
-        """The reference's part: its noise is measured with so many repetitions of each step."""
+        """The reference's part; `draws` repetitions of each step measure its noise."""
         return self.perform(Task(kind=REFERENCE, mode=self.reference, draws=draws))
 
     def run_mode(self, mode: str) -> VariantReport | ProcessDeath:

@@ -40,7 +40,7 @@ def measure(variant: Variant, start: State, compile_s: float) -> Times:
     first_ms = (time.perf_counter() - began) * 1e3
     per_step, spent, calls = [], 0.0, 0
     at_once = 1 if variant.mode.compile == "eager" else length
-    # Several workers have to make equally many calls, whatever their clocks say.
+    # All workers have to make the same number of calls.
     fixed = _LEAST_CALLS if variant.replicas.workers > 1 else None
     while calls < (fixed or _MOST_CALLS) and (calls < _LEAST_CALLS or (fixed is None and spent < _SECONDS)):
         lo = calls % length if at_once == 1 else 0
