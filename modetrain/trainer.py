@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from modetrain.callback import Callback
@@ -24,6 +23,7 @@ from modetrain.engine.batching import StackedBatches
 from modetrain.engine.devices import Replicas
 from modetrain.engine.metrics import StepMetrics
 from modetrain.engine.program import StepPrograms
+from modetrain.errors import ConfigError
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
 from modetrain.settings import NonfiniteSettings
@@ -63,7 +63,6 @@ class Trainer:
       nonfinite: counts updates that were skipped.
       loader: hands out the batches.
       programs: the two steps, wrapped for the mode.
-      steps_per_call: the most steps of one call of the program.
 
     Raises:
       ConfigError: the recipe, the data and the mode do not go together.
@@ -97,8 +96,7 @@ class Trainer:
         self.status = "running"
         self.history = History()
         self.programs = StepPrograms.of_recipe(self.recipe, self.mode, self.replicas)
-        self.steps_per_call = assembly.steps_per_call(self.mode, self.data, steps)
-        self.loader = BatchLoader(self.data, self.steps_per_call)
+        self.loader = BatchLoader(self.data, assembly.steps_per_call(self.mode, self.data, steps))
         self._requests = Requests(self.replicas)
         wanted = [callback.grad_norm_every for callback in self.callbacks if callback.grad_norm_every]
         self._grad_norm_every = min([*wanted, steps]) if wanted else 0
@@ -142,7 +140,13 @@ class Trainer:
         return self.history
 
     def evaluate(self) -> dict[str, float]:
-        """Means over every evaluation example, with the averaged weights where an optimizer keeps them."""
+        """Means over every evaluation example, with the averaged weights where an optimizer keeps them.
+
+        Raises:
+          ConfigError: there are no evaluation examples.
+        """
+        if not self.data.eval_examples:
+            raise ConfigError("there are no evaluation examples: pass them as data['eval'].")
         means = evaluate(self, steps_per_call=self.steps_per_call)
         self.history.add_evaluation(self.step, means)
         return means
@@ -168,25 +172,15 @@ class Trainer:
         """
         self.step, self._state_is_consistent = step, True
         if self.mode.steps_per_call == "auto":  # no more batches are prepared than there are steps left
-            self.steps_per_call = self.loader.length = max(1, min(self.steps_per_call, self.steps - step))
+            self.loader.length = max(1, min(self.loader.length, self.steps - step))
         state.load(self, kept)
 
-    def rerun_steps(self, variables: Mapping[str, np.ndarray], first: int, stop: int) -> None:
-        """After a step has failed: runs from the state before step `first` to that before `stop`, by the same program.
-
-        No callback is called, and the run is over: its variables are not those of its own step any more.
-        """
-        self._state_is_consistent = False
-        for name, variable in self.recipe.state().items():
-            variable.assign(variables[name])
-        self.loader.reset()
-        while first < stop:
-            block = self.loader.block(first)
-            lo, hi = first - block.first, min(block.length, stop - block.first)
-            self.programs.train(block, lo, hi, self._grad_norm_every)
-            first += hi - lo
-
     # --- what callbacks and reports read ----------------------------------------------------------------------------
+
+    @property
+    def steps_per_call(self) -> int:
+        """The most steps of one call of the program."""
+        return self.loader.length
 
     @property
     def not_started(self) -> bool:

@@ -262,7 +262,7 @@ def recorder():
     """
     from modetrain.callback import Callback
 
-    class FlightRecorder(Callback):
+    class Recording(Callback):
         def __init__(self, *, wants=(), every=None):
             super().__init__(every=every)
             self.wants = sorted(wants)
@@ -289,7 +289,7 @@ def recorder():
                         found[n] = float(total) / float(count)
             return found
 
-    return FlightRecorder
+    return Recording
 
 
 @pytest.fixture

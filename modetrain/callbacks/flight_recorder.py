@@ -159,7 +159,7 @@ class FlightRecorder(Callback):
             return copy
         try:
             with unattended() if trainer.mode.compile == "eager" else contextlib.nullcontext():
-                trainer.rerun_steps(copy.state, copy.step, step)
+                _rerun(trainer, copy.state, copy.step, step)
         except Exception as error:
             log.info(f"the steps from {copy.step} to {step} could not be run once more ({type(error).__name__})")
             return copy
@@ -189,6 +189,21 @@ class FlightRecorder(Callback):
             log.warning(f"{path} could not be written: {error.strerror or error}")
             return None
         return path
+
+
+def _rerun(trainer: TrainerProtocol, variables: Mapping[str, np.ndarray], first: int, stop: int) -> None:
+    """After a step has failed: runs from the state before step `first` to that before `stop`, by the same program.
+
+    No callback is called. The run is over: its variables are not those of its own step any more.
+    """
+    for name, variable in trainer.recipe.state().items():
+        variable.assign(variables[name])
+    trainer.loader.reset()
+    while first < stop:
+        block = trainer.loader.block(first)
+        lo, hi = first - block.first, min(block.length, stop - block.first)
+        trainer.programs.train(block, lo, hi)
+        first += hi - lo
 
 
 @contextlib.contextmanager

@@ -272,4 +272,4 @@ class Data:
 
 
 def _size(arrays: Mapping[str, np.ndarray]) -> int:
-    return len(next(iter(arrays.values())))
+    return len(next(iter(arrays.values()), ()))

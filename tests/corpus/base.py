@@ -29,6 +29,49 @@ class Tiny(Recipe):
         return self.minimize(lambda: self.losses(batch))
 
 
+class Shared(Tiny):
+    """For several replicas."""
+
+    modes = ("mirrored",)
+
+
+def varied(image_shape, classes):
+    """The model with weights that differ."""
+    return keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(classes, kernel_initializer=keras.initializers.GlorotUniform(3))]
+    )
+
+
+def two_layers(image_shape, classes):
+    """A model with a hidden layer."""
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(
+                5, activation="tanh", kernel_initializer=keras.initializers.GlorotUniform(1), name="body"
+            ),
+            keras.layers.Dense(classes, kernel_initializer=keras.initializers.GlorotUniform(2), name="head"),
+        ]
+    )
+
+
+class Varied(Tiny):
+    """With weights that differ."""
+
+    build_model = staticmethod(varied)
+
+
+class Base(Tiny):
+    """Hands the maker of optimizers to a `setup` of the recipe."""
+
+    def __init__(self, *, model, optimizer, info):
+        super().__init__(model=model, optimizer=optimizer, info=info)
+        self.setup(optimizer)
+
+    def setup(self, optimizer):
+        """For subclasses."""
+
+
 def batches():
     """Two batches; the second shares no example with the first."""
     rng = np.random.default_rng(0)

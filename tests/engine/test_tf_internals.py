@@ -18,7 +18,6 @@ from keras.src.backend.tensorflow import optimizer as keras_optimizer
 from keras.src.losses import loss as keras_loss
 
 from modetrain.engine import tf_internals
-from tests import inspect_corpus
 
 HERE = Path(__file__).parent
 KERAS = Path(keras.__file__).parent / "src"
@@ -137,9 +136,6 @@ def test_runs_on_replicas_show_what_one_device_shows(mode, mine, one):
 
 def test_inspect_names_a_sum_and_no_mean():
     """A sum of a Keras loss is that of a replica's share, as any other sum is."""
-    (summed,) = (case for case in inspect_corpus.cases("shared") if case.name == "SumOfAKerasLoss")
-    (mean,) = (case for case in inspect_corpus.cases("clean") if case.name == "MeanOfAKerasLoss")
-    result = inspect_corpus.run(summed)
-    assert result.found, result.findings
-    assert result.right_line, result.findings
-    assert not inspect_corpus.run(mean).findings
+    command = [sys.executable, "-m", "tests.corpus.score", "SumOfAKerasLoss", "MeanOfAKerasLoss"]
+    done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

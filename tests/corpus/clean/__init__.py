@@ -1,0 +1,1 @@
+"""Clean steps: nothing may be said of any of them."""

@@ -1,0 +1,1 @@
+"""Steps whose numbers differ between modes, and nothing else."""
