@@ -153,7 +153,9 @@ def _break_even(comparison: Comparison, timed) -> str:
         mode: [(n, time.compile_s + time.step_ms["p50"] * n / 1e3) for n in (0.0, until)]
         for mode, time in timed.items()
     }
-    return svg_plot.lines("When compiling has paid off: seconds after a number of steps", curves, x="steps", y="seconds")
+    return svg_plot.lines(
+        "When compiling has paid off: seconds after a number of steps", curves, x="steps", y="seconds"
+    )
 
 
 def _times(comparison: Comparison) -> str:
