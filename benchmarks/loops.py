@@ -5,7 +5,7 @@
 
 Every contender lives in a worker process of its own and runs only while its turn lasts: one window of `steps` steps a
 round, in an order that rotates. Ratios are taken within a round, so that a slow moment of the machine hits both sides.
-See docs/benchmarks.md.
+See docs/reference/benchmarks.md.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ In the root of the clone:
     python benchmarks/scaling.py --small runs/small/compare.json --large runs/large/compare.json \\
         --check runs/two/run.json --plot runs/scaling.svg
 
-The model and what it leaves out are in docs/scaling.md. Needs matplotlib for the plot: pip install -e '.[plot]'.
+The model and what it leaves out are in docs/reference/scaling.md. Needs matplotlib for the plot: pip install -e '.[plot]'.
 """
 
 from __future__ import annotations

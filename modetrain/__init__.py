@@ -14,13 +14,13 @@ from modetrain.version import VERSION
 
 if TYPE_CHECKING:
     from modetrain.callback import Callback as Callback
-    from modetrain.config.key import Bounds as Bounds
-    from modetrain.config.key import Length as Length
     from modetrain.engine.optimizer import Optimizer as Optimizer
     from modetrain.errors import ConfigError as ConfigError
     from modetrain.mode import Mode as Mode
     from modetrain.recipe import Info as Info
     from modetrain.recipe import Recipe as Recipe
+    from modetrain.schema import Bounds as Bounds
+    from modetrain.schema import Length as Length
     from modetrain.settings import OptimizerSettings as OptimizerSettings
     from modetrain.settings import Settings as Settings
     from modetrain.tools.api import build as build
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 _MODULES = {
-    "Bounds": "modetrain.config.key",
+    "Bounds": "modetrain.schema",
     "Callback": "modetrain.callback",
     "Comparison": "modetrain.tools.compare.comparison",
     "ConfigError": "modetrain.errors",
     "Info": "modetrain.recipe",
-    "Length": "modetrain.config.key",
+    "Length": "modetrain.schema",
     "Mode": "modetrain.mode",
     "Optimizer": "modetrain.engine.optimizer",
     "OptimizerSettings": "modetrain.settings",

@@ -21,6 +21,7 @@ from modetrain.cluster.rendezvous import NotJoinedError
 from modetrain.config import arguments
 from modetrain.errors import ConfigError
 from modetrain.files import paths
+from modetrain.settings import Settings
 
 _STARTED = time.perf_counter()
 
@@ -65,17 +66,21 @@ def _main(words: Sequence[str], cwd: Path) -> int:
     if line.version:
         print(_versions())
         return 0
+    if line.for_hydra:
+        from modetrain.config import hydra_main
+
+        return hydra_main.run(line.for_hydra, cwd, line.config_dirs)
     from modetrain.config import load as config
 
     if line.multirun:
-        from modetrain.app import sweep
+        from modetrain.app import sweep, sweep_run
 
-        jobs = sweep.plan(line.overrides, cwd, line.config_dirs)
+        jobs = sweep.plan(line.overrides, cwd, line.config_dirs, load=_load)
         if line.show_config:
             print("---\n".join(config.to_yaml(job.settings) for job in jobs), end="")
             return 0
-        return sweep.run(jobs, cwd, line.config_dirs)
-    settings = config.load(line.overrides, cwd, line.config_dirs)
+        return sweep_run.run(jobs, line.overrides, cwd, line.config_dirs)
+    settings = _load(line.overrides, cwd, line.config_dirs)
     if line.show_config:
         print(config.to_yaml(settings), end="")
         return 0
@@ -101,7 +106,7 @@ def _main(words: Sequence[str], cwd: Path) -> int:
     from modetrain.tools.inspect.inspect_command import TOOLS
 
     settings = dataclasses.replace(settings, command=os.environ.get(protocol.COMMAND, settings.command))
-    outcome = run(settings, started=_STARTED, tools=TOOLS)
+    outcome = run(settings, started=_STARTED, tools=TOOLS, check=lambda: _check_code(line, cwd))
     if outcome.error is not None:
         sys.stderr.write(outcome.text)
         if line.pdb:
@@ -109,6 +114,24 @@ def _main(words: Sequence[str], cwd: Path) -> int:
 
             post_mortem(outcome.error)
     return outcome.code
+
+
+def _load(words: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> Settings:
+    """The settings of a run, checked as far as that goes without TensorFlow."""
+    if "do=replay" in words:  # configured as the run that it is of; may need no data: a capsule has its batch
+        from modetrain.tools.replay import source
+
+        return source.load(words, cwd, config_dirs)
+    from modetrain.app import check
+
+    return check.load(words, cwd, config_dirs)
+
+
+def _check_code(line: arguments.CommandLine, cwd: Path) -> None:
+    """Checks what the user's own code takes, which imports it."""
+    from modetrain.app import check
+
+    check.code(line.overrides, cwd, line.config_dirs)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import ClassVar
 
 from modetrain.errors import ConfigError, did_you_mean
+from modetrain.schema import NAME, REQUIRED, common, key
 
 COMPILE = ("eager", "graph", "xla")
 STRATEGIES = ("one_device", "mirrored", "multiworker", "tpu")
@@ -28,58 +30,120 @@ PRESETS = {  # name: (compile, strategy)
     "multiworker": ("graph", "multiworker"),
     "tpu": ("xla", "tpu"),
 }
+OF_MACHINE, NUMBERS = ("placement", "machine"), ("numbers",)  # what a key affects
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
+MEANT = {  # words that people try for a precision
+    **dict.fromkeys(("bfloat16", "bf16", "mixed_bf16"), "mixed_bfloat16"),
+    **dict.fromkeys(("float16", "fp16", "f16", "half", "mixed", "amp", "mixed_fp16"), "mixed_float16"),
+    **dict.fromkeys(("fp32", "f32", "single"), "float32"),
+    **dict.fromkeys(("fp64", "f64", "double"), "float64"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mode:
-    """How steps are run.
+    """How steps are run."""
 
-    Attributes:
-      name: the preset this came from (`eager`, `graph`, `xla`, `mirrored`, `multiworker`, `tpu`).
-      compile: `eager` runs the user's Python line by line, `graph` traces it into a `tf.function`, `xla` has XLA
-        compile it.
-      strategy: where a step runs: `one_device`; `mirrored`, on several devices of this machine at once; `multiworker`,
-        on those of several processes or machines; `tpu`, on the cores of a TPU.
-      replicas: devices of `mirrored`, or `auto`: every GPU there is, or one CPU where there is none. Without a GPU the
-        CPU is split into so many logical ones, to rehearse a run on GPUs.
-      workers: processes of `multiworker` to start on this machine, or `auto`: as many as the cluster that the
-        environment describes (TF_CONFIG, Slurm, Kubernetes).
-      restarts: how often workers that were started here are started again after one of them was lost.
-      restart_workers: how many there are then; `auto` is as many as before.
-      startup_timeout: seconds that workers may take to find each other.
-      devices: `auto` (GPUs where there are any), `cpu`, `gpu`, or the numbers of the GPUs to use.
-      tpu: name, address or `local` for `tpu`; None reads TPU_NAME.
-      sync_batch_norm: over several replicas, batch normalisation sees the whole global batch, as on one device.
-      xla_unit: what XLA compiles as one program. `auto` is the whole call where it can, and over several replicas what
-        computes the gradients; `step` is each step, over several replicas including their meeting, which only GPUs can.
-      steps_per_call: upper bound on the steps of one call of the compiled program, or `auto`: 1 in eager, else as many
-        as fit a fixed memory budget for the batches of one call (see `data.py`).
-      precision: `float32`, `mixed_bfloat16`, `mixed_float16` (with dynamic loss scaling) or `float64`.
-      deterministic: ask TensorFlow for deterministic kernels, and refuse those that have none.
-      strict: make `graph` bitwise equal to `eager`, by switching off the graph optimizations that reorder arithmetic.
-      debug_data: run `Dataset.map` functions eagerly too, so that breakpoints work inside them.
-      guards: raise from the compiled program the errors that XLA drops (`guards/`); `auto` does so under XLA.
-    """
+    AFFECTS: ClassVar = ("placement",)
 
-    name: str
-    compile: str
-    strategy: str = "one_device"
-    replicas: int | str = "auto"
-    workers: int | str = "auto"
-    restarts: int = 3
-    restart_workers: int | str = "auto"
-    startup_timeout: float = 120.0
-    devices: str | tuple[int, ...] = "auto"
-    tpu: str | None = None
-    sync_batch_norm: bool = True
-    xla_unit: str = "auto"
-    steps_per_call: int | str = "auto"
-    precision: str = "float32"
-    deterministic: bool = False
-    strict: bool = False
-    debug_data: bool = False
-    guards: bool | str = "auto"
+    name: str = key(REQUIRED, "name of the preset", "graph", pattern=NAME, takes="letters, digits and . _ + -")
+    compile: str = common(
+        REQUIRED,
+        "eager runs Python line by line, graph traces it, xla compiles it",
+        "graph",
+        choices=COMPILE,
+        also="jit_compile jit run_eagerly",
+        affects=("numbers", "placement"),
+    )
+    strategy: str = key(
+        "one_device",
+        "where a step runs: one device, several of this machine, several processes, or a TPU",
+        choices=STRATEGIES,
+    )
+    replicas: int | str = common(
+        "auto",
+        "devices of mode=mirrored; without a GPU that many logical CPUs (auto: one; at most 64)",
+        2,
+        choices=("auto",),
+        at_least=1,
+        at_most=1024,
+        also="num_replicas gpus num_gpus num_devices",
+    )
+    workers: int | str = common(
+        "auto",
+        "processes of mode=multiworker to start here; auto is as the cluster says",
+        2,
+        choices=("auto",),
+        at_least=1,
+        at_most=1024,
+        also="num_workers nodes num_nodes nproc",
+    )
+    restarts: int = key(
+        3,
+        "how often workers started here start again after one was lost",
+        at_least=0,
+        also="max_restarts",
+        affects=OF_MACHINE,
+    )
+    restart_workers: int | str = key(
+        "auto",
+        "how many workers there are then; auto is as many as before",
+        1,
+        choices=("auto",),
+        at_least=1,
+        at_most=1024,
+        affects=OF_MACHINE,
+    )
+    startup_timeout: float = key(120.0, "seconds that workers may take to find each other", above=0, affects=OF_MACHINE)
+    devices: str | tuple[int, ...] = key(
+        "auto",
+        "auto (GPUs where there are any), cpu, gpu, or the numbers of the GPUs to use",
+        [0, 1],
+        choices=DEVICES,
+        at_least=0,
+        shortest=1,
+        also="device accelerator",
+        affects=OF_MACHINE,
+    )
+    tpu: str | None = key(None, "name or address of the TPU of mode=tpu, or local; null is TPU_NAME", "local")
+    sync_batch_norm: bool = key(
+        True, "batch normalisation sees the whole batch, over all replicas", False, affects=("numbers", "placement")
+    )
+    xla_unit: str = key(
+        "auto",
+        "what XLA compiles as one program; step over several replicas takes GPUs",
+        "step",
+        choices=XLA_UNITS,
+        affects=("numbers", "placement"),
+    )
+    steps_per_call: int | str = common(
+        "auto",
+        "most steps in one call of the compiled program; auto is as many as fit, 1 in eager",
+        "auto",
+        choices=("auto",),
+        at_least=1,
+        also="steps_per_execution steps_per_loop",
+    )
+    precision: str = common(
+        "float32",
+        "type of number that is computed with",
+        "mixed_bfloat16",
+        choices=PRECISIONS,
+        meant=MEANT,
+        also="dtype mixed_precision",
+        affects=NUMBERS,
+    )
+    deterministic: bool = common(False, "only kernels that repeat bit by bit", True, affects=NUMBERS)
+    strict: bool = common(False, "graph bitwise equal to eager", True, affects=NUMBERS)
+    debug_data: bool = common(False, "breakpoints work inside Dataset.map", True, affects=())
+    guards: bool | str = key(
+        "auto",
+        "raise the errors that XLA drops; auto is under XLA",
+        True,
+        choices=("auto",),
+        also="guards bounds_checks",
+        affects=NUMBERS,
+    )
 
     @classmethod
     def named(cls, name: str) -> Mode:

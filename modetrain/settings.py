@@ -1,7 +1,8 @@
-"""The settings of a run as frozen values: what the command line and conf/ say, checked, and nothing else.
+"""The settings of a run: every key of the configuration once, with its type, default, limits and help.
 
-Light on purpose: neither TensorFlow nor Hydra is imported here, so that a wrong value is reported in
-well under a second. `config/load.py` builds a `Settings`; every other part of the library reads one.
+Defaults, checks, "did you mean", `--help` and docs/configuration.md are read from these fields (`keys.py`). The sections
+`recipe`, `model` and callbacks of a user's own have the keys that their code takes. Neither TensorFlow nor Hydra is
+imported here, so that a wrong value is reported in well under a second.
 """
 
 from __future__ import annotations
@@ -9,189 +10,249 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from modetrain.mode import Mode
+from modetrain.schema import NAME, REQUIRED, common, key
+
+SOURCES = ("auto", "tfds", "bundled", "folder")
+AUTO = "auto"  # callbacks.checkpoint.best: whichever of accuracy and loss the evaluation returns
+LARGEST = 2**31 - 1
+PAIR = "a pair [height, width] of whole numbers from 1"
+RUN, OWN, MACHINE = ("run",), ("run", "machine"), ("numbers", "machine")  # what a key affects
+TFDS, DECAYS = (
+    ("data.source", "auto", "tfds"),
+    ("optimizer.schedule", "cosine", "linear"),
+)  # what a key counts only with
+SGD, ADAM = ("optimizer.name", "sgd"), ("optimizer.name", "adam", "adamw")
+DO = ("train", "evaluate", "compare", "inspect", "replay")
+SCHEDULES, POLICIES = ("constant", "cosine", "linear"), ("stop", "skip", "rollback", "ignore")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Which examples, and how many at a time.
+    """Which examples, and how many at a time."""
 
-    Attributes:
-      name: TFDS data set name (`mnist`, `fashion_mnist`, ...); for `source=folder` only a label.
-      source: `auto` (prepared TFDS, else download, else the bundled sample), `tfds`, `bundled` or `folder`.
-      dir: TFDS data folder; None is TFDS's own default (`TFDS_DATA_DIR` or `~/tensorflow_datasets`).
-      path: folder with the user's own arrays or TFRecords, for `source=folder`.
-      download: whether `auto` and `tfds` may download what is not prepared yet.
-      train_split, eval_split: TFDS split expressions (`train`, `train[:90%]`, `test`).
-      batch_size: examples in one global training batch.
-      eval_batch_size: examples in one global evaluation batch; the last batch may be shorter.
-        With `overfit` they are those of training.
-      image_size: `(height, width)` every image is resized to; None keeps images as they are.
-      overfit: number of training batches to repeat for ever, which evaluation then sees too, augmented alike; 0 is off.
-      eval_batches: evaluation stops after so many batches; None sees every example exactly once.
-      retries: how often a batch that could not be had is asked for again.
-    """
-
-    name: str
-    source: str = "auto"
-    dir: str | None = None
-    path: str | None = None
-    download: bool = True
-    train_split: str = "train"
-    eval_split: str = "test"
-    batch_size: int = 64
-    eval_batch_size: int = 250
-    image_size: tuple[int, int] | None = None
-    overfit: int = 0
-    eval_batches: int | None = None
-    retries: int = 2
+    name: str = common(REQUIRED, "TFDS data set (mnist, fashion_mnist, ...)", "mnist", also="dataset")
+    source: str = common("auto", "where data comes from; auto is TFDS, else the bundled sample", choices=SOURCES)
+    dir: str | None = key(
+        None, "TFDS data folder; null is TFDS's own", "FOLDER", also="data_dir", path=True, affects=MACHINE, only=TFDS
+    )
+    path: str | None = key(
+        None, "folder of your own arrays or TFRecords", "FOLDER", path=True, also="data_path", affects=MACHINE
+    )
+    download: bool = key(True, "whether data that is not prepared may be downloaded", affects=MACHINE)
+    train_split: str = key("train", "TFDS split to train on")
+    eval_split: str = key("test", "TFDS split to evaluate on")
+    batch_size: int = common(
+        64, "examples in one training batch, over all devices", at_least=1, also="batch bs train_batch_size"
+    )
+    eval_batch_size: int = key(250, "examples in one evaluation batch", at_least=1, also="test_batch_size")
+    image_size: tuple[int, int] | None = key(
+        None, "[height, width] every image is resized to; null keeps it", [32, 32], at_least=1, takes=PAIR
+    )
+    overfit: int = key(
+        0, "batches to repeat for ever; evaluation sees them too; 0 is off", 1, at_least=0, also="overfit_batches"
+    )
+    eval_batches: int | None = key(
+        None, "batches of one evaluation; null sees every example once", 10, at_least=1, also="limit_val_batches"
+    )
+    retries: int = key(
+        2, "how often a batch that could not be read is asked for again", at_least=0, affects=("machine",)
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """One optimizer: the update rule and what `minimize` does around it.
+    """One optimizer: the update rule and what `minimize` does around it."""
 
-    Attributes:
-      name: `adam`, `adamw` or `sgd`.
-      learning_rate: peak learning rate, after warm-up.
-      schedule: `constant`, `cosine` or `linear` (the last two decay to `final_fraction * learning_rate` at `steps`).
-      warmup: updates over which the learning rate rises linearly from zero.
-      final_fraction: learning rate at the last step, as a fraction of the peak.
-      weight_decay: decoupled weight decay.
-      momentum, nesterov: of `sgd`.
-      beta_1, beta_2, epsilon: of `adam` and `adamw`.
-      clip_norm: bound on the global norm of the gradients of the whole batch; None does not clip.
-      accumulate: micro-batches one batch is cut into; must divide `data.batch_size`.
-      ema: decay of an exponential moving average of the weights, which evaluation then uses; None keeps none.
-    """
-
-    name: str
-    learning_rate: float
-    schedule: str = "constant"
-    warmup: int = 0
-    final_fraction: float = 0.0
-    weight_decay: float = 0.0
-    momentum: float = 0.0
-    nesterov: bool = False
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-7
-    clip_norm: float | None = None
-    accumulate: int = 1
-    ema: float | None = None
+    name: str = key(REQUIRED, "the update rule", "adamw", choices=("adam", "adamw", "sgd"))
+    learning_rate: float = common(REQUIRED, "peak learning rate, after warm-up", 0.001, above=0, also="lr")
+    schedule: str = key(
+        "constant", "the learning rate after warm-up", "cosine", choices=SCHEDULES, also="lr_schedule scheduler decay"
+    )
+    warmup: int = key(0, "updates over which the learning rate rises", 100, at_least=0, also="warmup_steps")
+    final_fraction: float = key(
+        0.0, "learning rate at the last step, as a fraction of the peak", 0.1, at_least=0, at_most=1, only=DECAYS
+    )
+    weight_decay: float = key(0.0, "decoupled weight decay", 0.004, at_least=0, also="wd")
+    momentum: float = key(0.0, "of sgd", 0.9, at_least=0, below=1, only=SGD)
+    nesterov: bool = key(False, "of sgd", True, only=SGD)
+    beta_1: float = key(0.9, "of adam and adamw", at_least=0, below=1, also="beta1", only=ADAM)
+    beta_2: float = key(0.999, "of adam and adamw", at_least=0, below=1, also="beta2", only=ADAM)
+    epsilon: float = key(1e-7, "of adam and adamw", above=0, also="eps", only=ADAM)
+    clip_norm: float | None = key(
+        None,
+        "bound on the gradients' global norm; null does not clip",
+        1.0,
+        above=0,
+        also="clip grad_clip max_grad_norm clipnorm global_clipnorm",
+    )
+    accumulate: int = key(
+        1, "micro-batches a batch is cut into", 2, at_least=1, also="accumulate_steps gradient_accumulation_steps"
+    )
+    ema: float | None = key(
+        None, "decay of the averaged weights for evaluation; null is none", 0.999, above=0, below=1, also="ema_decay"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NonfiniteSettings:
     """What happens where a loss or a gradient is NaN or infinite.
 
-    Attributes:
-      policy: `stop` ends the run at that step; `skip` leaves the update out; `rollback` restores the checkpoint before and
-        goes on with other batches; `ignore` looks at nothing.
-      limit: updates skipped in a row, or rollbacks to one checkpoint, before the run ends after all.
+    `stop` ends the run at that step; `skip` leaves the update out; `rollback` restores the checkpoint before and goes on
+    with other batches; `ignore` looks at nothing.
     """
 
-    policy: str = "stop"
-    limit: int = 5
+    policy: str = common(
+        "stop",
+        "what a NaN or infinity in a loss or gradient leads to",
+        choices=POLICIES,
+        also="on_nonfinite on_nan nan_policy skip_nan",
+    )
+    limit: int = key(5, "updates skipped in a row, or rollbacks to one checkpoint, before the run ends", at_least=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InitFromSettings:
-    """A new run's first values, from a checkpoint that need not fit in all.
+    """A new run's first values, from a checkpoint that need not fit in all."""
 
-    Attributes:
-      path: a run folder or a checkpoint; None starts from the recipe's own.
-      include: patterns of the variables to take; None is every one but the optimizers' own.
-      exclude: patterns of variables to leave as they are.
-    """
-
-    path: str | None = None
-    include: tuple[str, ...] | None = None
-    exclude: tuple[str, ...] | None = None
+    path: str | None = common(
+        None,
+        "run folder or checkpoint that a new run starts from",
+        "runs/other",
+        path=True,
+        also="pretrained init_checkpoint warm_start finetune",
+        affects=OWN,
+    )
+    include: tuple[str, ...] | None = key(
+        None, "patterns of variables to take; null is all but the optimizers'", ["model/*"], shortest=1, affects=RUN
+    )
+    exclude: tuple[str, ...] | None = key(
+        None, "patterns of variables to leave", ["model/*/bias"], shortest=1, affects=RUN
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WatchdogSettings:
-    """What is told to somebody who watches from outside.
+    """What is written for a person or a program that watches from outside; in seconds, 0 is off."""
 
-    Attributes:
-      after: seconds without progress after which it is written down where every thread stands; 0 is off.
-      heartbeat: seconds between the lines that say the run is alive; 0 is off.
-    """
-
-    after: float = 600.0
-    heartbeat: float = 10.0
+    after: float = key(
+        600.0, "time without progress until stacks are written; 0 is off", "10m", at_least=0, duration=True, affects=OWN
+    )
+    heartbeat: float = key(
+        10.0, "time between signs of life in heartbeat.json; 0 is off", "10s", at_least=0, duration=True, affects=OWN
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CompareSettings:
-    """What `do=compare` compares.
+    """What `do=compare` compares."""
 
-    Attributes:
-      modes: presets of the config group `mode`; the first is what the others are compared with.
-      steps: how many steps.
-      draws: how often a step of the first mode is repeated with its numbers moved by rounding noise.
-      replicas: replicas of `mirrored`, and workers of `multiworker`.
-    """
+    AFFECTS: ClassVar = RUN
+    ONLY: ClassVar = ("do.name", "compare")
 
-    modes: tuple[str, ...] = ("eager", "graph", "xla")
-    steps: int = 10
-    draws: int = 3
-    replicas: int = 2
+    modes: tuple[str, ...] = common(
+        ("eager", "graph", "xla"),
+        "of do=compare: the modes, the first is what the others are compared with",
+        pattern=NAME,
+        shortest=1,
+        also="modes",
+    )
+    steps: int = key(10, "of do=compare: how many steps", at_least=1, at_most=100_000)
+    draws: int = key(3, "of do=compare: how often a step is repeated to measure its noise", at_least=1, at_most=1000)
+    replicas: int = key(2, "of do=compare: replicas of mirrored, workers of multiworker", at_least=2, at_most=1024)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InspectSettings:
-    """What is looked for in the user's own code.
+    """What is looked for in the user's own code."""
 
-    Attributes:
-      at_start: whether a graph or XLA run says, as it traces its steps, what tracing changes.
-      target: what `do=inspect` judges by: `graph`, `xla` or `tpu`; None is what the mode compiles with.
-    """
+    AFFECTS: ClassVar = RUN
 
-    at_start: bool = True
-    target: str | None = None
+    at_start: bool = common(True, "a graph or xla run says what tracing changes", False, also="inspect_at_start lint")
+    target: str | None = key(
+        None, "what do=inspect judges by; null is the mode's own", "tpu", choices=("graph", "xla", "tpu")
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplaySettings:
-    """Which step `do=replay` makes again.
+    """Which step `do=replay` makes again, in the debugger or, with `check`, in every mode."""
 
-    Attributes:
-      path: a capsule, a run folder or a checkpoint (`replay.from`).
-      step: the step as messages name it: 8 is the eighth update. None is that of the capsule.
-      replica: make the step of this replica alone, on its share of the batch; None is the whole step.
-      check: look for what first goes wrong, in every mode, instead of stopping in the debugger.
-    """
+    AFFECTS: ClassVar = RUN
 
-    path: str | None = None
-    step: int | None = None
-    replica: int | None = None
-    check: bool = False
+    path: str | None = common(
+        None, "of do=replay: a capsule, a run folder or a checkpoint", "FOLDER", name="from", path=True, also="capsule"
+    )
+    step: int | None = common(
+        None, "of do=replay: the step as messages name it; null is the capsule's", 138, at_least=1
+    )
+    replica: int | None = key(None, "of do=replay: the replica, from 0, whose part is made; null is all", 1, at_least=0)
+    check: bool = common(False, "of do=replay: say what first goes wrong, in every mode", True)
+
+
+# --- the library's own callbacks; a run has a plain dict of each that is switched on ------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    AFFECTS: ClassVar = RUN
+    every: int = common(100, "steps between log lines and points in TensorBoard", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    AFFECTS: ClassVar = RUN
+    every: int = common(500, "steps between evaluations; 0 is only at the end", at_least=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    AFFECTS: ClassVar = RUN
+    every: int = common(500, "steps between checkpoints; 0 is only at the end", at_least=0)
+    keep: int = common(3, "how many of the last checkpoints are kept", at_least=1)
+    keep_every: int | None = key(
+        None, "checkpoints at multiples of it are kept for good; null keeps none", 10000, at_least=1
+    )
+    background: bool = key(True, "steps go on while a checkpoint is written", also="async async_save")
+    best: str | None = key(AUTO, "metric whose best checkpoint is kept too; auto is accuracy, else loss", "accuracy")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProfileSettings:
+    AFFECTS: ClassVar = RUN
+    at: int | None = common(None, "step at which a profiler trace begins; null takes none", 50, at_least=0)
+    steps: int = common(5, "steps in the profiler trace", at_least=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecorderSettings:
+    AFFECTS: ClassVar = RUN
+    keep: int = key(3, "capsules of failed steps that are kept, the newest", at_least=1)
+
+
+CALLBACKS: Mapping[str, type] = {
+    "log": LogSettings,
+    "evaluate": EvaluateSettings,
+    "checkpoint": CheckpointSettings,
+    "profile": ProfileSettings,
+    "recorder": RecorderSettings,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything one run is made from.
+    """Everything one run is made from; a field without `key` is no key of the configuration.
 
     Attributes:
       recipe_name, model_name, debug_name: the chosen option of these config groups (`debug_name` may be None).
       recipe, model: what Hydra instantiates (a mapping with `_target_`).
       callbacks: per callback name its own settings (`{"log": {"every": 100}, ...}`).
-      do: what is done with the run (`train`, `evaluate`, `compare`, `inspect`, `replay`).
-      compare: of `do=compare`.
-      replay: of `do=replay`.
-      steps: number of updates.
-      seed: every random draw of the run is a function of it and the step.
-      run_dir: the run folder; None makes `runs/<recipe>/<mode>/<time>`.
+      run_dir: absolute; None makes `runs/<recipe>/<mode>/<time>`.
       resume: None; or `latest`, which continues in `run_dir` (then always set, and there) from its newest checkpoint,
         or from the start if it has none yet; or the absolute path of a run folder or a checkpoint.
-      check_numerics: stop at the first NaN or infinity and name the op that made it (`eager` and `graph` only).
-      nonfinite, init_from, watchdog: see their classes.
-      stop_after: seconds after which the run saves and stops; None lets it run.
-      inspect: see `InspectSettings`.
+      stop_after: in seconds.
       command: the command line, to be typed again.
       notes: what a debug preset turned on and off, one line each, printed at start.
       resolved: the whole composed config as plain containers, which the run folder keeps.
@@ -202,23 +263,54 @@ class Settings:
     debug_name: str | None
     recipe: Mapping[str, Any]
     model: Mapping[str, Any]
+    command: str
+    steps: int = common(
+        1000, "number of updates", at_least=1, at_most=LARGEST, also="epochs num_steps max_steps train_steps iterations"
+    )
+    seed: int = common(
+        0, "every random draw is a function of it and the step", at_least=0, at_most=LARGEST, also="random_seed"
+    )
+    run_dir: Path | None = common(  # noqa: RUF009 (it makes a field)
+        None,
+        "the run folder; null is runs/<recipe>/<mode>/<time>",
+        "runs/mine",
+        path=True,
+        also="output_dir out_dir logdir log_dir output dir",
+        affects=OWN,
+    )
+    resume: str | None = common(
+        None,
+        "latest, or the path of a run folder or a checkpoint",
+        "latest",
+        path=True,
+        also="checkpoint ckpt restore load",
+        affects=OWN,
+    )
+    stop_after: float | None = common(
+        None,
+        "the run saves and stops after this time; null lets it run",
+        "2h",
+        duration=True,
+        also="max_time time_limit deadline max_hours timeout",
+        affects=RUN,
+    )
+    check_numerics: bool = key(
+        False,
+        "stop at the first NaN or infinity and name its op (not under XLA)",
+        True,
+        also="check_nan detect_nan nan",
+        affects=("numbers", "run"),
+    )
+    nonfinite: NonfiniteSettings = NonfiniteSettings()
+    init_from: InitFromSettings = InitFromSettings()
+    watchdog: WatchdogSettings = WatchdogSettings()
+    do: str = key(REQUIRED, "what is done with the run", "train", name="do.name", choices=DO, affects=RUN)
+    replay: ReplaySettings = ReplaySettings()
+    compare: CompareSettings = CompareSettings()
+    inspect: InspectSettings = InspectSettings()
     data: DataSettings
     optimizer: OptimizerSettings
     mode: Mode
     callbacks: Mapping[str, Any]
-    do: str
-    steps: int
-    seed: int
-    run_dir: Path | None
-    resume: str | None
-    command: str
-    check_numerics: bool = False
-    nonfinite: NonfiniteSettings = NonfiniteSettings()
-    init_from: InitFromSettings = InitFromSettings()
-    watchdog: WatchdogSettings = WatchdogSettings()
-    stop_after: float | None = None
-    inspect: InspectSettings = dataclasses.field(default_factory=InspectSettings)
     notes: tuple[str, ...] = ()
-    compare: CompareSettings = CompareSettings()
-    replay: ReplaySettings = ReplaySettings()
     resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)

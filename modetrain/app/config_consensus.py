@@ -19,19 +19,16 @@ import numpy as np
 from modetrain.checkpoints.resume import flat
 from modetrain.engine.devices import Replicas
 from modetrain.errors import ConfigError
+from modetrain.keys import affects
 
-# What may be another on each machine: paths, and what one process does for itself.
-_OWN = (
-    *("run_dir", "resume", "data.dir", "data.path", "data.download", "data.retries", "init_from.path"),
-    *("mode.devices", "mode.startup_timeout", "mode.restarts", "mode.restart_workers", "watchdog.after"),
-    "watchdog.heartbeat",
-)
 _MOST_NAMED = 5
 
 
 def settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """What workers have to agree on of a composed config, `{"optimizer.learning_rate": 0.001, ...}`; no paths of a machine's."""
-    return {key: value for key, value in flat(resolved).items() if key not in _OWN and not _is_path(value)}
+    return {
+        key: value for key, value in flat(resolved).items() if "machine" not in affects(key) and not _is_path(value)
+    }
 
 
 def check(replicas: Replicas, mine: Mapping[str, Any]) -> None:

@@ -78,12 +78,19 @@ class Outcome:
     text: str = ""
 
 
-def run(settings: Settings, *, started: float | None = None, tools: Tools = Tools()) -> Outcome:
+def run(
+    settings: Settings,
+    *,
+    started: float | None = None,
+    tools: Tools = Tools(),
+    check: Callable[[], None] = lambda: None,
+) -> Outcome:
     """Does what the settings say.
 
     Args:
       settings: what to do.
       tools: what is added to the run.
+      check: imports and checks the user's own code, once TensorFlow's devices are set: that code may use them at once.
       started: when the process began, by `time.perf_counter`: what came before is measured as `import`.
 
     Raises:
@@ -104,6 +111,12 @@ def run(settings: Settings, *, started: float | None = None, tools: Tools = Tool
         return Outcome(code=EXIT_DONE, folder=where.folder)
     with clock.measure("setup"):
         replicas = connect_devices(mode_here(settings))
+        try:
+            check()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                where.folder.rmdir()  # made just now, and empty
+            raise
         config_consensus.check(replicas, config_consensus.settings(settings.resolved))
     protocol.announce_ready(os.environ)
     with _owned(where.folder, replicas):

@@ -11,38 +11,11 @@ from modetrain.checkpoints import file
 from modetrain.errors import ConfigError
 from modetrain.files import run_folder
 from modetrain.files.quoting import typed_path
+from modetrain.keys import affects
 from modetrain.settings import Settings
 
 if TYPE_CHECKING:
     from modetrain.recipe import Recipe
-
-# What may change without changing what the same steps compute.
-_HARMLESS = (
-    "mode.name",
-    "mode.strategy",
-    "mode.replicas",
-    "mode.workers",
-    "mode.restarts",
-    "mode.restart_workers",
-    "mode.startup_timeout",
-    "mode.devices",
-    "mode.tpu",
-    "mode.steps_per_call",
-    "mode.debug_data",
-    "callbacks",
-    "compare",
-    "inspect",
-    "replay",
-    "do",
-    "debug",
-    "notes",
-    "run_dir",
-    "resume",
-    "init_from",
-    "watchdog",
-    "stop_after",
-    "data.retries",
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,8 +179,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What changes the trajectory between two configs: `key: old -> new`, one a line."""
     before, after = ({key: value for key, value in flat(one).items() if value != {}} for one in (old, new))
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-    harmful = [key for key in changed if not any(key == h or key.startswith(f"{h}.") for h in _HARMLESS)]
-    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in harmful]
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in changed if "numbers" in affects(key)]
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

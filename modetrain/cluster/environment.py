@@ -90,7 +90,7 @@ def check(mode: Mode, environ: Mapping[str, str]) -> None:
         )
     raise ConfigError(
         "mode=multiworker: neither TF_CONFIG nor Slurm nor Kubernetes tells of other workers. Type mode.workers=2 for two "
-        "processes on this machine; docs/clusters.md says how to run on several."
+        "processes on this machine; docs/reference/clusters.md says how to run on several."
     )
 
 

@@ -81,7 +81,7 @@ def _check_memory(workers: int, settings: Settings) -> None:
     raise ConfigError(
         f"mode.workers={workers}: a worker takes {_OF_EACH / 2**30:.1f} GiB and more before it has a model, which makes "
         f"{workers * _OF_EACH / 2**30:.0f} GiB, and {free / 2**30:.1f} GiB of memory are free on this machine. Type "
-        f"mode.workers={max(fit, default=1)} or fewer; docs/clusters.md says how to run on several machines."
+        f"mode.workers={max(fit, default=1)} or fewer; docs/reference/clusters.md says how to run on several machines."
     )
 
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modetrain.config import sections, suggest
-from modetrain.config.overrides import key_of
+from modetrain.config import suggest
 from modetrain.errors import ConfigError, closest
 from modetrain.files import quoting
+from modetrain.files.quoting import key_of
+from modetrain.keys import SECTIONS
 
 PROGRAM = ("python", "-m", "modetrain")
 
@@ -23,8 +24,14 @@ FLAGS = {
     ("--pdb",): "when a step fails, stop in the debugger at your own line (best with mode=eager)",
     ("--cfg",): "with `job`: print the resolved configuration and exit",
     ("--config-dir",): "FOLDER: look up configs there too, after ./conf and before the shipped ones",
+    ("--config-name",): "NAME: the root config, instead of config",
+    ("--info",): "print what Hydra knows: plugins, search path, the defaults list",
+    ("--shell-completion", "-sc"): "with install=bash, fish or zsh: print the shell code for completion",
 }
-WITH_VALUE = ("--cfg", "--config-dir")
+WITH_VALUE = {"--cfg": "job", "--config-dir": "FOLDER", "--config-name": "NAME"}
+# Flags of Hydra's own, which answers them.
+HYDRAS = ("--info", "--hydra-help", "--shell-completion", "-sc", "--package", "-p", "--resolve")
+ROOT = "hydra.job.config_name"  # --config-name as an override, so that it goes wherever overrides go
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +42,7 @@ class CommandLine:
       overrides: the words that are not flags.
       help, version, multirun, pdb, show_config: whether the flag was given.
       config_dirs: the folders given with `--config-dir`.
+      for_hydra: all words but those, where Hydra is to answer; else empty.
     """
 
     overrides: tuple[str, ...] = ()
@@ -44,6 +52,7 @@ class CommandLine:
     pdb: bool = False
     show_config: bool = False
     config_dirs: tuple[str, ...] = ()
+    for_hydra: tuple[str, ...] = ()
 
 
 def parse(words: Sequence[str]) -> CommandLine:
@@ -61,19 +70,26 @@ def parse(words: Sequence[str]) -> CommandLine:
             overrides.append(word)
             continue
         name, has_value, value = word.partition("=")
-        flag = next((names[0] for names in FLAGS if name in names), None)
+        flag = next((names[0] for names in FLAGS if name in names), name if name in HYDRAS else None)
+        if flag in HYDRAS:
+            given.add(flag)
+            continue
         if flag is None:
             raise _unknown(word, name, value or next(rest, ""))
         if flag in WITH_VALUE and not has_value:
             value = next(rest, "")
         if flag in WITH_VALUE and not value:
-            raise ConfigError(f"{word}: a value is needed. Type {flag} {'job' if flag == '--cfg' else 'FOLDER'}.")
+            raise ConfigError(f"{word}: a value is needed. Type {flag} {WITH_VALUE[flag]}.")
         if flag not in WITH_VALUE and has_value:
             raise ConfigError(f"{word}: the flag {name} takes no value. Type {name}.")
+        if flag == "--cfg" and value not in ("job", "hydra", "all"):
+            raise ConfigError(f"--cfg {value}: there is job, hydra and all. Type --cfg job.")
         if flag == "--cfg" and value != "job":
-            raise ConfigError(f"--cfg {value}: only the configuration of the job can be printed. Type --cfg job.")
+            given.add(value)
         if flag == "--config-dir":
             config_dirs.append(value)
+        if flag == "--config-name":
+            overrides.append(f"{ROOT}={value}")
         given.add(flag)
     if {"--pdb", "--multirun"} <= given:
         raise ConfigError("--pdb with --multirun: jobs of a multirun have no terminal to stop at. Type one of the two.")
@@ -85,7 +101,15 @@ def parse(words: Sequence[str]) -> CommandLine:
         pdb="--pdb" in given,
         show_config="--cfg" in given,
         config_dirs=tuple(config_dirs),
+        for_hydra=_for_hydra(words, overrides) if {*HYDRAS, "hydra", "all"} & given else (),
     )
+
+
+def _for_hydra(words: Sequence[str], overrides: Sequence[str]) -> tuple[str, ...]:
+    ours = ("--config-dir", "--config-name")
+    after = [before in ours for before in ("", *words)]
+    kept = [word for word, is_value in zip(words, after, strict=False) if not is_value and not word.startswith(ours)]
+    return (*kept, *(word for word in overrides if word.startswith(ROOT)))
 
 
 def folder_flags(config_dirs: Sequence[str]) -> list[str]:
@@ -144,8 +168,8 @@ def _unknown(word: str, name: str, value: str) -> ConfigError:
     flag = closest(name.lstrip("-"), [one.lstrip("-") for names in FLAGS for one in names if one.startswith("--")])
     if flag is not None and "=" not in word:
         return ConfigError(f"{word}: there is no such flag. Did you mean --{flag}?")
-    if bare in sections.SECTIONS or suggest.keys(bare):
+    if bare in SECTIONS or suggest.keys(bare):
         text = value if value and not value.startswith("-") and "=" not in value else "VALUE"
-        ask = f"Did you mean {bare}={text}?" if bare in sections.SECTIONS else suggest.sentence(bare, value=text)
+        ask = f"Did you mean {bare}={text}?" if bare in SECTIONS else suggest.sentence(bare, value=text)
         return ConfigError(f"{word}: settings are typed without dashes, as key=value. {ask}")
     return ConfigError(f"{word}: there is no such flag. --help lists the flags; settings are typed as key=value.")

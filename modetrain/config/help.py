@@ -7,9 +7,10 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from modetrain.config import schema
 from modetrain.config.arguments import FLAGS
 from modetrain.files.paths import describe, options
+from modetrain.keys import KEYS
+from modetrain.schema import Value
 
 ABOUT = (
     "modetrain trains a TensorFlow recipe in the execution mode you name: the same train step runs line by line "
@@ -56,7 +57,7 @@ def text(folders: Sequence[Path], width: int | None = None) -> str:
     for group, title in GROUPS:
         rows = [(f"{group}={name}", describe(file)) for name, file in options(group, folders).items()]
         lines += ["", f"{title}:", *_table(rows, columns)]
-    common = [(f"{key}=", _about(entry)) for key, entry in schema.KEYS.items() if entry.common]
+    common = [(f"{key}=", _about(entry)) for key, entry in KEYS.items() if entry.key.common]
     lines += ["", "Common keys (--cfg job prints all of them, with their values):", *_table(common, columns)]
     lines += ["", "Flags:", *_table([(", ".join(names), about) for names, about in FLAGS.items()], columns)]
     lines += ["", "Examples:", *(line for command, about in EXAMPLES for line in (f"  # {about}", f"  {command}"))]
@@ -66,8 +67,9 @@ def text(folders: Sequence[Path], width: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def _about(entry: schema.Key) -> str:
-    return entry.help + (f" ({', '.join(entry.choices)})" if entry.kind == "str" and entry.choices else "")
+def _about(entry: Value) -> str:
+    choices = entry.key.choices if entry.type in (str, str | None) else ()
+    return entry.key.help + (f" ({', '.join(choices)})" if choices else "")
 
 
 def _table(rows: Sequence[tuple[str, str]], columns: int) -> Iterator[str]:

@@ -1,75 +1,65 @@
 """From what is typed to the `Settings` of a run: composed, checked, and only then handed on.
 
-    settings = config.load(["recipe=mnist", "mode=xla", "steps=50"], Path.cwd())
+    settings = load(["recipe=mnist", "mode=xla", "steps=50"], Path.cwd())
 
 Everything is checked before TensorFlow is imported, in this order: the words typed (`overrides.py`), the files
-(`compose.py`), every value by itself (`values.py`), the code that is named (`targets.py`), the values together
-(`rules/`). The first of these that finds fault reports all that it found.
+(`compose.py`), every value by itself, the values together (`rules/`). The first of these that finds fault reports all
+that it found. What the user's own code takes is checked once that is imported (`targets.py`).
 """
 
 from __future__ import annotations
 
-import re
+import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from modetrain.config import arguments as command_line
-from modetrain.config import members, overrides, schema, sections, targets, values
-from modetrain.config.compose import Composition, compose, no_package_line
-from modetrain.config.key import seconds, text
+from modetrain.config import overrides, suggest, targets
+from modetrain.config.compose import Composition, compose
+from modetrain.config.files import near_group, no_package_line
 from modetrain.config.rules import check as rules
-from modetrain.config.signatures import SourceText
-from modetrain.config.targets import instantiate
 from modetrain.errors import ConfigError
 from modetrain.files import paths, quoting, run_folder
-from modetrain.mode import Mode
-from modetrain.settings import (
-    CompareSettings,
-    DataSettings,
-    InitFromSettings,
-    InspectSettings,
-    NonfiniteSettings,
-    OptimizerSettings,
-    ReplaySettings,
-    Settings,
-    WatchdogSettings,
-)
-from modetrain.tools.replay import source
-
-__all__ = ["instantiate", "load"]
+from modetrain.keys import FREE, KEYS, MISSING, SECTIONS, is_free, leaves
+from modetrain.schema import seconds, text
+from modetrain.settings import CALLBACKS, Settings
 
 
-def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> Settings:
+def load(
+    arguments: Sequence[str],
+    cwd: Path,
+    config_dirs: Sequence[str] = (),
+    *,
+    command: str | None = None,
+) -> Settings:
     """Composes and checks the settings of one run, and makes `recipes` importable for it.
 
     Args:
       arguments: overrides, `key=value`.
       cwd: the folder the run starts in: its `conf/` and `recipes/` are the user's own, and paths are relative to it.
       config_dirs: more folders with configs (`--config-dir`).
+      command: the command line that the run keeps; by default the one of these arguments.
 
     Raises:
       ConfigError: the configuration cannot run; the message has a line for each reason.
     """
-    typed = arguments
-    if source.DO in arguments:
-        arguments, dirs, _ = source.words(arguments, cwd)
-        config_dirs = [*dirs, *config_dirs]
-    folders = paths.conf_dirs(cwd, config_dirs)
-    parsed = overrides.parse(arguments, folders)
-    composition = compose(parsed, folders, cwd)
-    _raise(values.problems(composition))
+    composition = composed(arguments, cwd, config_dirs)
+    _raise(_problems(composition, paths.conf_dirs(cwd, config_dirs)))
     paths.install_recipes(cwd)
-    _raise(_own_problems(composition, SourceText(cwd), folders))
-    notes = _notes(composition, arguments, folders, cwd)
-    run_dir = composition.config["run_dir"]
-    if run_dir is not None and run_folder.failed_at_once(_absolute(run_dir, cwd)):
-        notes = (*notes, f"run_dir={run_dir}: the run in it failed before its first step, and is written over")
-    settings = _settings(composition, command_line.written(typed, config_dirs), notes, cwd)
+    _raise(_code_problems(composition))
+    command = command if command is not None else command_line.written(arguments, config_dirs)
+    notes = _notes(composition, arguments, cwd, config_dirs)
+    settings = _settings(composition, command, notes, cwd)
     _raise(rules.problems(settings, composition))
-    if settings.do == "replay":
-        source.choose_step(source.find_source(Path(str(settings.replay.path))), settings)
     return settings
+
+
+def composed(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> Composition:
+    """The configuration with where its values come from, unchecked; arguments as in `load`."""
+    folders = paths.conf_dirs(cwd, [*config_dirs, *overrides.search_path(arguments)])
+    root = next((word.partition("=")[2] for word in arguments if word.startswith(f"{command_line.ROOT}=")), "config")
+    return compose(overrides.parse(arguments, folders), folders, cwd, root)
 
 
 def to_yaml(settings: Settings) -> str:
@@ -94,144 +84,159 @@ def _raise(problems: Iterable[str]) -> None:
         raise ConfigError("\n".join(found))
 
 
-def _own_problems(composition: Composition, code: SourceText, folders: Sequence[Path]) -> Iterator[str]:
-    """What is wrong in the sections that belong to the user, and with the code that they name."""
+# --- every value by itself -------------------------------------------------------------------------------------------
+
+
+def _problems(composition: Composition, folders: Sequence[Path]) -> Iterator[str]:
+    """Yields what is wrong with single keys, in words: unknown, missing, of a wrong type or out of bounds."""
     config = composition.config
-    recipe = config.get("recipe") or {}
-    if "_target_" not in recipe and isinstance(recipe.get("recipe"), Mapping):
-        key = next((key for key in composition.origin if key.startswith("recipe.recipe.")), "")
-        yield no_package_line(composition.origin.get(key, "the recipe's file"), "recipe")
-        return
+    broken = []
+    for section in SECTIONS:
+        value = config.get(section)
+        off = value is None and (section in (*FREE, "callbacks", "debug"))
+        if section not in KEYS and not off and not isinstance(value, Mapping):
+            broken.append(section)
+            given = composition.given(section, value)
+            yield f"{given}: {section} is a section with keys of its own. Type {section}=OPTION, one that --help lists."
+    found = {key: value for key, value in leaves(config) if key.split(".")[0] not in broken and value != {}}
+    yield from _unknown(found, composition, folders)
+    for key, entry in KEYS.items():
+        section = key.rpartition(".")[0]
+        if section.split(".")[0] in broken or (section.startswith("callbacks.") and not _is_on(section, config)):
+            continue
+        value = found.get(key, MISSING)
+        if value == MISSING:
+            is_set = composition.override_of(key) or composition.file_of(key)
+            given = f"{composition.given(key, MISSING)}: {key} has to be given" if is_set else f"{key} is missing"
+            yield f"{given} ({entry.key.help}). Type for example {key}={text(entry.example)}."
+        elif not entry.accepts(value):
+            yield f"{composition.given(key, value)}: {entry.wrong(key, value)}"
+
+
+def _is_on(section: str, config: Mapping[str, Any]) -> bool:
+    callback = (config.get("callbacks") or {}).get(section.split(".")[1])
+    return isinstance(callback, Mapping)
+
+
+def _unknown(found: Mapping[str, Any], composition: Composition, folders: Sequence[Path]) -> Iterator[str]:
+    """Keys that nothing takes; in a section of the user's own those that were typed and stand in no file."""
+    known = dict(leaves(composition.base))
+    for key, value in found.items():
+        parent = key.rpartition(".")[0]
+        callback = key.split(".")[1] if key.startswith("callbacks.") else ""
+        own = is_free(key) and (not callback or "_target_" in ((composition.config["callbacks"] or {})[callback] or {}))
+        given, typed = composition.given(key, value), composition.override_of(key)
+        if key in KEYS or (key in known and own) or (value is None and key == f"callbacks.{callback}"):
+            continue
+        beside = [name for name in known if own and name.startswith(f"{parent}.")]
+        if own and (typed is None or typed.startswith("+")):
+            continue  # its code says whether it takes that
+        if beside:
+            has = sorted(name for name in beside if not name.endswith("._target_"))
+            mine = [name for name in suggest.keys(key, known) if name in has]
+            near = f"Did you mean {mine[0]}={text(value)}? " if mine else ""
+            fix = f"{near}If its code takes it, type +{typed}."
+            yield f"{given}: there is no {key} here; {parent} has {', '.join(has) or 'no keys'}. {fix}"
+            continue
+        group = near_group(key, str(value), folders) if not {".", "/"} & {*key} else None
+        hint = (
+            f"Did you mean {group}={value}?" if group else suggest.sentence(key, value=text(value) if typed else None)
+        )
+        needs = f" A callback of your own needs callbacks.{callback}._target_." if callback not in CALLBACKS else ""
+        yield f"{given}: there is no key {key!r}. {hint}{needs if callback else ''}"
+
+
+def _code_problems(composition: Composition) -> Iterator[str]:
+    """What is wrong with the sections that name code, as far as it shows without importing that."""
+    recipe = composition.config.get("recipe") or {}
     if "_target_" not in recipe:
+        file = composition.file_of("recipe.recipe") or composition.file_of("recipe.defaults")
+        inner = recipe.get("recipe")
+        if isinstance(inner, Mapping):
+            file = next((file for file in composition.files if file.group == "recipe"), file)
+            yield no_package_line(file.name if file else "the recipe's file", "recipe")
+            return
         yield (
             f"recipe={composition.choices['recipe']}: its file names no class. Write recipe: with a line "
             "_target_: recipes.<file>.<Class> below it, or type +recipe._target_=recipes.<file>.<Class>."
         )
-    own = {section: config.get(section) for section in sections.FREE}
-    callbacks = config.get("callbacks") or {}
-    own |= {f"callbacks.{name}": node for name, node in callbacks.items() if name not in sections.CALLBACKS}
-    declared: set[str] = set()
-    for section, node in own.items():
-        yield from targets.check(section, node, code, given=composition.given)
-        declared |= targets.declared(section, node, code)
-    yield from _class_problems(composition, own, code)
-    yield from values.free_problems(composition, declared)
-    if own["recipe"]:
-        choice = f"model={text(composition.choices.get('model'))}"
-        yield from targets.check_model(own["recipe"], own["model"], choice, _models(folders), code)
+    for section, node in targets.own(composition.config).items():
+        for key, value in leaves(node if isinstance(node, Mapping) else {}, f"{section}."):
+            if value == MISSING:
+                yield f"{composition.given(key, MISSING)}: {key} has to be given. Type {key}=VALUE."
+        for key, call in targets.calls(section, node):
+            problem = targets.refusal(call["_target_"])
+            if problem is not None:
+                yield f"{composition.given(f'{key}._target_', call['_target_'])}: {problem}"
 
 
-def _models(folders: Sequence[Path]) -> dict[str, str]:
-    """Per model that can be chosen the target its file names."""
-    # Read as text: a file that was not chosen need not even be YAML.
-    texts = {n: file.read_text("utf-8", errors="replace") for n, file in paths.options("model", folders).items()}
-    found = {name: re.search(r"^_target_:\s*([\w.]+)", text, re.MULTILINE) for name, text in texts.items()}
-    return {name: match[1] for name, match in found.items() if match}
+# --- Settings --------------------------------------------------------------------------------------------------------
 
 
 def _settings(composition: Composition, command: str, notes: tuple[str, ...], cwd: Path) -> Settings:
     config, choices = composition.config, composition.choices
-    data = dict(config["data"])
-    data["image_size"] = tuple(data["image_size"]) if data["image_size"] is not None else None
-    for key in ("dir", "path"):
-        data[key] = str(_absolute(data[key], cwd)) if data[key] is not None else None
-    devices = config["mode"]["devices"]
-    mode = Mode(**{**config["mode"], "devices": tuple(devices) if isinstance(devices, list) else devices})
-    recipe_name = str(choices["recipe"])
-    run_dir = _absolute(config["run_dir"], cwd) if config["run_dir"] is not None else None
-    resume = config["resume"]
-    if resume == "latest" and run_dir is None:
-        run_dir = run_folder.latest(cwd / run_folder.RUNS, recipe_name, mode.name)
-    elif resume is not None and resume != "latest":
-        resume = str(_absolute(resume, cwd))
-    first = config["init_from"]
-    init_from = InitFromSettings(
-        path=str(_absolute(first["path"], cwd)) if first["path"] is not None else None,
-        include=tuple(first["include"]) if first["include"] is not None else None,
-        exclude=tuple(first["exclude"]) if first["exclude"] is not None else None,
-    )
-    callbacks = {name: callback for name, callback in (config.get("callbacks") or {}).items() if callback is not None}
-    replay = config["replay"]
-    compare = {**config["compare"], "modes": tuple(config["compare"]["modes"])}
+    values = {key: _converted(KEYS[key], value, cwd) for key, value in leaves(config) if key in KEYS}
+    given: dict[str, Any] = {}
+    for name, cls in typing.get_type_hints(Settings).items():
+        within = {key.removeprefix(f"{name}."): value for key, value in values.items() if key.startswith(f"{name}.")}
+        if name in values:
+            given[name] = values[name]
+        elif within and name not in ("callbacks", "do"):
+            given[name] = cls(**{"path" if key == "from" else key: value for key, value in within.items()})
+    if given["run_dir"] is not None:
+        given["run_dir"] = Path(given["run_dir"])
+        if run_folder.failed_at_once(given["run_dir"]):
+            shown = config["run_dir"]
+            notes = (*notes, f"run_dir={shown}: the run in it failed before its first step, and is written over")
+    if given["resume"] is not None and config["resume"] == "latest":
+        given["resume"] = "latest"
+        if given["run_dir"] is None:
+            where = (str(choices["recipe"]), given["mode"].name)
+            given["run_dir"] = run_folder.latest(cwd / run_folder.RUNS, *where)
+    callbacks = config.get("callbacks") or {}
     return Settings(
-        recipe_name=recipe_name,
+        **given,
+        do=values["do.name"],
+        recipe_name=str(choices["recipe"]),
         model_name=str(choices.get("model") or ""),
         debug_name=choices.get("debug"),
         recipe=config["recipe"],
         model=config.get("model") or {},
-        data=DataSettings(**data),
-        optimizer=OptimizerSettings(**config["optimizer"]),
-        mode=mode,
-        callbacks=callbacks,
-        do=config["do"]["name"],
-        steps=config["steps"],
-        seed=config["seed"],
-        run_dir=run_dir,
-        resume=resume,
+        callbacks={name: callback for name, callback in callbacks.items() if callback is not None},
         command=command,
-        check_numerics=config["check_numerics"],
-        nonfinite=NonfiniteSettings(**config["nonfinite"]),
-        init_from=init_from,
-        watchdog=WatchdogSettings(**{key: seconds(value) or 0.0 for key, value in config["watchdog"].items()}),
-        stop_after=seconds(config["stop_after"]),
-        compare=CompareSettings(**compare),
-        replay=ReplaySettings(
-            path=str(_absolute(replay["from"], cwd)) if replay["from"] is not None else None,
-            step=replay["step"],
-            replica=replay["replica"],
-            check=replay["check"],
-        ),
-        inspect=InspectSettings(**config["inspect"]),
         notes=notes,
         resolved=config,
     )
 
 
-def _class_problems(composition: Composition, own: Mapping[str, Any], code: SourceText) -> Iterator[str]:
-    """What is wrong with the classes that are named: the recipe's, those of callbacks, the metrics they return."""
-    config, callbacks = composition.config, composition.config.get("callbacks") or {}
-    targets_of = {
-        section: node["_target_"]
-        for section, node in own.items()
-        if isinstance(node, Mapping) and isinstance(node.get("_target_"), str) and not node.get("_partial_")
-    }
-    evaluates = callbacks.get("evaluate") is not None
-    needed = [
-        *(["train_step"] if config["do"]["name"] != "evaluate" else []),
-        *(["eval_step"] if evaluates or config["do"]["name"] == "evaluate" else []),
-    ]
-    for section, target in targets_of.items():
-        given = composition.given(f"{section}._target_", target)
-        if section == "recipe":
-            yield from members.check_recipe(target, given, needed, code)
-        elif section.startswith("callbacks."):
-            yield from members.check_callback(target, given, code)
-    key = "callbacks.checkpoint.best"
-    metric = (callbacks.get("checkpoint") or {}).get("best")
-    if metric not in (None, schema.AUTO) and evaluates and config["do"]["name"] == "train" and "recipe" in targets_of:
-        yield from members.check_metric(targets_of["recipe"], metric, composition.given(key, metric), key, code)
+def _converted(entry: Any, value: Any, cwd: Path) -> Any:
+    """A value as `Settings` holds it: seconds, absolute paths, tuples."""
+    if entry.key.duration and value is not None:
+        return seconds(value) or 0.0
+    if entry.key.path and value is not None:
+        return str(paths.expanded(value, cwd))
+    return tuple(value) if isinstance(value, list) else value
 
 
-def _absolute(path: str, cwd: Path) -> Path:
-    return paths.expanded(path, cwd)
-
-
-def _notes(composition: Composition, arguments: Sequence[str], folders: Sequence[Path], cwd: Path) -> tuple[str, ...]:
+def _notes(
+    composition: Composition, arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str]
+) -> tuple[str, ...]:
     """What a debug preset changed, seen by composing without it, so that no note claims what did not happen."""
     preset = composition.choices.get("debug")
     if preset is None:
         return ()
-    without = [argument for argument in arguments if overrides.key_of(argument) != "debug"]
-    plain = compose(overrides.parse([*without, "debug=null"], folders), folders, cwd)
-    before, after = dict(sections.leaves(plain.config)), dict(sections.leaves(composition.config))
+    without = [argument for argument in arguments if quoting.key_of(argument) != "debug"]
+    plain = composed([*without, "debug=null"], cwd, config_dirs)
+    before, after = dict(leaves(plain.config)), dict(leaves(composition.config))
     changed, kept = [], []
-    for key in [*(k for k in schema.KEYS if k in after), *(k for k in after if k not in schema.KEYS)]:
+    for key in [*(key for key in KEYS if key in after), *(key for key in after if key not in KEYS)]:
         value = text(after[key])
+        file = composition.file_of(key)
         if key not in before or before[key] != after[key]:
             was = f", not {text(before[key])}" if key in before else ""
-            about = f" ({schema.KEYS[key].help})" if key in schema.KEYS else ""
+            about = f" ({KEYS[key].key.help})" if key in KEYS else ""
             changed.append(f"  {key}={value}{was}{about}")
-        elif composition.override_of(key) and composition.origin.get(key, "").endswith(f"debug/{preset}.yaml"):
+        elif composition.override_of(key) and file is not None and file.group == "debug":
             kept.append(f"  {key}={value} stays, as typed")
     title = f"debug={preset} changes" if changed else f"debug={preset} changes nothing here"
     return (f"{title}:" if changed or kept else title, *changed, *kept)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from modetrain.config.schema import KEYS
 from modetrain.errors import closest
+from modetrain.keys import KEYS
 
 
 def keys(key: str, known: Iterable[str] = ()) -> list[str]:
@@ -21,7 +21,7 @@ def keys(key: str, known: Iterable[str] = ()) -> list[str]:
         return [key]
     section, _, leaf = key.rpartition(".")
     for name, entry in KEYS.items():
-        if leaf in entry.also:
+        if leaf in entry.key.also.split():
             return [name]
     siblings = [name for name in names if name.rpartition(".")[0] == section]
     if section and siblings:

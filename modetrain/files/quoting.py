@@ -21,6 +21,11 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
 _NO_PATHS = ("latest", "null", "???")
 
 
+def key_of(word: str) -> str:
+    """The key or group of an override as it was typed: `steps` of `steps=5`, of `+steps=5`, `++steps=5` and of `~steps`."""
+    return word.partition("=")[0].lstrip("+~")
+
+
 def override(key: str, value: Any, *, interpolated: bool = False) -> str:
     """An override that sets a key to exactly this value, as Hydra reads it.
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from modetrain.app.build import info_of, make_data, make_recipe
 from modetrain.config import load
-from modetrain.config.overrides import key_of
 from modetrain.data.sources import load as sources
 from modetrain.errors import ConfigError
+from modetrain.files.quoting import key_of
 from modetrain.recipe import Recipe
 
 

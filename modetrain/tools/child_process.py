@@ -11,11 +11,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from modetrain.config import load
-from modetrain.settings import Settings
+from modetrain.mode import Mode
 
 
 def run_module(module: str, *arguments: str, log: Path, cwd: Path | None = None) -> int:
@@ -37,18 +36,13 @@ def describe_exit(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def load_settings(
-    words: Sequence[str], config_dirs: Sequence[str], environ: Mapping[str, str] | None = None
-) -> Settings:
-    """Loads the settings of this process, and sets the environment that TensorFlow reads when it is imported.
+def set_environment(mode: Mode, environ: Mapping[str, str] | None = None) -> None:
+    """Sets the environment variables that TensorFlow reads when it is imported.
 
     Args:
-      words: the overrides.
-      config_dirs: more folders of configs.
-      environ: more environment variables to set.
+      mode: how this process runs steps.
+      environ: more variables to set.
     """
-    settings = load.load(words, Path.cwd(), config_dirs)
     os.environ.update(environ or {})
-    settings.mode.set_environment()
+    mode.set_environment()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    return settings

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modetrain.config import load
 from modetrain.errors import ConfigError
 from modetrain.files import quoting
 from modetrain.mode import Mode
@@ -61,7 +60,9 @@ def run(*words: str, callbacks: Sequence[Callback] = (), **keys: Any) -> RunResu
       Exception: what the run failed with, as it was raised; its text for a person is in `error.txt` of the run folder.
     """
     words = (*words, *(quoting.override(key, value) for key, value in keys.items()))
-    settings = load.load(words, Path.cwd())
+    from modetrain.app import check
+
+    settings = check.load(words, Path.cwd())
     if settings.do not in _DO:
         raise ConfigError(
             f'modetrain.run("do={settings.do}"): run trains and evaluates. Call modetrain.compare or modetrain.inspect, or type '
@@ -77,7 +78,7 @@ def run(*words: str, callbacks: Sequence[Callback] = (), **keys: Any) -> RunResu
     from modetrain.tools.inspect.inspect_command import TOOLS
 
     tools = dataclasses.replace(TOOLS, callbacks=lambda settings: [*TOOLS.callbacks(settings), *callbacks])
-    outcome = session.run(settings, tools=tools)
+    outcome = session.run(settings, tools=tools, check=lambda: check.code(words, Path.cwd()))
     if outcome.error is not None:
         raise outcome.error
     if outcome.trainer is None:

@@ -1,4 +1,4 @@
-"""The arithmetic of the model of step time, docs/scaling.md, and what the all-reduces of a step are counted from."""
+"""The arithmetic of the model of step time, docs/reference/scaling.md, and what the all-reduces of a step are counted from."""
 
 from __future__ import annotations
 

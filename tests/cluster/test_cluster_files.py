@@ -162,7 +162,7 @@ def test_slurm_is_asked_for_a_worker_a_machine_and_told_to_warn_before_the_end()
 
 
 def test_the_page_names_the_variables_that_are_read():
-    text = (ROOT / "docs" / "clusters.md").read_text()
+    text = (ROOT / "docs" / "reference" / "clusters.md").read_text()
     for name in ("MODETRAIN_WORKERS", "MODETRAIN_JOB", "MODETRAIN_SERVICE", "MODETRAIN_PORT", "JOB_COMPLETION_INDEX"):
         assert name in text
     (example,) = [line.strip() for line in text.splitlines() if line.strip().startswith("TF_CONFIG=")]

@@ -134,7 +134,7 @@ def trained(make_trainer, recorder, compile, cls, where, *, prepare=None, **give
 
 @pytest.mark.parametrize(("compile", "where"), RUNS)
 def test_loss_objects_have_the_values_of_the_whole_batch(compile, where, make_trainer, recorder, mlp, source):
-    """But for a sum in training, which is the mean of the replicas' sums: see docs/distributed.md."""
+    """But for a sum in training, which is the mean of the replicas' sums: see docs/many-devices.md."""
 
     trainer, in_training = trained(make_trainer, recorder, compile, Values, where, model=mlp(), prepare=in_order)
     whole = values_of(source.train, [slice(0, 40)], sums=1 / where.count)

@@ -52,7 +52,7 @@ def test_help_tells_of_the_function():
 @pytest.mark.long
 @pytest.mark.parametrize("page", ["inspect.md", "compare.md"])
 def test_the_tests_that_a_page_shows_pass(page, tmp_path):
-    shown = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
+    shown = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "reference" / page).read_text(), re.S)
     own = [block for block in shown if "def test_" in block]
     assert own
     for number, block in enumerate(own):

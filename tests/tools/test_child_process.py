@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from modetrain.tools.child_process import describe_exit, load_settings, run_module
+from modetrain.mode import Mode
+from modetrain.tools.child_process import describe_exit, run_module, set_environment
 
 
 def test_a_module_runs_to_its_end_with_its_output_in_a_file(tmp_path):
@@ -21,9 +22,8 @@ def test_a_module_that_a_signal_ends_is_described_by_it(tmp_path):
     assert (describe_exit(code), describe_exit(3)) == ("SIGKILL", "exit code 3")
 
 
-def test_settings_come_with_the_environment_of_their_mode(monkeypatch):
+def test_the_environment_of_a_mode_is_set(monkeypatch):
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     monkeypatch.delenv("PLANTED", raising=False)
-    settings = load_settings(["recipe=mnist", "mode=graph", "steps=3"], (), {"PLANTED": "1"})
-    assert (settings.steps, settings.mode.compile) == (3, "graph")
+    set_environment(Mode(name="graph", compile="graph"), {"PLANTED": "1"})
     assert (os.environ["PLANTED"], os.environ["TF_CPP_MIN_LOG_LEVEL"]) == ("1", "3")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from modetrain.config.key import text
 from modetrain.errors import nearest_multiple
 from modetrain.files import run_folder
 from modetrain.files.paths import shown
+from modetrain.schema import text
 from modetrain.settings import Settings
 
 

@@ -64,17 +64,7 @@ def init_from(settings: Settings) -> str | None:
             f"init_from.{given}= without init_from.path=: there is nothing to take values from. Type init_from.path= with a run "
             "folder or a checkpoint."
         )
-    path, named = Path(first.path), _path(first.path)
-    if not path.exists():
-        return f"init_from.path={named}: there is no such file or folder. Type init_from.path= with a run folder."
-    if path.is_file() and path.suffix != ".npz":
-        return f"init_from.path={named}: a checkpoint is a file step-NUMBER.npz. Type init_from.path= with one."
-    if path.is_dir() and not run_folder.steps(path):
-        return (
-            f"init_from.path={named}: there is no checkpoint in {named}/{run_folder.CHECKPOINTS}. Type the folder of a run "
-            "that has one."
-        )
-    return None
+    return _no_checkpoint("init_from.path", Path(first.path), "a run folder")
 
 
 def resume(settings: Settings) -> str | None:
@@ -96,19 +86,27 @@ def resume(settings: Settings) -> str | None:
                 "run_dir= with the folder of a run."
             )
         return None
-    path, given = Path(given), _path(given)
+    return _no_checkpoint("resume", Path(given), "latest, or the path of a run folder")
+
+
+def _no_checkpoint(key: str, path: Path, instead: str) -> str | None:
+    """Why a path is neither a checkpoint nor the folder of a run that has one."""
+    given = f"{key}={_path(path)}"
     if not path.exists():
-        return f"resume={given}: there is no such file or folder. Type resume=latest, or the path of a run folder."
-    if path.is_file() and path.suffix != ".npz":
-        return f"resume={given}: a checkpoint is a file step-NUMBER.npz. Type resume= with one, or with a run folder."
-    if path.is_dir() and path.name == run_folder.CHECKPOINTS and not run_folder.steps(path):
-        return f"resume={given}: name the run folder or one checkpoint in it. Type {typed_path('resume', path.parent)}."
-    if path.is_dir() and not run_folder.steps(path):
+        return f"{given}: there is no such file or folder. Type {key}= with {instead}."
+    if path.is_file():
+        right = path.suffix == ".npz"
         return (
-            f"resume={given}: there is no checkpoint in {given}/{run_folder.CHECKPOINTS}. Type resume= with the folder of a run "
-            "that has one, or leave resume out."
+            None
+            if right
+            else f"{given}: a checkpoint is a file step-NUMBER.npz. Type {key}= with one, or a run folder."
         )
-    return None
+    if run_folder.steps(path):
+        return None
+    if path.name == run_folder.CHECKPOINTS:
+        return f"{given}: name the run folder or one checkpoint in it. Type {key}={_path(path.parent)}."
+    where = f"{_path(path)}/{run_folder.CHECKPOINTS}"
+    return f"{given}: there is no checkpoint in {where}. Type {key}= with the folder of a run that has one, or leave it out."
 
 
 def further(settings: Settings) -> str | None:

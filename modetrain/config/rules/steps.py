@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from modetrain.data.sources import load as sources
-from modetrain.errors import ConfigError, nearest_multiple
+from modetrain.errors import nearest_multiple
 from modetrain.mode import LOGICAL_CPUS
 from modetrain.settings import Settings
-
-
-def mode(settings: Settings) -> str | None:
-    return _refusal(settings.mode.check)
 
 
 def tpu(settings: Settings) -> str | None:
@@ -92,12 +87,6 @@ def nesterov(settings: Settings) -> str | None:
     )
 
 
-def data(settings: Settings) -> str | None:
-    if settings.do == "replay":  # which may need none: a capsule has its batch
-        return None
-    return _refusal(lambda: sources.check(settings.data))
-
-
 def profile(settings: Settings) -> str | None:
     callback = settings.callbacks.get("profile")
     if not isinstance(callback, Mapping) or callback.get("at") is None:
@@ -110,12 +99,3 @@ def profile(settings: Settings) -> str | None:
         f"callbacks.profile.at={at} callbacks.profile.steps={length} with steps={steps}: the trace would end at step "
         f"{at + length}, after the run. Type {fix}, or steps={at + length}."
     )
-
-
-def _refusal(check: Callable[[], None]) -> str | None:
-    """What a part of the library itself refuses, whoever uses it."""
-    try:
-        check()
-    except ConfigError as error:
-        return str(error)
-    return None

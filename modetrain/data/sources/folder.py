@@ -1,4 +1,4 @@
-"""A folder of the user's own: `.npz` or `.npy` arrays, TFRecords, or what TFDS prepared (see docs/data.md)."""
+"""A folder of the user's own: `.npz` or `.npy` arrays, TFRecords, or what TFDS prepared (see docs/your-data.md)."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def _explained(
                 )
                 return ConfigError(
                     f"{shard.file}: record {index} holds {seen or 'no feature'} and cannot be decoded "
-                    f"({_first_line(damage)}). Expected is what docs/data.md says under TFRecords."
+                    f"({_first_line(damage)}). Expected is what docs/your-data.md says under TFRecords."
                 )
             if usual is None:
                 usual, usual_at = shape, f"record {index} of {name}"

@@ -20,9 +20,9 @@ from modetrain import console
 from modetrain.checkpoints import resume
 from modetrain.config import load as config
 from modetrain.config.arguments import CommandLine
-from modetrain.config.overrides import key_of
 from modetrain.errors import ConfigError, did_you_mean
 from modetrain.files import paths
+from modetrain.files.quoting import key_of
 from modetrain.settings import Settings
 from modetrain.tools.compare import html_page, table
 from modetrain.tools.compare.comparison import Comparison

@@ -15,15 +15,16 @@ from modetrain.checkpoints import resume
 from modetrain.cluster.launcher.launch import launch
 from modetrain.cluster.launcher.supervisor import Limits
 from modetrain.config import load as config
-from modetrain.config.overrides import key_of
 from modetrain.diagnostics import location
+from modetrain.errors import ConfigError
+from modetrain.files.quoting import key_of
 from modetrain.settings import Settings
 from modetrain.tools.child_process import describe_exit, run_module
 from modetrain.tools.compare import runner
 from modetrain.tools.compare.observation import ProcessDeath
 from modetrain.tools.compare.runner import Runner, Task
 from modetrain.tools.compare.store import ResultStore
-from modetrain.tools.compare.variant_process import Job
+from modetrain.tools.compare.variant_process import WRONG, Job
 
 _MODULE = "modetrain.tools.compare.variant_process"
 # The overrides and the environment variables of each change.
@@ -97,6 +98,8 @@ class Subprocesses(Runner):
             code = run_module(_MODULE, str(self.store.folder), job.name, log=log, cwd=self._cwd)
         if code == 0 and self.store.has(f"{job.name}/result"):
             return self.store.get(f"{job.name}/result")
+        if self.store.has(f"{job.name}/{WRONG}"):
+            raise ConfigError(self.store.get(f"{job.name}/{WRONG}"))
         return self._death(job, code, cause, log.read_text(errors="replace") if log.exists() else "")
 
     def _launch(self, job: Job, settings: Settings, folder: Path, log: Path) -> tuple[int, str | None]:

@@ -14,15 +14,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modetrain.app import check
 from modetrain.cluster import protocol
+from modetrain.config import load
+from modetrain.errors import ConfigError
 from modetrain.settings import Settings
-from modetrain.tools.child_process import load_settings
+from modetrain.tools.child_process import set_environment
 from modetrain.tools.compare.observation import VariantReport
 from modetrain.tools.compare.runner import Task
 from modetrain.tools.compare.store import ReadOnlyStore, ResultStore
 
 if TYPE_CHECKING:
     from modetrain.tools.compare.variant import Variant
+
+
+WRONG = "wrong"  # in the store: why the configuration of a job cannot run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +67,8 @@ def main(folder: str, name: str) -> int:
     faulthandler.enable()  # where a signal ends this process, its lines are printed
     store = ResultStore(Path(folder))
     job: Job = store.get(f"{name}/job")
-    settings = load_settings(job.words, job.config_dirs, job.environ)
+    settings = load.load(job.words, Path.cwd(), job.config_dirs)
+    set_environment(settings.mode, job.environ)
     try:
         variant = _build(job, settings, store)
         if not variant.replicas.chief:  # all workers find the same, and the chief keeps it
@@ -85,6 +92,11 @@ def _build(job: Job, settings: Settings, store: ResultStore) -> Variant:
     from modetrain.tools.compare.variant import Variant
 
     replicas = connect_devices(settings.mode)
+    try:
+        check.code(job.words, Path.cwd(), job.config_dirs)
+    except ConfigError as error:
+        store.put(f"{job.name}/{WRONG}", str(error))
+        raise
     protocol.announce_ready(os.environ)
     tf_setup.set_for(settings.mode, settings.seed)
     source = sources.load(settings.data, say=print)

@@ -1,6 +1,6 @@
 """Every code that `inspect` knows: what it means, why it matters and what to write instead.
 
-`docs/inspect.md` shows the same table with examples; a test keeps the two equal.
+`docs/reference/inspect.md` shows the same table with examples; a test keeps the two equal.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Code:
-    """What is said of every finding of one kind.
+    """The texts of every finding with one code.
 
     Attributes:
       title: what it is, in a few words.
@@ -39,7 +39,7 @@ CODES: Mapping[str, Code] = {
     "MT102": Code(
         title="logs or warns only while tracing",
         why=f"{_ONCE}, so this is logged once and never again.",
-        fix="Return the value from the step and log it in a callback's look(), or use tf.print.",
+        fix="Return the value from the step and log it in a callback's on_step(), or use tf.print.",
     ),
     "MT103": Code(
         title="touches files, processes or the network only while tracing",
@@ -95,7 +95,8 @@ CODES: Mapping[str, Code] = {
     ),
     "MT206": Code(
         title="makes a variable, layer, optimizer or metric in the step",
-        why="A traced step makes it anew at each trace or fails, eager makes it anew at every step, and it is in no checkpoint.",
+        why="A traced step makes a new one at each trace or fails, eager makes a new one at every step, and it is in no "
+        "checkpoint.",
         fix="Make it in the recipe's __init__ as an attribute, and use it in the step.",
     ),
     "MT207": Code(
@@ -106,14 +107,15 @@ CODES: Mapping[str, Code] = {
     # --- frozen values
     "MT301": Code(
         title="a Python or NumPy random number is frozen",
-        why=f"{_FROZEN}, where eager draws anew at each step.",
+        why=f"{_FROZEN}, where eager draws new ones at each step.",
         fix='Use tf.random.stateless_uniform(shape, seed=self.seed("name")) and its like: new numbers at each step, the same in '
         "every mode.",
     ),
     "MT302": Code(
         title="the time of the trace is frozen",
-        why=f"{_FROZEN}; a duration taken so is that of tracing, not of a step.",
-        fix="Measure in a callback; modetrain books the time of steps itself (speed/ in TensorBoard). For progress use self.step.",
+        why=f"{_FROZEN}; such a duration is that of tracing, not of a step.",
+        fix="Measure in a callback; modetrain measures the time of steps itself (speed/ in TensorBoard). For progress use "
+        "self.step.",
     ),
     "MT303": Code(
         title="a value that differs from process to process is frozen",
@@ -176,12 +178,12 @@ CODES: Mapping[str, Code] = {
     # --- the graph
     "MT501": Code(
         title="a Python loop is unrolled",
-        why="Every round is recorded as operations of its own: tracing and compiling take so much longer, and memory grows.",
+        why="Every round is recorded as operations of its own: tracing and compiling take longer, and memory grows.",
         fix="Loop over a tensor (`for i in tf.range(n)`), use tf.while_loop, tf.scan or tf.map_fn, or one vectorised operation.",
     ),
     "MT502": Code(
         title="is traced again",
-        why="Each new shape, dtype or Python value of an argument traces and compiles the step anew.",
+        why="Each new shape, dtype or Python value of an argument traces and compiles the step again.",
         fix="Give every batch the same shapes (drop or pad the rest), and pass numbers as tensors.",
     ),
     "MT503": Code(
@@ -211,19 +213,19 @@ CODES: Mapping[str, Code] = {
     # --- what XLA drops
     "MT601": Code(
         title="an index is out of range",
-        why="Eager and graph stop with an error; XLA takes another row, or none, without a word.",
-        fix="Mend the indices (vocabulary size, off by one); with mode.guards=true a compiled run stops there too.",
+        why="Eager and graph stop with an error; XLA takes another row, or none, without an error.",
+        fix="Fix the indices (vocabulary size, off by one); with mode.guards=true a compiled run stops there too.",
         mode="xla",
     ),
     "MT602": Code(
         title="a label is out of range",
-        why="Eager and graph stop with an error; XLA makes the loss NaN, or ignores the label, without a word.",
-        fix="Mend the labels or the number of classes; with mode.guards=true a compiled run stops there too.",
+        why="Eager and graph stop with an error; XLA makes the loss NaN, or ignores the label, without an error.",
+        fix="Fix the labels or the number of classes; with mode.guards=true a compiled run stops there too.",
         mode="xla",
     ),
     "MT603": Code(
         title="an integer is divided by zero",
-        why="Eager and graph stop with an error; XLA returns some number without a word.",
+        why="Eager and graph stop with an error; XLA returns some number without an error.",
         fix="Guard the divisor, tf.maximum(n, 1); with mode.guards=true a compiled run stops there too.",
         mode="xla",
     ),
@@ -241,13 +243,13 @@ CODES: Mapping[str, Code] = {
     ),
     "MT606": Code(
         title="a number is cast to an integer type that cannot hold it",
-        why="The result of casting NaN, infinity or a number out of range is whatever the device makes of it.",
+        why="The result of casting NaN, infinity or a number out of range differs from device to device.",
         fix="Clip before casting: tf.clip_by_value, tf.where(tf.math.is_finite(x), x, 0.0).",
         mode="xla",
     ),
     "MT607": Code(
         title="a matrix cannot be inverted or factored",
-        why="Eager and graph stop with an error; XLA returns NaN without a word.",
+        why="Eager and graph stop with an error; XLA returns NaN without an error.",
         fix="Add a small multiple of the identity; with mode.guards=true a compiled run stops there too.",
         mode="xla",
     ),
@@ -292,7 +294,7 @@ CODES: Mapping[str, Code] = {
     "MT707": Code(
         title="a metric that is not the mean over examples",
         why="Each replica computes it on its share of the batch, and what is shown in training is the mean of these: a maximum, a "
-        "ratio or a sum becomes something else. Evaluation is not concerned.",
+        "ratio or a sum becomes something else. Evaluation is not affected.",
         fix="Return one value per example, or compute it in eval_step, which is given whole batches.",
         mode="replicas",
     ),

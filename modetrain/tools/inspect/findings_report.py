@@ -39,9 +39,7 @@ def summary(findings: Sequence[Finding], target: str) -> str:
         return f"inspect: nothing found for target={target}"
     counts = collections.Counter(one.code for one in findings)
     listed = ", ".join(f"{code} x{count}" if count > 1 else code for code, count in sorted(counts.items()))
-    return (
-        f"inspect: {len(findings)} finding{'s' * (len(findings) > 1)} for target={target}: {listed} (docs/inspect.md)"
-    )
+    return f"inspect: {len(findings)} finding{'s' * (len(findings) > 1)} for target={target}: {listed} (docs/reference/inspect.md)"
 
 
 def write(folder: Path, findings: Sequence[Finding], target: str) -> None:

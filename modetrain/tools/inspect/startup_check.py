@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable, Iterator
 
 from modetrain.config import arguments
-from modetrain.config.overrides import key_of
 from modetrain.diagnostics import graph_ops, stack
 from modetrain.diagnostics.location import Location
 from modetrain.engine.devices import Replicas
 from modetrain.engine.guards.step_guards import unguarded
 from modetrain.engine.loop import Concrete
+from modetrain.files.quoting import key_of
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
 from modetrain.tools.inspect import findings_report

@@ -16,8 +16,8 @@ from rich.table import Table
 from modetrain.checkpoints.capsule import Capsule
 from modetrain.config import arguments
 from modetrain.config.arguments import CommandLine
-from modetrain.config.overrides import key_of
 from modetrain.files import quoting
+from modetrain.files.quoting import key_of
 from modetrain.settings import Settings
 from modetrain.tools.child_process import describe_exit, run_module
 

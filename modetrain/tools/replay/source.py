@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modetrain.config import arguments as command_line
-from modetrain.config.overrides import key_of, resolved_value_of
+from modetrain.config import load as config
+from modetrain.config.overrides import resolved_value_of
 from modetrain.errors import ConfigError
 from modetrain.files import paths, run_folder, run_json
+from modetrain.files.quoting import key_of
+from modetrain.keys import affects
 
 if TYPE_CHECKING:
     from modetrain.checkpoints.capsule import Capsule
@@ -25,21 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DO, FROM, STEP = "do=replay", "replay.from", "replay.step"
-# What belongs to the run and not to its steps.
-_OF_THE_RUN = ("run_dir", "resume", "stop_after", "do", "check_numerics")
-_SECTIONS_OF_THE_RUN = ("init_from", "callbacks", "compare", "inspect", "watchdog", "replay")
-# What says how and where steps ran, for which `mode=` of the replay stands.
-_HOW: tuple[str, ...] = (
-    "mode",
-    "mode.name",
-    "mode.compile",
-    "mode.steps_per_call",
-    "mode.strategy",
-    "mode.replicas",
-    "mode.workers",
-)
-_HOW += ("mode.restarts", "mode.restart_workers", "mode.startup_timeout", "mode.devices", "mode.tpu")
-_HOW += ("mode.sync_batch_norm", "mode.xla_unit")
 # Of a mode, what decides the numbers; it may stand in the file of a preset.
 _DECIDES = ("precision", "deterministic", "guards")
 _PRESETS_OF_THE_RUN = ("nan", "profile", "rehearse")
@@ -98,6 +86,19 @@ def find_source(path: Path) -> ReplaySource:
             return ReplaySource(path=path, folder=own, command=made.command, config=made.config, capsule=made)
         return dataclasses.replace(_of_folder(folder, named), path=path)
     return _of_folder(path, named)
+
+
+def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> Settings:
+    """The settings of a replay, checked: those of the whole command line that it stands for (see `words`).
+
+    Raises:
+      ConfigError: the replay cannot be made.
+    """
+    expanded, dirs, _ = words(arguments, cwd)
+    dirs = [*dirs, *config_dirs]
+    settings = config.load(expanded, cwd, dirs, command=command_line.written(arguments, config_dirs))
+    choose_step(find_source(Path(str(settings.replay.path))), settings)
+    return settings
 
 
 def words(arguments: Sequence[str], cwd: Path) -> tuple[list[str], list[str], ReplaySource]:
@@ -212,7 +213,8 @@ def _complete_capsules(folder: Path, wanted: int | None, warn: bool) -> Iterator
 
 def _is_kept(word: str, typed: set[str]) -> bool:
     key = key_of(word)
-    if key in typed or key in _OF_THE_RUN or key in _HOW or key.partition(".")[0] in _SECTIONS_OF_THE_RUN:
+    # What belongs to the run and not to its steps, or says how and where they ran, for which `mode=` of the replay stands.
+    if key in typed or affects(key) & {"run", "placement"}:
         return False
     return not (key == "debug" and word.partition("=")[2] in _PRESETS_OF_THE_RUN)
 

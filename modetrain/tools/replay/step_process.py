@@ -14,14 +14,16 @@ from pathlib import Path
 from modetrain.config import arguments
 from modetrain.files import atomic
 from modetrain.settings import Settings
-from modetrain.tools.child_process import load_settings
+from modetrain.tools.child_process import set_environment
+from modetrain.tools.replay import source
 from modetrain.tools.replay.check_modes import ModeCheck
 
 
 def main(answer: str, *words: str) -> int:
     """Writes the answer; returns 0 also where the step fails."""
     line = arguments.parse(words)
-    settings = load_settings(line.overrides, line.config_dirs)
+    settings = source.load(line.overrides, Path.cwd(), line.config_dirs)
+    set_environment(settings.mode)
     atomic.write_text(Path(answer), json.dumps(dataclasses.asdict(_check(settings))))
     return 0
 

@@ -108,8 +108,8 @@ def test_modes_that_agree_exit_with_0_and_say_so(agreeing, found):
 
 
 def test_compare_json_is_as_documented(found):
-    """docs/compare.md names every key; whoever adds one adds it there."""
-    page = (Path(__file__).parents[3] / "docs" / "compare.md").read_text()
+    """docs/reference/compare.md names every key; whoever adds one adds it there."""
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "compare.md").read_text()
     for key in [*found, *found["arms"]["graph"], *found["arms"]["graph"]["time"]]:
         assert re.search(rf"[`.]{key}[`.]", page), key
     assert found["schema"] == compare_command.SCHEMA

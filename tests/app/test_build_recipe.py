@@ -26,7 +26,7 @@ class Keeps(Forgets):
 
 def chosen(settings, cls):
     named = {
-        "recipe": {"_target_": f"tests.test_chosen_recipe.{cls.__name__}"},
+        "recipe": {"_target_": f"tests.app.test_build_recipe.{cls.__name__}"},
         "model": {"_target_": "recipes.models.mlp"},
     }
     return chosen_recipe(settings(**named), INFO)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modetrain.config import arguments
-from modetrain.config.overrides import key_of
+from modetrain.files.quoting import key_of
 
 
 def test_what_was_written_is_read_again():

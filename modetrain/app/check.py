@@ -1,0 +1,161 @@
+"""What a run is checked for besides its configuration: its data before TensorFlow is imported, the user's code after.
+
+settings = check.load(words, cwd, config_dirs)     # in well under a second
+import tensorflow
+check.code(words, cwd, config_dirs)                # imports what recipe, model and callbacks name
+"""
+
+from __future__ import annotations
+
+import ast
+import collections.abc
+import contextlib
+import inspect
+import textwrap
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modetrain.config import files, targets
+from modetrain.config import load as config
+from modetrain.config.compose import Composition
+from modetrain.data.sources import load as sources
+from modetrain.diagnostics import location
+from modetrain.errors import ConfigError, closest
+from modetrain.files import paths
+from modetrain.schema import text
+from modetrain.settings import AUTO, Settings
+
+
+def load(words: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> Settings:
+    """The settings of a run, whose data can be there as far as is seen without TensorFlow.
+
+    Raises:
+      ConfigError: the configuration cannot run.
+    """
+    settings = config.load(words, cwd, config_dirs)
+    sources.check(settings.data)
+    return settings
+
+
+def code(words: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> None:
+    """Imports the code that the configuration names, and checks what it takes; slow, for it imports TensorFlow.
+
+    Raises:
+      ConfigError: it takes something else, or is no recipe, model or callback; a line for each reason.
+      Exception: whatever importing it raises.
+    """
+    problems = list(dict.fromkeys(_problems(config.composed(words, cwd, config_dirs), cwd, config_dirs)))
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _problems(composition: Composition, cwd: Path, config_dirs: Sequence[str]) -> Iterator[str]:
+    own = targets.own(composition.config)
+    for section, node in own.items():
+        before: Any = composition.base
+        for part in section.split("."):
+            before = before.get(part) if isinstance(before, Mapping) else None
+        yield from targets.check(section, node, before, composition.given)
+    for section, node in own.items():
+        with contextlib.suppress(LookupError):
+            yield from _class_problems(section, node, composition)
+    with contextlib.suppress(LookupError):
+        yield from _metric_problems(composition)
+        yield from _model_problems(own, composition, paths.conf_dirs(cwd, config_dirs))
+
+
+def _class_problems(section: str, node: Any, composition: Composition) -> Iterator[str]:
+    """A recipe derives from `Recipe` and has the steps that the run makes, a callback from `Callback`."""
+    from modetrain.callback import Callback
+    from modetrain.recipe import Recipe
+
+    if section == "model" or not isinstance(node, Mapping) or node.get("_partial_"):
+        return
+    cls = targets.find(node["_target_"])
+    what, base = ("recipe", Recipe) if section == "recipe" else ("callback", Callback)
+    if not inspect.isclass(cls):
+        return
+    given, where = composition.given(f"{section}._target_", node["_target_"]), location.of_class(cls)
+    if not issubclass(cls, base):
+        yield (
+            f"{given}: class {cls.__name__} in {where} is no {what}, it does not derive from modetrain.{base.__name__}. Write "
+            f"class {cls.__name__}(modetrain.{base.__name__}): there."
+        )
+        return
+    do, callbacks = composition.config["do"]["name"], composition.config.get("callbacks") or {}
+    evaluates = do == "evaluate" or callbacks.get("evaluate") is not None
+    needed = {"train_step": section == "recipe" and do != "evaluate", "eval_step": section == "recipe" and evaluates}
+    there = {name for one in cls.__mro__[: cls.__mro__.index(base)] for name in vars(one)}
+    for method in (name for name, wanted in needed.items() if wanted and name not in there):
+        near = closest(method, there - {*needed})
+        fix = f"Did you mean {method}, where it says {near}?" if near else f"Write def {method}(self, batch): in it."
+        yield f"{given}: class {cls.__name__} in {where} has no {method}, which the run calls. {fix}"
+
+
+def _metric_problems(composition: Composition) -> Iterator[str]:
+    """The metric of `callbacks.checkpoint.best` is one that `eval_step` returns, where its text is plain enough to tell."""
+    config, key = composition.config, "callbacks.checkpoint.best"
+    callbacks = config.get("callbacks") or {}
+    best, target = (callbacks.get("checkpoint") or {}).get("best"), config["recipe"]["_target_"]
+    if best in (None, AUTO) or callbacks.get("evaluate") is None or config["do"]["name"] != "train":
+        return
+    names = returned(getattr(targets.find(target), "eval_step", None))
+    if names and best not in names:
+        near = closest(best, names)
+        fix = f"Did you mean {key}={near}?" if near else f"Type {key}={names[0]}, or {key}=null for none."
+        yield f"{composition.given(key, best)}: eval_step of {target} returns {', '.join(names)}, and no {best!r}. {fix}"
+
+
+def returned(method: Any) -> list[str]:
+    """The keys of the dict literals that a method returns; empty if it returns anything else too."""
+    try:
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(method))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return []
+    found: list[str] = []
+    waiting: list[ast.AST] = [] if getattr(tree, "decorator_list", ()) else list(getattr(tree, "body", ()))
+    while waiting:
+        node = waiting.pop(0)
+        if isinstance(node, ast.Return):
+            keys = node.value.keys if isinstance(node.value, ast.Dict) else [None]
+            if not all(isinstance(key, ast.Constant) and isinstance(key.value, str) for key in keys):
+                return []
+            found += [key.value for key in keys]  # type: ignore[union-attr,misc]
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+    return list(dict.fromkeys(found))
+
+
+def _model_problems(own: Mapping[str, Any], composition: Composition, folders: Sequence[Path]) -> Iterator[str]:
+    """A recipe says with `model: Callable[..., keras.Model]`, or a tuple of several, which models it can train."""
+    recipe, model = own["recipe"], own["model"]
+    parameter = inspect.signature(targets.find(recipe["_target_"])).parameters.get("model")
+    wanted = targets.annotated(targets.find(recipe["_target_"]), parameter.annotation) if parameter is not None else Any
+    if typing.get_origin(wanted) is not collections.abc.Callable:
+        return
+    trains = typing.get_args(wanted)[1]
+
+    def fits(target: Any) -> bool:
+        made = targets.find(target)
+        made = Any if inspect.isclass(made) else targets.annotated(made, inspect.signature(made).return_annotation)
+        return Any in (made, trains) or (typing.get_origin(made) is tuple) == (typing.get_origin(trains) is tuple)
+
+    target = model.get("_target_") if isinstance(model, Mapping) else None
+    if target is not None and fits(target):
+        return
+    proposals = []
+    for name, file in paths.options("model", folders).items():
+        with contextlib.suppress(Exception):  # another model's code may be broken
+            proposals += (
+                [f"model={name}"] if fits(files.read(file, "model", cwd=Path.cwd()).content["_target_"]) else []
+            )
+    fix = f"Type {' or '.join(proposals) or 'model=NAME'}."
+    choice, name = f"model={text(composition.choices.get('model'))}", recipe["_target_"]
+    if target is None:
+        yield f"{choice}: {name} builds a model, and none is chosen. {fix}"
+    else:
+        several = typing.get_origin(trains) is tuple
+        one, other = ("several models", "one") if several else ("one model", "several")
+        yield f"{choice}: {name} trains {one}, and {target} makes {other}. {fix}"
