@@ -156,7 +156,7 @@ def test_copies_take_no_more_than_their_share_of_the_time(make_trainer, monkeypa
         taken.append(now[0])
         return {}
 
-    monkeypatch.setattr(recording.checkpoint, "copied", copied)
+    monkeypatch.setattr(recording.file, "copied", copied)
     keeper.on_train_begin(trainer)
     for _ in range(1000):
         now[0] += 0.1
