@@ -9,8 +9,10 @@ import os
 from modetrain.checkpoints import file
 from modetrain.cluster import environment, rendezvous
 from modetrain.config.targets import instantiate
+from modetrain.data.dataset import Data
 from modetrain.data.sources.source import Source
 from modetrain.engine import batch_norm, untracked
+from modetrain.engine.batching import BatchSharding
 from modetrain.engine.devices import Replicas
 from modetrain.engine.optimizer import Optimizer
 from modetrain.errors import ConfigError
@@ -91,6 +93,20 @@ def make_recipe(settings: Settings, info: Info, *, replicas: Replicas | None = N
     untracked.check(recipe)
     batch_norm.synchronise(recipe.models(), settings.mode, replicas)
     return recipe
+
+
+def make_data(settings: Settings, source: Source, recipe: Recipe, *, replicas: Replicas | None = None) -> Data:
+    """Makes the batches that a recipe trains on.
+
+    Args:
+      settings: of the run.
+      source: the examples.
+      recipe: prepares the batches.
+      replicas: a batch is sharded over them and into the recipe's micro-batches; by default it stays whole.
+    """
+    prepare = recipe.prepare if recipe.prepares else None
+    cut = BatchSharding() if replicas is None else BatchSharding.over(replicas, recipe.micro_batches)
+    return Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=cut, debug=settings.mode.debug_data)
 
 
 def _notes_on_cluster(mode: Mode) -> list[str]:

@@ -17,17 +17,15 @@ from rich.console import Console
 
 from modetrain import console as terminal
 from modetrain.app import config_consensus, record, report, signals
-from modetrain.app.build import connect_devices, info_of, make_recipe
+from modetrain.app.build import connect_devices, info_of, make_data, make_recipe
 from modetrain.app.build_callbacks import build_callbacks
 from modetrain.callback import Callback
 from modetrain.checkpoints import fingerprint, resume, warm_start
 from modetrain.checkpoints.file import NotFiniteError
 from modetrain.cluster import protocol
-from modetrain.data.dataset import Data
 from modetrain.data.sources import load as sources
 from modetrain.data.sources.source import Source
 from modetrain.engine import tf_setup
-from modetrain.engine.batching import BatchSharding
 from modetrain.engine.devices import Replicas, shown
 from modetrain.errors import ConfigError
 from modetrain.files import paths, run_json
@@ -238,9 +236,7 @@ def build(
     source = sources.load(settings.data, say=log.info)
     log.info(f"data: {source.description}")
     recipe = make_recipe(settings, info_of(settings, source), replicas=replicas)
-    prepare = recipe.prepare if recipe.prepares else None
-    cut = BatchSharding.over(replicas, recipe.micro_batches)
-    data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=cut, debug=settings.mode.debug_data)
+    data = make_data(settings, source, recipe, replicas=replicas)
     facts = facts_of(source)
     made_of = fingerprint.compute(recipe, source, replicas)
     config_consensus.check(replicas, made_of)

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from modetrain.callback import Callback
 from modetrain.callbacks import flight_recorder
 from modetrain.diagnostics import location
-from modetrain.files import run_folder
+from modetrain.files import atomic, run_folder
 from modetrain.files.lock import HEARTBEAT
 
 log = logging.getLogger(__name__)
@@ -111,13 +111,8 @@ class Watchdog(Callback):
             "doing": trainer.timer.doing or trainer.callbacks.active,
             "since_progress_s": now - self._moved,
         }
-        path = _of_worker(trainer, HEARTBEAT)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            partial.write_text(json.dumps(beat) + "\n")
-            os.replace(partial, path)
-        except OSError:
-            pass  # whoever looks sees that it is old; the run has better things to fail of
+        with contextlib.suppress(OSError):  # a reader sees that it is old; the run itself goes on
+            atomic.write_text(_of_worker(trainer, HEARTBEAT), json.dumps(beat) + "\n")
 
     def _tell(self, trainer) -> None:
         seconds = self._now() - self._moved

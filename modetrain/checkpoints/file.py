@@ -22,7 +22,7 @@ import numpy as np
 
 from modetrain.checkpoints import archive
 from modetrain.errors import ConfigError
-from modetrain.files import run_folder
+from modetrain.files import atomic, run_folder
 
 INDEX = run_folder.INDEX
 
@@ -238,6 +238,4 @@ def leave_out(folder: Path, index: dict[str, str], names: Sequence[str]) -> None
 
 def write_index(folder: Path, index: Mapping[str, str]) -> None:
     """Replaces the index at once."""
-    partial = folder / f".{INDEX}.partial"
-    partial.write_text(json.dumps(dict(sorted(index.items())), indent=1) + "\n")
-    os.replace(partial, folder / INDEX)
+    atomic.write_text(folder / INDEX, json.dumps(dict(sorted(index.items())), indent=1) + "\n")

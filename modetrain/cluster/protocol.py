@@ -34,6 +34,7 @@ from typing import NoReturn
 
 from modetrain.diagnostics.lost_peer import says_lost_peer
 from modetrain.errors import ConfigError
+from modetrain.files import atomic
 
 INDEX = "MODETRAIN_WORKER"
 RESTART = "MODETRAIN_RESTART"
@@ -130,10 +131,8 @@ def announce_failure(
         told=told,
     )
     written = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **dataclasses.asdict(report)}
-    partial = path.with_name(f"{path.name}.partial")
     with contextlib.suppress(OSError):
-        partial.write_text(json.dumps(written))
-        os.replace(partial, path)  # whole or not at all
+        atomic.write_text(path, json.dumps(written))
     return report
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modetrain.files import run_folder
+from modetrain.files import atomic, run_folder
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -24,9 +23,8 @@ def read(folder: Path) -> dict[str, Any]:
 def write(folder: Path, described: Mapping[str, Any]) -> None:
     """Replaces the file at once, so that a reader never sees half of it."""
     folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it while the run went on
-    partial = folder / f".{run_folder.RECORD}.partial"
-    partial.write_text(json.dumps(_finite(dict(described)), indent=2, default=str, allow_nan=False) + "\n")
-    os.replace(partial, folder / run_folder.RECORD)
+    text = json.dumps(_finite(dict(described)), indent=2, default=str, allow_nan=False) + "\n"
+    atomic.write_text(folder / run_folder.RECORD, text)
 
 
 def amend(folder: Path, changes: Mapping[str, Any]) -> None:

@@ -13,11 +13,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from modetrain.app.build import info_of, make_recipe
+from modetrain.app.build import info_of, make_data, make_recipe
 from modetrain.config import load
-from modetrain.data.dataset import Data
 from modetrain.data.sources import load as sources
-from modetrain.engine.batching import BatchSharding
 from modetrain.engine.devices import Replicas
 from modetrain.errors import ConfigError, did_you_mean
 from modetrain.files.quoting import key_of
@@ -112,7 +110,6 @@ def build(*words: str, batches: int = 2) -> tuple[Callable[[], Recipe], list[dic
         return make_recipe(settings, info)
 
     recipe = build_recipe()
-    prepare = recipe.prepare if recipe.prepares else None
-    data = Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=BatchSharding())
+    data = make_data(settings, source, recipe)
     kept = [{name: value.numpy() for name, value in data.batch(step).items()} for step in range(batches)]
     return build_recipe, kept

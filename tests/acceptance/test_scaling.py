@@ -107,7 +107,7 @@ def test_collectives_are_counted_once_for_all_replicas_of_a_process():
                     tf.raw_ops.CollectiveReduceV2(
                         input=tf.zeros([size]), ordering_token=[], merge_op="Add", final_op="Id", **keys
                     )
-    assert speed.meetings_in(graph) == [20, 28]
+    assert speed.all_reduce_bytes_in(graph) == [20, 28]
 
 
 def test_sums_over_devices_are_counted_and_other_sums_are_not():
@@ -119,7 +119,7 @@ def test_sums_over_devices_are_counted_and_other_sums_are_not():
                 values.append(tf.zeros([3], tf.float64) + 1.0)
                 tf.add_n([values[-1], values[-1] * 2.0])
         tf.add_n(values)
-    assert speed.meetings_in(graph) == [24]
+    assert speed.all_reduce_bytes_in(graph) == [24]
 
 
 @pytest.mark.parametrize("around", ["branch", "loop"])

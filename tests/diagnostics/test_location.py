@@ -16,7 +16,7 @@ from modetrain.app import report
 from modetrain.diagnostics import location
 from modetrain.diagnostics.location import Location
 from modetrain.files import paths
-from modetrain.tools.compare.comparison import Comparison, Finding
+from modetrain.tools.compare.comparison import Comparison, Difference
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_places_of_one_line_are_equal_and_are_in_order(tmp_path, monkeypatch):
 
 def test_a_place_in_compare_json_has_its_text():
     here = Location(file=__file__, line=1)
-    found = Finding(mode="xla", kind="different", message="", place=here)
+    found = Difference(mode="xla", kind="different", message="", place=here)
     told = Comparison(reference="eager", modes=("eager", "xla"), first_step=0, steps=1, draws=1, findings=(found,))
     assert told.to_json()["findings"][0]["place"] == {"file": __file__, "line": 1, "function": "", "text": here.text}
 

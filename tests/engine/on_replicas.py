@@ -21,7 +21,7 @@ from modetrain.errors import ConfigError
 from modetrain.mode import Mode
 from modetrain.settings import NonfiniteSettings
 from modetrain.tools.compare import speed
-from modetrain.tools.compare.variant import Arm
+from modetrain.tools.compare.variant import Variant
 from modetrain.training.step_errors import NonFiniteError
 from recipes.mnist import Digits, cross_entropy, hits
 
@@ -509,7 +509,7 @@ def test_the_all_reduces_of_a_step_are_counted(accumulate, make_recipe, source, 
         batch_norm.synchronise(recipe.models(), mode, here)
         images = source.train["image"][np.newaxis, :8].astype(dtype)
         batches = {"image": images, "label": source.train["label"][np.newaxis, :8]}
-        found.append(speed.meetings(Arm(recipe, mode, batches, replicas=here)))
+        found.append(speed.all_reduce_bytes(Variant(recipe, mode, batches, replicas=here)))
     plain, normal = found
     assert sorted(plain) == [4 * size for size in (1, 3, 5, 15, 80)], "the loss and every variable, once a step"
     assert len(normal) == 7 + 5 * accumulate, "batch normalisation meets in every micro-batch"

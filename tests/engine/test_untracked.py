@@ -141,7 +141,10 @@ NETS: list[Any] = []
 
 
 def chosen(settings, cls):
-    named = {"recipe": {"_target_": f"tests.engine.test_untracked.{cls.__name__}"}, "model": {"_target_": "recipes.models.mlp"}}
+    named = {
+        "recipe": {"_target_": f"tests.engine.test_untracked.{cls.__name__}"},
+        "model": {"_target_": "recipes.models.mlp"},
+    }
     return chosen_recipe(settings(**named), INFO)
 
 

@@ -1,9 +1,9 @@
-"""From a verdict DIFFERENT to a finding, or to rounding: what a difference comes from is found out by leaving things out.
+"""Finds the cause of a difference by leaving things out, one at a time.
 
-First the steps before: what a new recipe computes otherwise is no matter of modes. Then float64. What it leaves is no rounding.
-What vanishes there is rounding if it begins at an operation that adds up, and differs there by no more than another order makes;
-else a cancellation that one mode suffers and the other does not. Where float64 cannot be had, or no operation is found, more
-draws of noise have to do. Then the graph optimizer, oneDNN and XLA are left out, to see which it was.
+First the steps before: what a recipe that has run none computes otherwise has nothing to do with modes. Then float64: what it
+leaves is no rounding. What vanishes there is rounding if it begins at an operation that adds up, and differs there by no more
+than another order makes; otherwise it is a cancellation that one mode suffers and the other does not. Where float64 cannot be
+had, or no operation is found, more draws of noise decide. Then the graph optimizer, oneDNN and XLA are left out.
 
 Imports no TensorFlow.
 """
@@ -11,292 +11,296 @@ Imports no TensorFlow.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from modetrain.diagnostics.location import Location
-from modetrain.tools.compare import tolerance, verdict
+from modetrain.tools.compare import tolerance
 from modetrain.tools.compare.diagnosis import Explanation
-from modetrain.tools.compare.observation import ArmReport
-from modetrain.tools.compare.runner import Death, Runner
-from modetrain.tools.compare.store import before
+from modetrain.tools.compare.observation import VariantReport
+from modetrain.tools.compare.reference import Reference
+from modetrain.tools.compare.runner import Runner
 from modetrain.tools.compare.verdict import Verdict
+
+log = logging.getLogger(__name__)
 
 # A maximum or a kink of a ReLU that rounding flips shows in few draws.
 _MORE_DRAWS = 20
 _STEPS_TO_REPEAT = 5
-# By how much a later step has to be further apart to be looked into as well.
-_MUCH_MORE = 10.0
-_OF_SHARES = (
+# How much larger a later difference is, so that its step is looked into as well.
+_MUCH_LARGER = 10.0
+# Stands for the relative difference of NaNs and infinities, which is infinite.
+_NONFINITE_RELATIVE = 1e-6
+_CANCELLING = ("Sub", "Add", "AddV2")
+_SHARES = (
     "Each replica computes on its share of the batch and the mean over replicas is taken: what is no mean over examples (a sum, "
     "a maximum, a division by a constant) becomes something else.",
 )
-# What stands for the relative difference of NaNs and infinities, which is infinite.
-_OF_NONFINITE = 1e-6
-_OTHER_STEP = "Without graph optimizations it differs as well: the traced step is another one than the eager one."
-_OF_EARLIER = "The step is no function of (state, batch): {} gives other numbers in step {} where none was made before."
-_CANCEL = ("Sub", "Add", "AddV2")
-_OF_REPLICAS = "In float64 it agrees: several replicas add in an order of their own."
 _BY_EXAMPLE = "Return one value per example, to minimize() too; do=inspect with the same mode= looks for more."
+_OTHER_STEP = "Without graph optimizations it differs as well: the traced step is another one than the eager one."
+_EARLIER = "The step is no function of (state, batch): {} gives other numbers in step {} where none was made before."
+_REPLICAS_ADD = "In float64 it agrees: several replicas add in an order of their own."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """Verdicts on all steps of an arm, and why it differs, where it does."""
+class ModeVerdicts:
+    """Verdicts on all steps of a mode, and why it differs, where it does."""
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: Sequence[Verdict]
     why: Explanation | None = None
 
     @property
     def different(self) -> list[Verdict]:
-        """What is left of differences."""
+        """The verdicts that stay `DIFFERENT`."""
         return _different(self.verdicts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Wide:
+class _Float64:
     """Both modes' steps in float64.
 
     Attributes:
-      apart: relative distances by step and tensor.
+      relative: relative distances by step and tensor.
       narrow: a line of the user's that computes in less all the same.
     """
 
-    apart: Mapping[tuple[int, str], float]
+    relative: Mapping[tuple[int, str], float]
     narrow: Location | None
 
-    def relative(self, one: Verdict) -> float:
-        """The relative distance of what a verdict is on."""
-        return self.apart.get((one.step, one.tensor), np.inf)
+    def distance(self, verdict: Verdict) -> float:
+        """The relative distance of the tensor that a verdict is on."""
+        return self.relative.get((verdict.step, verdict.tensor), np.inf)
 
-    def gone(self, one: Verdict) -> bool:
+    def agrees(self, verdict: Verdict) -> bool:
         """Whether nothing is left of a difference."""
-        return tolerance.vanishes(_OF_NONFINITE if one.nonfinite else one.relative, self.relative(one))
+        relative = _NONFINITE_RELATIVE if verdict.nonfinite else verdict.relative
+        return tolerance.vanishes(relative, self.distance(verdict))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Court:
-    """Judges arms by the reference's steps.
+class Attribution:
+    """Judges modes by the reference's steps.
 
     Attributes:
-      runner: runs arms once more, with something changed.
-      lead: what the reference had to tell.
-      reference: its name.
-      say: told what is under way.
+      runner: runs variants again, with something changed.
+      reference: its steps.
     """
 
     runner: Runner
-    lead: ArmReport
-    reference: str
-    say: Callable[[str], None]
+    reference: Reference
 
-    def judge(self, mode: str, report: ArmReport) -> Judgement:
-        """Verdicts on the steps of an arm, those DIFFERENT confirmed and explained."""
+    def explain(self, mode: str, report: VariantReport) -> ModeVerdicts:
+        """Verdicts on the steps of a mode, those `DIFFERENT` confirmed and explained."""
         verdicts = self._verdicts(mode)
-        if not _steps(verdicts):
-            return Judgement(verdicts=tuple(verdicts))
-        if (of_earlier := self._of_earlier_steps(mode, verdicts)) is not None:
-            return Judgement(verdicts=tuple(verdicts), why=of_earlier)
-        self.say(f"{mode}: differs; trying the same steps in float64")
+        if not _different(verdicts):
+            return ModeVerdicts(verdicts=verdicts)
+        if (earlier := self._explain_by_earlier_steps(mode, verdicts)) is not None:
+            return ModeVerdicts(verdicts=verdicts, why=earlier)
+        log.info(f"  {mode}: differs; trying the same steps in float64")
         wide = self._in_float64(mode, _steps(verdicts))
-        if wide is not None and wide.narrow and not all(map(wide.gone, _different(verdicts))):
+        if wide is not None and wide.narrow and not all(map(wide.agrees, _different(verdicts))):
             # What is left may be rounding of that line.
-            self.say(f"{mode}: {wide.narrow.shown} computes in float32 all the same")
+            log.info(f"  {mode}: {wide.narrow.shown} computes in float32 all the same")
             wide = None
         if wide is None:
-            self.say(f"{mode}: float64 cannot be had; measuring the noise of {self.reference} more closely")
+            log.info(f"  {mode}: float64 cannot be had; measuring the noise of {self.reference.name} more closely")
             verdicts = self._with_more_draws(mode, verdicts)
         left = _different(verdicts)
         if not left:
-            return Judgement(verdicts=tuple(verdicts))
-        gone = None if wide is None else all(map(wide.gone, left))
-        # Replicas add in an order of their own, and their steps are not looked into: float64 has to do.
-        if gone and report.effective.get("replicas", 1) != self.lead.effective.get("replicas", 1):
-            return Judgement(
-                verdicts=tuple(_as_rounding(one) for one in verdicts), why=Explanation(said=(_OF_REPLICAS,))
-            )
-        looked_at = [left[0].step]
-        if wide is not None and not gone:  # begin with a step in which something is no rounding for sure
-            sure = next(one.step for one in left if one.nonfinite or not wide.gone(one))
-            verdicts = [
-                _as_rounding(one)
-                if one.step < sure or tolerance.is_rounding(one.relative, one.floors, wide.relative(one))
-                else one
-                for one in verdicts
-            ]
-            left = _different(verdicts)
-            gone, looked_at = all(wide.gone(one) for one in left if one.step == sure), [sure]
-        else:  # what begins small may be rounding where the largest difference is not
-            worst = max(left, key=lambda one: one.floors)
-            if worst.floors > _MUCH_MORE * max(one.floors for one in left if one.step == left[0].step):
-                looked_at.append(worst.step)
-        self.say(f"{mode}: looking for the first operation that differs")
-        for number in looked_at:
-            why = self._why(mode, number, gone)
+            return ModeVerdicts(verdicts=verdicts)
+        agrees = None if wide is None else all(map(wide.agrees, left))
+        # Replicas add in an order of their own, and their steps are not looked into: float64 decides.
+        if agrees and self._has_other_replicas(report):
+            return ModeVerdicts(verdicts=_as_rounding(verdicts), why=Explanation(sentences=(_REPLICAS_ADD,)))
+        verdicts, steps, agrees = _steps_to_explain(verdicts, wide, agrees)
+        left = _different(verdicts)
+        log.info(f"  {mode}: looking for the first operation that differs")
+        for number in steps:
+            why = self._explain_step(mode, number, agrees)
             if not why.rounding:
-                verdicts = [_as_rounding(one) if one.step < number else one for one in verdicts]
+                verdicts = _as_rounding(verdicts, functools.partial(_is_before, number))
                 break
         small = all(one.floors <= tolerance.ROUNDING_LIMIT for one in left)
-        if why.rounding and not any(one.nonfinite for one in left) and (gone or (gone is None and small)):
-            said = ("In float64 it agrees.", *why.said) if gone else why.said
-            return Judgement(
-                verdicts=tuple(_as_rounding(one) for one in verdicts), why=dataclasses.replace(why, said=said)
-            )
-        if gone and small and why == Explanation(said=why.said):
-            self.say(f"{mode}: nothing found; measuring the noise of {self.reference} more closely")
+        if why.rounding and not any(one.nonfinite for one in left) and (agrees or (agrees is None and small)):
+            sentences = ("In float64 it agrees.", *why.sentences) if agrees else why.sentences
+            return ModeVerdicts(verdicts=_as_rounding(verdicts), why=dataclasses.replace(why, sentences=sentences))
+        if agrees and small and why == Explanation(sentences=why.sentences):
+            log.info(f"  {mode}: nothing found; measuring the noise of {self.reference.name} more closely")
             verdicts = self._with_more_draws(mode, verdicts)
-            if not _steps(verdicts):
-                return Judgement(verdicts=tuple(verdicts))
-        first = _steps(verdicts)[0]
-        here = [one for one in verdicts if one.step == first and one.verdict == tolerance.DIFFERENT]
-        return Judgement(verdicts=tuple(verdicts), why=self._blamed(mode, report, here, why, gone))
+            if not _different(verdicts):
+                return ModeVerdicts(verdicts=verdicts)
+        here = [one for one in _different(verdicts) if one.step == _steps(verdicts)[0]]
+        return ModeVerdicts(verdicts=verdicts, why=self._blame(mode, report, here, why, agrees))
+
+    def _has_other_replicas(self, report: VariantReport) -> bool:
+        return report.effective.get("replicas", 1) != self.reference.report.effective.get("replicas", 1)
 
     def _verdicts(self, mode: str) -> list[Verdict]:
-        shelf, found = self.runner.shelf, []
-        floors = shelf.get(f"{self.reference}/floors")
-        for number in range(self.lead.steps):
-            wanted, got = shelf.get(f"{self.reference}/{number}"), shelf.get(f"{mode}/{number}")
-            if wanted.error is None and got.error is None:
-                start, dtype = before(shelf, self.reference, number), self.lead.compute_dtype
-                found += verdict.step(number, start, wanted, got, self.lead.layout, floors.get(number, {}), dtype)
-        return found
+        found = (self.reference.compare(mode, number) for number in range(self.reference.report.steps))
+        return [verdict for verdicts in found for verdict in verdicts or ()]
 
-    def _of_earlier_steps(self, mode: str, verdicts: Sequence[Verdict]) -> Explanation | None:
-        """Why the reference's own step is another where its recipe has made none before; None where it is the same.
+    def _explain_by_earlier_steps(self, mode: str, verdicts: Sequence[Verdict]) -> Explanation | None:
+        """Why the reference's own step is another where its recipe has run none before; None where it is the same.
 
-        The last step is the one to see it in: nothing has to be kept from the first on, and that may differ by rounding alone.
+        The last step shows it best: what the first steps keep, and when, does not matter there.
         """
-        number = _steps(verdicts)[-1]
-        shelf, name = self.runner.shelf, f"{self.reference}@again"
+        number, reference = _steps(verdicts)[-1], self.reference
+        name = f"{reference.name}@fresh"
         if number == 0:
             return None
-        if not shelf.has(f"{name}/{number}"):
-            self.say(f"{mode}: differs; making step {number + 1} of {self.reference} without those before")
-            report = self.runner.variant(self.reference, "again", [number])
-            if not isinstance(report, ArmReport) or report.error is not None:
+        if not reference.store.has(f"{name}/{number}"):
+            log.info(f"  {mode}: differs; making step {number + 1} of {reference.name} without those before")
+            if self.runner.rerun(reference.name, "fresh", [number]) is None:
                 return None
-        wanted, got = shelf.get(f"{self.reference}/{number}"), shelf.get(f"{name}/{number}")
-        floors = shelf.get(f"{self.reference}/floors").get(number, {})
-        start, layout, dtype = before(shelf, self.reference, number), self.lead.layout, self.lead.compute_dtype
-        if got.error is not None or not _different(verdict.step(number, start, wanted, got, layout, floors, dtype)):
+        if not _different(reference.compare(name, number) or ()):
             return None
-        why = Explanation(kind="impure", said=(_OF_EARLIER.format(self.reference, number + 1),), blame="python")
-        return self._with_tracing(mode, number, why)
+        sentence = _EARLIER.format(reference.name, number + 1)
+        return self._add_tracing(mode, number, Explanation(kind="impure", sentences=(sentence,), blame="python"))
 
-    def _with_tracing(self, mode: str, number: int, why: Explanation) -> Explanation:
+    def _add_tracing(self, mode: str, number: int, why: Explanation) -> Explanation:
         """The explanation at the line that tracing changes, where one is known."""
-        told = self.runner.tracing(mode, number)
-        if told is None:
+        found = self.runner.explain_tracing(mode, number)
+        if found is None:
             return why
-        return dataclasses.replace(why, place=told.place, said=(*why.said, *told.said), advice=told.advice)
+        sentences = (*why.sentences, *found.sentences)
+        return dataclasses.replace(why, place=found.place, sentences=sentences, advice=found.advice)
 
-    def _in_float64(self, mode: str, numbers: Sequence[int]) -> _Wide | None:
+    def _in_float64(self, mode: str, numbers: Sequence[int]) -> _Float64 | None:
         """Both modes in float64; None where that cannot be had."""
-        shelf, found, narrow = self.runner.shelf, {}, None
-        for name in (self.reference, mode):
-            missing = [number for number in numbers if not shelf.has(f"{name}@float64/{number}")]
-            report = self.runner.variant(name, "float64", missing) if missing else None
-            if missing and (not isinstance(report, ArmReport) or report.error is not None):
-                return None
-            narrow = report.narrow if isinstance(report, ArmReport) and report.narrow else narrow
+        store, narrow = self.reference.store, None
+        for name in (self.reference.name, mode):
+            missing = [number for number in numbers if not store.has(f"{name}@float64/{number}")]
+            if missing:
+                report = self.runner.rerun(name, "float64", missing)
+                if report is None:
+                    return None
+                narrow = report.narrow or narrow
+        relative = {}
         for number in numbers:
-            wanted, got = (shelf.get(f"{name}@float64/{number}") for name in (self.reference, mode))
-            if wanted.error is not None or got.error is not None:
+            found = self.reference.compare(f"{mode}@float64", number, change="float64", noise={}, dtype="float64")
+            if found is None:
                 return None
-            start = before(shelf, self.reference, number)
-            for one in verdict.step(number, start, wanted, got, self.lead.layout, {}, "float64"):
-                found[number, one.tensor] = one.relative
-        return _Wide(apart=found, narrow=narrow)
+            relative.update({(number, verdict.tensor): verdict.relative for verdict in found})
+        return _Float64(relative=relative, narrow=narrow)
 
     def _with_more_draws(self, mode: str, verdicts: list[Verdict]) -> list[Verdict]:
-        shelf = self.runner.shelf
-        floors = shelf.get(f"{self.reference}/floors")
-        measured: set[int] = shelf.get("measured closely") if shelf.has("measured closely") else set()
+        """The verdicts by noise that is measured with more draws, in the first steps that differ."""
+        store, floors = self.reference.store, self.reference.noise
+        measured: set[int] = store.get("measured closely", set())
         while (steps := _steps(verdicts)) and steps[0] not in measured:
             wanted = [number for number in steps if number not in measured][:_STEPS_TO_REPEAT]
-            more = self.runner.floors(wanted, _MORE_DRAWS)
-            for number, found in ({} if isinstance(more, Death) else more).items():
+            for number, found in self.runner.measure_noise(wanted, _MORE_DRAWS).items():
                 for label, floor in found.items():
                     floors[number][label] = max(floors[number].get(label, 0.0), floor)
             measured |= set(wanted)
-            shelf.put("measured closely", measured)
-            shelf.put(f"{self.reference}/floors", floors)
+            store.put("measured closely", measured)
+            store.put(f"{self.reference.name}/floors", floors)
             verdicts = self._verdicts(mode)
         return verdicts
 
-    def _why(self, mode: str, number: int, gone: bool | None) -> Explanation:
+    def _explain_step(self, mode: str, number: int, agrees: bool | None) -> Explanation:
         # A difference that float64 leaves stands out there, and rounding does not.
-        why = self.runner.explain(mode, number, "float64") if gone is False else None
-        if why is None or (why.op is None and why.place is None):  # nor does what is merged only show there
+        why = self.runner.explain(mode, number, "float64") if agrees is False else None
+        if why is None or (why.op is None and why.place is None):  # what a compiler merges does not show there either
             why = self.runner.explain(mode, number) or why
         return why or Explanation()
 
-    def _blamed(
-        self, mode: str, report: ArmReport, here: Sequence[Verdict], why: Explanation, gone: bool | None
+    def _blame(
+        self, mode: str, report: VariantReport, here: Sequence[Verdict], why: Explanation, agrees: bool | None
     ) -> Explanation:
-        """The explanation, with what makes the difference found out by leaving things out."""
+        """The explanation, with what makes the difference."""
         if why.kind == "random":
             return why
         if why.blame == "tracing":
-            return self._with_tracing(mode, here[0].step, why)
-        if report.effective.get("replicas", 1) != self.lead.effective.get("replicas", 1):
+            return self._add_tracing(mode, here[0].step, why)
+        if self._has_other_replicas(report):
             return dataclasses.replace(
-                why, blame="replicas", said=why.said or _OF_SHARES, advice=why.advice or _BY_EXAMPLE
+                why, blame="replicas", sentences=why.sentences or _SHARES, advice=why.advice or _BY_EXAMPLE
             )
-        self.say(f"{mode}: trying the same step without graph optimizations")
-        said, blame = list(why.said), why.blame
+        log.info(f"  {mode}: trying the same step without graph optimizations")
         strict = self._agrees_without(mode, "strict", here)
+        blame, more = why.blame, []
         if strict is False:
-            why = self._with_tracing(mode, here[0].step, dataclasses.replace(why, said=(*said, _OTHER_STEP)))
-            said, blame = list(why.said), "tracing"
+            blame = "tracing"
+            why = self._add_tracing(
+                mode, here[0].step, dataclasses.replace(why, sentences=(*why.sentences, _OTHER_STEP))
+            )
         elif strict and report.effective.get("compile") == "xla":
             blame = "xla"
-            said.append("As a graph without optimizations the step agrees: XLA makes the difference.")
+            more.append("As a graph without optimizations the step agrees: XLA makes the difference.")
         elif strict:
             blame = "onednn" if self._agrees_without(mode, "onednn", here) else "grappler"
             name = {"onednn": "oneDNN's kernels", "grappler": "TensorFlow's graph optimizer (grappler)"}[blame]
-            said.append(f"{name} makes the difference: without it the step agrees (mode.strict=true).")
-        if gone and any(one.nonfinite for one in here):
-            said.append("In float64 the modes agree.")
-        elif gone and why.op in _CANCEL:
-            said.append("In float64 the modes agree: it is a cancellation, which one of them computes more exactly.")
-        elif gone:
-            said.append("In float64 the modes agree: one of them rounds what the other does not.")
-        elif gone is False:
-            said.append("In float64 they differ as well: it is no rounding.")
-        return dataclasses.replace(why, said=tuple(said), blame=blame)
+            more.append(f"{name} makes the difference: without it the step agrees (mode.strict=true).")
+        if agrees and any(one.nonfinite for one in here):
+            more.append("In float64 the modes agree.")
+        elif agrees and why.op in _CANCELLING:
+            more.append("In float64 the modes agree: it is a cancellation, which one of them computes more exactly.")
+        elif agrees:
+            more.append("In float64 the modes agree: one of them rounds what the other does not.")
+        elif agrees is False:
+            more.append("In float64 they differ as well: it is no rounding.")
+        return dataclasses.replace(why, sentences=(*why.sentences, *more), blame=blame)
 
     def _agrees_without(self, mode: str, change: str, here: Sequence[Verdict]) -> bool | None:
         """Whether a step agrees once something is left out, in all that differs with it; None where that cannot be had."""
-        shelf, number = self.runner.shelf, here[0].step
-        report = self.runner.variant(mode, change, [number])
-        if not isinstance(report, ArmReport) or report.error is not None:
+        number = here[0].step
+        if self.runner.rerun(mode, change, [number]) is None:
             return None
-        wanted, got = shelf.get(f"{self.reference}/{number}"), shelf.get(f"{mode}@{change}/{number}")
-        if got.error is not None:
+        found = self.reference.compare(f"{mode}@{change}", number)
+        if found is None:
             return None
-        start, floors = before(shelf, self.reference, number), shelf.get(f"{self.reference}/floors")[number]
-        again = {
-            one.tensor: one
-            for one in verdict.step(number, start, wanted, got, self.lead.layout, floors, self.lead.compute_dtype)
-        }
-        # The graph rounds too: what is left has to be small next to what there was.
+        again = {verdict.tensor: verdict for verdict in found}
+        # The graph rounds too: what is left is small next to what there was.
         return all(
             again[one.tensor].verdict != tolerance.DIFFERENT or again[one.tensor].relative < 0.1 * one.relative
             for one in here
         )
 
 
+def _steps_to_explain(
+    verdicts: list[Verdict], wide: _Float64 | None, agrees: bool | None
+) -> tuple[list[Verdict], list[int], bool | None]:
+    """The steps to look into, one after the other until one is explained.
+
+    Returns:
+      The verdicts, with `rounding` for what is not looked into; the steps; whether the first of them agrees in float64.
+    """
+    left = _different(verdicts)
+    if wide is not None and not agrees:  # begins with a step in which something is no rounding for sure
+        sure = next(one.step for one in left if one.nonfinite or not wide.agrees(one))
+
+        def is_rounding(one: Verdict) -> bool:
+            return one.step < sure or tolerance.is_rounding(one.relative, one.floors, wide.distance(one))
+
+        verdicts = _as_rounding(verdicts, is_rounding)
+        return verdicts, [sure], all(wide.agrees(one) for one in _different(verdicts) if one.step == sure)
+    # What begins small may be rounding where the largest difference is not.
+    first, worst = left[0].step, max(left, key=lambda one: one.floors)
+    larger = worst.floors > _MUCH_LARGER * max(one.floors for one in left if one.step == first)
+    return verdicts, [first, worst.step] if larger else [first], agrees
+
+
 def _different(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    return [one for one in verdicts if one.verdict == tolerance.DIFFERENT]
+    return [verdict for verdict in verdicts if verdict.verdict == tolerance.DIFFERENT]
 
 
 def _steps(verdicts: Sequence[Verdict]) -> list[int]:
-    return sorted({one.step for one in _different(verdicts)})
+    return sorted({verdict.step for verdict in _different(verdicts)})
 
 
-def _as_rounding(one: Verdict) -> Verdict:
-    if one.verdict != tolerance.DIFFERENT:
-        return one
-    return dataclasses.replace(one, verdict=tolerance.ROUNDING)
+def _is_before(number: int, verdict: Verdict) -> bool:
+    return verdict.step < number
+
+
+def _as_rounding(verdicts: Sequence[Verdict], where: Callable[[Verdict], bool] = lambda verdict: True) -> list[Verdict]:
+    """The verdicts, with `rounding` for those `DIFFERENT` that meet a condition."""
+    return [
+        dataclasses.replace(one, verdict=tolerance.ROUNDING)
+        if one.verdict == tolerance.DIFFERENT and where(one)
+        else one
+        for one in verdicts
+    ]

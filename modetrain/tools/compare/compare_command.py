@@ -1,12 +1,13 @@
 """`do=compare` on the command line: each mode in a process of its own, then compare.json, compare.html and a table.
 
-Imports no TensorFlow: that is for the processes of the modes.
+Imports no TensorFlow: only the processes of the modes do.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from modetrain import console as terminal
+from modetrain import console
 from modetrain.checkpoints import resume
 from modetrain.config import load as config
 from modetrain.config.arguments import CommandLine
@@ -25,13 +26,17 @@ from modetrain.files.quoting import key_of
 from modetrain.settings import Settings
 from modetrain.tools.compare import html_page, table
 from modetrain.tools.compare.comparison import Comparison
-from modetrain.tools.compare.run_comparison import conduct
-from modetrain.tools.compare.store import Shelf
-from modetrain.tools.compare.subprocesses import Processes
+from modetrain.tools.compare.run_comparison import run_comparison
+from modetrain.tools.compare.store import ResultStore
+from modetrain.tools.compare.subprocesses import Subprocesses
+
+log = logging.getLogger(__name__)
 
 AGREE, DISAGREE = 0, 1
 JSON = "compare.json"
 SCHEMA = 1
+# Replicas take part in these strategies, and this key says how many.
+_REPLICAS = {"mirrored": "mode.replicas", "multiworker": "mode.workers"}
 
 
 def run(settings: Settings, line: CommandLine, cwd: Path) -> int:
@@ -45,62 +50,58 @@ def run(settings: Settings, line: CommandLine, cwd: Path) -> int:
     Raises:
       ConfigError: a mode cannot run; before anything is run.
     """
-    words = arm_words(settings, line, cwd)
-    console = terminal.stdout()
-    say = terminal.plain(console)
-    where = resume.place(settings, say)
-    shown = paths.shown(where.folder, cwd)
-    say(
-        f"modetrain: recipe={settings.recipe_name} do=compare compare.modes={_listed(settings.compare.modes)} -> {shown}"
-    )
+    words = variant_words(settings, line, cwd)
+    console.show_log()
+    where = resume.place(settings, log.info)
+    folder = paths.shown(where.folder, cwd)
+    modes = _format_modes(settings.compare.modes)
+    log.info(f"modetrain: recipe={settings.recipe_name} do=compare compare.modes={modes} -> {folder}")
     (where.folder / "config.yaml").write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
     working = where.folder / ".arms"
-    shutil.rmtree(working, ignore_errors=True)  # of a comparison that was killed
-    runner = Processes(settings, words, line.config_dirs, where, Shelf(working), cwd)
-    with _stoppable():
-        comparison = conduct(
-            runner,
+    shutil.rmtree(working, ignore_errors=True)  # left by a comparison that was killed
+    store = ResultStore(working)
+    with _ended_by_sigterm():
+        comparison = run_comparison(
+            Subprocesses(settings, words, line.config_dirs, where, store, cwd),
             settings.compare.modes,
             steps=settings.compare.steps,
             first_step=where.step or 0,
             draws=settings.compare.draws,
-            say=lambda text: say(f"  {text}"),
         )
-    facts = {name: runner.shelf.get(name) if runner.shelf.has(name) else {} for name in ("versions", "input")}
-    write(comparison, settings, where.folder, **facts)
+    write(comparison, settings, where.folder, versions=store.get("versions", {}), input=store.get("input", {}))
     shutil.rmtree(working, ignore_errors=True)
-    console.print(table.of(comparison))
-    say(f"compare.json and compare.html: {shown}")
+    console.stdout().print(table.render(comparison))
+    log.info(f"compare.json and compare.html: {folder}")
     return AGREE if comparison.agrees else DISAGREE
 
 
-def arm_words(settings: Settings, line: CommandLine, cwd: Path) -> dict[str, tuple[str, ...]]:
-    """The overrides of each mode's run, every one checked.
+def variant_words(settings: Settings, line: CommandLine, cwd: Path) -> dict[str, tuple[str, ...]]:
+    """The overrides of each mode's run, checked.
 
     Raises:
       ConfigError: there is no such mode, or the run cannot be made in it.
     """
-    folders = paths.conf_dirs(cwd, line.config_dirs)
-    known = paths.options("mode", folders)
-    typed = [word for word in line.overrides if key_of(word) not in ("do", "mode", "run_dir", "resume")]
-    typed = [word for word in typed if not key_of(word).startswith("compare.")]
+    known = paths.options("mode", paths.conf_dirs(cwd, line.config_dirs))
+    modes = f"compare.modes={_format_modes(settings.compare.modes)}"
+    typed = [
+        word
+        for word in line.overrides
+        if key_of(word) not in ("do", "mode", "run_dir", "resume") and not key_of(word).startswith("compare.")
+    ]
     found = {}
     for mode in settings.compare.modes:
         if mode not in known:
             raise ConfigError(
-                f"compare.modes={_listed(settings.compare.modes)}: there is no mode {mode!r}; mode is one of "
-                f"{', '.join(known)}.{did_you_mean(mode, known)}"
+                f"{modes}: there is no mode {mode!r}; mode is one of {', '.join(known)}.{did_you_mean(mode, known)}"
             )
         words = [*typed, f"mode={mode}"]
         try:
-            strategy = config.load(words, cwd, line.config_dirs).mode.strategy
-            several = {"mirrored": "mode.replicas", "multiworker": "mode.workers"}.get(strategy)
-            if several:
-                words.append(f"{several}={settings.compare.replicas}")
+            key = _REPLICAS.get(config.load(words, cwd, line.config_dirs).mode.strategy)
+            if key:
+                words.append(f"{key}={settings.compare.replicas}")
                 config.load(words, cwd, line.config_dirs)
         except ConfigError as error:
-            lines = [f"compare.modes={_listed(settings.compare.modes)}: {line}" for line in str(error).splitlines()]
-            raise ConfigError("\n".join(lines)) from None
+            raise ConfigError("\n".join(f"{modes}: {problem}" for problem in str(error).splitlines())) from None
         found[mode] = tuple(words)
     return found
 
@@ -111,10 +112,10 @@ def write(
     """Writes compare.json and compare.html.
 
     Args:
-      comparison: what came of it.
-      settings: what was asked for.
+      comparison: what was found.
+      settings: of `do=compare`.
       folder: the run folder.
-      versions: of what it was run with.
+      versions: of the packages that it ran with.
       input: what making batches costs.
     """
     described = {
@@ -128,13 +129,15 @@ def write(
         "versions": dict(versions),
     }
     (folder / JSON).write_text(json.dumps(described, indent=2, allow_nan=False) + "\n")
-    shown = html_page.of(comparison, title=f"recipe={settings.recipe_name}", command=settings.command, facts=versions)
-    (folder / html_page.NAME).write_text(shown)
+    title = f"recipe={settings.recipe_name}"
+    (folder / html_page.NAME).write_text(
+        html_page.render(comparison, title=title, command=settings.command, facts=versions)
+    )
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM ends the comparison and its processes, as Ctrl-C does."""
+def _ended_by_sigterm() -> Iterator[None]:
+    """Within this SIGTERM ends the comparison and its processes, as Ctrl-C does."""
 
     def stop(signum, frame):
         raise SystemExit(128 + signum)
@@ -146,5 +149,5 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, old)
 
 
-def _listed(modes: Sequence[str]) -> str:
+def _format_modes(modes: Sequence[str]) -> str:
     return f"[{','.join(modes)}]"

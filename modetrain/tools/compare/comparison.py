@@ -17,7 +17,7 @@ from modetrain.tools.compare import tolerance
 from modetrain.tools.compare.observation import Times
 from modetrain.tools.compare.verdict import Verdict
 
-# What a finding can be.
+# The kinds of findings.
 KINDS = {
     "different": "a mode computes other numbers",
     "nonfinite": "NaNs or infinities in one mode only",
@@ -26,7 +26,7 @@ KINDS = {
     "error": "a mode raises, or fails to raise, what the reference does not; or the reference raises at once",
     "crash": "the process of a mode died",
 }
-# The kinds of tensors that are compared, and what heads their columns.
+# The kinds of tensors that are compared, and the headings of their columns.
 TENSORS = {
     "metric": "metrics",
     "gradient": "gradients",
@@ -34,16 +34,16 @@ TENSORS = {
     "slot": "slots",
     "state": "other state",
 }
-# What heads the columns of `Comparison.times`.
+# The headings of the columns of `Comparison.times`.
 TIMES = ("mode", "compile s", "first step ms", "p50 ms", "p90 ms", "examples/s", "peak MB", "traces", "pays off after")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
+class Difference:
     """One way in which a mode does not agree with the reference.
 
     Attributes:
-      mode: which.
+      mode: the mode; the reference where that cannot make its first step.
       kind: one of `KINDS`.
       message: all of it in a few sentences.
       step: the first step in which it shows, by its number in the run; None where no step was reached.
@@ -56,8 +56,8 @@ class Finding:
       floors: the difference in noise floors of the step; up to `tolerance.LIMIT` is agreement.
       op: type of the first operation whose output differs.
       place: the user's line that made it.
-      blame: what makes the difference: `python`, `tracing`, `grappler`, `onednn`, `xla` or `replicas`; None
-        where that is not known.
+      blame: what makes the difference: `python`, `tracing`, `grappler`, `onednn`, `xla` or `replicas`; None where that is not
+        known.
       advice: what to do about it.
     """
 
@@ -84,7 +84,7 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ArmResult:
+class ModeResult:
     """How one mode did.
 
     Attributes:
@@ -98,8 +98,8 @@ class ArmResult:
       drift: per loss its values when the mode is left alone.
       distance: how far its weights are from the reference's then, relative to how far those have moved.
       time: times and memory; None where they could not be measured.
-      break_even_steps: steps after which compiling has paid off against the reference; 0 where there is nothing to pay,
-        None where it never does.
+      break_even_steps: steps after which compiling has paid off against the reference; 0 where it costs nothing, None where
+        it never does.
     """
 
     verdict: str
@@ -127,7 +127,7 @@ class ArmResult:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What came of a comparison.
+    """What a comparison found.
 
     Attributes:
       reference: the mode that the others are compared with.
@@ -137,7 +137,7 @@ class Comparison:
       draws: repetitions of each step that its noise was measured with.
       findings: empty where all modes agree.
       arms: how each mode did.
-      notes: what is worth knowing and no disagreement.
+      notes: worth knowing, and no disagreement.
       limit: noise floors up to which a mode agrees.
     """
 
@@ -146,8 +146,8 @@ class Comparison:
     first_step: int
     steps: int
     draws: int
-    findings: tuple[Finding, ...] = ()
-    arms: Mapping[str, ArmResult] = dataclasses.field(default_factory=dict)
+    findings: tuple[Difference, ...] = ()
+    arms: Mapping[str, ModeResult] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     limit: float = tolerance.LIMIT
 
@@ -157,14 +157,14 @@ class Comparison:
         return not self.findings
 
     def times(self) -> list[tuple[str, ...]]:
-        """How fast the modes are, for a table with `TIMES` above it: a row for each that was measured."""
+        """The speed of the modes, for a table with `TIMES` above it: a row for each that was measured."""
         rows: list[tuple[str, ...]] = []
-        for mode, arm in self.arms.items():
-            time = arm.time
+        for mode, result in self.arms.items():
+            time = result.time
             if time is None or time.step_ms is None:
                 continue
             untimed = mode == self.reference or self.arms[self.reference].time is None
-            paid = "" if untimed else "never" if arm.break_even_steps is None else "at once"
+            paid = "" if untimed else "never" if result.break_even_steps is None else "at once"
             rows.append(
                 (
                     mode,
@@ -175,7 +175,7 @@ class Comparison:
                     f"{time.examples_per_s:,.0f}",
                     "" if time.peak_memory_mb is None else f"{time.peak_memory_mb:,.0f}",
                     str(time.traces),
-                    f"{arm.break_even_steps:,.0f} steps" if arm.break_even_steps else paid,
+                    f"{result.break_even_steps:,.0f} steps" if result.break_even_steps else paid,
                 )
             )
         return rows
@@ -184,20 +184,19 @@ class Comparison:
         others = ", ".join(mode for mode in self.modes if mode != self.reference)
         steps = f"{self.steps} step{'s' if self.steps > 1 else ''}"
         if self.agrees:
-            farthest = max((max(arm.worst_floors, default=0.0) for arm in self.arms.values()), default=0.0)
-            said = [
-                f"{others} agree{'' if ',' in others else 's'} with {self.reference} over {steps}, each from the same"
+            farthest = max((max(result.worst_floors, default=0.0) for result in self.arms.values()), default=0.0)
+            lines = [
+                f"{others} agree{'' if ',' in others else 's'} with {self.reference} over {steps}, each from the same "
+                f"state: at most {farthest:.1f} noise floors apart (limit {self.limit:.0f})"
             ]
-            said[0] += f" state: at most {farthest:.1f} noise floors apart (limit {self.limit:.0f})"
         else:
             over = f" over {steps}" if self.steps else ": no step could be compared"
-            said = [f"{others} compared with {self.reference}{over}:", *(f"- {one}" for one in self.findings)]
-        return "\n".join([*said, *(f"note: {note}" for note in self.notes)])
+            lines = [f"{others} compared with {self.reference}{over}:", *(f"- {finding}" for finding in self.findings)]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def to_json(self) -> dict[str, Any]:
         """As plain data; infinities and NaNs are texts there."""
-        found = _plain(self)
-        return {"agrees": self.agrees, **found}
+        return {"agrees": self.agrees, **_plain(self)}
 
 
 def _plain(value: Any) -> Any:

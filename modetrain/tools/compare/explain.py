@@ -1,10 +1,10 @@
-"""Why a step differs: the first operation that does, and what of Python's own state the step changes.
+"""Explains why a step differs: the first operation that does, and what of Python's own state the step changes.
 
-    difference(arm, shelf, "eager", 0, "eager")       an `Explanation` of an arm's step, by the name and compile of the reference
-    impurity(arm, shelf, "eager", 0)                  of a reference's own, which gives other numbers when it is repeated
-    tracing(arm, 0)                                   what tracing changes of the Python of a step; of an arm that has made none
+    explain_difference(variant, store, "eager", 0, "eager")    a variant's step, by the name and compile of the reference
+    explain_impurity(variant, store, "eager", 0)               the reference's own, which gives other numbers when repeated
+    explain_tracing(variant, 0)                                what tracing changes of the Python of a step
 
-The first two run the step again with every intermediate result written down, in both modes in this process.
+The first two run the step again and record every intermediate result, in both modes in this process.
 """
 
 from __future__ import annotations
@@ -18,208 +18,213 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.diagnostics.location import Location
-from modetrain.tools.compare import bisect, op_trace, python_changes, tolerance
-from modetrain.tools.compare.bisect import Origin
+from modetrain.tools.compare import first_difference, op_recorder, python_changes, tolerance
 from modetrain.tools.compare.diagnosis import Explanation
-from modetrain.tools.compare.op_log import Log
-from modetrain.tools.compare.store import Shelf, before
-from modetrain.tools.compare.variant import Arm
+from modetrain.tools.compare.first_difference import FirstDifference, Values
+from modetrain.tools.compare.op_trace import OpTrace
+from modetrain.tools.compare.python_changes import PythonChange
+from modetrain.tools.compare.store import ResultStore
+from modetrain.tools.compare.variant import Variant
 from modetrain.tools.inspect.codes import CODES
 from modetrain.tools.inspect.detectors import divergence
 from modetrain.tools.inspect.inspected_step import InspectedStep, mode_for
 from modetrain.tools.inspect.inspector import Inspector
 from modetrain.tools.inspect.python_state.snapshot import restore_python_state
 
-_NOISY_LOGS = 3
-# How long results are asked for one at a time; each is compiled by itself.
+_NOISY_TRACES = 3
+# How long outputs are computed one at a time; each is compiled by itself.
 _PATIENCE_S = 60.0
 _NOT_FOUND = (
     "The operation that makes it was not found: looked at one by one, a minute at most, none differs beyond noise."
 )
 _IN_BODIES = re.compile(r"(Stateless)?(If|While|Case)|TensorList\w+")
-_SAYS_RANDOM = re.compile(r"random|default_rng|\brng\b", re.IGNORECASE)
+_NAMES_RANDOM = re.compile(r"random|default_rng|\brng\b", re.IGNORECASE)
 _USE_SEEDS = (
     "Draw with tf.random.stateless_* and seed=self.seed('name'), or with a Keras layer, whose seeds modetrain sets: these are "
     "functions of (seed, step) and the same in every mode."
 )
 _FROZEN = "A compiled step (graph, xla) draws once, while it is traced, and keeps that number for the whole run."
-# What makes a step another one each time that Python runs it, and what several replicas compute otherwise.
-_IMPURE = ("MT201", "MT202", "MT203", "MT205", "MT301", "MT302", "MT303")
-_TRACED = (*_IMPURE, "MT204", "MT206", "MT207")
-_OF_REPLICAS = tuple(code for code, known in CODES.items() if known.mode == "replicas")
 _ONE_WAY = "Do not ask whether the step is traced, nor for values or errors that a graph does not have yet."
 _USE_VARIABLES = "Keep what changes from step to step in variables, or use self.step."
+# Codes of inspect: what makes a step another one each time that Python runs it, what tracing changes, and what replicas change.
+_IMPURE = ("MT201", "MT202", "MT203", "MT205", "MT301", "MT302", "MT303")
+_TRACED = (*_IMPURE, "MT204", "MT206", "MT207")
+_REPLICAS = tuple(code for code, known in CODES.items() if known.mode == "replicas")
 
 
-def impurity(arm: Arm, shelf: Shelf, reference: str, number: int) -> Explanation:
+def explain_impurity(variant: Variant, store: ResultStore, reference: str, number: int) -> Explanation:
     """Why the reference gives other numbers when a step is repeated."""
-    state = before(shelf, reference, number)
-    compile = arm.mode.compile
-    first, second = (op_trace.log_of(arm, compile, number, state) for _ in range(2))
-    found = bisect.origin(first, second, [0.0] * len(first), epsilon=0.0, exact=True)
-    changed: list[python_changes.Change] = []
-    if compile == "eager":
-        arm.load(state)
-        changed = python_changes.changes(arm.recipe, lambda: arm.step(number))
-    generators = [change for change in changed if change.random]
-    said = []
+    state = store.state_before(reference, number)
+    first, second = (op_recorder.record_ops(variant, variant.mode.compile, number, state) for _ in range(2))
+    found = first_difference.find(first, second, [0.0] * len(first), epsilon=0.0, exact=True)
+    changes: list[PythonChange] = []
+    if variant.mode.compile == "eager":
+        variant.load(state)
+        changes = python_changes.find_changes(variant.recipe, lambda: variant.observe(number))
+    generators = [change for change in changes if change.random]
+    sentences = []
     if found is not None:
         which = "the second time only" if found.only_in == "second" else "the first time only"
         what = f"runs {which}" if found.only_in else "gives other numbers"
-        said.append(f"The first operation that {what}: {_named(found)}.")
-    drawn = found is not None and (found.random or _says_random(found))
-    if generators or drawn:
-        said += [f"The step changes {change}." for change in generators[:2]]
-        if generators:
-            said.append(_FROZEN)
-        # What differs first may be computed with what was drawn on an earlier line.
-        drew = found.entry.place if found is not None and (drawn or not generators) else None
-        where = drew or (generators[0].place if generators else None)
-        op = found.entry.op if found else None
-        return Explanation(kind="random", op=op, place=where, said=tuple(said), advice=_USE_SEEDS)
+        sentences.append(f"The first operation that {what}: {_describe_op(found)}.")
     op = found.entry.op if found else None
-    if not changed and (told := _of_inspect(arm, number, _IMPURE)) is not None:
-        return dataclasses.replace(told, op=op, said=(*said, *told.said), blame="python")
-    said += [f"The step changes Python state: {change}." for change in changed[:2]]
-    where = changed[0].place if changed else found.entry.place if found else None
-    return Explanation(op=op, place=where, said=tuple(said), blame="python", advice=_USE_VARIABLES)
+    place = found.entry.place if found else None
+    drawn = found is not None and (found.random or _names_random(found))
+    if generators or drawn:
+        sentences += [f"The step changes {change}." for change in generators[:2]]
+        if generators:
+            sentences.append(_FROZEN)
+            # The first operation that differs may use what an earlier line drew.
+            place = place if drawn and place else generators[0].place
+        return Explanation(kind="random", op=op, place=place, sentences=tuple(sentences), advice=_USE_SEEDS)
+    if not changes and (known := _explain_by_inspect(variant, number, _IMPURE)) is not None:
+        return dataclasses.replace(known, op=op, sentences=(*sentences, *known.sentences), blame="python")
+    sentences += [f"The step changes Python state: {change}." for change in changes[:2]]
+    place = changes[0].place if changes else place
+    return Explanation(op=op, place=place, sentences=tuple(sentences), blame="python", advice=_USE_VARIABLES)
 
 
-def difference(arm: Arm, shelf: Shelf, reference: str, number: int, reference_compile: str) -> Explanation | None:
-    """Why an arm's step differs from the reference's; None where that could not be found out."""
-    if arm.replicas.count > 1:
-        told = _of_inspect(arm, number, _OF_REPLICAS)
-        return told and dataclasses.replace(told, blame="replicas")
-    state = before(shelf, reference, number)
-    first = op_trace.log_of(arm, reference_compile, number, state)
-    size = tolerance.epsilon(arm.compute_dtype())
+def explain_difference(
+    variant: Variant, store: ResultStore, reference: str, number: int, reference_compile: str
+) -> Explanation | None:
+    """Why a variant's step differs from the reference's; None where that is not known."""
+    if variant.replicas.count > 1:
+        known = _explain_by_inspect(variant, number, _REPLICAS)
+        return known and dataclasses.replace(known, blame="replicas")
+    state = store.state_before(reference, number)
+    first = op_recorder.record_ops(variant, reference_compile, number, state)
+    size = tolerance.epsilon(variant.compute_dtype())
 
-    def noisy() -> Iterator[Log]:  # one at a time: a log holds every intermediate result
-        for draw in range(_NOISY_LOGS):
+    def record_noisy() -> Iterator[OpTrace]:  # one at a time: a trace holds every intermediate result
+        for draw in range(_NOISY_TRACES):
             rng = np.random.default_rng([number, draw])
-            moved = {key: tolerance.moved(array, size, rng) for key, array in state.items()}
-            yield op_trace.log_of(arm, reference_compile, number, moved)
+            moved = {key: tolerance.perturb(array, size, rng) for key, array in state.items()}
+            yield op_recorder.record_ops(variant, reference_compile, number, moved)
 
-    floors = bisect.floors_of(first, noisy())
-    second = op_trace.log_of(arm, arm.mode.compile, number, state)
-    found = bisect.origin(first, second, floors, epsilon=size)
+    floors = first_difference.noise_floors(first, record_noisy())
+    second = op_recorder.record_ops(variant, variant.mode.compile, number, state)
+    found = first_difference.find(first, second, floors, epsilon=size)
     alone = False
-    if (found is None or found.rounding) and arm.compute_dtype() != "float64":
-        ones: list[bisect.Values] = [
-            _Written(log) if compile == "eager" else op_trace.Graph(arm, compile, number, state)
-            for compile, log in ((reference_compile, first), (arm.mode.compile, second))
-        ]
-        by_itself = bisect.alone(ones[0], ones[1], floors, epsilon=size, patience=_PATIENCE_S)
+    if (found is None or found.rounding) and variant.compute_dtype() != "float64":
+        one: Values
+        one, other = (
+            _RecordedStep(trace) if compile == "eager" else op_recorder.CompiledStep(variant, compile, number, state)
+            for compile, trace in ((reference_compile, first), (variant.mode.compile, second))
+        )
+        by_itself = first_difference.find_one_at_a_time(one, other, floors, epsilon=size, patience=_PATIENCE_S)
         if by_itself is not None and (found is None or not by_itself.rounding):
             found, alone = by_itself, True
     if found is None:
-        return Explanation(said=(_NOT_FOUND,))
-    if found.rounding:
-        return Explanation(op=found.entry.op, place=found.entry.place, said=(_rounding(found),), rounding=True)
-    return _said(found, arm.mode.compile, reference_compile, alone=alone)
+        return Explanation(sentences=(_NOT_FOUND,))
+    return _explain_op(found, variant.mode.compile, reference_compile, alone=alone)
 
 
-def tracing(arm: Arm, number: int) -> Explanation | None:
-    """What tracing changes of the Python of a step.
+def explain_tracing(variant: Variant, number: int) -> Explanation | None:
+    """What tracing changes of the Python of a step; None where nothing is known.
 
-    That is the line at which eager and traced Python part, or else what `inspect` knows, or else the line that asks how it is run.
+    That is the line at which eager and traced Python part, or else what `inspect` knows, or else the line that asks how it runs.
 
     Args:
-      arm: one that has made no step yet, and so keeps nothing of one.
+      variant: one that has run no step yet, and so keeps nothing of one.
       number: of the step whose batch is taken.
     """
-    if (where := _parting(arm, number, asked=False)) is not None:
-        return Explanation(place=where, said=(f"Eager and traced Python part at {where}.",), advice=_ONE_WAY)
-    if (told := _of_inspect(arm, number, _TRACED)) is not None:
-        return told
-    if (where := _parting(arm, number, asked=True)) is not None:
-        return Explanation(place=where, said=(f"How the step is run is asked at {where}.",), advice=_ONE_WAY)
-    return None
-
-
-def _parting(arm: Arm, number: int, *, asked: bool) -> Location | None:
-    mode = mode_for("graph", arm.mode)
-    step = InspectedStep(
-        recipe=arm.recipe,
-        method="train_step",
-        mode=mode,
-        replicas=arm.replicas,
-        global_batches=[_batch(arm, number)],
-    )
-    with contextlib.suppress(Exception), restore_python_state(arm.recipe):  # a step that fails has told why
-        return divergence.find_line(step, asked=asked)
+    if (place := _diverging_line(variant, number, asked=False)) is not None:
+        return Explanation(place=place, sentences=(f"Eager and traced Python part at {place}.",), advice=_ONE_WAY)
+    if (known := _explain_by_inspect(variant, number, _TRACED)) is not None:
+        return known
+    if (place := _diverging_line(variant, number, asked=True)) is not None:
+        return Explanation(place=place, sentences=(f"How the step is run is asked at {place}.",), advice=_ONE_WAY)
     return None
 
 
 @dataclasses.dataclass(frozen=True)
-class _Written:
-    """What was written down of a step that ran eagerly, which nothing merges."""
+class _RecordedStep:
+    """A step that ran eagerly, in which nothing is merged."""
 
-    entries: Log
+    entries: OpTrace
 
     def values_of(self, positions: Sequence[int]) -> list[np.ndarray | None]:
         return [self.entries[position].value for position in positions]
 
 
-def _batch(arm: Arm, number: int) -> dict[str, tf.Tensor]:
-    return {name: tf.constant(array[number]) for name, array in arm.batches.items()}
+def _batch(variant: Variant, number: int) -> dict[str, tf.Tensor]:
+    return {name: tf.constant(array[number]) for name, array in variant.batches.items()}
 
 
-def _of_inspect(arm: Arm, number: int, codes: Collection[str]) -> Explanation | None:
-    """What `inspect` knows of a step: the first line that it finds with one of these codes."""
-    several = arm.replicas.count > 1
+def _diverging_line(variant: Variant, number: int, *, asked: bool) -> Location | None:
+    steps = InspectedStep(
+        recipe=variant.recipe,
+        method="train_step",
+        mode=mode_for("graph", variant.mode),
+        replicas=variant.replicas,
+        global_batches=[_batch(variant, number)],
+    )
+    with (
+        contextlib.suppress(Exception),
+        restore_python_state(variant.recipe),
+    ):  # a step that fails is reported elsewhere
+        return divergence.find_line(steps, asked=asked)
+    return None
+
+
+def _explain_by_inspect(variant: Variant, number: int, codes: Collection[str]) -> Explanation | None:
+    """The first line that `inspect` finds in a step with one of these codes."""
     inspector = Inspector(
-        arm.recipe,
-        [_batch(arm, number)],
-        mode=mode_for("graph", arm.mode),
-        replicas=arm.replicas,
+        variant.recipe,
+        [_batch(variant, number)],
+        mode=mode_for("graph", variant.mode),
+        replicas=variant.replicas,
         target="graph",
-        several=several,
+        several=variant.replicas.count > 1,
         methods=("train_step",),
     )
-    found = next((one for one in inspector.find() if one.code in codes), None)
+    found = next((finding for finding in inspector.find() if finding.code in codes), None)
     if found is None:
         return None
-    said = f"Inspect says {found.code}, {CODES[found.code].title}: {found.what}, at {found.place}."
-    return Explanation(place=found.place, said=(said,), advice=found.fix)
+    sentence = f"Inspect says {found.code}, {CODES[found.code].title}: {found.what}, at {found.place}."
+    return Explanation(place=found.place, sentences=(sentence,), advice=found.fix)
 
 
-def _said(found: Origin, compile: str, reference: str, *, alone: bool) -> Explanation:
+def _explain_op(found: FirstDifference, compile: str, reference: str, *, alone: bool) -> Explanation:
+    what = _describe_op(found)
+    plain = Explanation(op=found.entry.op, place=found.entry.place)
+    if found.rounding:
+        return dataclasses.replace(plain, sentences=(_describe_rounding(found),), rounding=True)
     # The library draws by other operations under XLA: what only one mode runs at a line that draws is a draw.
-    if found.random or (found.only_in and _says_random(found)):
-        drawn = f"Different random numbers: {_named(found)} draws others in {compile} than in {reference}."
-        return Explanation(kind="random", op=found.entry.op, place=found.entry.place, said=(drawn,), advice=_USE_SEEDS)
+    if found.random or (found.only_in and _names_random(found)):
+        sentence = f"Different random numbers: {what} draws others in {compile} than in {reference}."
+        return dataclasses.replace(plain, kind="random", sentences=(sentence,), advice=_USE_SEEDS)
     if found.only_in and _IN_BODIES.fullmatch(found.entry.op):  # eager runs loops and branches as Python
-        inside = f"It begins in a loop or a branch: {_named(found)}. What is inside was looked at from outside alone."
-        return Explanation(op=found.entry.op, place=found.entry.place, said=(inside,))
+        sentence = f"It begins in a loop or a branch: {what}. What is inside was looked at from outside alone."
+        return dataclasses.replace(plain, sentences=(sentence,))
     if found.only_in:
-        who = compile if found.only_in == "second" else reference
-        alone_in = f"Only {who} runs {_named(found)}: the traced Python took another way than the eager one."
-        return Explanation(op=found.entry.op, place=found.entry.place, said=(alone_in,), blame="tracing")
-    sizes = ""
+        mode = compile if found.only_in == "second" else reference
+        sentence = f"Only {mode} runs {what}: the traced Python took another way than the eager one."
+        return dataclasses.replace(plain, sentences=(sentence,), blame="tracing")
+    values = ""
     if found.gap is not None and found.gap.index is not None:
-        sizes = f" ({found.gap.got:.9g} and not {found.gap.expected:.9g})"
-    said = [f"The first operation that differs: {_named(found)}{sizes}."]
+        values = f" ({found.gap.got:.9g} and not {found.gap.expected:.9g})"
+    sentences = [f"The first operation that differs: {what}{values}."]
     if alone:
-        said.append("It differs only where nothing else needs its inputs: an optimization merged them.")
+        sentences.append("It differs only where nothing else needs its inputs: an optimization merged them.")
     blame = "grappler" if alone and compile == "graph" else None
-    return Explanation(op=found.entry.op, place=found.entry.place, said=tuple(said), blame=blame)
+    return dataclasses.replace(plain, sentences=tuple(sentences), blame=blame)
 
 
-def _named(found: Origin) -> str:
+def _describe_op(found: FirstDifference) -> str:
     entry = found.entry
     where = f" at {entry.place}" if entry.place else " (made by the library)"
     return f"{'the gradient ' if entry.gradient else ''}{entry.op}{where}"
 
 
-def _says_random(found: Origin) -> bool:
-    return found.entry.place is not None and _SAYS_RANDOM.search(found.entry.place.text) is not None
-
-
-def _rounding(found: Origin) -> str:
+def _describe_rounding(found: FirstDifference) -> str:
+    begins = f"It begins at {_describe_op(found)}"
     if found.entry.most_terms > 1:
-        count = f"{found.entry.most_terms:,.0f}"
-        return f"It begins at {_named(found)}, which adds up some {count} numbers, in another order."
-    if found.entry.op in bisect.CANCELS:
-        return f"It begins at {_named(found)}, which takes away numbers next to equal: what is left is as uncertain as they are."
-    return f"It begins at {_named(found)}, at a threshold that rounding crosses."
+        return f"{begins}, which adds up some {found.entry.most_terms:,.0f} numbers, in another order."
+    if found.entry.op in first_difference.CANCELS:
+        return f"{begins}, which takes away numbers next to equal: what is left is as uncertain as they are."
+    return f"{begins}, at a threshold that rounding crosses."
+
+
+def _names_random(found: FirstDifference) -> bool:
+    return found.entry.place is not None and _NAMES_RANDOM.search(found.entry.place.text) is not None

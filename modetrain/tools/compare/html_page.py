@@ -1,4 +1,4 @@
-"""compare.html: the comparison as one page that needs nothing else, to be opened from a disk or attached to an issue."""
+"""compare.html: the comparison as one page that needs no other file, to open from a disk or to attach to an issue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 
 from modetrain.tools.compare import svg_plot
-from modetrain.tools.compare.comparison import TENSORS, TIMES, ArmResult, Comparison, Finding
+from modetrain.tools.compare.comparison import TENSORS, TIMES, Comparison, Difference, ModeResult
 
 NAME = "compare.html"
 _STYLE = """
@@ -32,8 +32,8 @@ figcaption { font-weight: 600; color: var(--ink) } svg { width: 100%; height: au
 """
 
 
-def of(comparison: Comparison, *, title: str, command: str, facts: Mapping[str, str]) -> str:
-    """The whole page."""
+def render(comparison: Comparison, *, title: str, command: str, facts: Mapping[str, str]) -> str:
+    """Renders the whole page."""
     verdict = '<span class="good">agree</span>' if comparison.agrees else '<span class="bad">do not agree</span>'
     modes = ", ".join(comparison.modes)
     parts = [
@@ -75,7 +75,7 @@ def _explained(comparison: Comparison) -> str:
     )
 
 
-def _finding(one: Finding) -> str:
+def _finding(one: Difference) -> str:
     line = f"<pre>{html.escape(str(one.place))}</pre>" if one.place else ""
     return (
         f'<div class="finding"><p><b>{html.escape(one.mode)}: {html.escape(one.kind)}'
@@ -86,11 +86,11 @@ def _finding(one: Finding) -> str:
 def _agreement(comparison: Comparison) -> str:
     head = ["mode", "verdict", *TENSORS.values(), "first difference"]
     rows = []
-    for mode, arm in comparison.arms.items():
-        first = arm.first_difference
+    for mode, result in comparison.arms.items():
+        first = result.first_difference
         element = list(first.index) if first and first.index else ""
         where = f"step {comparison.first_step + first.step + 1}: {first.tensor}{element}" if first else ""
-        rows.append([mode, arm.verdict, *(arm.farthest(kind) for kind in TENSORS), where])
+        rows.append([mode, result.verdict, *(result.farthest(kind) for kind in TENSORS), where])
     return _table(head, rows)
 
 
@@ -103,9 +103,9 @@ def _plots(comparison: Comparison) -> list[str]:
     reference = arms.get(comparison.reference)
     drawn = []
     for loss in reference.losses if reference else ():
-        curves = {mode: points(arm.losses.get(loss, ())) for mode, arm in arms.items()}
+        curves = {mode: points(result.losses.get(loss, ())) for mode, result in arms.items()}
         drawn.append(svg_plot.lines(f"{loss}, each step from {comparison.reference}'s state", curves, x="step", y=loss))
-    floors = {mode: points(arm.worst_floors) for mode, arm in arms.items() if mode != comparison.reference}
+    floors = {mode: points(result.worst_floors) for mode, result in arms.items() if mode != comparison.reference}
     drawn.append(
         svg_plot.lines(
             "Largest distance of any tensor, in noise floors",
@@ -119,15 +119,19 @@ def _plots(comparison: Comparison) -> list[str]:
         )
     )
     apart = {
-        f"{mode} moved by one rounding" if mode == comparison.reference else mode: points(arm.distance)
-        for mode, arm in arms.items()
+        f"{mode} moved by one rounding" if mode == comparison.reference else mode: points(result.distance)
+        for mode, result in arms.items()
     }
     drawn.append(
         svg_plot.lines(
             "Left alone: how far the weights drift", apart, x="step", y=f"relative to {comparison.reference}", log=True
         )
     )
-    timed = {mode: arm.time for mode, arm in arms.items() if arm.time is not None and arm.time.step_ms is not None}
+    timed = {
+        mode: result.time
+        for mode, result in arms.items()
+        if result.time is not None and result.time.step_ms is not None
+    }
     if timed:
         split = {
             mode: {
@@ -143,31 +147,33 @@ def _plots(comparison: Comparison) -> list[str]:
 
 
 def _break_even(comparison: Comparison, timed) -> str:
-    paid = [arm.break_even_steps for arm in comparison.arms.values() if arm.break_even_steps]
+    paid = [result.break_even_steps for result in comparison.arms.values() if result.break_even_steps]
     until = min(max(2.0 * max(paid, default=500.0), 100.0), 1e6)
     curves = {
         mode: [(n, time.compile_s + time.step_ms["p50"] * n / 1e3) for n in (0.0, until)]
         for mode, time in timed.items()
     }
-    return svg_plot.lines("When compiling has paid off: seconds after so many steps", curves, x="steps", y="seconds")
+    return svg_plot.lines(
+        "When compiling has paid off: seconds after a number of steps", curves, x="steps", y="seconds"
+    )
 
 
 def _times(comparison: Comparison) -> str:
-    met = (_meeting(mode, arm) for mode, arm in comparison.arms.items())
-    return _table(TIMES, comparison.times()) + "".join(met)
+    costs = (_all_reduce_cost(mode, result) for mode, result in comparison.arms.items())
+    return _table(TIMES, comparison.times()) + "".join(costs)
 
 
-def _meeting(mode: str, arm: ArmResult) -> str:
-    cost = arm.time.all_reduce if arm.time else None
+def _all_reduce_cost(mode: str, result: ModeResult) -> str:
+    cost = result.time.all_reduce if result.time else None
     if cost is None:
         return ""
     bandwidth = cost["bandwidth_mb_per_s"]
-    said = (
-        f"{mode}: {cost['tensors_per_step']} all-reduces a step over {arm.effective['replicas']} replicas, of "
+    text = (
+        f"{mode}: {cost['tensors_per_step']} all-reduces a step over {result.effective['replicas']} replicas, of "
         f"{cost['bytes_per_step'] / 2**20:,.2f} MB together; each takes {cost['latency_ms']:.3f} ms"
         + (f" and 1 ms more for every {bandwidth / 1e3:,.2f} MB" if bandwidth else "")
     )
-    return f'<p class="faint">{html.escape(said)}</p>'
+    return f'<p class="faint">{html.escape(text)}</p>'
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,8 +1,7 @@
-"""Lock-step: the reference's steps, how far rounding noise moves each, and an arm's steps from the same states.
+"""Steps in lock-step: every step of every variant begins from the state that the reference had there.
 
-Every step of an arm begins from the state that the reference had there, so that a difference is that step's own and no
-earlier one hides or fakes it. The reference is run twice: a step that gives other numbers the second time is no function of
-state and batch, and there is nothing to compare.
+So a difference is that step's own, and no earlier one hides or fakes it. The reference's steps are repeated: one that gives
+other numbers the second time is no function of state and batch, and cannot be compared.
 """
 
 from __future__ import annotations
@@ -10,65 +9,68 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import tensorflow as tf
 
 from modetrain.recipe import scaled
 from modetrain.tools.compare import tolerance
-from modetrain.tools.compare.observation import Entry, Impure, Seen, State, quantities
-from modetrain.tools.compare.store import Shelf, before
-from modetrain.tools.compare.variant import Arm, one
+from modetrain.tools.compare.observation import ImpureStep, Observation, State, StateEntry, quantities
+from modetrain.tools.compare.store import ResultStore
+from modetrain.tools.compare.variant import Variant
+
+Layout = Mapping[str, StateEntry]
 
 
-def lead(arm: Arm, shelf: Shelf, name: str) -> int:
-    """Runs the reference's steps, one after the other, from the state on the shelf that there is; returns how many it could."""
-    for number in range(arm.steps):
-        seen = arm.step(number)
-        shelf.put(f"{name}/{number}", seen)
-        if seen.error is not None:
+def run_reference(variant: Variant, store: ResultStore, name: str) -> int:
+    """Runs the reference's steps one after the other, up to the first that raises; returns how many."""
+    for number in range(variant.steps):
+        observation = variant.observe(number)
+        store.put(f"{name}/{number}", observation)
+        if observation.error is not None:
             return number + 1
-    return arm.steps
+    return variant.steps
 
 
-def follow(arm: Arm, shelf: Shelf, name: str, reference: str, numbers: Iterable[int]) -> int:
-    """Runs steps from the reference's states; returns how many."""
-    count = 0
+def run_steps(variant: Variant, store: ResultStore, name: str, reference: str, numbers: Iterable[int]) -> bool:
+    """Runs steps from the reference's states; returns whether none raised."""
+    fine = True
     for number in numbers:
-        arm.load(before(shelf, reference, number))
-        shelf.put(f"{name}/{number}", arm.step(number))
-        count += 1
-    return count
+        variant.load(store.state_before(reference, number))
+        observation = variant.observe(number)
+        store.put(f"{name}/{number}", observation)
+        fine = fine and observation.error is None
+    return fine
 
 
-def repeat(arm: Arm, shelf: Shelf, name: str, steps: int, layout: Mapping[str, Entry]) -> list[Impure]:
+def repeat_steps(variant: Variant, store: ResultStore, name: str, steps: int, layout: Layout) -> list[ImpureStep]:
     """Repeats the reference's steps, the last one first; returns those that gave other numbers."""
-    found = []
+    found: list[ImpureStep] = []
     for number in reversed(range(steps)):
-        start = before(shelf, name, number)
-        arm.load(start)
-        seen, again = shelf.get(f"{name}/{number}"), arm.step(number)
-        other = _differing(start, seen, again, layout)
-        if other:
-            found.append(Impure(step=number, tensors=tuple(other)))
-    return sorted(found, key=lambda impure: impure.step)
+        start = store.state_before(name, number)
+        variant.load(start)
+        differing = _differing(start, store.observation(name, number), variant.observe(number), layout)
+        if differing:
+            found.insert(0, ImpureStep(step=number, tensors=tuple(differing)))
+    return found
 
 
-def _differing(start: State, seen: Seen, again: Seen, layout: Mapping[str, Entry]) -> list[str]:
-    if seen.error is not None or again.error is not None:
-        same = seen.error is not None and again.error is not None and seen.error.type == again.error.type
+def _differing(start: State, first: Observation, second: Observation, layout: Layout) -> list[str]:
+    if first.error is not None or second.error is not None:
+        same = first.error is not None and second.error is not None and first.error.type == second.error.type
         return [] if same else ["what it raises"]
-    wanted, found = quantities(start, seen, layout), quantities(start, again, layout)
+    expected, got = quantities(start, first, layout), quantities(start, second, layout)
     return [
         label
-        for label, quantity in wanted.items()
-        if label not in found or tolerance.gap(quantity.after, found[label].after).absolute > 0
+        for label, quantity in expected.items()
+        if label not in got or tolerance.measure_gap(quantity.after, got[label].after).absolute > 0
     ]
 
 
-def floors(
-    arm: Arm,
-    shelf: Shelf,
+def measure_noise(
+    variant: Variant,
+    store: ResultStore,
     name: str,
     numbers: Iterable[int],
-    layout: Mapping[str, Entry],
+    layout: Layout,
     *,
     draws: int,
     first_draw: int = 0,
@@ -76,45 +78,39 @@ def floors(
     """How far rounding noise moves each quantity of the reference's steps: the largest absolute difference, by label.
 
     Args:
-      arm: the reference.
-      shelf: where its steps are.
+      variant: the reference.
+      store: where its steps are.
       name: its name there.
       numbers: which steps.
       layout: what each entry of the state is.
-      draws: how often each step is repeated, moved anew each time.
-      first_draw: number of the first draw, so that more of them can be added to earlier ones.
+      draws: how often each step is repeated, each time moved by other noise.
+      first_draw: number of the first draw, so that more draws can be added to earlier ones.
     """
-    size = max(tolerance.epsilon(arm.compute_dtype()), tolerance.epsilon("float64"))
-    found: dict[int, dict[str, float]] = {}
+    size = max(tolerance.epsilon(variant.compute_dtype()), tolerance.epsilon("float64"))
+    floors: dict[int, dict[str, float]] = {}
     for number in numbers:
-        start, seen = before(shelf, name, number), shelf.get(f"{name}/{number}")
-        if seen.error is not None:
+        start, observation = store.state_before(name, number), store.observation(name, number)
+        if observation.error is not None:
             continue
-        wanted = quantities(start, seen, layout)
-        largest = dict.fromkeys(wanted, 0.0)
+        expected = quantities(start, observation, layout)
+        batch = scaled({key: tf.constant(array[number]) for key, array in variant.batches.items()})
+        largest = dict.fromkeys(expected, 0.0)
         for draw in range(first_draw, first_draw + draws):
             rng = np.random.default_rng([number, draw])
             # Later draws reach further: a compiler's roundings add up over a step.
             reach = 1.0 if draw < 3 else float(2 ** (draw % 3))
-            moved = {key: tolerance.moved(array, size * reach, rng) for key, array in start.items()}
-            batch = scaled({key: value[0] for key, value in _tensors(one(arm.batches, number)).items()})
+            moved = {key: tolerance.perturb(array, size * reach, rng) for key, array in start.items()}
             moved_batch = {
-                key: tolerance.moved(value.numpy(), size * reach, rng)[np.newaxis] for key, value in batch.items()
+                key: tolerance.perturb(value.numpy(), size * reach, rng)[np.newaxis] for key, value in batch.items()
             }
-            arm.load(moved)
-            again = arm.step(number, arm.block_of(moved_batch, number))
+            variant.load(moved)
+            again = variant.observe(number, variant.stack(moved_batch, number))
             if again.error is not None:
                 continue
-            # The state as it was loaded, in the arm's own dtypes.
+            # The state as it was loaded, in the variant's own dtypes.
             for label, quantity in quantities(moved, again, layout).items():
                 if label in largest:
-                    distance = tolerance.gap(wanted[label].value, quantity.value).absolute
+                    distance = tolerance.measure_gap(expected[label].value, quantity.value).absolute
                     largest[label] = max(largest[label], distance / reach)
-        found[number] = largest
-    return found
-
-
-def _tensors(arrays):
-    import tensorflow as tf
-
-    return {name: tf.constant(array) for name, array in arrays.items()}
+        floors[number] = largest
+    return floors

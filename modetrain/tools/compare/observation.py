@@ -1,6 +1,6 @@
-"""What is seen of the steps of an arm: plain arrays and texts, which travel between processes.
+"""What the steps of a variant did: plain arrays and texts, which travel between processes.
 
-Nothing here imports TensorFlow: the process that judges what it reads has none.
+Imports no TensorFlow: the process that compares them does without.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class StepError:
 
     Attributes:
       type, message: of the exception.
-      place: the user's line it came from.
-      advice: a plain sentence for what many run into, or None.
+      place: the user's line that it came from.
+      advice: a sentence for what is often the cause, or None.
     """
 
     type: str
@@ -38,13 +38,13 @@ class StepError:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Seen:
+class Observation:
     """One step.
 
     Attributes:
       metrics: means over the batch of what the step returned, and the gradient norm.
       state: every variable after the step.
-      error: what it raised instead; then the rest is empty.
+      error: what it raised; then the rest is empty.
     """
 
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -53,14 +53,14 @@ class Seen:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Entry:
+class StateEntry:
     """What one entry of the state is.
 
     Attributes:
-      label: what a person calls it: `dense/kernel`, `mean of dense/kernel`.
+      label: its name for people: `dense/kernel`, `mean of dense/kernel`.
       kind: `variable` (trained), `slot` (an optimizer's), `state` (anything else).
-      gradient: how the gradient is read from what this slot became: (name of the gradient, factor of the old value,
-        factor of the new value); None for anything but a first moment.
+      gradient: how a gradient is computed from this slot: (name of the gradient, factor of the old value, factor of the new
+        value); None for anything but a first moment.
     """
 
     label: str
@@ -74,10 +74,10 @@ class Quantity:
 
     Attributes:
       kind: `metric`, `gradient`, or an entry's kind.
-      value: what is compared: of variables and slots the change, not the value, in which a wrong update would drown.
-      after: the value it has after the step, for people to read; of metrics and gradients the same as `value`.
+      value: what is compared: of variables and slots the change, since a wrong update is small next to the value.
+      after: the value after the step, for people to read; of metrics and gradients the same as `value`.
       dtype: of the tensor.
-      spacing: of the numbers it was stored as.
+      spacing: of the numbers that it was stored as.
     """
 
     kind: str
@@ -87,41 +87,34 @@ class Quantity:
     spacing: np.ndarray | float = 0.0
 
 
-def quantities(before: State, seen: Seen, layout: Mapping[str, Entry]) -> dict[str, Quantity]:
+def quantities(before: State, observation: Observation, layout: Mapping[str, StateEntry]) -> dict[str, Quantity]:
     """Everything that is compared after a step, by label: metrics first, then gradients, variables, slots, the rest."""
     found: dict[str, Quantity] = {}
-    for name, mean in seen.metrics.items():
+    for name, mean in observation.metrics.items():
         value = np.asarray(mean, np.float64)
         found[name] = Quantity(kind="metric", value=value, after=value, dtype="float32")
-    for name, after in seen.state.items():
-        entry = layout[name]
-        if entry.gradient is not None:
-            label, old, new = entry.gradient
-            gradient = old * before[name].astype(np.float64) + new * after.astype(np.float64)
-            found[label] = Quantity(
-                kind="gradient",
-                value=gradient,
-                after=gradient,
-                dtype=after.dtype.name,
-                spacing=abs(new) * tolerance.spacing(after),
-            )
+    for name, after in observation.state.items():
+        gradient = layout[name].gradient
+        if gradient is not None:
+            label, old, new = gradient
+            value = old * before[name].astype(np.float64) + new * after.astype(np.float64)
+            step = abs(new) * tolerance.spacing(after)
+            found[label] = Quantity(kind="gradient", value=value, after=value, dtype=after.dtype.name, spacing=step)
     for kind in ("variable", "slot", "state"):
-        for name, after in seen.state.items():
+        for name, after in observation.state.items():
             if layout[name].kind == kind:
-                floating = after.dtype.kind == "f" or after.dtype.name == "bfloat16"
-                change = after.astype(np.float64) - before[name].astype(np.float64) if floating else after
-                found[layout[name].label] = Quantity(
-                    kind=kind,
-                    value=change,
-                    after=after,
-                    dtype=after.dtype.name,
-                    spacing=tolerance.spacing(after) if floating else 0.0,
-                )
+                value = after
+                spacing: np.ndarray | float = 0.0
+                if after.dtype.kind == "f" or after.dtype.name == "bfloat16":
+                    value = after.astype(np.float64) - before[name].astype(np.float64)
+                    spacing = tolerance.spacing(after)
+                dtype = after.dtype.name
+                found[layout[name].label] = Quantity(kind=kind, value=value, after=after, dtype=dtype, spacing=spacing)
     return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Impure:
+class ImpureStep:
     """A step that gave other numbers when it was repeated.
 
     Attributes:
@@ -135,7 +128,7 @@ class Impure:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Times:
-    """How fast an arm is.
+    """The speed of a variant.
 
     Attributes:
       compile_s: tracing and compiling.
@@ -144,9 +137,8 @@ class Times:
       examples_per_s: at the median.
       steps_per_call: steps in each call that was timed.
       traces: how often the step was traced.
-      peak_memory_mb: most memory that its process held until then, TensorFlow itself included; None where several arms
-        share a process.
-      all_reduce: what taking means over replicas costs; None on one device.
+      peak_memory_mb: the most memory that its process has held, TensorFlow included; None where variants share a process.
+      all_reduce: the cost of means over replicas; None on one device.
     """
 
     compile_s: float
@@ -160,27 +152,27 @@ class Times:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ArmReport:
-    """What an arm has to tell besides its steps, which are on the shelf as `<arm>/<number>`.
+class VariantReport:
+    """What a variant found besides its steps, which are in the store as `<variant>/<number>`.
 
     Attributes:
-      steps: how many steps are on the shelf.
+      steps: how many steps are in the store.
       effective: what took effect of the mode.
       layout: what each entry of the state is.
       compute_dtype: the dtype that most of the step computes in.
       error: what building or compiling raised.
       time: None where it could not be measured.
-      drift: per loss its values in a run left alone from the first state on; of the reference itself, of a run that
-        starts with its weights moved by a rounding error.
+      drift: per loss its values in a run that is left alone from the first state on; of the reference, of a run whose weights
+        are moved by a rounding error at the start.
       distance: how far the weights of that run are from the reference's after each step, relative to how far those have
         moved from the start.
       notes: anything else.
-      narrow: of a variant in float64, the user's first line that computes in less all the same.
+      narrow: of a variant in float64, the user's first line that computes in less.
     """
 
     steps: int
     effective: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    layout: Mapping[str, Entry] = dataclasses.field(default_factory=dict)
+    layout: Mapping[str, StateEntry] = dataclasses.field(default_factory=dict)
     compute_dtype: str = "float32"
     error: StepError | None = None
     time: Times | None = None
@@ -188,3 +180,20 @@ class ArmReport:
     distance: Sequence[float] = ()
     notes: tuple[str, ...] = ()
     narrow: Location | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessDeath:
+    """A process that died before its task was done.
+
+    Attributes:
+      how: `SIGSEGV`, or `exit code 3`, or a sentence on which of several workers failed first.
+      phase: what it was doing.
+      tail: what it printed last.
+      place: the user's line that it was in.
+    """
+
+    how: str
+    phase: str
+    tail: str = ""
+    place: Location | None = None

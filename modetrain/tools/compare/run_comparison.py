@@ -1,198 +1,191 @@
-"""The course of a comparison: the reference's steps, every other mode's, a verdict on each, and the cause of differences.
+"""The course of a comparison: the reference's steps, those of every other mode, a verdict on each, and the causes.
 
-Who runs the arms is a `Runner`'s business: processes of their own from the command line, this process in the library.
-Imports no TensorFlow.
+A `Runner` runs the variants, in processes of their own or in this one. Imports no TensorFlow.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 
 import numpy as np
 
 from modetrain.tools.compare import diagnosis, tolerance
-from modetrain.tools.compare.attribution import Court
-from modetrain.tools.compare.comparison import ArmResult, Comparison, Finding
-from modetrain.tools.compare.observation import ArmReport, Impure, Seen, StepError, Times, quantities
-from modetrain.tools.compare.runner import Death, Runner
-from modetrain.tools.compare.store import before
+from modetrain.tools.compare.attribution import Attribution
+from modetrain.tools.compare.comparison import Comparison, Difference, ModeResult
+from modetrain.tools.compare.observation import ImpureStep, ProcessDeath, StepError, Times, VariantReport, quantities
+from modetrain.tools.compare.reference import Reference
+from modetrain.tools.compare.runner import Runner
 from modetrain.tools.compare.verdict import Verdict
 
+log = logging.getLogger(__name__)
+
 _WORST_FIRST = (tolerance.DIFFERENT, tolerance.ROUNDING, tolerance.WITHIN)
+_FAILED = ModeResult(verdict="failed")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Arm:
-    result: ArmResult
-    findings: tuple[Finding, ...] = ()
+class _Outcome:
+    """What came of one mode; `fails_alike` is whether it raises the reference's error where the reference does."""
+
+    result: ModeResult
+    findings: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
-    alike: bool = False  # fails where the reference does, with the same error
+    fails_alike: bool = False
 
 
-def conduct(
-    runner: Runner, modes: Sequence[str], *, steps: int, first_step: int, draws: int, say: Callable[[str], None]
-) -> Comparison:
+def run_comparison(runner: Runner, modes: Sequence[str], *, steps: int, first_step: int, draws: int) -> Comparison:
     """Compares the modes with the first of them.
 
     Args:
-      runner: runs arms.
+      runner: runs variants.
       modes: the reference first.
       steps: how many.
       first_step: number of the first one in the run.
-      draws: repetitions of each step that its noise is measured with.
-      say: told what is under way.
+      draws: repetitions of each step that measure its noise.
     """
-    reference, *others = modes
-    shelf = runner.shelf
-    empty = Comparison(reference=reference, modes=tuple(modes), first_step=first_step, steps=0, draws=draws)
-    say(f"{reference}: {steps} steps, each again, and again with rounding noise")
-    lead = runner.lead(reference)
-    if isinstance(lead, Death):
-        failed = {reference: ArmResult(verdict="failed")}
-        return dataclasses.replace(empty, findings=(crashed(reference, lead),), arms=failed)
-    course = _Course(runner=runner, lead=lead, reference=reference, first_step=first_step)
-    impure: list[Impure] = shelf.get(f"{reference}/impure") if shelf.has(f"{reference}/impure") else []
-    findings: list[Finding] = []
-    notes = [f"{reference}: {note}" for note in lead.notes] + course.not_finite()
+    name, *others = modes
+    empty = Comparison(reference=name, modes=tuple(modes), first_step=first_step, steps=0, draws=draws)
+    log.info(f"  {name}: {steps} steps, each again, and again with rounding noise")
+    report = runner.run_reference(draws)
+    if isinstance(report, ProcessDeath):
+        return dataclasses.replace(empty, findings=(diagnosis.crash(name, report),), arms={name: _FAILED})
+    reference = Reference(name=name, store=runner.store, report=report)
+    comparer = _Comparer(runner=runner, reference=reference, first_step=first_step)
+    findings: list[Difference] = []
+    notes = [f"{name}: {note}" for note in report.notes] + comparer.notes_on_nonfinite()
+    impure: list[ImpureStep] = runner.store.get(f"{name}/impure", [])
     if impure:
-        say(f"{reference}: the same step gave other numbers; looking for the cause")
-        why = runner.explain(reference, impure[0].step)
-        findings.extend(diagnosis.impure(reference, others, impure, first_step, why))
-    arms = {reference: course.reference_result()}
-    raised = course.raised()
+        log.info(f"  {name}: the same step gave other numbers; looking for the cause")
+        why = runner.explain(name, impure[0].step)
+        findings += diagnosis.impure(name, others, impure, first_step, why)
+    results = {name: comparer.reference_result()}
+    raised = comparer.raised()
     if raised is not None:
         number, error = raised
-        notes.append(f"{reference} raises in step {first_step + number + 1}: {error}" + _at(error))
+        where = f" ({error.place})" if error.place else ""
+        notes.append(f"{name} raises in step {first_step + number + 1}: {error}{where}")
     alike: list[str] = []
     for mode in others:
-        say(f"{mode}: the same steps from the same states")
-        arm = course.arm(mode, comparable=not impure, say=say)
-        arms[mode] = arm.result
-        findings.extend(arm.findings)
-        notes.extend(arm.notes)
-        alike += [mode] if arm.alike else []
-    # A mode that goes on where the reference cannot is told with the reference's error.
-    if course.compared == 0 and raised is not None and not any(one.step is not None for one in findings):
-        findings.insert(0, diagnosis.fails(reference, others, alike, first_step + 1, raised[1]))
+        log.info(f"  {mode}: the same steps from the same states")
+        outcome = comparer.run_mode(mode, comparable=not impure)
+        results[mode] = outcome.result
+        findings += outcome.findings
+        notes += outcome.notes
+        alike += [mode] if outcome.fails_alike else []
+    # A mode that goes on where the reference cannot is reported with the reference's error.
+    if comparer.compared == 0 and raised is not None and not any(finding.step is not None for finding in findings):
+        findings.insert(0, diagnosis.fails(name, others, alike, first_step + 1, raised[1]))
     return dataclasses.replace(
-        empty, steps=course.compared, findings=tuple(findings), arms=arms, notes=tuple(dict.fromkeys(notes))
+        empty, steps=comparer.compared, findings=tuple(findings), arms=results, notes=tuple(dict.fromkeys(notes))
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Course:
-    """What is known once the reference has run."""
+class _Comparer:
+    """A comparison whose reference has run."""
 
     runner: Runner
-    lead: ArmReport
-    reference: str
+    reference: Reference
     first_step: int
 
     def raised(self) -> tuple[int, StepError] | None:
-        last: Seen = self.runner.shelf.get(f"{self.reference}/{self.lead.steps - 1}")
-        return None if last.error is None else (self.lead.steps - 1, last.error)
+        """The step in which the reference raises, and what."""
+        last = self.reference.report.steps - 1
+        error = self.reference.observation(last).error
+        return None if error is None else (last, error)
 
     @property
     def compared(self) -> int:
-        """Steps that the reference could make."""
-        return self.lead.steps - (self.raised() is not None)
+        """How many steps the reference could make."""
+        return self.reference.report.steps - (self.raised() is not None)
 
-    def not_finite(self) -> list[str]:
-        """A note where the reference's own metrics or gradients are NaN or infinite, in which other modes may follow it."""
-        shelf = self.runner.shelf
+    def notes_on_nonfinite(self) -> list[str]:
+        """A note where the reference's own metrics or gradients are NaN or infinite; other modes may have the same."""
         for number in range(self.compared):
-            seen: Seen = shelf.get(f"{self.reference}/{number}")
-            found = quantities(before(shelf, self.reference, number), seen, self.lead.layout)
+            before, layout = self.reference.state_before(number), self.reference.report.layout
+            found = quantities(before, self.reference.observation(number), layout)
             names = [
                 label
-                for label, one in found.items()
-                if one.kind in ("metric", "gradient") and not np.isfinite(one.value).all()
+                for label, quantity in found.items()
+                if quantity.kind in ("metric", "gradient") and not np.isfinite(quantity.value).all()
             ]
             if names:
                 step = self.first_step + number + 1
-                return [f"{self.reference}: not finite itself in step {step}: {diagnosis.listed(names)}"]
+                return [f"{self.reference.name}: not finite itself in step {step}: {diagnosis.list_names(names)}"]
         return []
 
-    def reference_result(self) -> ArmResult:
-        return ArmResult(
+    def reference_result(self) -> ModeResult:
+        report = self.reference.report
+        return ModeResult(
             verdict="reference" if self.compared else "failed",
-            effective=self.lead.effective,
-            losses=self._losses(self.reference),
-            drift=self.lead.drift,
-            distance=self.lead.distance,
-            time=self.lead.time,
-            break_even_steps=None,
+            effective=report.effective,
+            losses=self._losses(self.reference.name),
+            drift=report.drift,
+            distance=report.distance,
+            time=report.time,
         )
 
-    def arm(self, mode: str, *, comparable: bool, say: Callable[[str], None]) -> _Arm:
-        report = self.runner.follow(mode)
-        if isinstance(report, Death):
-            return _Arm(result=ArmResult(verdict="failed"), findings=(crashed(mode, report),))
+    def run_mode(self, mode: str, *, comparable: bool) -> _Outcome:
+        """Runs a mode, judges its steps and looks for the cause of differences."""
+        report = self.runner.run_mode(mode)
+        if isinstance(report, ProcessDeath):
+            return _Outcome(result=_FAILED, findings=(diagnosis.crash(mode, report),))
         notes = tuple(f"{mode}: {note}" for note in report.notes)
         if report.error is not None:
-            return self._not_built(mode, report, notes)
+            return self._not_built(mode, report, report.error, notes)
         if not comparable:
-            return _Arm(result=self._result(mode, report, (), verdict="not comparable"), notes=notes)
-        findings = []
-        errors, alike = self._errors(mode)
-        court = Court(runner=self.runner, lead=self.lead, reference=self.reference, say=say)
-        judged = court.judge(mode, report)
-        if errors is not None:
-            findings.append(errors)
-        if judged.different:
-            findings.append(diagnosis.different(mode, judged.different, self.first_step, judged.why))
-        rounded = [one for one in judged.verdicts if one.verdict == tolerance.ROUNDING]
-        if rounded and not judged.different:
-            worst = max(rounded, key=lambda one: one.relative)
-            notes += (_rounded(mode, worst, self.first_step, judged.why.said if judged.why else ()),)
-        seen = {one.verdict for one in judged.verdicts} | ({tolerance.DIFFERENT} if errors else set())
-        nothing = tolerance.BITWISE if judged.verdicts else "failed"
-        verdict = next((name for name in _WORST_FIRST if name in seen), nothing)
-        return _Arm(
-            result=self._result(mode, report, judged.verdicts, verdict=verdict),
-            findings=tuple(findings),
-            notes=notes,
-            alike=alike,
-        )
+            return _Outcome(result=self._result(mode, report, (), verdict="not comparable"), notes=notes)
+        error, alike = self._errors(mode)
+        found = Attribution(runner=self.runner, reference=self.reference).explain(mode, report)
+        findings = [error] if error is not None else []
+        if found.different:
+            findings.append(diagnosis.different(mode, found.different, self.first_step, found.why))
+        rounded = [verdict for verdict in found.verdicts if verdict.verdict == tolerance.ROUNDING]
+        if rounded and not found.different:
+            worst = max(rounded, key=lambda verdict: verdict.relative)
+            sentences = found.why.sentences if found.why else ()
+            notes += (diagnosis.note_on_rounding(mode, worst, self.first_step, sentences),)
+        kinds = {verdict.verdict for verdict in found.verdicts} | ({tolerance.DIFFERENT} if error else set())
+        best = tolerance.BITWISE if found.verdicts else "failed"
+        verdict = next((kind for kind in _WORST_FIRST if kind in kinds), best)
+        result = self._result(mode, report, found.verdicts, verdict=verdict)
+        return _Outcome(result=result, findings=tuple(findings), notes=notes, fails_alike=alike)
 
-    def _not_built(self, mode: str, report: ArmReport, notes: tuple[str, ...]) -> _Arm:
+    def _not_built(self, mode: str, report: VariantReport, error: StepError, notes: tuple[str, ...]) -> _Outcome:
+        result = ModeResult(verdict="failed", effective=report.effective)
         raised = self.raised()
-        result = ArmResult(verdict="failed", effective=report.effective)
-        assert report.error is not None
-        if raised is not None and raised[0] == 0:
-            # A compiler's error has the type, and the line, of what the operation itself would raise.
-            if raised[1].place == report.error.place and str(raised[1]) == str(report.error):
-                return _Arm(result=result, notes=notes, alike=True)
-            return _Arm(
-                result=result,
-                findings=(diagnosis.not_built(mode, self.reference, report.error, also_fails=True),),
-                notes=notes,
-            )
-        return _Arm(result=result, findings=(diagnosis.not_built(mode, self.reference, report.error),), notes=notes)
+        fails = raised is not None and raised[0] == 0
+        # A compiler's error has the type, and the line, of what the operation itself would raise.
+        if raised is not None and fails and raised[1].place == error.place and str(raised[1]) == str(error):
+            return _Outcome(result=result, notes=notes, fails_alike=True)
+        finding = diagnosis.not_built(mode, self.reference.name, error, also_fails=fails)
+        return _Outcome(result=result, findings=(finding,), notes=notes)
 
-    def _errors(self, mode: str) -> tuple[Finding | None, bool]:
-        """A step that raises in one of the two modes only, or otherwise; and whether one raises alike in both."""
-        for number in range(self.lead.steps):
-            wanted: StepError | None = self.runner.shelf.get(f"{self.reference}/{number}").error
-            found: StepError | None = self.runner.shelf.get(f"{mode}/{number}").error
-            if wanted is not None and found is not None and wanted.type == found.type and wanted.place == found.place:
+    def _errors(self, mode: str) -> tuple[Difference | None, bool]:
+        """A step that raises in one of the two modes only, or another error; and whether one raises alike in both."""
+        for number in range(self.reference.report.steps):
+            expected = self.reference.observation(number).error
+            got = self.runner.store.observation(mode, number).error
+            if expected is not None and got is not None and (expected.type, expected.place) == (got.type, got.place):
                 return None, True
-            if wanted is not None or found is not None:
-                return diagnosis.raises(mode, self.reference, self.first_step + number + 1, wanted, found), False
+            if expected is not None or got is not None:
+                step = self.first_step + number + 1
+                return diagnosis.raises(mode, self.reference.name, step, expected, got), False
         return None, False
 
-    def _result(self, mode: str, report: ArmReport, verdicts: Sequence[Verdict], *, verdict: str) -> ArmResult:
+    def _result(self, mode: str, report: VariantReport, verdicts: Sequence[Verdict], *, verdict: str) -> ModeResult:
         counts: dict[str, collections.Counter[str]] = {}
         worst: dict[str, Verdict] = {}
-        by_step = dict.fromkeys(range(self.lead.steps), 0.0)
+        by_step = dict.fromkeys(range(self.reference.report.steps), 0.0)
         for one in verdicts:
             counts.setdefault(one.kind, collections.Counter())[one.verdict] += 1
             if one.kind not in worst or one.floors > worst[one.kind].floors:
                 worst[one.kind] = one
             by_step[one.step] = max(by_step[one.step], one.floors)
-        return ArmResult(
+        return ModeResult(
             verdict=verdict,
             effective=report.effective,
             counts={kind: dict(count) for kind, count in counts.items()},
@@ -203,45 +196,24 @@ class _Course:
             drift=report.drift,
             distance=report.distance,
             time=report.time,
-            break_even_steps=break_even(report.time, self.lead.time),
+            break_even_steps=break_even(report.time, self.reference.report.time),
         )
 
     def _losses(self, mode: str) -> dict[str, list[float]]:
         found: dict[str, list[float]] = {}
-        for number in range(self.lead.steps):
-            metrics = self.runner.shelf.get(f"{mode}/{number}").metrics
-            for name in self.lead.drift:
+        for number in range(self.reference.report.steps):
+            metrics = self.runner.store.observation(mode, number).metrics
+            for name in self.reference.report.drift:
                 if name in metrics:
                     found.setdefault(name, []).append(metrics[name])
         return found
 
 
-def break_even(arm: Times | None, reference: Times | None) -> float | None:
-    """Steps after which an arm with its compiling has taken less time than the reference; None where it never will."""
-    if arm is None or reference is None or arm.step_ms is None or reference.step_ms is None:
+def break_even(times: Times | None, reference: Times | None) -> float | None:
+    """Steps after which a mode with its compiling has taken less time than the reference; None where it never does."""
+    if times is None or reference is None or times.step_ms is None or reference.step_ms is None:
         return None
-    owed, saved = arm.compile_s - reference.compile_s, reference.step_ms["p50"] - arm.step_ms["p50"]
+    owed, saved = times.compile_s - reference.compile_s, reference.step_ms["p50"] - times.step_ms["p50"]
     if owed <= 0:
         return 0.0 if saved >= 0 else None
     return owed * 1e3 / saved if saved > 0 else None
-
-
-def crashed(mode: str, death: Death) -> Finding:
-    """The finding that a process died."""
-    message = f"the process died ({death.how}) during: {death.phase}."
-    if death.place:
-        message += f" It was at {death.place}."
-    elif death.tail:
-        message += f" It said last: {death.tail}"
-    return Finding(mode=mode, kind="crash", message=message, place=death.place)
-
-
-def _rounded(mode: str, one: Verdict, first_step: int, why: Sequence[str]) -> str:
-    apart = (
-        f"by up to {one.floors:,.0f} times what noise does ({one.tensor} in step {first_step + one.step + 1}, relative"
-    )
-    return " ".join([f"{mode}: rounds otherwise, {apart} {one.relative:.0e}).", *why])
-
-
-def _at(error: StepError) -> str:
-    return f" ({error.place})" if error.place else ""

@@ -1,69 +1,98 @@
-"""Who runs the arms of a comparison: processes of their own (`processes.py`), or this one (`library.py`)."""
+"""What variants are asked to do, wherever they live: in processes of their own, or in this one.
+
+Imports no TensorFlow.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any
 
-from modetrain.diagnostics.location import Location
 from modetrain.tools.compare.diagnosis import Explanation
-from modetrain.tools.compare.observation import ArmReport
-from modetrain.tools.compare.store import Shelf
+from modetrain.tools.compare.observation import ProcessDeath, VariantReport
+from modetrain.tools.compare.store import ResultStore
+
+REFERENCE, MODE, RERUN, NOISE, EXPLAIN, TRACING = "reference", "mode", "rerun", "noise", "explain", "tracing"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Death:
-    """A process that died before it had done its job.
+class Task:
+    """What one variant is to do.
 
     Attributes:
-      how: `SIGSEGV`, or `exit code 3`, or a sentence on which of several workers failed first.
-      phase: what it was doing.
-      tail: what it printed last.
-      place: the user's line that it was in.
+      kind: `reference` (the reference's part), `mode` (another mode's part), `rerun` (some steps again), `noise` (the noise
+        of some steps by more draws), `explain` (why a step differs) or `tracing` (what tracing changes of its Python).
+      mode: of the variant.
+      change: what the variant changes, see `Runner.rerun`; None for nothing.
+      numbers: the steps, where not all.
+      draws: repetitions that measure noise.
     """
 
-    how: str
-    phase: str
-    tail: str = ""
-    place: Location | None = None
+    kind: str
+    mode: str
+    change: str | None = None
+    numbers: tuple[int, ...] = ()
+    draws: int = 0
+
+    @property
+    def variant(self) -> str:
+        """The name of the variant: its steps are in the store as `<variant>/<number>`."""
+        return self.mode if self.change is None else f"{self.mode}@{self.change}"
 
 
-class Runner(Protocol):
-    """Runs arms; their steps are then on the shelf as `<arm>/<number>`."""
+class Runner:
+    """Runs variants, whose steps are then in the store.
 
-    shelf: Shelf
+    Args:
+      store: for the steps, and for reports on them.
+      reference: name of the reference.
+    """
 
-    def lead(self, mode: str) -> ArmReport | Death:
-        """The reference's part."""
-        ...
+    def __init__(self, store: ResultStore, reference: str):
+        self.store = store
+        self.reference = reference
 
-    def follow(self, mode: str) -> ArmReport | Death:
+    def perform(self, task: Task) -> Any:
+        """Does a task; returns its result, a `ProcessDeath`, or None where the variant cannot be built."""
+        raise NotImplementedError
+
+    def run_reference(self, draws: int) -> VariantReport | ProcessDeath:
+        """The reference's part; `draws` repetitions of each step measure its noise."""
+        return self.perform(Task(kind=REFERENCE, mode=self.reference, draws=draws))
+
+    def run_mode(self, mode: str) -> VariantReport | ProcessDeath:
         """Another mode's part."""
-        ...
+        return self.perform(Task(kind=MODE, mode=mode))
 
-    def floors(self, numbers: Sequence[int], draws: int) -> dict[int, dict[str, float]] | Death:
-        """The noise of some steps of the reference by more draws."""
-        ...
-
-    def variant(self, mode: str, change: str, numbers: Sequence[int]) -> ArmReport | Death | None:
-        """Some steps of a mode with something changed, on the shelf under `<mode>@<change>`.
+    def rerun(self, mode: str, change: str, numbers: Sequence[int]) -> VariantReport | None:
+        """Runs some steps of a mode with something changed, in the store under `<mode>@<change>`.
 
         Args:
           mode: which.
-          change: `float64`, `strict` (a graph without optimizations), `onednn` (without oneDNN's kernels), or `again`: nothing,
-            but that the recipe is a new one, which has made no step before.
+          change: `float64`, `strict` (a graph without optimizations), `onednn` (without oneDNN's kernels), or `fresh`: a new
+            recipe, which has run no step before.
           numbers: which steps.
 
         Returns:
-          None where that cannot be had.
+          None where that cannot be built, or dies.
         """
-        ...
+        report = self.perform(Task(kind=RERUN, mode=mode, change=change, numbers=tuple(numbers)))
+        return report if isinstance(report, VariantReport) and report.error is None else None
+
+    def measure_noise(self, numbers: Sequence[int], draws: int) -> dict[int, dict[str, float]]:
+        """The noise floors of some steps of the reference by more draws; empty where that dies."""
+        found = self.perform(Task(kind=NOISE, mode=self.reference, numbers=tuple(numbers), draws=draws))
+        return found if isinstance(found, dict) else {}
 
     def explain(self, mode: str, number: int, change: str | None = None) -> Explanation | None:
-        """Why a step differs, with something changed as in `variant`; None where that cannot be said."""
-        ...
+        """Why a step differs, with something changed as in `rerun`; None where that is not known."""
+        return self._explanation(Task(kind=EXPLAIN, mode=mode, change=change, numbers=(number,)))
 
-    def tracing(self, mode: str, number: int) -> Explanation | None:
+    def explain_tracing(self, mode: str, number: int) -> Explanation | None:
         """What tracing changes of the Python of a step; None where nothing is known."""
-        ...
+        return self._explanation(Task(kind=TRACING, mode=mode, numbers=(number,)))
+
+    def _explanation(self, task: Task) -> Explanation | None:
+        found = self.perform(task)
+        return found if isinstance(found, Explanation) else None

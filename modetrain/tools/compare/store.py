@@ -1,59 +1,85 @@
-"""The shelf: where arms leave what they found, in files that other processes read, or in memory.
+"""Results of variants by name, in files that other processes read, or in memory.
 
-shelf.put("eager/3", seen)
-shelf.get("eager/3")
+    store.put("eager/3", observation)
+    store.get("eager/3")
+
+The observation of step 3 of a variant is `<variant>/3`, its report `<variant>/report`.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
 
-from modetrain.tools.compare.observation import State
+from modetrain.files import atomic
+from modetrain.tools.compare.observation import Observation, State
 
 INITIAL = "initial"
+_REQUIRED = object()
 
 
-class Shelf:
-    """Things by name, in a folder so that other processes find them, or in memory.
+class ResultStore:
+    """Values by name.
 
     Args:
-      folder: where to keep them; None is memory.
+      folder: where the files are; None keeps values in memory.
     """
 
     def __init__(self, folder: Path | None = None):
         self.folder = folder
-        self._here: dict[str, Any] = {}
+        self._memory: dict[str, Any] = {}
 
-    def put(self, name: str, thing: Any) -> None:
-        """Keeps a thing."""
+    def put(self, name: str, value: Any) -> None:
+        """Keeps a value."""
         if self.folder is None:
-            self._here[name] = thing
+            self._memory[name] = value
             return
-        path = self.folder / f"{name}.pickle"
+        path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(partial, "wb") as file:
-            pickle.dump(thing, file, protocol=pickle.HIGHEST_PROTOCOL)
-        os.replace(partial, path)  # whole or not at all
+        atomic.write_bytes(path, pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL))
 
-    def get(self, name: str) -> Any:
-        """The thing of that name; KeyError where nobody has put it."""
-        if self.folder is None:
-            return self._here[name]
+    def get(self, name: str, default: Any = _REQUIRED) -> Any:
+        """The value of that name.
+
+        Args:
+          name: of the value.
+          default: what to return where there is none.
+
+        Raises:
+          KeyError: there is no such value, and no default.
+        """
+        if name in self._memory:
+            return self._memory[name]
         try:
-            with open(self.folder / f"{name}.pickle", "rb") as file:
-                return pickle.load(file)
+            if self.folder is not None:
+                return pickle.loads(self._path(name).read_bytes())
         except (FileNotFoundError, EOFError):
-            raise KeyError(name) from None
+            pass
+        if default is _REQUIRED:
+            raise KeyError(name)
+        return default
 
     def has(self, name: str) -> bool:
-        """Whether there is such a thing."""
-        return name in self._here if self.folder is None else (self.folder / f"{name}.pickle").exists()
+        """Whether there is such a value."""
+        return name in self._memory or (self.folder is not None and self._path(name).exists())
+
+    def observation(self, variant: str, number: int) -> Observation:
+        """What a variant's step did."""
+        return self.get(f"{variant}/{number}")
+
+    def state_before(self, reference: str, number: int) -> State:
+        """The state that a step begins from: the one that the reference had there."""
+        return self.get(INITIAL) if number == 0 else self.observation(reference, number - 1).state
+
+    def _path(self, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{name}.pickle"
 
 
-def before(shelf: Shelf, reference: str, number: int) -> State:
-    """The state that step `number` begins from: the one that the reference had there."""
-    return shelf.get(INITIAL) if number == 0 else shelf.get(f"{reference}/{number - 1}").state
+class ReadOnlyStore(ResultStore):
+    """The store of a worker that is not the chief: it reads the files, and keeps its own results in memory."""
+
+    def put(self, name: str, value: Any) -> None:
+        """Keeps a value in memory."""
+        self._memory[name] = value

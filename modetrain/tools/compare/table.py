@@ -1,4 +1,4 @@
-"""What a person reads of a comparison in the terminal: how far each mode is from the reference, how fast it is, and findings."""
+"""A comparison for the terminal: how far each mode is from the reference, how fast it is, and the findings."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from modetrain.tools.compare.comparison import TENSORS, TIMES, Comparison
 _COLOURS = {tolerance.DIFFERENT: "red", "failed": "red", "not comparable": "yellow", "reference": "dim"}
 
 
-def of(comparison: Comparison) -> RenderableType:
-    """Both tables and the findings."""
+def render(comparison: Comparison) -> RenderableType:
+    """Renders both tables and the findings."""
     steps = f"{comparison.steps} step{'s' if comparison.steps != 1 else ''}"
     title = (
         f"{steps}, each from the state of {comparison.reference}" if comparison.steps else "no step could be compared"
@@ -27,14 +27,14 @@ def of(comparison: Comparison) -> RenderableType:
     for heading in TENSORS.values():
         agreement.add_column(heading)
     agreement.add_column("weights apart after drifting", justify="right")
-    for mode, arm in comparison.arms.items():
-        cells = [arm.farthest(kind) for kind in TENSORS]
-        apart = f"{arm.distance[-1]:.1e}" if arm.distance else ""
+    for mode, result in comparison.arms.items():
+        cells = [result.farthest(kind) for kind in TENSORS]
+        apart = f"{result.distance[-1]:.1e}" if result.distance else ""
         if mode == comparison.reference and apart:
             apart += " (by noise)"
-        agreement.add_row(mode, Text(arm.verdict, style=_COLOURS.get(arm.verdict, "green")), *cells, apart)
+        agreement.add_row(mode, Text(result.verdict, style=_COLOURS.get(result.verdict, "green")), *cells, apart)
     note = f"largest distance in noise floors of {comparison.reference}'s own step; up to {comparison.limit:.0f} is agreement"
-    if any(arm.verdict == tolerance.ROUNDING for arm in comparison.arms.values()):
+    if any(result.verdict == tolerance.ROUNDING for result in comparison.arms.values()):
         note += "; so is what vanishes in float64 (rounding)"
     return Group(agreement, Text(note, style="dim"), _times(comparison), *_findings(comparison))
 

@@ -1,178 +1,190 @@
-"""What is done with an arm, in whichever process it lives: the reference's part, and that of every other mode.
+"""Does the tasks of a comparison with a variant, in whichever process it lives.
 
-    report = lead(arm, shelf, "eager", draws=3)
-    report = follow(arm, shelf, "xla", reference="eager")
+    report = perform(task, variant, store, reference="eager", reference_compile="eager")
 
-Steps go to the shelf as they are made, so that a process that dies has left those before.
+Steps go to the store as they are made: a process that dies has left those before.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from modetrain.tools.compare import lockstep, op_trace, speed, tolerance
-from modetrain.tools.compare.observation import ArmReport, Entry, Seen, State, StepError, Times
-from modetrain.tools.compare.store import INITIAL, Shelf
-from modetrain.tools.compare.variant import Arm, described, described_mode
+from modetrain.tools.compare import explain, lockstep, op_recorder, runner, speed, tolerance
+from modetrain.tools.compare.observation import Observation, State, StateEntry, StepError, VariantReport
+from modetrain.tools.compare.runner import Task
+from modetrain.tools.compare.store import INITIAL, ResultStore
+from modetrain.tools.compare.variant import Variant, describe_error
 from modetrain.training.nonfinite import is_loss
 
-Say = Callable[[str], None]
-_Drifted: TypeAlias = tuple[dict[str, list[float]], list[float]]  # curves of losses; distances of weights
+Layout: TypeAlias = Mapping[str, StateEntry]
+OnPhase = Callable[[str], None]
+# Draws that are added to the first ones begin here.
+_MORE_DRAWS = 1000
 
 
-def silent(line: str) -> None:
-    """Says nothing."""
-
-
-def lead(arm: Arm, shelf: Shelf, name: str, *, draws: int, timed: bool = True, say: Say = silent) -> ArmReport:
-    """The reference's part: its steps, its speed, whether it repeats, its noise, and the drift that noise alone makes.
-
-    Args:
-      arm: in the state that the comparison begins from.
-      shelf: where steps go, as `<name>/<number>`.
-      name: of the arm.
-      draws: repetitions of each step that measure its noise.
-      timed: whether to measure its speed.
-      say: told what is being done.
-    """
-    start = arm.read()
-    layout = arm.layout()
-    say("compile")
-    took, error = _compile(arm)
-    shelf.put(INITIAL, start)
-    if error is not None:
-        shelf.put(f"{name}/0", Seen(error=error))
-        shelf.put(f"{name}/floors", {})
-        return ArmReport(steps=1, effective=described_mode(arm), layout=layout, error=error)
-    arm.load(start)
-    say("steps")
-    steps = lockstep.lead(arm, shelf, name)
-    whole = steps - (shelf.get(f"{name}/{steps - 1}").error is not None)
-    say("speed")
-    measured = speed.measure(arm, start, took) if timed and whole == arm.steps else None
-    say("repeat")
-    impure = lockstep.repeat(arm, shelf, name, steps, layout)
-    shelf.put(f"{name}/impure", impure)
-    say("noise")
-    shelf.put(f"{name}/floors", lockstep.floors(arm, shelf, name, range(steps), layout, draws=draws))
-    say("drift")
-    rng = np.random.default_rng(0)
-    size = tolerance.epsilon(arm.compute_dtype())
-    moved = {key: tolerance.moved(array, size, rng) for key, array in start.items()}
-    drifted = _drift(arm, shelf, name, moved, whole, layout)
-    return _report(arm, steps, layout, measured, drifted)
-
-
-def follow(
-    arm: Arm,
-    shelf: Shelf,
-    name: str,
-    reference: str,
+def perform(
+    task: Task,
+    variant: Variant,
+    store: ResultStore,
     *,
-    numbers: Sequence[int] | None = None,
+    reference: str,
+    reference_compile: str,
     timed: bool = True,
-    say: Say = silent,
-) -> ArmReport:
-    """Another mode's part: the same steps from the reference's states, its speed, and how it drifts when left alone.
+    on_phase: OnPhase = lambda phase: None,
+) -> Any:
+    """Does a task; see `Runner` for its result.
 
     Args:
-      arm: in any state.
-      shelf: where the reference's steps are and this arm's go.
-      name: of the arm.
+      task: what to do.
+      variant: with a recipe that has run no step; its state is another one afterwards.
+      store: where the reference's steps are, and where new ones go.
       reference: name of the reference.
-      numbers: which steps, for these alone and nothing else; None is everything.
-      timed: whether to measure its speed.
-      say: told what is being done.
+      reference_compile: its `mode.compile`.
+      timed: whether the speed of a mode is measured.
+      on_phase: called with what begins.
     """
-    start = shelf.get(INITIAL)
-    layout = arm.layout()
-    notes: tuple[str, ...] = ()
-    own = arm.read()
-    strange = [layout[key].label for key, value in own.items() if tolerance.gap(value, start[key]).absolute > 0]
-    if strange and numbers is None:
-        notes = (f"first weights differ from {reference}'s (compared from {reference}'s): {', '.join(strange[:3])}",)
-    say("compile")
-    arm.load(start)
-    took, error = _compile(arm)
-    if error is not None:
-        return ArmReport(steps=0, effective=described_mode(arm), layout=layout, error=error, notes=notes)
-    wanted = shelf.get(f"{reference}/report") if shelf.has(f"{reference}/report") else None
-    if numbers is None:
-        numbers = range(wanted.steps if wanted is not None else arm.steps)
+    if task.kind == runner.RERUN:
+        return rerun_steps(variant, store, task.variant, reference, task.numbers)
+    if task.kind == runner.NOISE:
+        layout = store.get(f"{reference}/report").layout
+        return lockstep.measure_noise(
+            variant, store, reference, task.numbers, layout, draws=task.draws, first_draw=_MORE_DRAWS
+        )
+    if task.kind == runner.TRACING:
+        return explain.explain_tracing(variant, task.numbers[0])
+    if task.kind == runner.EXPLAIN:
+        if task.mode == reference:
+            return explain.explain_impurity(variant, store, reference, task.numbers[0])
+        return explain.explain_difference(variant, store, reference, task.numbers[0], reference_compile)
+    if task.kind == runner.REFERENCE:
+        report = run_reference(variant, store, reference, draws=task.draws, timed=timed, on_phase=on_phase)
     else:
-        lockstep.follow(arm, shelf, name, reference, numbers)
-        narrow, failed = None, any(shelf.get(f"{name}/{number}").error is not None for number in numbers)
-        if arm.compute_dtype() == "float64" and arm.replicas.count == 1 and not failed:
-            narrow = op_trace.narrow(arm, numbers[0], start)
-        return ArmReport(steps=len(numbers), effective=described_mode(arm), layout=layout, narrow=narrow)
-    say("steps")
-    steps = lockstep.follow(arm, shelf, name, reference, numbers)
-    whole = steps - (shelf.get(f"{reference}/{steps - 1}").error is not None)
-    failed = any(shelf.get(f"{name}/{number}").error is not None for number in numbers)
-    say("speed")
-    measured = speed.measure(arm, start, took) if timed and not failed else None
-    say("drift")
-    drifted = _drift(arm, shelf, reference, start, whole, layout)
-    return _report(arm, steps, layout, measured, drifted, notes)
+        report = run_mode(variant, store, task.variant, reference, timed=timed, on_phase=on_phase)
+    store.put(f"{task.variant}/report", report)
+    return report
 
 
-def _report(
-    arm: Arm,
-    steps: int,
-    layout: Mapping[str, Entry],
-    time: Times | None,
-    drifted: _Drifted,
-    notes: tuple[str, ...] = (),
-) -> ArmReport:
-    drift, distance = drifted
-    return ArmReport(
-        steps=steps,
-        effective=described_mode(arm),
-        layout=layout,
-        compute_dtype=arm.compute_dtype(),
-        time=time,
-        drift=drift,
-        distance=distance,
-        notes=notes,
-    )
+def run_reference(
+    variant: Variant, store: ResultStore, name: str, *, draws: int, timed: bool, on_phase: OnPhase
+) -> VariantReport:
+    """The reference's part: its steps, its speed, whether it repeats, its noise, and the drift that noise alone makes."""
+    start = variant.read()
+    layout = variant.layout()
+    store.put(INITIAL, start)
+    on_phase("compile")
+    compile_s, error = _compile(variant)
+    if error is not None:
+        store.put(f"{name}/0", Observation(error=error))
+        store.put(f"{name}/floors", {})
+        return _report(variant, layout, steps=1, error=error)
+    variant.load(start)
+    on_phase("steps")
+    steps = lockstep.run_reference(variant, store, name)
+    whole = steps - (store.observation(name, steps - 1).error is not None)
+    on_phase("speed")
+    times = speed.measure(variant, start, compile_s) if timed and whole == variant.steps else None
+    on_phase("repeat")
+    store.put(f"{name}/impure", lockstep.repeat_steps(variant, store, name, steps, layout))
+    on_phase("noise")
+    floors = lockstep.measure_noise(variant, store, name, range(steps), layout, draws=draws)
+    store.put(f"{name}/floors", floors)
+    on_phase("drift")
+    rng = np.random.default_rng(0)
+    size = tolerance.epsilon(variant.compute_dtype())
+    moved = {key: tolerance.perturb(array, size, rng) for key, array in start.items()}
+    losses, distance = _drift(variant, store, name, moved, whole, layout)
+    return _report(variant, layout, steps=steps, time=times, drift=losses, distance=distance)
 
 
-def _compile(arm: Arm) -> tuple[float, StepError | None]:
-    began = time.perf_counter()
-    try:
-        arm.program.prepare(arm.block)
-    except Exception as error:
-        return 0.0, described(error)
-    return (0.0 if arm.mode.compile == "eager" else time.perf_counter() - began), None
+def run_mode(
+    variant: Variant, store: ResultStore, name: str, reference: str, *, timed: bool, on_phase: OnPhase
+) -> VariantReport:
+    """Another mode's part: the same steps from the reference's states, its speed, and how it drifts when left alone."""
+    start = store.get(INITIAL)
+    layout = variant.layout()
+    own = variant.read()
+    strange = [layout[key].label for key, value in own.items() if tolerance.measure_gap(value, start[key]).absolute > 0]
+    notes: tuple[str, ...] = ()
+    if strange:
+        notes = (f"first weights differ from {reference}'s (compared from {reference}'s): {', '.join(strange[:3])}",)
+    on_phase("compile")
+    variant.load(start)
+    compile_s, error = _compile(variant)
+    if error is not None:
+        return _report(variant, layout, steps=0, error=error, notes=notes)
+    steps = store.get(f"{reference}/report").steps
+    on_phase("steps")
+    fine = lockstep.run_steps(variant, store, name, reference, range(steps))
+    whole = steps - (store.observation(reference, steps - 1).error is not None)
+    on_phase("speed")
+    times = speed.measure(variant, start, compile_s) if timed and fine else None
+    on_phase("drift")
+    losses, distance = _drift(variant, store, reference, start, whole, layout)
+    return _report(variant, layout, steps=steps, time=times, drift=losses, distance=distance, notes=notes)
 
 
-def losses(metrics: Mapping[str, float]) -> list[str]:
-    """The metrics that are losses; all but the gradient norm where none is called so."""
+def rerun_steps(
+    variant: Variant, store: ResultStore, name: str, reference: str, numbers: Sequence[int]
+) -> VariantReport:
+    """Runs some steps again from the reference's states; in float64, also looks for a line that computes in less."""
+    start, layout = store.get(INITIAL), variant.layout()
+    variant.load(start)
+    _, error = _compile(variant)
+    if error is not None:
+        return _report(variant, layout, steps=0, error=error)
+    fine = lockstep.run_steps(variant, store, name, reference, numbers)
+    narrow = None
+    if fine and variant.compute_dtype() == "float64" and variant.replicas.count == 1:
+        narrow = op_recorder.first_narrow_line(variant, numbers[0], start)
+    return _report(variant, layout, steps=len(numbers), narrow=narrow)
+
+
+def select_losses(metrics: Mapping[str, float]) -> list[str]:
+    """The metrics that are losses; all but the gradient norm where no name says so."""
     named = [name for name in metrics if is_loss(name)]
     return named or [name for name in metrics if not name.startswith("grad_norm")]
 
 
-def _drift(arm: Arm, shelf: Shelf, reference: str, start: State, steps: int, layout: Mapping[str, Entry]) -> _Drifted:
+def _report(variant: Variant, layout: Layout, **fields: Any) -> VariantReport:
+    return VariantReport(
+        effective=variant.describe_mode(), layout=layout, compute_dtype=variant.compute_dtype(), **fields
+    )
+
+
+def _compile(variant: Variant) -> tuple[float, StepError | None]:
+    began = time.perf_counter()
+    try:
+        variant.program.prepare(variant.block)
+    except Exception as error:
+        return 0.0, describe_error(error)
+    return (0.0 if variant.mode.compile == "eager" else time.perf_counter() - began), None
+
+
+def _drift(
+    variant: Variant, store: ResultStore, reference: str, start: State, steps: int, layout: Layout
+) -> tuple[dict[str, list[float]], list[float]]:
+    """Losses of a run that is left alone, and how far its weights are from the reference's after each step."""
     trained = [name for name, entry in layout.items() if entry.kind == "variable"]
-    first = shelf.get(INITIAL)
-    arm.load(start)
-    curves: dict[str, list[float]] = {}
+    first = store.get(INITIAL)
+    variant.load(start)
+    losses: dict[str, list[float]] = {}
     distances = []
     for number in range(steps):
-        seen = arm.step(number)
-        if seen.error is not None:
+        observation = variant.observe(number)
+        if observation.error is not None:
             break
-        for name in losses(seen.metrics):
-            curves.setdefault(name, []).append(seen.metrics[name])
-        wanted = shelf.get(f"{reference}/{number}").state
-        distances.append(_length(seen.state, wanted, trained) / (_length(wanted, first, trained) or np.nan))
-    return curves, distances
+        for name in select_losses(observation.metrics):
+            losses.setdefault(name, []).append(observation.metrics[name])
+        expected = store.observation(reference, number).state
+        moved = _distance(expected, first, trained)
+        distances.append(_distance(observation.state, expected, trained) / (moved or np.nan))
+    return losses, distances
 
 
-def _length(one: State, other: State, names: Sequence[str]) -> float:
+def _distance(one: State, other: State, names: Sequence[str]) -> float:
     squares = [np.square(one[name].astype(np.float64) - other[name].astype(np.float64)).sum() for name in names]
     return float(np.sqrt(np.sum(squares)))

@@ -1,10 +1,10 @@
-"""How far two results of one step may be apart: by what rounding noise alone does to that step.
+"""How far two results of one step may be apart: as far as rounding noise alone moves that step.
 
-A step is repeated with inputs and state moved by one unit in the last place. What that moves, in each tensor, is the
-tensor's noise floor; a mode whose result is within `LIMIT` floors computes the same thing in another order.
+A step is repeated with inputs and state moved by one unit in the last place. How far that moves a tensor is the tensor's noise
+floor. A mode whose result is within `LIMIT` floors computes the same in another order.
 
-An update that is small next to the variable is rounded to the variable's own spacing, in which the draws may all happen to
-agree: so the last two units of what is stored are never counted as a difference.
+An update that is small next to the variable is rounded to the variable's own spacing, and all draws may agree in that. So the
+last two units of what is stored never count as a difference.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ BITWISE, WITHIN, ROUNDING, DIFFERENT = "bitwise", "within noise", "rounding", "D
 LIMIT = 10.0
 # Units in the last place of what is stored that two modes may differ by, whatever the draws show.
 FREE_ULPS = 2.0
-# XLA on a CPU adds long sums one number after the other where other kernels add in a tree, and loses more digits so than
-# draws of noise show. Up to so many floors a difference may be such rounding where float64 cannot be had to show it, or
-# where something else in the mode differs for sure.
+# XLA on a CPU adds long sums one number after the other where other kernels add in a tree, and loses more digits than draws of
+# noise show. Up to this many floors a difference may be such rounding where float64 cannot be had, or where something else
+# in the mode differs for sure.
 ROUNDING_LIMIT = 1000.0
-# What is left in float64 of a difference that rounding made in float32, at most; 2e-9 is to be expected.
+# What is left in float64 of a difference that rounding made in float32, at most; 2e-9 is expected.
 _VANISHED = 1e-4
 _EPSILONS = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-23, "float64": 2.0**-52}
 
@@ -37,12 +37,12 @@ class Gap:
     """How far two arrays are apart.
 
     Attributes:
-      absolute: the largest difference; infinite where NaNs and infinities stand in other places.
-      excess: by how much differences are larger than what storing the values may round away, at most.
+      absolute: the largest difference; infinite where NaNs and infinities are in other places.
+      excess: the largest difference beyond what storing the values may round away.
       scale: the largest expected magnitude.
       index: of the largest difference; None where there is none.
       expected, got: the values there.
-      nonfinite: what is said of NaNs and infinities that stand in other places; None where they do not.
+      nonfinite: a sentence on NaNs and infinities that are in other places; None where there are none.
     """
 
     absolute: float
@@ -61,7 +61,7 @@ class Gap:
         return self.absolute / self.scale if self.scale else np.inf
 
 
-def gap(expected: np.ndarray, got: np.ndarray, spacing: np.ndarray | float = 0.0) -> Gap:
+def measure_gap(expected: np.ndarray, got: np.ndarray, spacing: np.ndarray | float = 0.0) -> Gap:
     """Measures how far `got` is from `expected`, which has the same shape.
 
     Args:
@@ -96,25 +96,25 @@ def gap(expected: np.ndarray, got: np.ndarray, spacing: np.ndarray | float = 0.0
     return Gap(absolute=largest, excess=excess, scale=scale, index=index, expected=values[0], got=values[1])
 
 
-def verdict(found: Gap, floor: float) -> str:
-    """What a gap is called, next to the noise floor in the same unit."""
+def classify(found: Gap, floor: float) -> str:
+    """The verdict on a gap, by the noise floor in the same unit."""
     if found.absolute == 0.0:
         return BITWISE
     return WITHIN if found.excess <= LIMIT * floor else DIFFERENT
 
 
 def vanishes(relative: float, relative_in_float64: float) -> bool:
-    """Whether a difference is one of rounding: in float64 next to nothing is left of it."""
+    """Whether a difference is rounding: in float64 next to nothing is left of it."""
     return relative_in_float64 <= max(_VANISHED * relative, 1e-12)
 
 
 def is_rounding(relative: float, floors: float, relative_in_float64: float) -> bool:
-    """Whether a difference is one of rounding, and no larger than long sums can make it."""
+    """Whether a difference is rounding, and no larger than long sums make it."""
     return floors <= ROUNDING_LIMIT and vanishes(relative, relative_in_float64)
 
 
 def spacing(array: np.ndarray) -> np.ndarray:
-    """Distance of each number to the next one of its dtype."""
+    """The distance of each number to the next one of its dtype."""
     if array.dtype.name in ("float16", "float32", "float64"):
         wide = np.spacing(np.where(np.isfinite(array), np.abs(array), 0))
         return wide.astype(np.float64)
@@ -135,7 +135,7 @@ def ulps(expected: float, got: float, dtype: str) -> int | None:
     return abs(position(expected) - position(got))
 
 
-def moved(array: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
+def perturb(array: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
     """A float array with each number moved up or down by the relative `size`; by one unit in its last place at least."""
     if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
         return array

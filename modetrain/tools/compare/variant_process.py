@@ -1,7 +1,7 @@
-"""The process of one arm: `python -m modetrain.tools.compare.variant_process FOLDER JOB`.
+"""The process of one variant: `python -m modetrain.tools.compare.variant_process FOLDER JOB`.
 
-A process each, because XLA can end one, because TensorFlow's switches are global, and because memory and times are
-then an arm's own. What it is to do is on the shelf in FOLDER, and there it leaves what it found.
+Each variant has a process of its own: XLA can end one, TensorFlow's switches are global, and memory and times are then the
+variant's own. Its job is in the store in FOLDER, and its results go there.
 """
 
 from __future__ import annotations
@@ -12,160 +12,127 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from modetrain.app import check
 from modetrain.cluster import protocol
-from modetrain.config import load as config
+from modetrain.config import load
 from modetrain.errors import ConfigError
 from modetrain.settings import Settings
-from modetrain.tools.compare.store import Shelf
+from modetrain.tools.child_process import set_environment
+from modetrain.tools.compare.observation import VariantReport
+from modetrain.tools.compare.runner import Task
+from modetrain.tools.compare.store import ReadOnlyStore, ResultStore
 
 if TYPE_CHECKING:
-    from modetrain.tools.compare.variant import Arm
+    from modetrain.tools.compare.variant import Variant
 
 
-WRONG = "wrong"  # on the shelf: why the configuration of a job cannot run
+WRONG = "wrong"  # in the store: why the configuration of a job cannot run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a process is to do.
+    """A task, and the run that it is done in.
 
     Attributes:
-      task: `lead`, `follow`, `floors`, `explain` or `tracing`.
-      arm: name of the arm.
+      task: what to do.
       reference: name of the reference.
-      words: overrides of the arm's run.
-      config_dirs: as on the command line.
       reference_compile: its `mode.compile`.
-      steps, draws: as configured.
-      numbers: the steps that a task is about, where not all.
-      checkpoints: what to begin from, the best first; none is the start.
+      words: overrides of the variant's run.
+      config_dirs: as on the command line.
+      steps: how many the comparison has.
+      checkpoints: what to begin from, the best first; without any, from the start.
       environ: environment variables to set.
     """
 
-    task: str
-    arm: str
+    task: Task
     reference: str
     reference_compile: str
     words: tuple[str, ...]
-    config_dirs: tuple[str, ...] = ()
+    config_dirs: tuple[str, ...]
     steps: int
-    draws: int
-    numbers: tuple[int, ...] = ()
-    checkpoints: tuple[Path, ...] = ()
-    environ: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    checkpoints: tuple[Path, ...]
+    environ: Mapping[str, str]
 
     @property
     def name(self) -> str:
-        """Of this job, on the shelf."""
-        return f"{self.arm}/{self.task}"
+        """The job's name in the store."""
+        return f"{self.task.variant}/{self.task.kind}"
 
 
 def main(folder: str, name: str) -> int:
     """Does the job of that name; returns the exit code."""
     protocol.die_with_parent(os.environ)
-    faulthandler.enable()  # whatever signal ends this process, the lines it was at are printed
-    shelf = Shelf(Path(folder))
-    job: Job = shelf.get(f"{name}/job")
-    settings = config.load(job.words, Path.cwd(), job.config_dirs)
-    os.environ.update(job.environ)
-    settings.mode.set_environment()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    faulthandler.enable()  # where a signal ends this process, its lines are printed
+    store = ResultStore(Path(folder))
+    job: Job = store.get(f"{name}/job")
+    settings = load.load(job.words, Path.cwd(), job.config_dirs)
+    set_environment(settings.mode, job.environ)
     try:
-        chief, arm = build(job, settings, shelf)
-        result = _do(job, arm, shelf if chief else _ReadOnly(shelf.folder))
+        variant = _build(job, settings, store)
+        if not variant.replicas.chief:  # all workers find the same, and the chief keeps it
+            store = ReadOnlyStore(store.folder)
+        store.put(f"{name}/result", _perform(job, variant, store))
     except Exception as error:
-        told = protocol.announce_failure(error, os.environ)
-        if told is not None and told.lost_a_peer:
+        announced = protocol.announce_failure(error, os.environ)
+        if announced is not None and announced.lost_a_peer:
             protocol.leave()
         raise
-    if chief:
-        shelf.put(f"{name}/result", result)
     return 0
 
 
-def build(job: Job, settings: Settings, shelf: Shelf) -> tuple[bool, Arm]:
-    """Makes the arm; tells whether this process is the one that keeps what is found."""
+def _build(job: Job, settings: Settings, store: ResultStore) -> Variant:
     from modetrain.app import record
-    from modetrain.app.build import connect_devices, info_of, make_recipe
+    from modetrain.app.build import connect_devices, info_of, make_data, make_recipe
     from modetrain.checkpoints import resume
-    from modetrain.data.dataset import Data
     from modetrain.data.sources import load as sources
     from modetrain.engine import tf_setup
     from modetrain.tools.compare import speed
-    from modetrain.tools.compare.variant import Arm
+    from modetrain.tools.compare.variant import Variant
 
     replicas = connect_devices(settings.mode)
     try:
         check.code(job.words, Path.cwd(), job.config_dirs)
     except ConfigError as error:
-        shelf.put(f"{job.name}/{WRONG}", str(error))
+        store.put(f"{job.name}/{WRONG}", str(error))
         raise
     protocol.announce_ready(os.environ)
     tf_setup.set_for(settings.mode, settings.seed)
     source = sources.load(settings.data, say=print)
     recipe = make_recipe(settings, info_of(settings, source), replicas=replicas)
-    place = resume.ResumePoint(folder=Path(), checkpoints=job.checkpoints)
-    restored = resume.restore(place, recipe, settings, print)
+    restored = resume.restore(resume.ResumePoint(folder=Path(), checkpoints=job.checkpoints), recipe, settings, print)
     first = restored.step if restored else 0
-    if not shelf.has("batches"):
-        prepare = recipe.prepare if recipe.prepares else None
-        data = Data(source, settings.data, seed=settings.seed, prepare=prepare)
+    if not store.has("batches"):
+        data = make_data(settings, source, recipe)
         block = next(data.train_blocks(first, job.steps))
-        # [steps, 1, 1, examples, ...]: one device, one micro-batch.
-        shelf.put("batches", {key: value.numpy()[:, 0, 0] for key, value in block.arrays.items()})
-        shelf.put("input", speed.input_cost(data, first, job.steps))
-        shelf.put("data", source.description)
-        shelf.put("versions", record.versions())
-    arm = Arm(recipe, settings.mode, shelf.get("batches"), first=first, replicas=replicas)
-    return replicas.chief, arm
-
-
-def _do(job: Job, arm: Arm, shelf: Shelf) -> Any:
-    from modetrain.tools.compare import lockstep, speed, tasks
-
-    def say(phase: str) -> None:
-        shelf.put(f"{job.name}/phase", phase)
-
-    if job.task == "floors":
-        layout = shelf.get(f"{job.reference}/report").layout
-        return lockstep.floors(arm, shelf, job.reference, job.numbers, layout, draws=job.draws, first_draw=1000)
-    if job.task == "explain":
-        from modetrain.tools.compare import explain
-
-        (number,) = job.numbers
-        if job.arm == job.reference:
-            return explain.impurity(arm, shelf, job.reference, number)
-        return explain.difference(arm, shelf, job.reference, number, job.reference_compile)
-    if job.task == "tracing":
-        from modetrain.tools.compare import explain
-
-        return explain.tracing(arm, job.numbers[0])
-    if job.task == "lead":
-        report = tasks.lead(arm, shelf, job.arm, draws=job.draws, say=say)
+        # [steps, 1, 1, examples, ...]: one micro-batch on one device.
+        batches = {key: value.numpy()[:, 0, 0] for key, value in block.arrays.items()}
+        if replicas.chief:
+            store.put("input", speed.input_cost(data, first, job.steps))
+            store.put("versions", record.versions())
+            store.put("batches", batches)
     else:
-        report = tasks.follow(arm, shelf, job.arm, job.reference, numbers=job.numbers or None, say=say)
-    if report.time is not None:
-        report = dataclasses.replace(
-            report, time=dataclasses.replace(report.time, peak_memory_mb=speed.peak_memory_mb())
-        )
-    shelf.put(f"{job.arm}/report", report)
-    return report
+        batches = store.get("batches")
+    return Variant(recipe, settings.mode, batches, first=first, replicas=replicas)
 
 
-class _ReadOnly(Shelf):
-    """The shelf of a worker that is not the chief: what all of them found is kept once."""
+def _perform(job: Job, variant: Variant, store: ResultStore):
+    from modetrain.tools.compare import speed, tasks
 
-    def put(self, name: str, thing: Any) -> None:
-        self._here[name] = thing
-
-    def get(self, name: str) -> Any:
-        return self._here[name] if name in self._here else super().get(name)
-
-    def has(self, name: str) -> bool:
-        return name in self._here or super().has(name)
+    result = tasks.perform(
+        job.task,
+        variant,
+        store,
+        reference=job.reference,
+        reference_compile=job.reference_compile,
+        on_phase=lambda phase: store.put(f"{job.name}/phase", phase),
+    )
+    if isinstance(result, VariantReport) and result.time is not None:
+        time = dataclasses.replace(result.time, peak_memory_mb=speed.peak_memory_mb())
+        result = dataclasses.replace(result, time=time)
+        store.put(f"{job.task.variant}/report", result)
+    return result
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What an arm's steps are worth next to the reference's: a verdict for every tensor of every step.
+"""A verdict for every tensor of a step: how far a variant's is from the reference's.
 
 Imports no TensorFlow.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from modetrain.tools.compare import tolerance
-from modetrain.tools.compare.observation import Entry, Quantity, Seen, State, quantities
+from modetrain.tools.compare.observation import Observation, Quantity, State, StateEntry, quantities
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,13 @@ class Verdict:
       step: which, from 0.
       tensor: its label.
       kind: `metric`, `gradient`, `variable`, `slot` or `state`.
-      verdict: `bitwise`, `within noise` or `DIFFERENT`; `confirm.py` makes some of the latter `rounding`.
-      floors: largest difference in noise floors; infinite where NaNs stand in other places.
+      verdict: `bitwise`, `within noise` or `DIFFERENT`; `attribution.py` turns some of the latter into `rounding`.
+      floors: largest difference in noise floors; infinite where NaNs are in other places.
       relative: largest difference over largest magnitude; of variables and slots, of their change in the step.
       index: of the largest difference.
       expected, got: the two modes' values there, after the step.
       ulp: how many numbers lie between them.
-      nonfinite: what is said of NaNs and infinities in one mode only.
+      nonfinite: a sentence on NaNs and infinities in one mode only.
     """
 
     step: int
@@ -44,73 +44,56 @@ class Verdict:
     nonfinite: str | None = None
 
 
-def step(
+def compare_step(
     number: int,
     start: State,
-    wanted: Seen,
-    found: Seen,
-    layout: Mapping[str, Entry],
+    expected: Observation,
+    got: Observation,
+    layout: Mapping[str, StateEntry],
     floors: Mapping[str, float],
     compute_dtype: str,
 ) -> list[Verdict]:
-    """Verdicts on one step, neither of which raised anything.
+    """Verdicts on one step that raises in neither variant.
 
     Args:
       number: which.
       start: the state before it.
-      wanted: what the reference did.
-      found: what the arm did.
+      expected: what the reference did.
+      got: what the other variant did.
       layout: what each entry of the state is.
       floors: the noise floor of each quantity, by label.
       compute_dtype: the dtype that most of the step computes in.
     """
-    expected, got = quantities(start, wanted, layout), quantities(start, found, layout)
-    largest = {kind: _largest(expected, kind) for kind in ("gradient", "variable")}
-    verdicts = []
-    for label, quantity in expected.items():
-        if label not in got:
-            verdicts.append(
-                Verdict(step=number, tensor=label, kind=quantity.kind, verdict=tolerance.DIFFERENT, floors=np.inf)
-            )
-            continue
-        verdicts.append(
-            _one(number, label, quantity, got[label], floors.get(label, 0.0), compute_dtype, largest.get(quantity.kind))
-        )
-    return verdicts
+    wanted, found = quantities(start, expected, layout), quantities(start, got, layout)
+    # Where the reference is exactly zero, the largest gradient or change gives the magnitude.
+    largest = {kind: _largest(wanted, kind) for kind in ("gradient", "variable")}
+    epsilon = tolerance.epsilon(compute_dtype)
+    return [
+        _compare(number, label, one, found.get(label), floors.get(label, 0.0), epsilon, largest.get(one.kind, 0.0))
+        for label, one in wanted.items()
+    ]
 
 
-def _one(
-    number: int,
-    label: str,
-    quantity: Quantity,
-    other: Quantity,
-    measured: float,
-    compute_dtype: str,
-    largest: float | None,
+def _compare(
+    number: int, label: str, one: Quantity, other: Quantity | None, floor: float, epsilon: float, largest: float
 ) -> Verdict:
-    if quantity.value.shape != other.value.shape:
-        return Verdict(step=number, tensor=label, kind=quantity.kind, verdict=tolerance.DIFFERENT, floors=np.inf)
-    gap = tolerance.gap(quantity.value, other.value, quantity.spacing)
-    floor = measured
-    if quantity.value.dtype.kind == "f":
-        # Where the reference is exactly zero there is no magnitude to be relative to but that of its like.
-        scale = gap.scale or largest or 0.0
-        floor = max(measured, tolerance.epsilon(compute_dtype) * scale)
-    verdict = tolerance.verdict(gap, floor)
+    if other is None or one.value.shape != other.value.shape:
+        return Verdict(step=number, tensor=label, kind=one.kind, verdict=tolerance.DIFFERENT, floors=np.inf)
+    gap = tolerance.measure_gap(one.value, other.value, one.spacing)
+    if one.value.dtype.kind == "f":
+        floor = max(floor, epsilon * (gap.scale or largest))
+    verdict = Verdict(step=number, tensor=label, kind=one.kind, verdict=tolerance.classify(gap, floor))
     if gap.index is None:
-        return Verdict(step=number, tensor=label, kind=quantity.kind, verdict=verdict)
-    expected, got = float(quantity.after[gap.index]), float(other.after[gap.index])
-    return Verdict(
-        step=number,
-        tensor=label,
-        kind=quantity.kind,
-        verdict=verdict,
+        return verdict
+    expected, got = float(one.after[gap.index]), float(other.after[gap.index])
+    return dataclasses.replace(
+        verdict,
         floors=gap.excess / floor if floor else np.inf if gap.excess else 0.0,
         relative=gap.relative,
         index=gap.index,
         expected=expected,
         got=got,
-        ulp=tolerance.ulps(expected, got, quantity.dtype),
+        ulp=tolerance.ulps(expected, got, one.dtype),
         nonfinite=gap.nonfinite,
     )
 

@@ -1,13 +1,14 @@
-"""From a run folder, a checkpoint or a capsule of an earlier state to the capsule of one step: the steps between are run.
+"""Runs the steps between an earlier state and one step: from a run folder, a checkpoint or a capsule to that step's capsule.
 
-They run as they ran then: compiled alike, on one device. Where the run had one device too, that is bit for bit.
+The steps run as they ran then: compiled alike, on one device. Where the run had one device too, they are equal bit for bit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -23,86 +24,62 @@ from modetrain.files.tensorboard import TensorBoardWriter
 from modetrain.mode import Mode
 from modetrain.settings import Settings, WatchdogSettings
 from modetrain.tools.inspect.python_state.snapshot import restore_python_state
-from modetrain.tools.replay.source import Origin
+from modetrain.tools.replay.source import ReplaySource
 from modetrain.trainer import Trainer
 from modetrain.training.timer import Timer
 
-
-def mode_of(origin: Origin, mode: Mode) -> Mode:
-    """How the run's steps were compiled, on the device of this replay."""
-    was = origin.config["mode"]
-    return dataclasses.replace(
-        mode,
-        name=was["compile"],
-        compile=was["compile"],
-        strict=was["strict"],
-        steps_per_call=was["steps_per_call"],
-        guards=was.get("guards", "auto"),
-    )
+log = logging.getLogger(__name__)
 
 
-def trainer_at(
-    origin: Origin, settings: Settings, number: int, say: Callable[[str], None], *, mode: Mode | None = None
-) -> Trainer:
+def train_up_to(source: ReplaySource, settings: Settings, number: int, *, mode: Mode | None = None) -> Trainer:
     """A trainer of the run that has made `number` updates.
 
     Args:
-      origin: the run.
+      source: the run.
       settings: of the replay.
       number: how many updates.
-      say: prints a line.
-      mode: how to run the steps that are missing; as the run did by default.
+      mode: how the missing steps run; as in the run by default.
 
     Raises:
-      ConfigError: the run has nothing to begin from, or its data is not to be had here.
+      ConfigError: the run has nothing to begin from, or its data is not there.
       NonFiniteError: a step before the one that is wanted is not finite already.
     """
-    base = _base(origin, number, say)
+    start = _earlier_state(source, number)
     quiet = dataclasses.replace(
         settings,
-        mode=mode or mode_of(origin, settings.mode),
+        mode=mode or _mode_of_run(source, settings.mode),
         callbacks={},
         watchdog=WatchdogSettings(after=0, heartbeat=0),
         command="",
     )
-    where = resume.ResumePoint(folder=origin.folder or Path())
+    where = resume.ResumePoint(folder=source.folder or Path())
     replicas = connect_devices(quiet.mode)
-    trainer, source = session.build(quiet, where, replicas, Timer(), Console(), TensorBoardWriter(None))
-    if base is not None:
-        resume.check_facts(base, session.facts_of(source), f"replay.from={settings.replay.path}")
-        file.restore(base, trainer.recipe.state(), origin.path)
-        trainer.load_state(base.meta.get("carry", {}), step=base.step)
-    windows = _windows(origin, trainer.loader.skipped_batches, say)
+    with _only_warnings():
+        trainer, data = session.build(quiet, where, replicas, Timer(), Console(), TensorBoardWriter(None))
+    if start is not None:
+        resume.check_facts(start, session.facts_of(data), f"replay.from={settings.replay.path}")
+        file.restore(start, trainer.recipe.state(), source.path)
+        trainer.load_state(start.meta.get("carry", {}), step=start.step)
+    skipped = _skipped_batches(source, trainer.loader.skipped_batches)
     if trainer.step < number:
-        say(f"  from step {trainer.step} on, {number - trainer.step} steps in mode={quiet.mode.name}")
-    # What a run left out after going back (nonfinite.policy=rollback) is left out from that step on.
-    stops = {*(at for at, _ in windows if trainer.step < at < number), number}
-    if trainer.recipe.prepares:  # a block of batches may not reach beyond: the one that is wanted may be what fails
-        stops.add(trainer.step + (number - trainer.step) // trainer.steps_per_call * trainer.steps_per_call)
+        log.info(f"  from step {trainer.step} on, {number - trainer.step} steps in mode={quiet.mode.name}")
+    # What a run skipped after going back (nonfinite.policy=rollback) is skipped from that step on.
+    stops = {*(at for at, _ in skipped if trainer.step < at < number), number}
+    length = trainer.steps_per_call
+    if trainer.recipe.prepares:  # no block reaches beyond the wanted batch, which may be the one that fails
+        stops.add(trainer.step + (number - trainer.step) // length * length)
     for stop in sorted(stops - {trainer.step} | {number}):
-        length = (
-            min(trainer.steps_per_call, max(stop - trainer.step, 1))
-            if trainer.recipe.prepares
-            else trainer.steps_per_call
-        )
-        trainer.loader = BatchLoader(trainer.data, length)
-        trainer.loader.skipped_batches = [(at, count) for at, count in windows if at <= trainer.step]
+        block_length = min(length, max(stop - trainer.step, 1)) if trainer.recipe.prepares else length
+        trainer.loader = BatchLoader(trainer.data, block_length)
+        trainer.loader.skipped_batches = [(at, count) for at, count in skipped if at <= trainer.step]
         trainer.steps = stop
-        with _python_of_the_first_step(trainer):
+        with _python_restored(trainer), _only_warnings():
             trainer.train()
-    trainer.loader.skipped_batches = [(at, count) for at, count in windows if at <= number]
+    trainer.loader.skipped_batches = [(at, count) for at, count in skipped if at <= number]
     return trainer
 
 
-def _python_of_the_first_step(trainer: Trainer) -> contextlib.AbstractContextManager[None]:
-    """Within it steps run; what a trace has changed of Python's own state is put back then, for no step of the run changed it.
-
-    Eager steps change it each time, as they did in the run.
-    """
-    return contextlib.nullcontext() if trainer.mode.compile == "eager" else restore_python_state(trainer.recipe)
-
-
-def capsule_at(trainer: Trainer, origin: Origin) -> Capsule:
+def make_capsule(trainer: Trainer, source: ReplaySource) -> Capsule:
     """The capsule of the step that a trainer would make next."""
     batch = trainer.data.batch(trainer.step + trainer.loader.skipped_count)
     return Capsule(
@@ -114,41 +91,74 @@ def capsule_at(trainer: Trainer, origin: Origin) -> Capsule:
         number=trainer.step,
         why="replayed",
         said="",
-        command=origin.command,
-        config=origin.config,
+        command=source.command,
+        config=source.config,
         info=dataclasses.asdict(trainer.recipe.info),
         carry={},
-        made_on={**record.made_on(trainer.replicas), "replicas": origin.replicas or 1},
+        made_on={**record.made_on(trainer.replicas), "replicas": source.replicas or 1},
     )
 
 
-def _base(origin: Origin, number: int, say: Callable[[str], None]) -> file.CheckpointFile | None:
-    """What to go on from: the newest state of a step up to `number`; None for the run's own beginning."""
-    if origin.capsule is not None:
-        made = origin.capsule
+def _mode_of_run(source: ReplaySource, mode: Mode) -> Mode:
+    """How the run's steps were compiled, on the device of this replay."""
+    was = source.config["mode"]
+    return dataclasses.replace(
+        mode,
+        name=was["compile"],
+        compile=was["compile"],
+        strict=was["strict"],
+        steps_per_call=was["steps_per_call"],
+        guards=was.get("guards", "auto"),
+    )
+
+
+def _python_restored(trainer: Trainer) -> contextlib.AbstractContextManager[None]:
+    """Within it compiled steps run; at its end Python's own state is as before, since no step of the run changed it.
+
+    Tracing changes it. Eager steps change it each time, as they did in the run.
+    """
+    return contextlib.nullcontext() if trainer.mode.compile == "eager" else restore_python_state(trainer.recipe)
+
+
+@contextlib.contextmanager
+def _only_warnings() -> Iterator[None]:
+    """Within this the library logs warnings alone: how a run begins and goes on is no news in a replay."""
+    library = logging.getLogger("modetrain")
+    level = library.level
+    library.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        library.setLevel(level)
+
+
+def _earlier_state(source: ReplaySource, number: int) -> file.CheckpointFile | None:
+    """The newest state of a step up to `number`; None for the beginning of the run."""
+    if source.capsule is not None:
+        made = source.capsule
         return file.CheckpointFile(step=made.state_step, arrays=made.state, meta={"carry": made.carry})
-    if origin.path.is_file():
-        return file.load(origin.path)
-    for step in reversed([step for step in run_folder.steps(origin.path) if step <= number]):
+    if source.path.is_file():
+        return file.load(source.path)
+    for step in reversed([step for step in run_folder.steps(source.path) if step <= number]):
         try:
-            return file.load(run_folder.checkpoint(origin.path, step))
+            return file.load(run_folder.checkpoint(source.path, step))
         except file.CheckpointError as error:
-            say(f"WARNING: {error} Beginning from the checkpoint before it.")
-    if origin.config.get("resume") or (origin.config.get("init_from") or {}).get("path"):
+            log.warning(f"{error} Beginning from the checkpoint before it.")
+    if source.config.get("resume") or (source.config.get("init_from") or {}).get("path"):
         raise ConfigError(
-            f"{origin.path}: it has no checkpoint of a step up to {number}, and that run did not begin from its recipe's own "
+            f"{source.path}: it has no checkpoint of a step up to {number}, and that run did not begin from its recipe's own "
             "values. Type replay.from= with the run or checkpoint that it began from."
         )
     return None
 
 
-def _windows(origin: Origin, known: Sequence[tuple[int, int]], say: Callable[[str], None]) -> list[tuple[int, int]]:
-    """All batches that the run left out, as far as it is known: its newest checkpoint knows of later ones too."""
-    newest = run_folder.newest(origin.folder) if origin.folder is not None else None
+def _skipped_batches(source: ReplaySource, known: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """All batches that the run skipped, as far as it is known: its newest checkpoint knows of later ones too."""
+    newest = run_folder.newest(source.folder) if source.folder is not None else None
     carried = []
     if newest is not None:
         try:
             carried = file.load(newest).meta.get("carry", {}).get("left_out", [])
         except file.CheckpointError as error:
-            say(f"WARNING: {error} Batches that the run left out may be missed.")
+            log.warning(f"{error} Batches that the run left out may be missed.")
     return [(at, count) for at, count in max(carried, known, key=len)]

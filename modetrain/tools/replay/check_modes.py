@@ -1,15 +1,12 @@
-"""`replay.check=true`: the step in every mode, each in a process of its own, and what follows from who fails.
+"""`replay.check=true`: the step in every mode, each in a process of its own, and what follows from the modes that fail.
 
-Whatever fails in eager too is the model's or the data's; what fails in a compiled mode alone is the compilation's.
+A step that fails in eager too fails by the model or the data; one that fails in compiled modes alone, by the compilation.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,16 +19,16 @@ from modetrain.config.arguments import CommandLine
 from modetrain.files import quoting
 from modetrain.files.quoting import key_of
 from modetrain.settings import Settings
+from modetrain.tools.child_process import describe_exit, run_module
 
 MODES = ("eager", "graph", "xla")
 JSON = "replay.json"
-_OF_THE_CAPSULE = ("replay.from", "replay.step", "replay.check")
-_DROPPED = ("do", "mode", "mode.compile", "mode.strict", "run_dir")
+_REPLACED = ("replay.from", "replay.step", "replay.check", "do", "mode", "mode.compile", "mode.strict", "run_dir")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a step did in one mode.
+class ModeCheck:
+    """What a step did in one mode; replay.json has these fields.
 
     Attributes:
       mode: which.
@@ -52,74 +49,60 @@ class Found:
     metrics: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
 
 
-def run(path: Path, settings: Settings, line: CommandLine, folder: Path) -> list[Found]:
-    """Makes the step of a complete capsule in every mode.
+def run_in_every_mode(path: Path, settings: Settings, line: CommandLine, folder: Path) -> list[ModeCheck]:
+    """Runs the step of a complete capsule in every mode.
 
     Args:
       path: of the capsule.
       settings: of the replay.
       line: what was typed; what is about the step itself is kept.
-      folder: where logs go.
+      folder: for logs.
     """
-    kept = [word for word in line.overrides if key_of(word) not in _DROPPED and key_of(word) not in _OF_THE_CAPSULE]
-    found = []
-    for mode in MODES:
-        answer = folder / f"{mode}.json"
-        log = folder / f"{mode}.log"
-        words = [
-            *kept,
-            "do=replay",
-            quoting.override("replay.from", str(path)),
-            f"mode={mode}",
-            *arguments.folder_flags(line.config_dirs),
-        ]
-        with open(log, "wb") as output:
-            command = [sys.executable, "-m", "modetrain.tools.replay.step_process", str(answer), *words]
-            code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode
-        if code == 0 and answer.exists():
-            found.append(Found(**json.loads(answer.read_text())))
-            answer.unlink()
-            log.unlink()
-            continue
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        lines = [text for text in log.read_text(errors="replace").splitlines() if text.strip()]
-        found.append(Found(mode=mode, failed=True, said=f"the process died: {how}", first=lines[-1] if lines else None))
-    return found
+    kept = [word for word in line.overrides if key_of(word) not in _REPLACED]
+    words = [*kept, "do=replay", quoting.override("replay.from", str(path)), *arguments.folder_flags(line.config_dirs)]
+    return [_run(mode, [*words, f"mode={mode}"], folder) for mode in MODES]
 
 
-def verdict(found: Sequence[Found], made: Capsule) -> str:
+def _run(mode: str, words: Sequence[str], folder: Path) -> ModeCheck:
+    answer, log = folder / f"{mode}.json", folder / f"{mode}.log"
+    code = run_module("modetrain.tools.replay.step_process", str(answer), *words, log=log)
+    if code == 0 and answer.exists():
+        found = ModeCheck(**json.loads(answer.read_text()))
+        answer.unlink()
+        log.unlink()
+        return found
+    lines = [text for text in log.read_text(errors="replace").splitlines() if text.strip()]
+    died = f"the process died: {describe_exit(code)}"
+    return ModeCheck(mode=mode, failed=True, said=died, first=lines[-1] if lines else None)
+
+
+def conclude(checks: Sequence[ModeCheck], made: Capsule) -> str:
     """What follows, in a sentence or two."""
-    failing = [one.mode for one in found if one.failed]
-    fine = [one.mode for one in found if not one.failed]
+    failing = [check.mode for check in checks if check.failed]
+    fine = [check.mode for check in checks if not check.failed]
     if not failing:
-        was = (
-            ", though the run failed there: its devices, versions or threads differ, or chance was in it"
-            if made.said
-            else ""
-        )
-        return f"fine in {_listed(fine)}{was}"
+        chance = ", though the run failed there: its devices, versions or threads differ, or chance was in it"
+        return f"fine in {_join(fine)}{chance if made.said else ''}"
     if not fine:
-        return f"fails in {_listed(failing)}: the model or its data makes it, not the compilation"
+        return f"fails in {_join(failing)}: the model or its data makes it, not the compilation"
+    failed = f"fails in {_join(failing)} and not in {_join(fine)}"
     if "eager" in fine:
-        return (
-            f"fails in {_listed(failing)} and not in {_listed(fine)}: the compilation makes it. do=compare tells which "
-            "operation differs."
-        )
-    return f"fails in {_listed(failing)} and not in {_listed(fine)}: compiling hides it"
+        return f"{failed}: the compilation makes it. do=compare tells which operation differs."
+    return f"{failed}: compilation masks it"
 
 
-def table(found: Sequence[Found]) -> Table:
-    """For the terminal."""
-    shown = Table(box=None, pad_edge=False)
+def render_table(checks: Sequence[ModeCheck]) -> Table:
+    """The checks for the terminal."""
+    table = Table(box=None, pad_edge=False)
     for name in ("mode", "step", "first", "line"):
-        shown.add_column(name, overflow="fold")
-    for one in found:
-        where = f"{one.place}\n{one.text}" if one.place else ""
-        shown.add_row(one.mode, one.said, one.first or "", where)
-    return shown
+        table.add_column(name, overflow="fold")
+    for check in checks:
+        where = f"{check.place}\n{check.text}" if check.place else ""
+        table.add_row(check.mode, check.said, check.first or "", where)
+    return table
 
 
-def write(folder: Path, found: Sequence[Found], made: Capsule, settings: Settings) -> None:
+def write_json(folder: Path, checks: Sequence[ModeCheck], made: Capsule, settings: Settings) -> None:
     """Writes replay.json."""
     described: dict[str, Any] = {
         "schema": 1,
@@ -128,12 +111,12 @@ def write(folder: Path, found: Sequence[Found], made: Capsule, settings: Setting
         "step": made.step + 1,
         "method": made.method,
         "run_said": made.said or None,
-        "modes": {one.mode: dataclasses.asdict(one) for one in found},
-        "verdict": verdict(found, made),
+        "modes": {check.mode: dataclasses.asdict(check) for check in checks},
+        "verdict": conclude(checks, made),
         "made_on": dict(made.made_on),
     }
     (folder / JSON).write_text(json.dumps(described, indent=2, allow_nan=False) + "\n")
 
 
-def _listed(modes: Sequence[str]) -> str:
+def _join(modes: Sequence[str]) -> str:
     return modes[0] if len(modes) == 1 else f"{', '.join(modes[:-1])} and {modes[-1]}"

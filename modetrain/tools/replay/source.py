@@ -1,6 +1,6 @@
 """What `replay.from=` names, and the command line that it stands for: a replay is configured as its run was.
 
-    words = origin.words(["do=replay", "replay.from=runs/.../capsules/step-138-nonfinite.npz", "mode=eager"], cwd)
+    words = source.words(["do=replay", "replay.from=runs/.../capsules/step-138-nonfinite.npz", "mode=eager"], cwd)
 
 Imports no TensorFlow.
 """
@@ -8,7 +8,8 @@ Imports no TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from modetrain.checkpoints.capsule import Capsule
     from modetrain.settings import Settings
 
+log = logging.getLogger(__name__)
+
 DO, FROM, STEP = "do=replay", "replay.from", "replay.step"
 # Of a mode, what decides the numbers; it may stand in the file of a preset.
 _DECIDES = ("precision", "deterministic", "guards")
@@ -31,7 +34,7 @@ _PRESETS_OF_THE_RUN = ("nan", "profile", "rehearse")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Origin:
+class ReplaySource:
     """A run that steps can be taken from.
 
     Attributes:
@@ -57,7 +60,7 @@ class Origin:
         return ((said.get("mode") or {}).get("effective") or {}).get("replicas")
 
 
-def find(path: Path) -> Origin:
+def find_source(path: Path) -> ReplaySource:
     """Finds out what a path is.
 
     Raises:
@@ -80,7 +83,7 @@ def find(path: Path) -> Origin:
         if path.parent.name != run_folder.CHECKPOINTS:
             made = capsule.load(path)
             own = folder if path.parent.name == capsule.FOLDER and run_folder.holds_run(folder) else None
-            return Origin(path=path, folder=own, command=made.command, config=made.config, capsule=made)
+            return ReplaySource(path=path, folder=own, command=made.command, config=made.config, capsule=made)
         return dataclasses.replace(_of_folder(folder, named), path=path)
     return _of_folder(path, named)
 
@@ -94,11 +97,11 @@ def load(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -
     expanded, dirs, _ = words(arguments, cwd)
     dirs = [*dirs, *config_dirs]
     settings = config.load(expanded, cwd, dirs, command=command_line.written(arguments, config_dirs))
-    chosen(find(Path(str(settings.replay.path))), settings, lambda line: None)
+    choose_step(find_source(Path(str(settings.replay.path))), settings)
     return settings
 
 
-def words(arguments: Sequence[str], cwd: Path) -> tuple[list[str], list[str], Origin]:
+def words(arguments: Sequence[str], cwd: Path) -> tuple[list[str], list[str], ReplaySource]:
     """The whole command line of a replay: that of the run it is from, and what was typed over it.
 
     Returns:
@@ -114,7 +117,7 @@ def words(arguments: Sequence[str], cwd: Path) -> tuple[list[str], list[str], Or
             f"{DO} without {FROM}=: there is no step to make again. Type {FROM}= with a capsule, which a run that fails "
             f"writes and names, or with a run folder and {STEP}=."
         )
-    found = find(paths.expanded(str(given), cwd).resolve())
+    found = find_source(paths.expanded(str(given), cwd).resolve())
     if not found.command:
         raise ConfigError(f"{FROM}={given}: it does not say by which command it was made. Type the folder of a run.")
     line = command_line.read(found.command)
@@ -135,24 +138,29 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def chosen(origin: Origin, settings: Settings, say: Callable[[str], None]) -> tuple[Origin, int]:
-    """The step that is wanted (updates before it), and what it is made from: a capsule of the run where one fits.
+def choose_step(source: ReplaySource, settings: Settings, *, warn: bool = False) -> tuple[ReplaySource, int]:
+    """The wanted step (updates before it), and what it is run from: a capsule of the run where one fits.
+
+    Args:
+      source: what `replay.from=` names.
+      settings: of the replay.
+      warn: whether capsules that cannot be read are logged.
 
     Raises:
       ConfigError: there is no such step, or it is not said which.
     """
     wanted = settings.replay.step - 1 if settings.replay.step is not None else None
-    made = origin.capsule
-    if made is None and origin.path.is_dir():
-        origin = next(_fitting(origin.path, wanted, say), origin)
-        made = origin.capsule
-    saved = run_folder.step_of(origin.path) if origin.path.is_file() else None
+    made = source.capsule
+    if made is None and source.path.is_dir():
+        source = next(_complete_capsules(source.path, wanted, warn), source)
+        made = source.capsule
+    saved = run_folder.step_of(source.path) if source.path.is_file() else None
     if wanted is not None and saved is not None and wanted < saved:
         raise ConfigError(
             f"{STEP}={wanted + 1}: the checkpoint is of step {saved} already. Type {FROM}= with the run folder, "
             f"or {STEP}={saved + 1}."
         )
-    if wanted is None and made is None and origin.path.is_file():
+    if wanted is None and made is None and source.path.is_file():
         wanted = saved
     if wanted is None and made is None:
         raise ConfigError(
@@ -170,33 +178,34 @@ def chosen(origin: Origin, settings: Settings, say: Callable[[str], None]) -> tu
         made is None or number != made.step
     ):  # what is evaluated last comes after all steps
         raise ConfigError(f"{STEP}={number + 1}: the run had steps={settings.steps}. Type {STEP}= with one of them.")
-    _check_replica(origin, number, settings.replay.replica)
-    return origin, number
+    _check_replica(source, number, settings.replay.replica)
+    return source, number
 
 
-def _check_replica(origin: Origin, number: int, replica: int | None) -> None:
+def _check_replica(source: ReplaySource, number: int, replica: int | None) -> None:
     if replica is None:
         return
-    count = origin.replicas
+    count = source.replicas
     if count is not None and replica >= count:
         has = f"replicas 0 to {count - 1}" if count > 1 else "one replica"
         raise ConfigError(f"replay.replica={replica}: the run had {has}. Leave it out, or type one of them.")
-    made = origin.capsule
+    made = source.capsule
     if made is not None and made.step == number and made.method == "eval_step":
         raise ConfigError(
             f"replay.replica={replica}: an evaluation batch is one replica's as a whole. Leave replay.replica out."
         )
 
 
-def _fitting(folder: Path, wanted: int | None, say: Callable[[str], None]) -> Iterator[Origin]:
+def _complete_capsules(folder: Path, wanted: int | None, warn: bool) -> Iterator[ReplaySource]:
     """The complete capsules of a run of the step that is wanted, the newest first."""
     from modetrain.checkpoints import capsule
 
     for path in reversed(capsule.in_folder(folder)):
         try:
-            found = find(path)
+            found = find_source(path)
         except ConfigError as error:
-            say(f"WARNING: {error}")
+            if warn:
+                log.warning(str(error))
             continue
         if found.capsule is not None and found.capsule.complete and wanted in (None, found.capsule.step):
             yield found
@@ -210,11 +219,11 @@ def _is_kept(word: str, typed: set[str]) -> bool:
     return not (key == "debug" and word.partition("=")[2] in _PRESETS_OF_THE_RUN)
 
 
-def _compile(found: Origin) -> str:
+def _compile(found: ReplaySource) -> str:
     return str((found.config.get("mode") or {}).get("compile", "graph"))
 
 
-def _of_folder(folder: Path, named: str) -> Origin:
+def _of_folder(folder: Path, named: str) -> ReplaySource:
     import yaml
 
     try:
@@ -223,4 +232,4 @@ def _of_folder(folder: Path, named: str) -> Origin:
         config = None
     if not isinstance(config, dict):
         raise ConfigError(f"{named}: it holds no run ({run_folder.CONFIG} is missing). Type {FROM}= with a run folder.")
-    return Origin(path=folder, folder=folder, command=run_json.read(folder).get("command", ""), config=config)
+    return ReplaySource(path=folder, folder=folder, command=run_json.read(folder).get("command", ""), config=config)

@@ -67,7 +67,7 @@ def test_its_keys_count_with_do_compare_only():
 def test_a_mode_that_cannot_run_is_refused_before_any_runs(words, said):
     line = Words(overrides=("recipe=mnist", "do=compare", *words))
     with pytest.raises(ConfigError, match=said):
-        compare_command.arm_words(config.load(line.overrides, Path.cwd()), line, Path.cwd())
+        compare_command.variant_words(config.load(line.overrides, Path.cwd()), line, Path.cwd())
 
 
 def test_the_parent_imports_no_tensorflow():
@@ -79,7 +79,7 @@ def test_the_parent_imports_no_tensorflow():
 
 def test_several_replicas_are_asked_for_where_a_mode_has_them():
     line = Words(overrides=("recipe=mnist", "do=compare", "compare.modes=[graph,mirrored,multiworker]", "seed=3"))
-    words = compare_command.arm_words(config.load(line.overrides, Path.cwd()), line, Path.cwd())
+    words = compare_command.variant_words(config.load(line.overrides, Path.cwd()), line, Path.cwd())
     assert words["graph"] == ("recipe=mnist", "seed=3", "mode=graph")
     assert words["mirrored"][-1] == "mode.replicas=2"
     assert words["multiworker"][-1] == "mode.workers=2"

@@ -10,9 +10,9 @@ from modetrain.tools.compare import tolerance
 
 def test_equal_arrays_are_bitwise_equal_nans_and_infinities_included():
     array = np.array([1.0, np.nan, np.inf, -np.inf], np.float32)
-    found = tolerance.gap(array, array.copy())
+    found = tolerance.measure_gap(array, array.copy())
     assert (found.absolute, found.index, found.nonfinite) == (0.0, None, None)
-    assert tolerance.verdict(found, 0.0) == tolerance.BITWISE
+    assert tolerance.classify(found, 0.0) == tolerance.BITWISE
 
 
 @pytest.mark.parametrize(
@@ -20,22 +20,22 @@ def test_equal_arrays_are_bitwise_equal_nans_and_infinities_included():
     [([1.0, 2.0], [1.0, np.nan], (1,)), ([np.nan, 2.0], [1.0, 2.0], (0,)), ([np.inf], [-np.inf], (0,))],
 )
 def test_nans_and_infinities_in_one_mode_only_are_different_whatever_the_noise(expected, got, index):
-    found = tolerance.gap(np.array(expected), np.array(got))
+    found = tolerance.measure_gap(np.array(expected), np.array(got))
     assert found.index == index
     assert found.nonfinite
-    assert tolerance.verdict(found, 1e30) == tolerance.DIFFERENT
+    assert tolerance.classify(found, 1e30) == tolerance.DIFFERENT
 
 
 def test_a_gap_names_the_element_that_is_furthest_apart():
-    found = tolerance.gap(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 2.5], [3.1, 4.0]]))
+    found = tolerance.measure_gap(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 2.5], [3.1, 4.0]]))
     assert (found.index, found.expected, found.got) == ((0, 1), 2.0, 2.5)
     assert found.relative == pytest.approx(0.5 / 4.0)
 
 
 def test_up_to_ten_floors_agree():
-    found = tolerance.gap(np.array([1.0]), np.array([1.0 + 1e-6]))
-    assert tolerance.verdict(found, 1.1e-7) == tolerance.WITHIN
-    assert tolerance.verdict(found, 0.9e-7) == tolerance.DIFFERENT
+    found = tolerance.measure_gap(np.array([1.0]), np.array([1.0 + 1e-6]))
+    assert tolerance.classify(found, 1.1e-7) == tolerance.WITHIN
+    assert tolerance.classify(found, 0.9e-7) == tolerance.DIFFERENT
 
 
 def test_the_last_two_units_of_what_is_stored_are_no_difference():
@@ -43,8 +43,8 @@ def test_the_last_two_units_of_what_is_stored_are_no_difference():
     weight = np.float32(0.3)
     spacing = float(np.spacing(weight))
     for units, verdict in ((1, tolerance.WITHIN), (2, tolerance.WITHIN), (3, tolerance.DIFFERENT)):
-        found = tolerance.gap(np.array([1e-3]), np.array([1e-3 + units * spacing]), np.array([spacing]))
-        assert tolerance.verdict(found, 0.0) == verdict, units
+        found = tolerance.measure_gap(np.array([1e-3]), np.array([1e-3 + units * spacing]), np.array([spacing]))
+        assert tolerance.classify(found, 0.0) == verdict, units
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [("float32", np.float32), ("float64", np.float64), ("float16", np.float16)])
@@ -60,7 +60,7 @@ def test_units_in_the_last_place(dtype, kind):
 def test_noise_moves_every_number_but_zero_by_its_last_place():
     rng = np.random.default_rng(0)
     array = np.concatenate([[0.0], rng.normal(size=1000), rng.normal(size=1000) * 1e-20]).astype(np.float32)
-    moved = tolerance.moved(array, tolerance.epsilon("float32"), rng)
+    moved = tolerance.perturb(array, tolerance.epsilon("float32"), rng)
     assert moved.dtype == array.dtype
     assert moved[0] == 0.0
     assert (moved[1:] != array[1:]).all()
@@ -71,7 +71,7 @@ def test_noise_moves_every_number_but_zero_by_its_last_place():
 
 def test_noise_leaves_integers_alone():
     array = np.arange(5, dtype=np.uint8)
-    assert tolerance.moved(array, 0.1, np.random.default_rng(0)) is array
+    assert tolerance.perturb(array, 0.1, np.random.default_rng(0)) is array
 
 
 def test_what_vanishes_in_float64_is_rounding_unless_it_is_large():

@@ -21,8 +21,8 @@ from modetrain.checkpoints import capsule, file
 from modetrain.mode import Mode
 from modetrain.settings import ReplaySettings
 from modetrain.tools.replay import check_modes
-from modetrain.tools.replay.check_modes import Found
-from modetrain.tools.replay.one_step import Step
+from modetrain.tools.replay.check_modes import ModeCheck
+from modetrain.tools.replay.one_step import ReplayedStep
 from modetrain.training.step_errors import NonFiniteError
 from recipes.mnist import Digits, cross_entropy
 
@@ -156,7 +156,7 @@ def test_copies_take_no_more_than_their_share_of_the_time(make_trainer, monkeypa
         taken.append(now[0])
         return {}
 
-    monkeypatch.setattr(recording.checkpoint, "copied", copied)
+    monkeypatch.setattr(recording.file, "copied", copied)
     keeper.on_train_begin(trainer)
     for _ in range(1000):
         now[0] += 0.1
@@ -201,7 +201,7 @@ def test_the_parts_of_all_replicas_make_up_the_step(mode, make_trainer, make_rec
 
     def loss(replica):
         given = settings(mode=Mode(name=mode, compile=mode), replay=ReplaySettings(path="x", replica=replica))
-        return Step(made, given, recipe=trainer.recipe).make()["loss"]
+        return ReplayedStep(made, given, recipe=trainer.recipe).run()["loss"]
 
     parts = [loss(replica) for replica in (0, 1)]
     assert parts[0] != pytest.approx(parts[1], rel=1e-3)
@@ -234,7 +234,7 @@ def test_what_went_wrong_is_looked_for_in_the_share_of_the_replica_that_is_asked
         given = settings(
             mode=Mode(name="eager", compile="eager"), replay=ReplaySettings(path="capsule.npz", replica=replica)
         )
-        return Step(made, given, recipe=trainer.recipe).cause()
+        return ReplayedStep(made, given, recipe=trainer.recipe).find_cause()
 
     assert cause(0) is None
     assert cause(1).what.startswith("operation Log made 1 NaN: shape (4,)")
@@ -297,7 +297,7 @@ def test_the_line_of_what_is_differentiated_is_named(cls, mode, make_recipe, mak
         batch={name: value.numpy() for name, value in make_data().batch(3).items()},
     )
     given = settings(mode=Mode(name=mode, compile=mode), replay=ReplaySettings(path="x"))
-    cause = Step(made, given, recipe=recipe).cause()
+    cause = ReplayedStep(made, given, recipe=recipe).find_cause()
     assert cause.place.text.endswith("# here"), cause
 
 
@@ -312,12 +312,12 @@ def test_the_line_of_what_is_differentiated_is_named(cls, mode, make_recipe, mak
             "fails in eager, graph and xla: the model or its data makes it, not the compilation",
         ),
         (("xla",), "fails in xla and not in eager and graph: the compilation makes it"),
-        (("eager",), "fails in eager and not in graph and xla: compiling hides it"),
+        (("eager",), "fails in eager and not in graph and xla: compilation masks it"),
         ((), "fine in eager, graph and xla, though the run failed there"),
     ],
 )
 def test_who_fails_tells_what_makes_it(failing, expected):
-    found = [Found(mode=mode, failed=mode in failing, said="") for mode in check_modes.MODES]
+    found = [ModeCheck(mode=mode, failed=mode in failing, said="") for mode in check_modes.MODES]
     made = capsule.Capsule(
         **{
             "step": 7,
@@ -330,7 +330,7 @@ def test_who_fails_tells_what_makes_it(failing, expected):
         },
         **{"said": "loss is nan", "command": "", "config": {}, "info": {}, "carry": {}, "made_on": {}},
     )
-    assert check_modes.verdict(found, made).startswith(expected)
+    assert check_modes.conclude(found, made).startswith(expected)
 
 
 # --- in real processes -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Where two logs of a step part: made-up logs, in which the origin is known."""
+"""The first difference of two traces of a step: made-up traces, in which it is known."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from modetrain.diagnostics.location import Location
-from modetrain.tools.compare import bisect
-from modetrain.tools.compare.op_log import Entry
+from modetrain.tools.compare import first_difference
+from modetrain.tools.compare.op_trace import OpOutput
 
 EPSILON = 2.0**-23
 
 
-def log(*operations):
-    """A log of (op, floors that its value is off by, positions of its inputs), each on a line of its own."""
+def trace(*operations):
+    """A trace of (op, floors that its value is off by, positions of its inputs), each on a line of its own."""
     return [
-        Entry(
+        OpOutput(
             op=op,
             value=np.float32([1.0, 1.0 + off * EPSILON]),
             shape=(2,),
@@ -29,9 +29,9 @@ def log(*operations):
 
 
 def origin(*operations):
-    """Where a log parts from the same one without any difference."""
-    exact = log(*((op, 0, inputs) for op, _, inputs in operations))
-    return bisect.origin(exact, log(*operations), [0.0] * len(operations), epsilon=EPSILON)
+    """The first difference from the same trace without any."""
+    exact = trace(*((op, 0, inputs) for op, _, inputs in operations))
+    return first_difference.find(exact, trace(*operations), [0.0] * len(operations), epsilon=EPSILON)
 
 
 def test_an_operation_whose_inputs_agree_is_the_origin():
@@ -57,7 +57,7 @@ def test_what_a_variable_holds_was_computed_before(off):
 def test_numbers_next_to_equal_taken_from_each_other_are_rounding_in_their_last_places():
     def logs(off, *, of_constant):
         large = np.float32([1000.0, 1000.0])
-        made = log(("Mul", 0, []), ("Mul", 0, []), ("Sub", off, [0, 1]))
+        made = trace(("Mul", 0, []), ("Mul", 0, []), ("Sub", off, [0, 1]))
         for n in (0, 1):
             object.__setattr__(made[n], "value", large)
         object.__setattr__(made[2], "of_constant", of_constant)
@@ -65,7 +65,7 @@ def test_numbers_next_to_equal_taken_from_each_other_are_rounding_in_their_last_
 
     def between(off, *, of_constant):
         exact, other = (logs(one, of_constant=of_constant) for one in (0, off))
-        return bisect.origin(exact, other, [0.0] * 3, epsilon=EPSILON)
+        return first_difference.find(exact, other, [0.0] * 3, epsilon=EPSILON)
 
     assert between(2000, of_constant=False).rounding
     assert not between(2000, of_constant=True).rounding, "a constant was folded away"

@@ -1,0 +1,113 @@
+"""Runs one step of a recipe in one mode, on given batches, from a state that is set before.
+
+    runner = StepRunner(recipe, mode, batches, first=7)
+    runner.load(state)
+    metrics = runner.run(3)        # the fourth batch, as the step after 10 updates
+
+The program is the one that training runs. Nothing is added to it, since an added output can change what a compiler merges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from modetrain.checkpoints import file
+from modetrain.engine.batching import BatchSharding, StackedBatches
+from modetrain.engine.devices import Replicas
+from modetrain.engine.loop import Concrete
+from modetrain.engine.metrics import RunningMeans
+from modetrain.engine.program import Program
+from modetrain.mode import Mode
+from modetrain.recipe import Recipe
+
+Batches = Mapping[str, np.ndarray]
+State = Mapping[str, np.ndarray]
+
+
+class StepRunner:
+    """One step method of a recipe, in one mode, on given batches.
+
+    Args:
+      recipe: made in the scope of `replicas`.
+      mode: how steps run.
+      batches: per feature an array [steps, examples, ...].
+      method: `train_step` or `eval_step`.
+      first: number of the first batch in the run.
+      replicas: where steps run; one device by default.
+      cut: how a batch is split; by default over the replicas and, in training, into the recipe's micro-batches.
+
+    Attributes:
+      recipe, mode, replicas, batches, first: as given.
+      program: the mode's own.
+      block: the batches as the program takes them.
+      steps: how many batches there are.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        mode: Mode,
+        batches: Batches,
+        *,
+        method: str = "train_step",
+        first: int = 0,
+        replicas: Replicas | None = None,
+        cut: BatchSharding | None = None,
+    ):
+        training = method == "train_step"
+        self.recipe = recipe
+        self.mode = mode
+        self.replicas = replicas or Replicas()
+        self.batches = batches
+        self.first = first
+        self.steps = len(next(iter(batches.values())))
+        self._cut = cut or BatchSharding.over(self.replicas, recipe.micro_batches if training else 1)
+        step = recipe.run_train_step if training else recipe.run_eval_step
+        self.program = Program(step, mode, replicas=self.replicas, state=recipe.state)
+        self.block = self.stack(batches)
+
+    def stack(self, batches: Batches, number: int = 0) -> StackedBatches:
+        """Other batches as the program takes them; `number` counts from the runner's first step."""
+        return StackedBatches.from_batches(batches, self.first + number, self._cut)
+
+    def run(self, number: int, block: StackedBatches | None = None) -> dict[str, float]:
+        """Runs one step from the state there is; returns its metrics as means over the global batch.
+
+        Args:
+          number: which step, from 0.
+          block: other batches than the runner's own; its first one is used.
+
+        Raises:
+          Exception: whatever the step raises.
+        """
+        block, index = (self.block, number) if block is None else (block, 0)
+        rows = self.program(block, index, index + 1, watch_every=1)
+        summed = self.replicas.sum_over_workers(rows.sum(axis=1, dtype=np.float64))
+        return RunningMeans.from_rows(self.program.names, summed).means()
+
+    def trace(self, *, last_part: bool = True) -> Concrete:
+        """Traces the step again; `last_part` is whether for the last micro-batch of a step."""
+        return self.program.trace(self.block, last_part=last_part)
+
+    def read(self) -> dict[str, np.ndarray]:
+        """Every variable of the recipe, by name."""
+        return file.copied(self.recipe.state())
+
+    def load(self, state: State) -> None:
+        """Sets every variable of the recipe; floats are converted where it computes in another precision."""
+        for name, variable in self.recipe.state().items():
+            variable.assign(tf.cast(state[name], variable.dtype))
+
+    @contextlib.contextmanager
+    def state_restored(self) -> Iterator[None]:
+        """Puts every variable of the recipe back at the end of the block."""
+        kept = [(variable, tf.identity(variable)) for variable in self.recipe.state().values()]
+        try:
+            yield
+        finally:
+            for variable, value in kept:
+                variable.assign(value)
