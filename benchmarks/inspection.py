@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             sources.load(DataSettings(name="mnist", source="bundled"), say=lambda _: None),
             _settings(),
             seed=0,
-            cut=BatchSharding(),
+            sharding=BatchSharding(),
         )
         block = next(data.train_blocks(0, 20))
         for compile_ in ("graph", "xla"):

@@ -146,7 +146,7 @@ class Mode:
     )
 
     @classmethod
-    def named(cls, name: str) -> Mode:
+    def from_preset(cls, name: str) -> Mode:
         """The mode of a preset, as `mode=<name>` on the command line.
 
         Raises:

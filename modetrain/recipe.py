@@ -23,8 +23,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from modetrain.engine import context, metrics, untracked
-from modetrain.engine import variables as contents
+from modetrain.engine import context, metrics, untracked, variables
 from modetrain.engine.autograph import convert
 from modetrain.engine.context import StepContext
 from modetrain.engine.loss import Loss
@@ -94,7 +93,9 @@ class Recipe:
             scaling = keras.config.dtype_policy().name == "mixed_float16"
             optimizer = Optimizer(self.model.trainable_variables, optimizer, loss_scaling=scaling)
         self.optimizer = (
-            optimizer if isinstance(optimizer, Optimizer) else _called(optimizer, self.model.trainable_variables)
+            optimizer
+            if isinstance(optimizer, Optimizer)
+            else _build_optimizer(optimizer, self.model.trainable_variables)
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -160,7 +161,7 @@ class Recipe:
         Returns:
           {"loss": ..., **the other values}, before the update, for a step to return as it is.
         """
-        optimizer = _ours(optimizer or self.optimizer)
+        optimizer = _check_optimizer(optimizer or self.optimizer)
         variables = list(optimizer.trainable if variables is None else variables)
         found = Loss.compute(loss_fn, variables, optimizer)
         self._apply(found.gradients, variables, optimizer, found.objective)
@@ -179,7 +180,7 @@ class Recipe:
           gradients: of the mean over the batch, one a variable.
           variables, optimizer: as in `minimize`.
         """
-        optimizer = _ours(optimizer or self.optimizer)
+        optimizer = _check_optimizer(optimizer or self.optimizer)
         self._apply(gradients, list(optimizer.trainable if variables is None else variables), optimizer, None)
 
     @property
@@ -199,13 +200,13 @@ class Recipe:
         """Runs `train_step` on a batch, or on one micro-batch of it; with the last one the update is made.
 
         Returns:
-          The metrics' names and their [metrics, 2] row (see `metrics.row`), last those that the optimizers show.
+          The metrics' names and their [metrics, 2] row (see `metrics.pack_row`), last those that the optimizers show.
         """
         self._draws().seek(call.number, call.part)
-        batch = scaled(batch)
-        with of_replica(_examples(batch)), self._kept_finite():
+        batch = scale_images(batch)
+        with of_replica(_count_examples(batch)), self._keep_finite():
             values = self._run(self.train_step, batch, call)
-        row = metrics.row(values, _examples(batch))
+        row = metrics.pack_row(values, _count_examples(batch))
         clash = sorted(set(call.seen) & set(values))
         if clash:
             raise ValueError(f"a step may not return {', '.join(clash)}: the library reports that itself.")
@@ -217,9 +218,9 @@ class Recipe:
     def run_eval_step(self, batch: Batch, call: StepContext) -> tuple[list[str], tf.Tensor]:
         """Evaluates batch number `call.number`; returns the metrics' names and their row."""
         self._draws().seek(call.number)
-        batch = scaled(batch)
+        batch = scale_images(batch)
         values = self._run(self.eval_step, batch, call)
-        return list(values), metrics.row(values, _examples(batch))
+        return list(values), metrics.pack_row(values, _count_examples(batch))
 
     @property
     def micro_batches(self) -> int:
@@ -242,15 +243,15 @@ class Recipe:
         Raises:
           ConfigError: two variables have one name.
         """
-        return contents.variables(self)
+        return variables.find_variables(self)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """The recipe's optimizers by name: that of the attribute, or `<attribute>/<index or key>` in a list or dict."""
-        return {name: thing for name, thing in contents.things(self) if isinstance(thing, Optimizer)}
+        return {name: thing for name, thing in variables.iter_attributes(self) if isinstance(thing, Optimizer)}
 
     def models(self) -> list[keras.Model]:
         """The recipe's Keras models."""
-        return [thing for _, thing in contents.things(self) if isinstance(thing, keras.Model)]
+        return [thing for _, thing in variables.iter_attributes(self) if isinstance(thing, keras.Model)]
 
     def seek(self, step: int) -> None:
         """Sets every seed generator to where step `step` begins."""
@@ -283,7 +284,7 @@ class Recipe:
         return values
 
     @contextlib.contextmanager
-    def _kept_finite(self) -> Iterator[None]:
+    def _keep_finite(self) -> Iterator[None]:
         """Where updates may be skipped, what a step writes past its optimizers (moving averages) stays finite too."""
         optimizers = self.optimizers().values()
         known = {id(v) for optimizer in optimizers for v in (*optimizer.trainable, *optimizer.variables)}
@@ -322,7 +323,7 @@ class Recipe:
     _seeded: Draws | None = None
 
 
-def scaled(batch: Batch) -> Batch:
+def scale_images(batch: Batch) -> Batch:
     """The batch with a uint8 `image` as `keras.config.floatx()` in [0, 1]; everything else stays as it is."""
     image = batch.get("image")
     if image is None or image.dtype != tf.uint8:
@@ -330,13 +331,13 @@ def scaled(batch: Batch) -> Batch:
     return {**batch, "image": tf.cast(image, keras.config.floatx()) / 255.0}
 
 
-def _called(optimizer: Any, variables: Sequence[keras.Variable]) -> Optimizer:
+def _build_optimizer(optimizer: Any, variables: Sequence[keras.Variable]) -> Optimizer:
     if isinstance(optimizer, keras.optimizers.Optimizer) or not callable(optimizer):
-        return _ours(optimizer)
+        return _check_optimizer(optimizer)
     return optimizer(variables)
 
 
-def _examples(batch: Batch) -> int:
+def _count_examples(batch: Batch) -> int:
     size = next(iter(batch.values())).shape[0]
     assert size is not None  # blocks have static shapes
     return size
@@ -345,7 +346,7 @@ def _examples(batch: Batch) -> int:
 _OURS = frozenset(name for name in vars(Recipe) if not name.startswith("_"))
 
 
-def _ours(optimizer: Optimizer) -> Optimizer:
+def _check_optimizer(optimizer: Optimizer) -> Optimizer:
     if isinstance(optimizer, Optimizer):
         return optimizer
     kind = type(optimizer)

@@ -82,7 +82,7 @@ class Trainer:
         replicas: Replicas | None = None,
         timer: Timer | None = None,
     ):
-        self.mode = Mode.named(mode) if isinstance(mode, str) else mode
+        self.mode = Mode.from_preset(mode) if isinstance(mode, str) else mode
         self.replicas = replicas or assembly.replicas_for(self.mode)
         self.nonfinite = NonfiniteGuard(nonfinite or NonfiniteSettings())
         policy = self.nonfinite.settings.policy
@@ -95,7 +95,7 @@ class Trainer:
         self.timer = timer or Timer()
         self.status = "running"
         self.history = History()
-        self.programs = StepPrograms.of_recipe(self.recipe, self.mode, self.replicas)
+        self.programs = StepPrograms.for_recipe(self.recipe, self.mode, self.replicas)
         self.loader = BatchLoader(self.data, assembly.steps_per_call(self.mode, self.data, steps))
         self._requests = Requests(self.replicas)
         wanted = [callback.grad_norm_every for callback in self.callbacks if callback.grad_norm_every]
@@ -211,7 +211,10 @@ class Trainer:
 
     def _run_to(self, stop: int) -> None:
         while self.step < stop and self.stop_signal is None and not self._requests.save:
-            with self.timer.measure("data"), explain(self, "prepare", None, lambda: self.loader.failing(self.step)):
+            with (
+                self.timer.measure("data"),
+                explain(self, "prepare", None, lambda: self.loader.find_failing_step(self.step)),
+            ):
                 block = self.loader.block(self.step)
             metrics = self._run_block(block, self.step - block.first, min(block.length, stop - block.first))
             metrics, found = self.nonfinite.look(metrics)

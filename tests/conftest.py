@@ -80,9 +80,9 @@ def make_data(source):
     from modetrain.data.dataset import Data
     from modetrain.settings import DataSettings
 
-    def make(*, seed: int = 0, prepare=None, cut=None, debug=False, source=source, **settings) -> Data:
+    def make(*, seed: int = 0, prepare=None, sharding=None, debug=False, source=source, **settings) -> Data:
         given = {"name": "tiny", "batch_size": 8, "eval_batch_size": 10, **settings}
-        return Data(source, DataSettings(**given), seed=seed, prepare=prepare, cut=cut, debug=debug)
+        return Data(source, DataSettings(**given), seed=seed, prepare=prepare, sharding=sharding, debug=debug)
 
     return make
 
@@ -219,7 +219,7 @@ def make_trainer(make_recipe, make_data, tmp_path, said):
             more.append(FlightRecorder(keep=0, config={}, made_on={}, command=command))
         trainer = Trainer(
             recipe,
-            make_data(seed=seed, **{"cut": BatchSharding.over(replicas, recipe.micro_batches), **(data or {})}),
+            make_data(seed=seed, **{"sharding": BatchSharding.over(replicas, recipe.micro_batches), **(data or {})}),
             mode=Mode(**{"name": compile, "compile": compile, **(mode or {})}),
             replicas=replicas,
             steps=steps,

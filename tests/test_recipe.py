@@ -8,14 +8,14 @@ import pytest
 import tensorflow as tf
 
 from modetrain import Recipe
-from modetrain.recipe import scaled
+from modetrain.recipe import scale_images
 from recipes.mnist import Digits, cross_entropy
 
 
 def gradient(recipe, batch):
     """What TensorFlow itself says the gradients of the mean loss are."""
     with tf.GradientTape() as tape:
-        loss = tf.reduce_mean(cross_entropy(batch["label"], recipe.model(scaled(batch)["image"], training=True)))
+        loss = tf.reduce_mean(cross_entropy(batch["label"], recipe.model(scale_images(batch)["image"], training=True)))
     return tape.gradient(loss, [v.value for v in recipe.model.trainable_variables])
 
 
@@ -54,7 +54,7 @@ def test_minimize_returns_the_loss_before_the_update(mode, make_trainer, mlp, re
 
     seen = recorder()
     trainer = make_trainer(mode, Simple, model=mlp(dropout=0), steps=1, callbacks=[seen])
-    batch = scaled(trainer.data.batch(0))
+    batch = scale_images(trainer.data.batch(0))
 
     def loss():
         return float(tf.reduce_mean(cross_entropy(batch["label"], trainer.recipe.model(batch["image"]))))
@@ -321,7 +321,7 @@ def test_images_are_scaled_and_nothing_else_is():
         "float": tf.constant([[[3.0]]]),
         "label": tf.constant([3]),
     }
-    found = scaled(batch)
+    found = scale_images(batch)
     np.testing.assert_allclose(found["image"], [[[0, 0.2, 1]]], rtol=1e-6)
     for name in ("codes", "float", "label"):
         assert found[name] is batch[name]

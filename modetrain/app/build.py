@@ -29,13 +29,15 @@ def connect_devices(mode: Mode) -> Replicas:
       NotJoinedError: other workers do not come.
     """
     notes = _notes_on_cluster(mode)
-    waiting = rendezvous.joined(os.environ, within=mode.startup_timeout) if mode.strategy == "multiworker" else None
+    waiting = (
+        rendezvous.join_workers(os.environ, within=mode.startup_timeout) if mode.strategy == "multiworker" else None
+    )
     replicas = Replicas.for_mode(mode, waiting=waiting)
     replicas.notes = (*replicas.notes, *notes)
     return replicas
 
 
-def info_of(settings: Settings, source: Source) -> Info:
+def make_info(settings: Settings, source: Source) -> Info:
     """What a recipe may know of its data and its run."""
     return Info(
         image_shape=tuple(source.train["image"].shape[1:]),
@@ -53,7 +55,7 @@ def make_recipe(settings: Settings, info: Info, *, replicas: Replicas | None = N
 
     Args:
       settings: of the run.
-      info: see `info_of`.
+      info: see `make_info`.
       replicas: hold its variables; one device by default.
 
     Raises:
@@ -124,6 +126,6 @@ def _notes_on_cluster(mode: Mode) -> list[str]:
     if found is None or len(found.workers) == 1 or found.origin == "local":
         return []
     return [
-        f"WARNING: {environment.TELLS[found.origin]} that this is worker {found.index} of {len(found.workers)}, "
+        f"WARNING: {environment.ORIGIN_TEXTS[found.origin]} that this is worker {found.index} of {len(found.workers)}, "
         f"but mode={mode.name} runs in this process alone. Type mode=multiworker to run in all of them"
     ]

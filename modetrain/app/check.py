@@ -146,7 +146,7 @@ def _model_problems(own: Mapping[str, Any], composition: Composition, folders: S
     if target is not None and fits(target):
         return
     proposals = []
-    for name, file in paths.options("model", folders).items():
+    for name, file in paths.find_options("model", folders).items():
         with contextlib.suppress(Exception):  # another model's code may be broken
             proposals += (
                 [f"model={name}"] if fits(files.read(file, "model", cwd=Path.cwd()).content["_target_"]) else []

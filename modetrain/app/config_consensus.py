@@ -1,7 +1,7 @@
 """Workers agree on what they run before the first step: another learning rate on one of them would spoil every update unseen,
 and another cadence would have all of them wait for ever.
 
-    agreement.check(replicas, agreement.settings(resolved))
+    config_consensus.check(replicas, config_consensus.shared_settings(resolved))
 
 Workers that were started here cannot differ; those that others have started on several machines can.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from modetrain.checkpoints.resume import flat
+from modetrain.checkpoints.resume import flatten
 from modetrain.engine.devices import Replicas
 from modetrain.errors import ConfigError
 from modetrain.keys import affects
@@ -24,10 +24,10 @@ from modetrain.keys import affects
 _MOST_NAMED = 5
 
 
-def settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
+def shared_settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """What workers have to agree on of a composed config, `{"optimizer.learning_rate": 0.001, ...}`; no paths of a machine's."""
     return {
-        key: value for key, value in flat(resolved).items() if "machine" not in affects(key) and not _is_path(value)
+        key: value for key, value in flatten(resolved).items() if "machine" not in affects(key) and not _is_path(value)
     }
 
 
@@ -46,28 +46,35 @@ def check(replicas: Replicas, mine: Mapping[str, Any]) -> None:
     text = json.dumps(dict(mine), sort_keys=True, default=str).encode()
     digest = hashlib.sha256(text).digest()
     # As numbers that a float64 holds exactly.
-    digests = replicas.of_each_worker([int.from_bytes(digest[n : n + 6], "big") for n in (0, 6, 12)])
+    digests = replicas.gather_from_workers([int.from_bytes(digest[n : n + 6], "big") for n in (0, 6, 12)])
     if (digests == digests[0]).all():
         return
-    length = int(replicas.of_each_worker([len(text)]).max())
-    texts = replicas.of_each_worker(np.frombuffer(text.ljust(length), np.uint8).astype(np.float64).tolist())
+    length = int(replicas.gather_from_workers([len(text)]).max())
+    texts = replicas.gather_from_workers(np.frombuffer(text.ljust(length), np.uint8).astype(np.float64).tolist())
     everyone = [json.loads(one.astype(np.uint8).tobytes()) for one in texts]
     differing = sorted(
-        {key for one in everyone for key in one if any(_of(other, key) != _of(one, key) for other in everyone)}
+        {
+            key
+            for one in everyone
+            for key in one
+            if any(_format_value(other, key) != _format_value(one, key) for other in everyone)
+        }
     )
-    told = "; ".join(_told(key, [_of(one, key) for one in everyone]) for key in differing[:_MOST_NAMED])
+    differences = "; ".join(
+        _format_difference(key, [_format_value(one, key) for one in everyone]) for key in differing[:_MOST_NAMED]
+    )
     more = f"; and {len(differing) - _MOST_NAMED} more" if len(differing) > _MOST_NAMED else ""
     raise ConfigError(
-        f"the workers do not run the same: {told}{more}. Start all of them with the same command, and with the same files in "
+        f"the workers do not run the same: {differences}{more}. Start all of them with the same command, and with the same files in "
         "conf/ and recipes/."
     )
 
 
-def _of(one: Mapping[str, Any], key: str) -> str:
+def _format_value(one: Mapping[str, Any], key: str) -> str:
     return json.dumps(one[key]) if key in one else "not there"
 
 
-def _told(key: str, values: list[str]) -> str:
+def _format_difference(key: str, values: list[str]) -> str:
     first = values[0]
     worker, other = next((number, value) for number, value in enumerate(values) if value != first)
     return f"{key} is {first} for worker 0, and {other} for worker {worker}"

@@ -70,7 +70,7 @@ class Record:
         # Until it goes on from a checkpoint, what is known of the run is what it had made: refused, it has lost nothing.
         before = run_json.read(folder) if settings.resume is not None else {}
         self._before: dict[str, Any] = {key: before[key] for key in ("steps", "checkpoints") if key in before}
-        self.error = run_folder.of_worker(folder, run_folder.ERROR, worker)
+        self.error = run_folder.worker_file(folder, run_folder.ERROR, worker)
         self.error.unlink(missing_ok=True)  # of the run that is gone on with
         if self._chief:
             (folder / run_folder.CONFIG).write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
@@ -108,7 +108,7 @@ class Record:
             **self._before,
         }
         if self._trainer is not None and self._source is not None:
-            described |= _of_run(self._trainer, settings, self._source)
+            described |= _describe_run(self._trainer, settings, self._source)
         if error is not None:
             message = tf_errors.read(error)
             said = f"{type(error).__name__}: {error}" if message is None else message.text
@@ -121,7 +121,7 @@ class Record:
             error.add_note(f"modetrain: {self._folder} could not be written to: {trouble.strerror}")
 
 
-def _of_run(trainer: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
+def _describe_run(trainer: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
     clock = trainer.timer
     spent = clock.read()
     digest = None

@@ -64,7 +64,7 @@ def summary(trainer: Trainer, settings: Settings, folder: str) -> Table:
         table.add_row("workers", f"mean ms a step, with waiting for data: {shown}  ({slowest})")
     effective = record.effective_mode(trainer)
     shown = "  ".join(f"{key} {effective[key]}" for key in ("compile", "precision", "steps_per_call"))
-    table.add_row("mode", f"{shown}  on {devices.shown(effective['devices'])}")
+    table.add_row("mode", f"{shown}  on {devices.format_devices(effective['devices'])}")
     table.add_row("run folder", folder)
     return table
 
@@ -79,7 +79,7 @@ def commands(trainer: Trainer, settings: Settings) -> Iterator[str]:
     yield f"  {arguments.tensorboard(logs)}"
 
 
-def told(error: BaseException, file: Path, settings: Settings | None = None) -> str:
+def format_error(error: BaseException, file: Path, settings: Settings | None = None) -> str:
     """What went wrong at which of the user's own lines; what libraries add stands in the run folder.
 
     Args:
@@ -87,7 +87,7 @@ def told(error: BaseException, file: Path, settings: Settings | None = None) -> 
       file: of the complete error, in the run folder.
       settings: of a run that may be gone on with.
     """
-    notes = [f"modetrain: the complete error: {paths.shown(file, Path.cwd())}"]
+    notes = [f"modetrain: the complete error: {paths.format_path(file, Path.cwd())}"]
     newest = run_folder.newest(file.parent)
     # A NaN would come again, and what was not saved says itself how to go on.
     resumable = settings is not None and settings.do == "train" and not isinstance(error, (*_NOT_FINITE, NotSavedError))
@@ -96,12 +96,12 @@ def told(error: BaseException, file: Path, settings: Settings | None = None) -> 
         notes.insert(
             0, f"modetrain: once that is fixed, resume at step {run_folder.step_of(newest)} with:\n  {command}"
         )
-    return "".join(lines(error, notes))
+    return "".join(format_lines(error, notes))
 
 
-def headline(error: BaseException) -> str:
+def format_headline(error: BaseException) -> str:
     """Reason and place of an error in one line: `KeyError: 'lable' (recipes/mine.py:12)`."""
-    frames, text = _said(error)
+    frames, text = _read_error(error)
     first = next(iter(text.splitlines()), type(error).__name__)
     return (
         f"{first} ({location.Location(file=frames[-1].filename, line=frames[-1].lineno or 0).shown})"
@@ -110,7 +110,7 @@ def headline(error: BaseException) -> str:
     )
 
 
-def lines(error: BaseException, notes: Sequence[str] = ()) -> Iterator[str]:
+def format_lines(error: BaseException, notes: Sequence[str] = ()) -> Iterator[str]:
     """What a person is told of an error: the user's own lines, the reason and the notes."""
     if isinstance(error, NotSavedError):  # a sentence that says all; how NumPy came to it is of no use
         yield f"modetrain: {error}\n"
@@ -118,9 +118,9 @@ def lines(error: BaseException, notes: Sequence[str] = ()) -> Iterator[str]:
         return
     earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if earlier is not None:
-        yield from lines(earlier)
+        yield from format_lines(earlier)
         yield f"\n{_CAUSE if error.__cause__ else _CONTEXT}\n\n"
-    frames, text = _said(error)
+    frames, text = _read_error(error)
     if frames:
         yield "Traceback (most recent call last):\n"
         yield from traceback.StackSummary.from_list(frames).format()
@@ -129,34 +129,38 @@ def lines(error: BaseException, notes: Sequence[str] = ()) -> Iterator[str]:
         yield f"{note}\n"
 
 
-def _said(error: BaseException) -> tuple[list[traceback.FrameSummary], str]:
+def _read_error(error: BaseException) -> tuple[list[traceback.FrameSummary], str]:
     """The user's lines of an error, outermost first, and its reason."""
     shown = traceback.TracebackException.from_exception(error)
-    frames = _users(shown.stack)
+    frames = _user_frames(shown.stack)
     message = tf_errors.read(error)
     if message is None:
         shown.__notes__ = None  # type: ignore[attr-defined]
         return list(frames), "".join(shown.format_exception_only()).rstrip("\n")
-    of_message = _of_message(message, shown.stack)
-    known = {_place(frame) for frame in of_message}
-    return [frame for frame in frames if _place(frame) not in known] + of_message, message.text
+    of_message = _message_frames(message, shown.stack)
+    known = {_location_key(frame) for frame in of_message}
+    return [frame for frame in frames if _location_key(frame) not in known] + of_message, message.text
 
 
-def _of_message(message: tf_errors.Message, caught: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+def _message_frames(
+    message: tf_errors.Message, caught: Sequence[traceback.FrameSummary]
+) -> list[traceback.FrameSummary]:
     """The user's lines of the first of a message's stacks that has any."""
     for stack in message.stacks:
         # Such a stack begins where the program does; a traceback, where the error is caught.
-        start = next((n for n, frame in enumerate(stack) if caught and _place(frame) == _place(caught[0])), 0)
-        if users := _users(stack[start:]):
+        start = next(
+            (n for n, frame in enumerate(stack) if caught and _location_key(frame) == _location_key(caught[0])), 0
+        )
+        if users := _user_frames(stack[start:]):
             return users
     return []
 
 
-def _place(frame: traceback.FrameSummary) -> tuple[str, str]:
+def _location_key(frame: traceback.FrameSummary) -> tuple[str, str]:
     return frame.filename, frame.name
 
 
-def _users(frames: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+def _user_frames(frames: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
     """The frames of the user's own code; where none is in a file, those of what they have typed."""
     users = [frame for frame in frames if location.is_users(frame.filename)]
     return users or [frame for frame in frames if frame.filename in _TYPED]

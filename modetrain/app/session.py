@@ -17,7 +17,7 @@ from rich.console import Console
 
 from modetrain import console as terminal
 from modetrain.app import config_consensus, record, report, signals
-from modetrain.app.build import connect_devices, info_of, make_data, make_recipe
+from modetrain.app.build import connect_devices, make_data, make_info, make_recipe
 from modetrain.app.build_callbacks import build_callbacks
 from modetrain.callback import Callback
 from modetrain.checkpoints import fingerprint, resume, warm_start
@@ -26,7 +26,7 @@ from modetrain.cluster import protocol
 from modetrain.data.sources import load as sources
 from modetrain.data.sources.source import Source
 from modetrain.engine import tf_setup
-from modetrain.engine.devices import Replicas, shown
+from modetrain.engine.devices import Replicas, format_devices
 from modetrain.errors import ConfigError
 from modetrain.files import paths, run_json
 from modetrain.files.lock import Lock
@@ -99,7 +99,7 @@ def run(
     clock = Timer(start=started)
     terminal.show_log()
     where = resume.place(settings, log.info)
-    folder = paths.shown(where.folder, Path.cwd())
+    folder = paths.format_path(where.folder, Path.cwd())
     what = f"steps={settings.steps}" if settings.do == "train" else f"do={settings.do}"
     log.info(f"modetrain: recipe={settings.recipe_name} mode={settings.mode.name} {what} -> {folder}")
     for note in settings.notes:
@@ -117,7 +117,7 @@ def run(
             with contextlib.suppress(OSError):
                 where.folder.rmdir()  # made just now, and empty
             raise
-        config_consensus.check(replicas, config_consensus.settings(settings.resolved))
+        config_consensus.check(replicas, config_consensus.shared_settings(settings.resolved))
     protocol.announce_ready(os.environ)
     with _owned(where.folder, replicas):
         return _run(settings, where, replicas, clock, tools)
@@ -156,7 +156,7 @@ def _writable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(
-            f"run_dir={paths.shown(folder, Path.cwd())}: {error.strerror}: nothing can be written there. Type run_dir= with a "
+            f"run_dir={paths.format_path(folder, Path.cwd())}: {error.strerror}: nothing can be written there. Type run_dir= with a "
             "folder that has room and that you may write to."
         ) from error
 
@@ -192,9 +192,11 @@ def _run(settings: Settings, where: resume.ResumePoint, replicas: Replicas, cloc
             with signals.signals_to(trainer, leave):
                 trainer.train()
     except BaseException as error:
-        told = str(error) if isinstance(error, ConfigError) else report.told(error, run_record.error, settings)
+        text = str(error) if isinstance(error, ConfigError) else report.format_error(error, run_record.error, settings)
         code = EXIT_NOT_FINITE if isinstance(error, (NonFiniteError, NotFiniteError)) else None
-        announced = protocol.announce_failure(error, os.environ, code=code, headline=report.headline(error), told=told)
+        announced = protocol.announce_failure(
+            error, os.environ, code=code, headline=report.format_headline(error), text=text
+        )
         if announced is not None and announced.lost_a_peer:
             protocol.leave()  # the launcher names the cause, which this would hide
         run_record.write(error)
@@ -203,10 +205,10 @@ def _run(settings: Settings, where: resume.ResumePoint, replicas: Replicas, cloc
             return outcome(code=EXIT_FAILED)
         if isinstance(error, ConfigError) or not isinstance(error, Exception):
             raise
-        return outcome(code=code or EXIT_FAILED, error=error, text=told)
+        return outcome(code=code or EXIT_FAILED, error=error, text=text)
     finally:
         points.close()
-    folder = paths.shown(where.folder, Path.cwd())
+    folder = paths.format_path(where.folder, Path.cwd())
     try:
         run_record.write()
     except OSError as error:
@@ -230,14 +232,14 @@ def build(
 ) -> tuple[Trainer, Source]:
     """Makes everything a run is made of, in the order that TensorFlow's global settings need."""
     mode = mode_here(settings)
-    tf_setup.set_for(mode, settings.seed)
+    tf_setup.apply(mode, settings.seed)
     if settings.check_numerics:
         tf.debugging.enable_check_numerics()
     source = sources.load(settings.data, say=log.info)
     log.info(f"data: {source.description}")
-    recipe = make_recipe(settings, info_of(settings, source), replicas=replicas)
+    recipe = make_recipe(settings, make_info(settings, source), replicas=replicas)
     data = make_data(settings, source, recipe, replicas=replicas)
-    facts = facts_of(source)
+    facts = data_facts(source)
     made_of = fingerprint.compute(recipe, source, replicas)
     config_consensus.check(replicas, made_of)
     restored = resume.restore(where, recipe, settings, log.info, facts=facts, made_of=made_of)
@@ -248,7 +250,7 @@ def build(
             f"init_from.path={settings.init_from.path}: this run resumes a checkpoint of its own, so it is not read"
         )
     step = restored.step if restored else 0
-    steps = replicas.of_each_worker([step])[:, 0]
+    steps = replicas.gather_from_workers([step])[:, 0]
     if any(steps != step):
         raise ConfigError(
             f"run_dir={where.folder}: the workers would go on from steps {', '.join(f'{one:.0f}' for one in steps)}: they do "
@@ -278,13 +280,13 @@ def build(
         where_run = f"strategy={settings.mode.strategy}, judged for {tools.inspected_replicas} replicas,"
     log.info(
         f"mode: compile={mode.compile} precision={mode.precision} "
-        f"steps_per_call={trainer.steps_per_call} {where_run} on {shown(replicas.devices)}"
+        f"steps_per_call={trainer.steps_per_call} {where_run} on {format_devices(replicas.devices)}"
     )
     for note in replicas.notes:
         log.info(f"  {note}")
     return trainer, source
 
 
-def facts_of(source: Source) -> dict[str, Any]:
+def data_facts(source: Source) -> dict[str, Any]:
     """What must be as it was where a run goes on: on other examples, step 1,000 is another step."""
     return {"data.source": source.kind, "training examples": len(source.train["label"])}

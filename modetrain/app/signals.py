@@ -47,7 +47,7 @@ def signals_to(trainer: Trainer, leave: Callable[[], None] = lambda: None) -> It
             tell(f"{name}: saving after this call")
         elif signum in _RECORD:
             tell(
-                f"{name}: {flight_recorder.beside(trainer, why='asked', said='') or 'no capsule, this run has no recorder'}"
+                f"{name}: {flight_recorder.write_capsule_beside(trainer, why='asked', said='') or 'no capsule, this run has no recorder'}"
             )
         elif asked:
             tell(f"{name}: stopping at once")

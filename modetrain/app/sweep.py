@@ -150,7 +150,7 @@ def _check_folders(jobs: Sequence[Job]) -> None:
         if folder in seen:
             fix = "resume=PATH of a run, which starts a new one from it" if job.run_dir is None else "run_dir=FOLDER"
             raise ConfigError(
-                f"{seen[folder].name} and {job.name}: both would run in {paths.shown(folder, Path.cwd())}, where one "
+                f"{seen[folder].name} and {job.name}: both would run in {paths.format_path(folder, Path.cwd())}, where one "
                 f"would overwrite the other. Type {fix}."
             )
         seen[folder] = job

@@ -74,7 +74,7 @@ def _quoted(word: str) -> str:
 def _run_dir(arguments: Sequence[str]) -> Path | None:
     """The folder of all jobs, where one was given."""
     typed = [word for word in arguments if word.startswith("run_dir=") and "," not in word]
-    return paths.expanded(overrides.value_of(typed[0]), Path.cwd()) if typed else None
+    return paths.expand(overrides.value_of(typed[0]), Path.cwd()) if typed else None
 
 
 def _for_hydra(arguments: Sequence[str], folders: Sequence[Path]) -> tuple[list[str], list[str]]:
@@ -116,7 +116,7 @@ def _launched(
     if job is None:  # of a sweeper that chooses values itself
         job = sweep.make_job(index, [*fixed, *swept], swept, cwd, config_dirs, check.load)
     folder = _folder(job, cwd)
-    shown = paths.shown(folder, cwd)
+    shown = paths.format_path(folder, cwd)
     words = [*job.overrides, quoting.override("run_dir", quoting.path_value(folder))]
     command = [sys.executable, "-m", "modetrain", *words, *command_line.folder_flags(config_dirs)]
     count = f" ({len(jobs)} in all)" if job in jobs else ""
@@ -186,7 +186,7 @@ def _folder(job: sweep.Job, cwd: Path) -> Path:
     """The job's run folder: the one it continues, the one it was given, or a new one."""
     if job.settings.run_dir is not None:
         return job.settings.run_dir
-    return run_folder.new(cwd / run_folder.RUNS, job.settings.recipe_name, job.settings.mode.name)
+    return run_folder.create(cwd / run_folder.RUNS, job.settings.recipe_name, job.settings.mode.name)
 
 
 def _run_one(command: Sequence[str], cwd: Path, started: Callable[[int], object]) -> tuple[int, signal.Signals | None]:

@@ -18,7 +18,7 @@ from modetrain.checkpoints import file
 from modetrain.checkpoints.writer import AsyncWriter
 from modetrain.errors import NotSavedError, did_you_mean
 from modetrain.files import run_folder
-from modetrain.files.quoting import typed_path
+from modetrain.files.quoting import shell_path_override
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Checkpoint(Callback):
         for partial in folder.glob(".*.partial"):
             partial.unlink()
         self._check_best(trainer)
-        self._leave_newer(trainer)
+        self._set_newer_aside(trainer)
         if run_folder.checkpoint(trainer.folder, trainer.step).exists():
             self._saved = trainer.step
         elif self._save_first:
@@ -97,16 +97,16 @@ class Checkpoint(Callback):
         self.saver.check()
 
     def on_step(self, trainer):
-        self._keep_what_is_due(trainer, due=bool(self.every) and trainer.step % self.every == 0)
+        self._save_if_due(trainer, due=bool(self.every) and trainer.step % self.every == 0)
 
     def on_save(self, trainer):
-        self._keep_what_is_due(trainer, due=True)
+        self._save_if_due(trainer, due=True)
         log.info(f"step {trainer.step}: saving a checkpoint, as asked")
 
     def on_train_end(self, trainer):
         # A callback or the data may fail, and the variables still be those of this step.
         if trainer.status in ("completed", "stopped") or (trainer.state_is_consistent and trainer.step > self._first):
-            self._keep_what_is_due(trainer, due=True)
+            self._save_if_due(trainer, due=True)
         with trainer.timer.measure("checkpoint"):
             self.saver.wait()
 
@@ -121,7 +121,7 @@ class Checkpoint(Callback):
     def on_rollback(self, trainer):
         self._saved = trainer.step
         if trainer.replicas.chief:
-            self._leave_newer(trainer)
+            self._set_newer_aside(trainer)
 
     def on_nonfinite(self, trainer, error):
         if trainer.nonfinite.settings.policy != "rollback":
@@ -141,7 +141,7 @@ class Checkpoint(Callback):
                 log.warning(f"{error} The best value so far is forgotten: the next evaluation's takes its place.")
             self._best_value = None
 
-    def _leave_newer(self, trainer) -> None:
+    def _set_newer_aside(self, trainer) -> None:
         # Going on from an older checkpoint starts another branch: `latest` must not find the one left behind.
         folder = trainer.folder / run_folder.CHECKPOINTS
         for step in run_folder.steps(trainer.folder):
@@ -152,11 +152,11 @@ class Checkpoint(Callback):
                     why = "of a branch that this run leaves"
                 except file.CheckpointError:
                     why = "damaged"
-                file.leave_out(folder, file.index_of(folder), [left.name])
+                file.remove_from_index(folder, file.read_index(folder), [left.name])
                 log.info(f"{left.name} is {why}: kept as {left.name}.left")
                 left.rename(left.with_name(f"{left.name}.left"))
 
-    def _keep_what_is_due(self, trainer, *, due: bool) -> None:
+    def _save_if_due(self, trainer, *, due: bool) -> None:
         if not trainer.replicas.chief:
             return
         with trainer.timer.measure("checkpoint"):
@@ -195,7 +195,7 @@ class Checkpoint(Callback):
         watched = [
             name for name, v in state.items() if id(v) in trained and trainer.nonfinite.settings.policy != "ignore"
         ]
-        arrays = file.copied(state)
+        arrays = file.copy_values(state)
         meta = {**self._meta, "best_value": self._best_value, "results": trainer.results, "carry": trainer.state()}
         if due:
             self._saved = step
@@ -210,15 +210,15 @@ class Checkpoint(Callback):
     def _write(self, run_dir: Path, arrays, step: int, meta, *, due: bool, best: bool) -> None:
         folder, path = run_dir / run_folder.CHECKPOINTS, run_folder.checkpoint(run_dir, step)
         try:
-            index = file.index_of(folder)
+            index = file.read_index(folder)
             for points in run_dir.glob(
                 "events.out.tfevents.*"
             ):  # a run goes on from here, and does not make them again
-                file.on_disk(points)
+                file.sync_to_disk(points)
             if due:
                 index[path.name] = file.save(path, arrays, step=step, meta=meta)
             if best:
-                file.leave_out(folder, index, [_BEST])
+                file.remove_from_index(folder, index, [_BEST])
             if best and due:
                 link = folder / f".{_BEST}.partial"
                 link.unlink(missing_ok=True)
@@ -228,7 +228,7 @@ class Checkpoint(Callback):
             elif best:
                 index[_BEST] = file.save(run_folder.best(run_dir), arrays, step=step, meta=meta)
             steps = run_folder.steps(run_dir)
-            gone = [run_folder.checkpoint(run_dir, one) for one in self._surplus(steps)]
+            gone = [run_folder.checkpoint(run_dir, one) for one in self._find_surplus(steps)]
             there = {_BEST, *(run_folder.checkpoint(run_dir, one).name for one in steps)} - {one.name for one in gone}
             # Before they go: what the index lists and is not there is missed on resuming.
             file.write_index(folder, {name: sha for name, sha in index.items() if name in there})
@@ -241,10 +241,10 @@ class Checkpoint(Callback):
             newest = f"The newest whole one is of step {whole[-1]}" if whole else "There is none before it"
             raise NotSavedError(
                 f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. {newest}. "
-                f"Fix that (free space, or the right to write), then type resume=latest {typed_path('run_dir', run_dir)}."
+                f"Fix that (free space, or the right to write), then type resume=latest {shell_path_override('run_dir', run_dir)}."
             ) from error
 
-    def _surplus(self, steps: Sequence[int]) -> list[int]:
+    def _find_surplus(self, steps: Sequence[int]) -> list[int]:
         """Which of the steps there are need not be kept."""
         planned = [step for step in steps if step == 0 or (self.every and step % self.every == 0)]
         kept = {*steps[-self._keep :], *(planned[-1:] if self._save_first else [])}

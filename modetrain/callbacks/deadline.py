@@ -20,10 +20,10 @@ class Deadline(Callback):
     def __init__(self, *, after: float):
         super().__init__()
         self._after = after
-        self._told = False
+        self._stopping = False
 
     def on_steps_end(self, trainer, rows):
-        if not self._told and trainer.timer.total >= self._after:
-            self._told = True
+        if not self._stopping and trainer.timer.total >= self._after:
+            self._stopping = True
             log.info(f"step {trainer.step}: stop_after={self._after:.0f}s is over; stopping")
             trainer.stop(signal.SIGTERM)

@@ -62,14 +62,14 @@ class FlightRecorder(Callback):
         self._pause = _SELDOM
 
     def on_train_begin(self, trainer):
-        self._take(trainer)
+        self._copy_state(trainer)
 
     def on_steps_end(self, trainer, rows):
         if time.perf_counter() - self._taken >= self._pause:
-            self._take(trainer)
+            self._copy_state(trainer)
 
     def on_rollback(self, trainer):
-        self._take(trainer)
+        self._copy_state(trainer)
 
     def on_step_error(self, trainer, failure):
         """Writes the capsule of the failed step, and adds to its error the command that runs that step again.
@@ -119,12 +119,12 @@ class FlightRecorder(Callback):
         if (
             evaluating or trainer.state_is_consistent
         ):  # no step was begun: the variables are those of the run's own step, and stay so
-            copy = _Copy(step=trainer.step, state=file.copied(trainer.recipe.state()), carry=trainer.state())
+            copy = _Copy(step=trainer.step, state=file.copy_values(trainer.recipe.state()), carry=trainer.state())
         else:
-            copy = self._before(trainer, step)
+            copy = self._state_before(trainer, step)
         batch = None
         if method != "prepare":
-            batch = _of_evaluation(block, number) if evaluating else _of_training(trainer, step)
+            batch = _evaluation_batch(block, number) if evaluating else _training_batch(trainer, step)
         return self._save(trainer, copy, batch, step=at, number=number, why=why, said=said, method=method)
 
     def write_beside(self, trainer: TrainerProtocol, *, why: str, said: str) -> Path | None:
@@ -133,7 +133,7 @@ class FlightRecorder(Callback):
         return self._save(
             trainer,
             self._copy,
-            _of_training(trainer, step),
+            _training_batch(trainer, step),
             step=step,
             number=step,
             why=why,
@@ -143,15 +143,15 @@ class FlightRecorder(Callback):
 
     # --- private ----------------------------------------------------------------------------------------------------
 
-    def _take(self, trainer: TrainerProtocol) -> None:
+    def _copy_state(self, trainer: TrainerProtocol) -> None:
         if not trainer.replicas.chief or not self.keep:
             return
         start = time.perf_counter()
-        self._copy = _Copy(step=trainer.step, state=file.copied(trainer.recipe.state()), carry=trainer.state())
+        self._copy = _Copy(step=trainer.step, state=file.copy_values(trainer.recipe.state()), carry=trainer.state())
         self._taken = time.perf_counter()
         self._pause = max(_SELDOM, _SHARE * (self._taken - start))
 
-    def _before(self, trainer: TrainerProtocol, step: int) -> _Copy | None:
+    def _state_before(self, trainer: TrainerProtocol, step: int) -> _Copy | None:
         """The state before a step, or that of the last copy where running up to it is too much, or fails."""
         copy = self._copy
         step_s = (trainer.timer.step_ms() or {"p50": 0.0})["p50"] / 1e3
@@ -163,7 +163,7 @@ class FlightRecorder(Callback):
         except Exception as error:
             log.info(f"the steps from {copy.step} to {step} could not be run once more ({type(error).__name__})")
             return copy
-        return dataclasses.replace(copy, step=step, state=file.copied(trainer.recipe.state()))
+        return dataclasses.replace(copy, step=step, state=file.copy_values(trainer.recipe.state()))
 
     def _save(self, trainer: TrainerProtocol, copy: _Copy | None, batch, *, step: int, **given: Any) -> Path | None:
         if copy is None:
@@ -180,10 +180,10 @@ class FlightRecorder(Callback):
             made_on=self._made_on,
             **given,
         )
-        path = capsule.path_of(trainer.folder, made)
+        path = capsule.choose_path(trainer.folder, made)
         try:
             made.save(path)
-            for old in capsule.in_folder(trainer.folder)[: -self.keep]:
+            for old in capsule.list_capsules(trainer.folder)[: -self.keep]:
                 old.unlink(missing_ok=True)
         except OSError as error:
             log.warning(f"{path} could not be written: {error.strerror or error}")
@@ -222,7 +222,7 @@ def unattended() -> Iterator[None]:
         sys.breakpointhook, pdb.set_trace = hook, set_trace
 
 
-def beside(trainer: TrainerProtocol, *, why: str, said: str) -> str | None:
+def write_capsule_beside(trainer: TrainerProtocol, *, why: str, said: str) -> str | None:
     """Writes a capsule of the running step while the run goes on; returns two lines on it, if there is one. For any thread."""
     recorder = find_recorder(trainer)
     path = recorder.write_beside(trainer, why=why, said=said) if recorder is not None else None
@@ -253,7 +253,7 @@ def find_recorder(trainer: TrainerProtocol) -> FlightRecorder | None:
     return found if found is not None and found.keep and trainer.replicas.chief else None
 
 
-def _of_training(trainer: TrainerProtocol, step: int) -> dict[str, np.ndarray] | None:
+def _training_batch(trainer: TrainerProtocol, step: int) -> dict[str, np.ndarray] | None:
     try:
         batch = trainer.data.batch(step + trainer.loader.skipped_count)
     except Exception:  # it may be what has failed
@@ -261,7 +261,7 @@ def _of_training(trainer: TrainerProtocol, step: int) -> dict[str, np.ndarray] |
     return {name: value.numpy() for name, value in batch.items()}
 
 
-def _of_evaluation(block: StackedBatches | None, number: int) -> dict[str, np.ndarray] | None:
+def _evaluation_batch(block: StackedBatches | None, number: int) -> dict[str, np.ndarray] | None:
     if block is None:
         return None
     found = np.argwhere(block.numbers.numpy() == number)

@@ -46,22 +46,22 @@ class Log(Callback):
         rates = _learning_rates(trainer, ends)
         taken = 0
         for n, end in enumerate(ends):
-            self._take(rows, taken, end - rows.first)
-            self._point(trainer, end, {tag: rate[n] for tag, rate in rates.items()})
+            self._add_steps(rows, taken, end - rows.first)
+            self._write_point(trainer, end, {tag: rate[n] for tag, rate in rates.items()})
             self._means = RunningMeans()
             taken = end - rows.first
-        self._take(rows, taken, len(rows.values))
+        self._add_steps(rows, taken, len(rows.values))
         if ends:
-            self._speed(trainer)
+            self._write_speed(trainer)
 
     def on_train_end(self, trainer):
         # The window of a run that was stopped goes on when it is resumed. So does that of a completed one that is made
         # longer, but nobody knows yet.
         if self._means.pairs and (trainer.status == "completed" or not trainer.state_is_consistent):
-            self._point(
+            self._write_point(
                 trainer, trainer.step, {tag: rate[0] for tag, rate in _learning_rates(trainer, [trainer.step]).items()}
             )
-            self._speed(trainer)
+            self._write_speed(trainer)
         self._events.flush()
 
     def state(self, trainer):
@@ -74,11 +74,11 @@ class Log(Callback):
     def on_rollback(self, trainer):
         self._events.rewind(trainer.step)
 
-    def _take(self, rows, start: int, stop: int) -> None:
+    def _add_steps(self, rows, start: int, stop: int) -> None:
         if start < stop:
-            self._means = self._means.plus_steps(rows.names, rows.values[start:stop])
+            self._means = self._means.add_steps(rows.names, rows.values[start:stop])
 
-    def _point(self, trainer, step: int, rates: Mapping[str, float]) -> None:
+    def _write_point(self, trainer, step: int, rates: Mapping[str, float]) -> None:
         means = self._means.means()
         families = {name: "optimizer" if name.split("/")[0] in _OF_OPTIMIZER else "train" for name in means}
         values = {f"{families[name]}/{name}": value for name, value in means.items()}
@@ -87,7 +87,7 @@ class Log(Callback):
             shown = [f"{name} {value:.4f}" for name, value in means.items() if families[name] == "train"]
             log.info(f"step {step}/{trainer.steps}: {', '.join(shown)}")
 
-    def _speed(self, trainer) -> None:
+    def _write_speed(self, trainer) -> None:
         clock, now = trainer.timer, trainer.timer.read()
         spent = now - self._read
         values = {"speed/compile_s": clock.seconds["compile"], "speed/traces": trainer.traces}

@@ -26,7 +26,7 @@ def roll_back(trainer: TrainerProtocol, error: NonFiniteError, *, every: int) ->
       error: what is not finite. It gets a note where the run cannot go on.
       every: steps between checkpoints; 0 where there are none by plan.
     """
-    trainer.replicas.of_each_worker([0.0])  # nobody reads before the chief has written
+    trainer.replicas.gather_from_workers([0.0])  # nobody reads before the chief has written
     newest = _newest(trainer, error, every)
     if newest is None:
         error.add_note("modetrain: nonfinite.policy=rollback found no checkpoint to go back to")

@@ -45,7 +45,7 @@ class Watchdog(Callback):
         self._now = now
         self._moved = now()
         self._beaten = (now(), 0)
-        self._told = False
+        self._reported = False
         self._over = threading.Event()
         self._blocked: TextIO | None = None
         self._thread: threading.Thread | None = None
@@ -57,7 +57,7 @@ class Watchdog(Callback):
         period = min((one for one in periods if one), default=0.0)
         if self._after:
             with contextlib.suppress(OSError):
-                self._blocked = open(_of_worker(trainer, _BLOCKED), "w")  # noqa: SIM115
+                self._blocked = open(_worker_file(trainer, _BLOCKED), "w")  # noqa: SIM115
         if period:
             self._thread = threading.Thread(
                 target=self._watch, args=(trainer, period), daemon=True, name="modetrain-watch"
@@ -65,7 +65,7 @@ class Watchdog(Callback):
             self._thread.start()
 
     def on_steps_end(self, trainer, rows):
-        self._moved, self._told = self._now(), False
+        self._moved, self._reported = self._now(), False
 
     def on_train_end(self, trainer):
         self._over.set()
@@ -75,7 +75,7 @@ class Watchdog(Callback):
         if self._blocked is not None:
             faulthandler.cancel_dump_traceback_later()
             self._blocked.close()
-            path = _of_worker(trainer, _BLOCKED)
+            path = _worker_file(trainer, _BLOCKED)
             with contextlib.suppress(OSError):
                 if not path.stat().st_size:
                     path.unlink()
@@ -86,9 +86,9 @@ class Watchdog(Callback):
             faulthandler.dump_traceback_later(self._after, file=self._blocked)  # anew: this thread runs
         if self._heartbeat and self._now() - self._beaten[0] >= self._heartbeat:
             self._beat(trainer)
-        if self._after and not self._told and self._now() - self._moved >= self._after:
-            self._told = True
-            self._tell(trainer)
+        if self._after and not self._reported and self._now() - self._moved >= self._after:
+            self._reported = True
+            self._report_stall(trainer)
 
     def _watch(self, trainer, period: float) -> None:
         self._beat(trainer)
@@ -112,12 +112,12 @@ class Watchdog(Callback):
             "since_progress_s": now - self._moved,
         }
         with contextlib.suppress(OSError):  # a reader sees that it is old; the run itself goes on
-            atomic.write_text(_of_worker(trainer, HEARTBEAT), json.dumps(beat) + "\n")
+            atomic.write_text(_worker_file(trainer, HEARTBEAT), json.dumps(beat) + "\n")
 
-    def _tell(self, trainer) -> None:
+    def _report_stall(self, trainer) -> None:
         seconds = self._now() - self._moved
         doing = trainer.timer.doing or trainer.callbacks.active or "between two calls"
-        path = _of_worker(trainer, f"stall-{time.strftime('%Y-%m-%d_%H-%M-%S')}.txt")
+        path = _worker_file(trainer, f"stall-{time.strftime('%Y-%m-%d_%H-%M-%S')}.txt")
         said = f"no progress for {seconds:.0f} s after step {trainer.step} of {trainer.steps}, doing: {doing}"
         if places := location.of_threads():
             said += f", at {' and '.join(map(str, places))}"
@@ -132,9 +132,11 @@ class Watchdog(Callback):
             log.warning(f"{said}; where each thread stands could not be written to {path} ({error.strerror})")
             return
         log.warning(f"{said}; where each thread stands: {path} (watchdog.after={self._after:g})")
-        if trainer.callbacks.active is None and (line := flight_recorder.beside(trainer, why="stall", said=said)):
+        if trainer.callbacks.active is None and (
+            line := flight_recorder.write_capsule_beside(trainer, why="stall", said=said)
+        ):
             log.info(f"  {line}")
 
 
-def _of_worker(trainer, name: str) -> Path:
-    return run_folder.of_worker(trainer.folder, name, trainer.replicas.worker)
+def _worker_file(trainer, name: str) -> Path:
+    return run_folder.worker_file(trainer.folder, name, trainer.replicas.worker)

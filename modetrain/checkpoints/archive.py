@@ -40,7 +40,7 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray], facts: Mapping[str, 
         for name, array in arrays.items()
     }
     header = json.dumps({**facts, "arrays": kinds}).encode()
-    sha = sha_of(arrays, header)
+    sha = compute_sha(arrays, header)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         _put(archive, _HEADER, np.frombuffer(header, np.uint8))
         _put(archive, _SHA, np.frombuffer(bytes.fromhex(sha), np.uint8))
@@ -65,10 +65,10 @@ def read(file: BinaryIO | Path) -> tuple[dict[str, Any], dict[str, np.ndarray], 
         header = json.loads(raw)
         arrays = {name: _read(archive, name, *kind) for name, kind in header["arrays"].items()}
         written = _get(archive, _SHA).tobytes().hex()
-    return header, arrays, sha_of(arrays, raw), written
+    return header, arrays, compute_sha(arrays, raw), written
 
 
-def sha_of(arrays: Mapping[str, np.ndarray], header: bytes = b"") -> str:
+def compute_sha(arrays: Mapping[str, np.ndarray], header: bytes = b"") -> str:
     """SHA-256 over a header and the names, dtypes, shapes and bytes of all arrays, in the order of their names."""
     sha = hashlib.sha256(header)
     for name in sorted(arrays):

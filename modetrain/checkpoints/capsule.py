@@ -89,7 +89,7 @@ def load(path: Path) -> Capsule:
     )
 
 
-def path_of(run_folder: Path, capsule: Capsule) -> Path:
+def choose_path(run_folder: Path, capsule: Capsule) -> Path:
     """Where a run keeps a capsule; a name that is not taken, with the step's number as messages have it."""
     step = f"after-step-{capsule.step}" if capsule.method == "eval_step" else f"step-{capsule.step + 1}"
     number = 1
@@ -100,6 +100,6 @@ def path_of(run_folder: Path, capsule: Capsule) -> Path:
         number += 1
 
 
-def in_folder(run_folder: Path) -> list[Path]:
+def list_capsules(run_folder: Path) -> list[Path]:
     """The capsules of a run, the oldest first."""
     return sorted((run_folder / FOLDER).glob("*.npz"), key=lambda path: path.stat().st_mtime_ns)

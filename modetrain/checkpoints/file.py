@@ -50,13 +50,13 @@ class CheckpointFile:
     meta: Mapping[str, Any]
 
 
-def steps_known(folder: Path) -> list[int]:
+def known_steps(folder: Path) -> list[int]:
     """Steps that a run folder has a checkpoint of, and those that it should have by its index, ascending."""
-    listed = (run_folder.step_of(Path(name)) for name in index_of(folder / run_folder.CHECKPOINTS))
+    listed = (run_folder.step_of(Path(name)) for name in read_index(folder / run_folder.CHECKPOINTS))
     return sorted({*run_folder.steps(folder), *(step for step in listed if step is not None)})
 
 
-def copied(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def copy_values(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The values of variables (anything with `.numpy()`) as they are now: what comes later does not change them."""
     return {name: np.asarray(variable.numpy()) for name, variable in state.items()}  # of which each is a copy
 
@@ -118,14 +118,14 @@ def save(path: Path, state: Mapping[str, Any], *, step: int, meta: Mapping[str, 
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-        on_disk(path.parent)
+        sync_to_disk(path.parent)
     except Exception:
         partial.unlink(missing_ok=True)  # where the disk is full it takes room that somebody needs
         raise
     return sha
 
 
-def on_disk(path: Path) -> None:
+def sync_to_disk(path: Path) -> None:
     """Returns when a file, or what a folder lists, would outlive a loss of power."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -143,7 +143,7 @@ def load(path: Path) -> CheckpointFile:
     try:
         header, arrays, sha, kept = archive.read(path)
     except FileNotFoundError:
-        listed = f" any more, though {INDEX} lists it" if path.name in index_of(path.parent) else ""
+        listed = f" any more, though {INDEX} lists it" if path.name in read_index(path.parent) else ""
         raise CheckpointError(f"there is no checkpoint {path}{listed}.") from None
     except Exception as error:  # what damage does to zipfile and NumPy has no common type
         raise CheckpointError(f"{path} is damaged or no checkpoint of modetrain: {str(error).rstrip('.')}.") from error
@@ -153,7 +153,7 @@ def load(path: Path) -> CheckpointFile:
         )
     if run_folder.step_of(path) not in (None, header["step"]):
         raise CheckpointError(f"{path} is another file under this name: it holds step {header['step']}.")
-    listed = index_of(path.parent).get(path.name, sha)
+    listed = read_index(path.parent).get(path.name, sha)
     if listed != sha:
         raise CheckpointError(
             f"{path} is another file under this name: SHA-256 {sha[:12]}... instead of {listed[:12]}... in {INDEX}."
@@ -195,7 +195,7 @@ def misfit(saved: np.ndarray | None, variable: Any) -> str | None:
 
 def digest(state: Mapping[str, Any]) -> str:
     """SHA-256 over the names, dtypes, shapes and bytes of all variables, in the order of their names."""
-    return archive.sha_of({name: np.asarray(variable.numpy()) for name, variable in state.items()})
+    return archive.compute_sha({name: np.asarray(variable.numpy()) for name, variable in state.items()})
 
 
 def _dtype_of(variable: Any) -> str:
@@ -213,7 +213,7 @@ def _dtype_of(variable: Any) -> str:
 # --- the index -------------------------------------------------------------------------------------------------------
 
 
-def index_of(folder: Path) -> dict[str, str]:
+def read_index(folder: Path) -> dict[str, str]:
     """SHA-256 by file name, of a folder of checkpoints; empty where there is no index that can be read."""
     try:
         found = json.loads((folder / INDEX).read_text())
@@ -222,15 +222,15 @@ def index_of(folder: Path) -> dict[str, str]:
     return {name: sha for name, sha in found.items() if isinstance(sha, str)} if isinstance(found, dict) else {}
 
 
-def problem_of_index(folder: Path) -> str | None:
+def check_index(folder: Path) -> str | None:
     """Why an index does not tell whether a file was exchanged, in words; None for one that does."""
     file = folder / INDEX
     if not file.exists():
         return f"{file} is missing"
-    return None if index_of(folder) else f"{file} cannot be read"
+    return None if read_index(folder) else f"{file} cannot be read"
 
 
-def leave_out(folder: Path, index: dict[str, str], names: Sequence[str]) -> None:
+def remove_from_index(folder: Path, index: dict[str, str], names: Sequence[str]) -> None:
     """Takes files out of the index before they go, or get other content: a crash in between must not make them wrong."""
     if any(index.pop(name, None) for name in names):
         write_index(folder, index)

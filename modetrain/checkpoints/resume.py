@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modetrain.checkpoints import file
 from modetrain.errors import ConfigError
 from modetrain.files import run_folder
-from modetrain.files.quoting import typed_path
+from modetrain.files.quoting import shell_path_override
 from modetrain.keys import affects
 from modetrain.settings import Settings
 
@@ -62,7 +62,7 @@ def place(settings: Settings, say: Callable[[str], None]) -> ResumePoint:
 def _place(settings: Settings, say: Callable[[str], None]) -> ResumePoint:
     if settings.resume is None:
         what = settings.mode.name if settings.do != "compare" else "compare"
-        folder = settings.run_dir or run_folder.new(run_folder.RUNS, settings.recipe_name, what)
+        folder = settings.run_dir or run_folder.create(run_folder.RUNS, settings.recipe_name, what)
         folder.mkdir(parents=True, exist_ok=True)
         return ResumePoint(folder=folder)
     # `latest` without a run folder was resolved to one when the configuration was checked.
@@ -73,10 +73,10 @@ def _place(settings: Settings, say: Callable[[str], None]) -> ResumePoint:
         found, owner = (owner,), owner.parent.parent
     else:
         # One that the index lists and somebody has taken away is missed, and the one before is used.
-        found = tuple(run_folder.checkpoint(owner, step) for step in reversed(file.steps_known(owner)))
+        found = tuple(run_folder.checkpoint(owner, step) for step in reversed(file.known_steps(owner)))
     folder = settings.run_dir or owner
     if settings.do != "train" and folder == owner:  # the record of the training stays as it is
-        folder = run_folder.new(owner, settings.do, settings.mode.name)
+        folder = run_folder.create(owner, settings.do, settings.mode.name)
     folder.mkdir(parents=True, exist_ok=True)
     if not found:
         say(f"resume={settings.resume}: {owner} holds no checkpoint yet; this run starts at step 0")
@@ -113,14 +113,16 @@ def restore(
             found = file.load(path)
         except file.CheckpointError as error:
             if path == where.checkpoints[-1]:
-                raise file.CheckpointError(f"{error}{_what_is_left(where, settings)}") from error
+                raise file.CheckpointError(f"{error}{_suggest(where, settings)}") from error
             say(f"WARNING: {error} Going on from the checkpoint before it.")
             continue
         if facts is not None and settings.do == "train":
             check_facts(found, facts, f"resume={settings.resume}")
-        if problem := file.problem_of_index(path.parent):
+        if problem := file.check_index(path.parent):
             say(f"WARNING: {problem}: whether a whole file is that of another step or run is not found out this time")
-        changes = [f"  differs from the run it resumes: {line}" for line in _changes(found, settings, made_of or {})]
+        changes = [
+            f"  differs from the run it resumes: {line}" for line in _find_changes(found, settings, made_of or {})
+        ]
         try:
             file.restore(found, recipe.state(), path)
         except file.CheckpointError as error:  # which setting it was is in this list, if in any
@@ -132,30 +134,30 @@ def restore(
     return None
 
 
-def _what_is_left(where: ResumePoint, settings: Settings) -> str:
+def _suggest(where: ResumePoint, settings: Settings) -> str:
     """What can be typed where no checkpoint is whole."""
     folder = where.checkpoints[-1].parent
     run = folder.parent
     if settings.resume is not None and settings.resume.endswith(".npz"):
         there = [step for step in run_folder.steps(run) if run_folder.checkpoint(run, step) != where.checkpoints[-1]]
-        return f" Type {typed_path('resume', run)} to go on from the newest whole one in it." if there else ""
+        return f" Type {shell_path_override('resume', run)} to go on from the newest whole one in it." if there else ""
     count, best = len(where.checkpoints), run_folder.best(run)
     none = f"None of the {count} checkpoints in {folder} is" if count > 1 else f"No other checkpoint in {folder} is"
-    new = f"{typed_path('run_dir', f'{run}-2')} without resume= for a new run"
+    new = f"{shell_path_override('run_dir', f'{run}-2')} without resume= for a new run"
     other = new if settings.do == "train" else "resume= with another run"
     try:
         step = file.load(best).step
     except file.CheckpointError:
         return f"\n{none} left whole. Type {other}."
-    go_on = f"Type {typed_path('resume', best)} to go on from it"
+    go_on = f"Type {shell_path_override('resume', best)} to go on from it"
     return f"\n{none} left whole; {best.name}, of step {step}, is whole. {go_on}, or {other}."
 
 
-def _changes(found: file.CheckpointFile, settings: Settings, made_of: Mapping[str, Any]) -> list[str]:
+def _find_changes(found: file.CheckpointFile, settings: Settings, made_of: Mapping[str, Any]) -> list[str]:
     before = found.meta.get("fingerprint", {})
     others = [name for name, now in made_of.items() if before.get(name, now) != now]
     return [
-        *differences(found.meta.get("config", {}), settings.resolved),
+        *find_differences(found.meta.get("config", {}), settings.resolved),
         *(f"{name}: {before[name]} -> {made_of[name]}" for name in others),
     ]
 
@@ -175,19 +177,19 @@ def check_facts(found: file.CheckpointFile, facts: Mapping[str, Any], given: str
             )
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def find_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What changes the trajectory between two configs: `key: old -> new`, one a line."""
-    before, after = ({key: value for key, value in flat(one).items() if value != {}} for one in (old, new))
+    before, after = ({key: value for key, value in flatten(one).items() if value != {}} for one in (old, new))
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in changed if "numbers" in affects(key)]
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """A config's values by their keys: `{"optimizer.learning_rate": 0.001, ...}`."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
+            found |= flatten(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found

@@ -35,10 +35,10 @@ def start(recipe: Recipe, settings: InitFromSettings, say: Callable[[str], None]
     """
     if settings.path is None:
         return []
-    path = _file(Path(settings.path))
+    path = _find_file(Path(settings.path))
     found = file.load(path)
     state = recipe.state()
-    chosen = _chosen(recipe, state, settings)
+    chosen = _select_variables(recipe, state, settings)
     taken, skipped = [], {}
     for name, variable in chosen.items():
         saved = found.arrays.get(name)
@@ -50,31 +50,31 @@ def start(recipe: Recipe, settings: InitFromSettings, say: Callable[[str], None]
             skipped[name] = why
     if not taken:
         raise ConfigError(
-            f"init_from.path={path}: no variable could be taken. This run asks for {_some(list(chosen))}; the checkpoint has "
-            f"{_some(list(found.arrays))}. Type init_from.include=[PATTERN] with names that both have."
+            f"init_from.path={path}: no variable could be taken. This run asks for {_format_names(list(chosen))}; the checkpoint has "
+            f"{_format_names(list(found.arrays))}. Type init_from.include=[PATTERN] with names that both have."
         )
     for optimizer in recipe.optimizers().values():  # averages begin at the weights, unless they were asked for
         for average, variable in zip(optimizer.averages, optimizer.trainable, strict=False):
             if not any(state[name] is average for name in taken):
                 average.assign(variable)
-    say(f"init_from: {len(taken)} variables taken from {path} (step {found.step}): {_some(taken)}")
+    say(f"init_from: {len(taken)} variables taken from {path} (step {found.step}): {_format_names(taken)}")
     for name, why in list(skipped.items())[:_MOST_LINES]:
         say(f"  not taken: {name}: {why}")
     if len(skipped) > _MOST_LINES:
         say(f"  not taken: and {len(skipped) - _MOST_LINES} more")
     missed = {name: chosen[name] for name in skipped}
-    if moved := _moved(recipe, missed, {n: a for n, a in found.arrays.items() if n not in taken}, settings):
+    if moved := _find_moved(recipe, missed, {n: a for n, a in found.arrays.items() if n not in taken}, settings):
         lost, unused = moved
         say(
-            f"WARNING: init_from: {len(lost)} variables of this run were not taken: {_some(lost)}. The checkpoint has "
-            f"{len(unused)} of the same shapes that were not used: {_some(unused)}. Layers that have moved have other "
+            f"WARNING: init_from: {len(lost)} variables of this run were not taken: {_format_names(lost)}. The checkpoint has "
+            f"{len(unused)} of the same shapes that were not used: {_format_names(unused)}. Layers that have moved have other "
             "names, and those of the same name may be others too. Type init_from.include=[PATTERN] to take only those that "
             "stand where they stood, or build the model with the layers of that run."
         )
     return taken
 
 
-def _moved(
+def _find_moved(
     recipe: Recipe, missed: Mapping[str, Any], left: Mapping[str, Any], settings: InitFromSettings
 ) -> tuple[list[str], list[str]] | None:
     """Variables that were not taken, and values of their shapes in the checkpoint that no variable was given."""
@@ -85,7 +85,7 @@ def _moved(
     return (lost, unused) if lost else None
 
 
-def _file(path: Path) -> Path:
+def _find_file(path: Path) -> Path:
     if path.suffix == ".npz":
         return path
     newest = run_folder.newest(path)
@@ -97,7 +97,7 @@ def _file(path: Path) -> Path:
     return newest
 
 
-def _chosen(recipe: Recipe, state: Mapping[str, Any], settings: InitFromSettings) -> dict[str, Any]:
+def _select_variables(recipe: Recipe, state: Mapping[str, Any], settings: InitFromSettings) -> dict[str, Any]:
     own = {id(v) for optimizer in recipe.optimizers().values() for v in optimizer.variables}
     plain = [name for name, v in state.items() if id(v) not in own and v.name != "seed_generator_state"]
     names = plain if settings.include is None else list(state)
@@ -106,7 +106,7 @@ def _chosen(recipe: Recipe, state: Mapping[str, Any], settings: InitFromSettings
             if not fnmatch.filter(state, pattern):
                 raise ConfigError(
                     f"init_from.{key}={pattern}: no variable of this run has such a name.{did_you_mean(pattern, state)} "
-                    f"There are {_some(list(state))}."
+                    f"There are {_format_names(list(state))}."
                 )
     included = [n for n in names if settings.include is None or _matches(n, settings.include)]
     return {name: state[name] for name in included if not _matches(name, settings.exclude or ())}
@@ -116,5 +116,5 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _some(names: list[str]) -> str:
+def _format_names(names: list[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -21,7 +21,11 @@ from modetrain.mode import Mode
 
 # The port of Kubernetes workers; TensorFlow's own examples use it.
 PORT = 2222
-TELLS = {"TF_CONFIG": "TF_CONFIG says", "slurm": "Slurm's variables say", "kubernetes": "the pod's variables say"}
+ORIGIN_TEXTS = {
+    "TF_CONFIG": "TF_CONFIG says",
+    "slurm": "Slurm's variables say",
+    "kubernetes": "the pod's variables say",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

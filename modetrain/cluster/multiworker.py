@@ -16,7 +16,7 @@ from pathlib import Path
 
 from modetrain.checkpoints import resume
 from modetrain.cluster import protocol
-from modetrain.cluster.environment import TELLS, check, from_environment
+from modetrain.cluster.environment import ORIGIN_TEXTS, check, from_environment
 from modetrain.cluster.launcher.launch import Again, Restart, launch
 from modetrain.cluster.launcher.supervisor import Limits
 from modetrain.config import arguments, overrides
@@ -60,7 +60,7 @@ def start(settings: Settings, line: CommandLine, cwd: Path) -> int | None:
         # Either may be a leftover: of a shell where a cluster was tried, or of the command for one machine.
         here = f"To start {wanted} workers on this machine {_LEAVE[cluster.origin]}; to be that worker leave mode.workers out."
         raise ConfigError(
-            f"mode.workers={wanted}: {TELLS[cluster.origin]} that this process is worker {cluster.index} of {count} "
+            f"mode.workers={wanted}: {ORIGIN_TEXTS[cluster.origin]} that this process is worker {cluster.index} of {count} "
             f"({', '.join(cluster.workers[:4])}{', ...' if count > 4 else ''}), and such a worker starts none. {here}"
         )
     if settings.run_dir is None and count > 1:
@@ -116,7 +116,7 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
             command=command(count, begin), workers=count, begin=f"resume={begin}: no later checkpoint is there yet"
         )
 
-    print(f"modetrain: {workers} workers on this machine -> {paths.shown(where.folder, cwd)}", flush=True)
+    print(f"modetrain: {workers} workers on this machine -> {paths.format_path(where.folder, cwd)}", flush=True)
     outcome = launch(
         command(workers, begin),
         workers=workers,
@@ -131,10 +131,10 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
     if outcome.cause is not None:
         changes |= {"status": "failed", "error": outcome.cause}
         # Of whichever worker; what another wrote there is that it lost this one.
-        logs = paths.shown(where.folder / run_folder.WORKERS, cwd)
+        logs = paths.format_path(where.folder / run_folder.WORKERS, cwd)
         with contextlib.suppress(OSError):
             (where.folder / run_folder.ERROR).write_text(
                 outcome.traceback or f"{outcome.cause}\nAll that was printed: {logs}\n"
             )
-    run_json.amend(where.folder, changes)
+    run_json.update(where.folder, changes)
     return outcome.code

@@ -67,7 +67,7 @@ class Report:
     traceback: str
     code: int = 1
     headline: str = ""
-    told: str = ""
+    text: str = ""
 
     @property
     def line(self) -> str:
@@ -103,7 +103,7 @@ def announce_ready(environ: Mapping[str, str]) -> None:
 
 
 def announce_failure(
-    error: BaseException, environ: Mapping[str, str], *, code: int | None = None, headline: str = "", told: str = ""
+    error: BaseException, environ: Mapping[str, str], *, code: int | None = None, headline: str = "", text: str = ""
 ) -> Report | None:
     """Tells the launcher what ended this worker. Never raises, because the error matters more.
 
@@ -111,7 +111,7 @@ def announce_failure(
       error: that.
       environ: this process's.
       code: see `Report`; 2 for a `ConfigError` and 1 for others by default.
-      headline, told: see `Report`.
+      headline, text: see `Report`.
 
     Returns:
       What was announced, which is the first error if there are several; None in a process that nobody launched.
@@ -128,7 +128,7 @@ def announce_failure(
         traceback="".join(traceback.format_exception(error)),
         code=code if code is not None else 2 if isinstance(error, ConfigError) else 1,
         headline=headline,
-        told=told,
+        text=text,
     )
     written = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **dataclasses.asdict(report)}
     with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
 """Workers wait for each other before TensorFlow does: who does not come is named in time, and signals end the waiting.
 
-    with joined(os.environ, within=120):
+    with join_workers(os.environ, within=120):
         strategy = tf.distribute.MultiWorkerMirroredStrategy(...)
 
 TensorFlow waits for ever. It holds Python's lock meanwhile, so that neither a handler nor a thread of Python's runs, and takes
@@ -35,7 +35,7 @@ class NotJoinedError(Exception):
 
 
 @contextlib.contextmanager
-def joined(environ: Mapping[str, str], *, within: float) -> Iterator[None]:
+def join_workers(environ: Mapping[str, str], *, within: float) -> Iterator[None]:
     """Enters once all workers are there; within, TensorFlow may join them. Must be entered in the main thread.
 
     Args:
@@ -52,7 +52,7 @@ def joined(environ: Mapping[str, str], *, within: float) -> Iterator[None]:
         return
     protocol.announce_waiting(environ)
     alone = cluster.origin != "local"
-    with _ended_by_signals():
+    with _die_by_signals():
         _wait_for_all(cluster, within if alone else math.inf)
         if alone:  # a timer of C's, for a peer that is lost from now on
             faulthandler.dump_traceback_later(max(within, 2 * _SAID_AFTER), exit=True, file=sys.stderr)
@@ -64,7 +64,7 @@ def joined(environ: Mapping[str, str], *, within: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def _die_by_signals() -> Iterator[None]:
     """Within this Ctrl-C and SIGTERM end the process at once: there is nothing to save yet."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
@@ -82,7 +82,7 @@ def _wait_for_all(cluster: Cluster, within: float) -> None:
     began = time.monotonic()
     told_at, told = began, ""
     missing = {number: "" for number in range(len(cluster.workers)) if number != cluster.index}
-    with _answering(cluster):
+    with _answer_peers(cluster):
         while True:
             for number in tuple(missing):
                 if time.monotonic() - began >= within:
@@ -97,10 +97,10 @@ def _wait_for_all(cluster: Cluster, within: float) -> None:
             now = time.monotonic()
             if now - began >= within:
                 raise NotJoinedError(
-                    f"worker {cluster.index} has waited {within:g} s for {_named(cluster, missing)}. Start what is missing, see "
+                    f"worker {cluster.index} has waited {within:g} s for {_format_workers(cluster, missing)}. Start what is missing, see "
                     "in its output why it does not come, or type mode.startup_timeout= with more seconds."
                 )
-            line = f"worker {cluster.index} waits for {_named(cluster, missing)}"
+            line = f"worker {cluster.index} waits for {_format_workers(cluster, missing)}"
             if now - told_at >= _SAID_AFTER and line != told:
                 told_at, told = now, line
                 limit = f"; at most {within:g} s (mode.startup_timeout)" if within < math.inf else ""
@@ -109,7 +109,7 @@ def _wait_for_all(cluster: Cluster, within: float) -> None:
 
 
 @contextlib.contextmanager
-def _answering(cluster: Cluster) -> Iterator[None]:
+def _answer_peers(cluster: Cluster) -> Iterator[None]:
     """Within this, this worker answers whoever connects to its address."""
     address = cluster.workers[cluster.index]
     port = int(address.rpartition(":")[2])
@@ -159,7 +159,7 @@ def _problem(address: str) -> str | None:
         return os.strerror(error.errno) if error.errno else str(error)
 
 
-def _named(cluster: Cluster, missing: Mapping[int, str]) -> str:
+def _format_workers(cluster: Cluster, missing: Mapping[int, str]) -> str:
     named = [
         f"worker {number} at {cluster.workers[number]}" + (f" ({problem})" if problem else "")
         for number, problem in missing.items()

@@ -67,8 +67,8 @@ def step(environ: Mapping[str, str], *, port: int | None = None) -> Step | None:
             f"{tasks_name}={tasks_text} adds up to {sum(tasks)} tasks, SLURM_STEP_NUM_TASKS={count}: the two must agree. "
             "Start the workers with srun, which sets both for the step"
         )
-    places = list(_places(tasks, _chunk(environ)))
-    _check_own_place(environ, rank, places)
+    places = list(_place_tasks(tasks, _chunk(environ)))
+    _check_own_node(environ, rank, places)
     first = _first_port(environ) if port is None else port
     if first + max(tasks) > 65536:
         raise ConfigError(
@@ -113,7 +113,7 @@ def expand_tasks(text: str, name: str = "SLURM_STEP_TASKS_PER_NODE") -> list[int
     return tasks
 
 
-def _places(tasks: Sequence[int], chunk: int) -> Iterator[tuple[int, int]]:
+def _place_tasks(tasks: Sequence[int], chunk: int) -> Iterator[tuple[int, int]]:
     """For each rank its node and which of that node's tasks it is, when nodes are given `chunk` tasks in turn."""
     placed = [0] * len(tasks)
     while sum(placed) < sum(tasks):
@@ -139,7 +139,7 @@ def _chunk(environ: Mapping[str, str]) -> int:
     )
 
 
-def _check_own_place(environ: Mapping[str, str], rank: int, places: Sequence[tuple[int, int]]) -> None:
+def _check_own_node(environ: Mapping[str, str], rank: int, places: Sequence[tuple[int, int]]) -> None:
     """Compares what was computed with what Slurm tells this task alone: wrong addresses would only time out."""
     for name, computed in zip(("SLURM_NODEID", "SLURM_LOCALID"), places[rank], strict=True):
         if name in environ and _number(environ, name) != computed:

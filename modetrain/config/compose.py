@@ -18,7 +18,7 @@ from modetrain.config import suggest
 from modetrain.config.files import ConfigFile, explain, find, read, used
 from modetrain.config.overrides import MAY_BE_LEFT_OUT, for_hydra, groups, line
 from modetrain.errors import ConfigError
-from modetrain.files.paths import options
+from modetrain.files.paths import find_options
 from modetrain.keys import KEYS, MISSING, defaults, leaves
 from modetrain.schema import text
 
@@ -196,7 +196,7 @@ def _search_path() -> Any:
 
 
 def _no_recipe(folders: Sequence[Path]) -> ConfigError:
-    names = ", ".join(f"recipe={name}" for name in options("recipe", folders))
+    names = ", ".join(f"recipe={name}" for name in find_options("recipe", folders))
     return ConfigError(f"recipe= is missing: there is nothing to train. Type one of {names}.")
 
 

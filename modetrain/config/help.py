@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from modetrain.config.arguments import FLAGS
-from modetrain.files.paths import describe, options
+from modetrain.files.paths import describe, find_options
 from modetrain.keys import KEYS
 from modetrain.schema import Value
 
@@ -55,7 +55,7 @@ def text(folders: Sequence[Path], width: int | None = None) -> str:
     columns = min(width or shutil.get_terminal_size((100, 24)).columns, 120)
     lines = [*textwrap.wrap(ABOUT, columns), "", "Usage: python -m modetrain [FLAGS] recipe=NAME [key=value ...]"]
     for group, title in GROUPS:
-        rows = [(f"{group}={name}", describe(file)) for name, file in options(group, folders).items()]
+        rows = [(f"{group}={name}", describe(file)) for name, file in find_options(group, folders).items()]
         lines += ["", f"{title}:", *_table(rows, columns)]
     common = [(f"{key}=", _about(entry)) for key, entry in KEYS.items() if entry.key.common]
     lines += ["", "Common keys (--cfg job prints all of them, with their values):", *_table(common, columns)]

@@ -75,7 +75,7 @@ def _escaped(value: Any) -> Any:
         return {key: _escaped(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_escaped(one) for one in value]
-    return quoting.escaped(value) if isinstance(value, str) else value
+    return quoting.escape(value) if isinstance(value, str) else value
 
 
 def _raise(problems: Iterable[str]) -> None:
@@ -192,7 +192,7 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
         given["resume"] = "latest"
         if given["run_dir"] is None:
             where = (str(choices["recipe"]), given["mode"].name)
-            given["run_dir"] = run_folder.latest(cwd / run_folder.RUNS, *where)
+            given["run_dir"] = run_folder.find_latest(cwd / run_folder.RUNS, *where)
     callbacks = config.get("callbacks") or {}
     return Settings(
         **given,
@@ -214,7 +214,7 @@ def _converted(entry: Any, value: Any, cwd: Path) -> Any:
     if entry.key.duration and value is not None:
         return seconds(value) or 0.0
     if entry.key.path and value is not None:
-        return str(paths.expanded(value, cwd))
+        return str(paths.expand(value, cwd))
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -15,7 +15,7 @@ from modetrain.config import suggest
 from modetrain.config.arguments import ROOT
 from modetrain.errors import ConfigError, closest
 from modetrain.files import quoting
-from modetrain.files.paths import GROUPS, options
+from modetrain.files.paths import GROUPS, find_options
 from modetrain.files.quoting import key_of
 from modetrain.keys import KEYS
 from modetrain.schema import text
@@ -72,10 +72,10 @@ def parse(arguments: Sequence[str], folders: Sequence[Path], *, sweep: bool = Fa
                     f"one of them, for example {argument}."
                 )
         if override.is_sweep_override() and not sweep:
-            quoted = f", or {quoting.in_shell(_quoted(argument))} if it is one value."
+            quoted = f", or {quoting.quote_word(_quoted(argument))} if it is one value."
             one = "." if override.key_or_group in groups(folders) else quoted
             raise ConfigError(
-                f"{argument}: several values for one key, which is a run for each. Type -m {quoting.in_shell(argument)} for "
+                f"{argument}: several values for one key, which is a run for each. Type -m {quoting.quote_word(argument)} for "
                 f"one run after the other{one}"
             )
         if not override.is_sweep_override():
@@ -147,7 +147,7 @@ class _Options:
         self.folders = folders
 
     def get_group_options(self, group_name: str, results_filter: object = None) -> list[str]:
-        return list(options(group_name, self.folders))
+        return list(find_options(group_name, self.folders))
 
 
 def for_hydra(override: Override) -> str:
@@ -193,7 +193,7 @@ def _check_word(argument: str, after: str | None, folders: Sequence[Path], sweep
         return
     word = argument.strip()
     if word in groups(folders):
-        names = options(word, folders)
+        names = find_options(word, folders)
         value: Any = after if after in names else next(iter(names), "NAME")
         raise ConfigError(
             f"{argument}: which {word} is not said; there is {', '.join(names)}. Type {word}={value}, without spaces "
@@ -202,7 +202,7 @@ def _check_word(argument: str, after: str | None, folders: Sequence[Path], sweep
     if word in KEYS:
         value = after if after is not None and "=" not in after else text(KEYS[word].example)
         raise ConfigError(f"{argument}: a value is needed. Type {word}={value}, without spaces around the =.")
-    known = {name: f"{group}={name}" for group in reversed(GROUPS) for name in options(group, folders)}
+    known = {name: f"{group}={name}" for group in reversed(GROUPS) for name in find_options(group, folders)}
     near = closest(word, known)
     hint = f"Did you mean {known[near]}?" if near else "Type for example recipe=mnist; --help lists what there is."
     raise ConfigError(f"{argument!r}: expected key=value or a flag. {hint}")
@@ -213,7 +213,7 @@ def _malformed(argument: str, error: Exception, parser: OverridesParser) -> Conf
     reason = (str(error).strip().splitlines() or ["a value is needed"])[0].partition(" expecting ")[0]
     try:
         parser.parse_override(_quoted(argument))
-        fix = f"If the value is meant as it stands, quote it: {quoting.in_shell(_quoted(argument))}."
+        fix = f"If the value is meant as it stands, quote it: {quoting.quote_word(_quoted(argument))}."
     except Exception:  # then it is the key that is wrong
         fix = suggest.sentence(key_of(argument), value=argument.partition("=")[2])
     return ConfigError(f"{argument}: not key=value in Hydra's grammar ({reason}). {fix}")
@@ -226,7 +226,7 @@ def _check_group(override: Override, folders: Sequence[Path]) -> None:
         raise ConfigError(f"{typed}: modetrain's groups have one place each. Type {group}={value}, without the @.")
     if group not in groups(folders) or isinstance(value, dict):
         return
-    names = options(group, folders)
+    names = find_options(group, folders)
     listed = f"{group} is one of {', '.join(names)}." if names else f"No folder has a {group}/ with files in it."
     if override.is_delete() or (value is None and not override.is_add()):
         if group in GROUPS and group not in MAY_BE_LEFT_OUT:

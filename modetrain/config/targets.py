@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from modetrain.errors import ConfigError, closest
-from modetrain.files.paths import recipes_dirs, shown
+from modetrain.files.paths import format_path, recipes_dirs
 from modetrain.keys import FREE, MISSING
 from modetrain.schema import REQUIRED, Key, Value, text
 from modetrain.settings import CALLBACKS
@@ -84,7 +84,7 @@ def find(target: Any) -> Any:
         hint = f"Did you mean {near}.{parts[-1]}?" if near else "Type one of them followed by a class of it."
         missing = ".".join(parts[:-1])
         raise LookupError(f"there is no module {missing}; there is {', '.join(names) or 'none'}. {hint}")
-    file = shown(Path(getattr(module, "__file__", None) or module.__name__), Path.cwd())
+    file = format_path(Path(getattr(module, "__file__", None) or module.__name__), Path.cwd())
     defined = [f"{module.__name__}.{name}" for name, value in vars(module).items() if _is_of(value, module.__name__)]
     if end == len(parts):
         raise LookupError(f"that is a module, not a class or function. Type one of {', '.join(defined)}.")
@@ -113,7 +113,7 @@ def _import(name: str) -> Any:
             return None
         raise
     except SyntaxError as error:
-        file = shown(Path(error.filename or name), Path.cwd())
+        file = format_path(Path(error.filename or name), Path.cwd())
         raise ConfigError(f"{file}:{error.lineno}: not Python: {error.msg}. Fix that line, then try again.") from None
 
 

@@ -39,14 +39,14 @@ class Data:
       settings: see `DataSettings`.
       seed: the run's seed.
       prepare: `Recipe.prepare`.
-      cut: how a training batch is cut.
+      sharding: how a training batch is cut.
       debug: prepare batches in this thread, one at a time and only when they are needed, so that a breakpoint in
         `prepare` stops on the values of the batch that the next step gets.
 
     Attributes:
       source: as given.
       settings: as given.
-      cut: as given.
+      sharding: as given.
 
     Raises:
       ConfigError: a batch cannot be cut into equal shares, or there are too few examples for one or for `overfit`.
@@ -59,17 +59,17 @@ class Data:
         *,
         seed: int,
         prepare: Prepare | None = None,
-        cut: BatchSharding | None = None,
+        sharding: BatchSharding | None = None,
         debug: bool = False,
     ):
         self.source = source
         self.settings = settings
-        self.cut = cut or BatchSharding()
+        self.sharding = sharding or BatchSharding()
         self._seed = seed
         self._prepare = prepare
         self._debug = debug
         self._train_size = _size(source.train)
-        self._check_cut()
+        self._check_sharding()
         self._check_size()
         if self._overfit_examples > self._train_size:
             most = self._train_size // settings.batch_size
@@ -112,7 +112,7 @@ class Data:
         if not all(value.shape.is_fully_defined() for value in batch.values()):
             batch = self.batch(0)
         size = sum(int(np.prod(t.shape.as_list())) * t.dtype.size for t in batch.values())
-        size = size * self.cut.local // self.cut.replicas
+        size = size * self.sharding.local // self.sharding.replicas
         return int(np.clip(_BLOCK_BYTES // max(size, 1), 1, _MOST_STEPS))
 
     def train_blocks(self, first: int, length: int, *, skipped: int = 0) -> Iterator[StackedBatches]:
@@ -124,7 +124,7 @@ class Data:
           skipped: so many batches were left out before: step `n` gets batch `n + skipped`.
         """
         for arrays in self._train_arrays(first + skipped, length):
-            yield StackedBatches.from_shards(arrays, first, self.cut)
+            yield StackedBatches.from_shards(arrays, first, self.sharding)
             first += length
 
     def eval_blocks(self, length: int) -> Iterator[StackedBatches]:
@@ -134,44 +134,44 @@ class Data:
         """
         size, batch_size = self.eval_examples, self._eval_batch_size
         full, rest = divmod(size, batch_size)
-        count, first, local = self.cut.replicas, self.cut.first, self.cut.local
+        count, first, local = self.sharding.replicas, self.sharding.first, self.sharding.local
         rounds = -(-full // count)  # in a round every replica evaluates a batch
         length = max(1, min(length, rounds))
 
-        def prepared(index, examples):
+        def prepare(index, examples):
             if self.settings.overfit:
                 return self._train_batch(index)
             positions = index * batch_size + tf.range(examples, dtype=tf.int64)
-            return self._prepared(self._gather(self._eval, positions), index, training=False)
+            return self._prepare_batch(self._gather(self._eval, positions), index, training=False)
 
-        def of_round(number, prepared=prepared):
+        def make_round(number, prepare=prepare):
             # A block is filled up beyond the last full batch, with examples that are not counted.
-            batches = [prepared(tf.minimum(number * count + first + i, full - 1), batch_size) for i in range(local)]
+            batches = [prepare(tf.minimum(number * count + first + i, full - 1), batch_size) for i in range(local)]
             return {name: tf.stack([batch[name] for batch in batches])[tf.newaxis] for name in batches[0]}
 
-        def in_python():
+        def iter_in_python():
             last: dict[int, dict[str, tf.Tensor]] = {}
 
             def once(index, examples):  # what fills a block up is not prepared again
                 if int(index) not in last:
                     last.clear()
-                    last[int(index)] = prepared(index, examples)
+                    last[int(index)] = prepare(index, examples)
                 return last[int(index)]
 
             for start in range(0, rounds, length):
-                batches = [of_round(tf.constant(start + n, tf.int64), once) for n in range(length)]
+                batches = [make_round(tf.constant(start + n, tf.int64), once) for n in range(length)]
                 yield {name: tf.stack([batch[name] for batch in batches]) for name in batches[0]}
 
-        def in_pipeline():
+        def iter_in_pipeline():
             return (
                 tf.data.Dataset.range(-(-rounds // length) * length)
-                .map(of_round, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+                .map(make_round, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
                 .batch(length, drop_remainder=True)
                 .prefetch(2)
             )
 
         if full:
-            for number, arrays in enumerate(in_python() if self._debug else in_pipeline()):
+            for number, arrays in enumerate(iter_in_python() if self._debug else iter_in_pipeline()):
                 here = (
                     np.arange(number * length, (number + 1) * length)[:, np.newaxis] * count + np.arange(local) + first
                 )
@@ -183,7 +183,7 @@ class Data:
                     counted=here < full,
                 )
         if rest:  # every replica evaluates it, and the first one's result is counted
-            arrays = prepared(tf.constant(full, tf.int64), rest)
+            arrays = prepare(tf.constant(full, tf.int64), rest)
             yield StackedBatches(
                 first=full,
                 length=1,
@@ -194,18 +194,18 @@ class Data:
 
     # --- private ----------------------------------------------------------------------------------------------------
 
-    def _check_cut(self) -> None:
-        size, parts, replicas = self.settings.batch_size, self.cut.parts, self.cut.replicas
+    def _check_sharding(self) -> None:
+        size, parts, replicas = self.settings.batch_size, self.sharding.parts, self.sharding.replicas
         if size % (parts * replicas):
-            cuts = f"{replicas} replicas" + (f" and optimizer.accumulate={parts}" if parts > 1 else "")
+            over = f"{replicas} replicas" + (f" and optimizer.accumulate={parts}" if parts > 1 else "")
             nearest = nearest_multiple(size, parts * replicas)
             raise ConfigError(
-                f"data.batch_size={size} over {cuts}: every replica gets an equal share of the batch, and "
+                f"data.batch_size={size} over {over}: every replica gets an equal share of the batch, and "
                 f"{parts * replicas} does not divide {size}. Type data.batch_size={nearest}."
             )
 
     def _check_size(self) -> None:
-        given, shares = self.settings.batch_size, self.cut.parts * self.cut.replicas
+        given, shares = self.settings.batch_size, self.sharding.parts * self.sharding.replicas
         if given <= self._train_size or self.settings.overfit:
             return
         most = self._train_size // shares * shares
@@ -220,7 +220,7 @@ class Data:
         most = np.iinfo(np.int64).max - length
         if self._debug:
             while True:
-                batches = [self._train_cut(tf.constant(first + index, tf.int64)) for index in range(length)]
+                batches = [self._train_shards(tf.constant(first + index, tf.int64)) for index in range(length)]
                 yield {name: tf.stack([batch[name] for batch in batches]) for name in batches[0]}
                 first += length
         if self._prepare is None:
@@ -228,14 +228,14 @@ class Data:
             # of no more than this process needs.
             def gather(start):
                 rows = self._train_indices(start + tf.range(length, dtype=tf.int64))
-                return self._gather(self._train, self.cut.shard(rows, axis=1))
+                return self._gather(self._train, self.sharding.shard(rows, axis=1))
 
             blocks = tf.data.Dataset.range(first, most, length).map(
                 gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
             )
         else:
             blocks = tf.data.Dataset.range(first, most).map(
-                self._train_cut, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+                self._train_shards, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
             )
             blocks = blocks.batch(length, drop_remainder=True)
         yield from blocks.prefetch(2)
@@ -259,12 +259,12 @@ class Data:
     def _train_batch(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
         # One of the batches that are overfitted to is the same at each return, augmentation included.
         draw = step % self.settings.overfit if self.settings.overfit else step
-        return self._prepared(self._gather(self._train, self._train_indices(step)), draw, training=True)
+        return self._prepare_batch(self._gather(self._train, self._train_indices(step)), draw, training=True)
 
-    def _train_cut(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {name: self.cut.shard(value) for name, value in self._train_batch(step).items()}
+    def _train_shards(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {name: self.sharding.shard(value) for name, value in self._train_batch(step).items()}
 
-    def _prepared(self, batch: dict[str, tf.Tensor], index: tf.Tensor, *, training: bool) -> dict[str, tf.Tensor]:
+    def _prepare_batch(self, batch: dict[str, tf.Tensor], index: tf.Tensor, *, training: bool) -> dict[str, tf.Tensor]:
         if self._prepare is None:
             return batch
         seed = named_seed(self._seed, "prepare" if training else "prepare/eval", index)

@@ -80,7 +80,7 @@ class BatchLoader:
                 self._sleep(pause)
         raise AssertionError
 
-    def failing(self, step: int) -> int:
+    def find_failing_step(self, step: int) -> int:
         """Of the block that begins at `step` and could not be had, the first step whose batch fails by itself; else `step`."""
         for index in range(step, step + self.length):
             try:

@@ -36,12 +36,12 @@ class Permutation:
         flat = tf.reshape(positions, [-1])
         epoch, index = flat // self.examples, flat % self.examples
         # Of each word of the seed the cipher takes the low bits only, as few as 8 where examples are few.
-        seed = tf.stack([_mixed(epoch, f"{self.seed}/order/{word}") for word in range(3)], axis=1)
+        seed = tf.stack([_hash(epoch, f"{self.seed}/order/{word}") for word in range(3)], axis=1)
         rows = tf.raw_ops.RandomIndexShuffle(index=index, seed=seed, max_index=self.examples - 1, rounds=_ROUNDS)
         return tf.reshape(rows, tf.shape(positions))
 
 
-def _mixed(numbers: tf.Tensor, name: str) -> tf.Tensor:
+def _hash(numbers: tf.Tensor, name: str) -> tf.Tensor:
     """A hash of each number (int64), another one for each name: splitmix64 (Steele et al., 2014)."""
     word = tf.cast(numbers, tf.uint64) * 0x9E3779B97F4A7C15 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

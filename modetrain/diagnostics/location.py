@@ -25,7 +25,7 @@ from modetrain.files import paths
 
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 _RECIPE = _PACKAGE + "recipe.py"
-_SHIPPED = str(paths.shipped() / "recipes") + os.sep
+_SHIPPED = str(paths.shipped_dir() / "recipes") + os.sep
 # Wherever packages are installed: of a virtual environment, of the user, of Debian.
 _INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 # The most that is shown of a statement.
@@ -77,7 +77,7 @@ class Location:
     @property
     def shown(self) -> str:
         """`file:line`, the path as it would be typed from where the command was started."""
-        return f"{paths.shown(Path(self.file), Path.cwd())}:{self.line}"
+        return f"{paths.format_path(Path(self.file), Path.cwd())}:{self.line}"
 
     def __str__(self) -> str:
         return self.shown + (f"  {self.statement}" if self.text else "")

@@ -38,11 +38,11 @@ class BatchSharding:
         """
         share = batch.shape[axis] // (self.parts * self.replicas)
         before, after = batch.shape[:axis], batch.shape[axis + 1 :]
-        cut = tf.reshape(batch, [*before, self.parts, self.replicas, share, *after])
+        split = tf.reshape(batch, [*before, self.parts, self.replicas, share, *after])
         if self.local == self.replicas:
-            return cut
+            return split
         here = tf.range(self.first, self.first + self.local)
-        return tf.gather(cut, here, axis=axis + 1)
+        return tf.gather(split, here, axis=axis + 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,17 +69,17 @@ class StackedBatches:
         return next(iter(self.arrays.values())).shape[1]
 
     @classmethod
-    def from_batches(cls, batches: Mapping[str, np.ndarray], first: int, cut: BatchSharding) -> StackedBatches:
+    def from_batches(cls, batches: Mapping[str, np.ndarray], first: int, sharding: BatchSharding) -> StackedBatches:
         """Training batches of successive steps, per feature [steps, examples, ...], cut."""
         with tf.device("CPU:0"):
-            arrays = {name: cut.shard(tf.constant(array), axis=1) for name, array in batches.items()}
-        return cls.from_shards(arrays, first, cut)
+            arrays = {name: sharding.shard(tf.constant(array), axis=1) for name, array in batches.items()}
+        return cls.from_shards(arrays, first, sharding)
 
     @classmethod
-    def from_shards(cls, arrays: Mapping[str, tf.Tensor], first: int, cut: BatchSharding) -> StackedBatches:
+    def from_shards(cls, arrays: Mapping[str, tf.Tensor], first: int, sharding: BatchSharding) -> StackedBatches:
         """Training batches of successive steps that are cut already."""
         length = next(iter(arrays.values())).shape[0]
-        numbers = np.repeat(np.arange(first, first + length)[:, np.newaxis], cut.local, axis=1)
+        numbers = np.repeat(np.arange(first, first + length)[:, np.newaxis], sharding.local, axis=1)
         return cls(
             first=first,
             length=length,
@@ -88,7 +88,7 @@ class StackedBatches:
             counted=np.ones(numbers.shape, bool),
         )
 
-    def described(self) -> str:
+    def describe(self) -> str:
         """Dtype and shape of what a step gets, per feature."""
         return ", ".join(f"{name}: {value.dtype.name} {tuple(value.shape[3:])}" for name, value in self.arrays.items())
 

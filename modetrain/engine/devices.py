@@ -127,7 +127,7 @@ class Replicas:
         with self.strategy.scope(), keras_scales_nothing():
             yield
 
-    def hold(self, variables: Iterable[Any]) -> bool:
+    def own(self, variables: Iterable[Any]) -> bool:
         """Whether variables were made in this scope."""
         if self.strategy is None:
             return True
@@ -163,14 +163,14 @@ class Replicas:
             self._summing[array.shape] = tf.function(summing, autograph=False)
         return self._summing[array.shape](tf.constant(array, tf.float64)).numpy()
 
-    def of_each_worker(self, values: Sequence[float]) -> np.ndarray:
+    def gather_from_workers(self, values: Sequence[float]) -> np.ndarray:
         """Every worker's values, float64 [workers, len(values)]; all workers must call this, with equally many."""
         mine = np.zeros([self.workers, len(values)])
         mine[self.worker] = values
         return self.sum_over_workers(mine)
 
 
-def shown(devices: Sequence[str]) -> str:
+def format_devices(devices: Sequence[str]) -> str:
     """Names of devices for a person to read: of many the first, and what the last has else."""
     if len(devices) <= 4:
         return ", ".join(devices)
@@ -179,7 +179,7 @@ def shown(devices: Sequence[str]) -> str:
     return f"{first} to {last[alike:]}"
 
 
-def number_of_this() -> int | tf.Tensor:
+def replica_number() -> int | tf.Tensor:
     """Number of the replica that this thread runs; 0 where there is but one device. A tensor on TPUs, traced once for all."""
     if replicas_here() == 1:
         return 0

@@ -62,7 +62,7 @@ class Loop:
           reached: int64 variable that is told the number of each step as it begins.
           guards: see the attribute.
         """
-        units = [_compiled(step) for step in steps] if unit == "step" else steps
+        units = [_compile_step(step) for step in steps] if unit == "step" else steps
         one_step = _one_step(units, block.parts)
         shape, dtype = steps[-1].structured_outputs[0].shape, steps[-1].structured_outputs[0].dtype
 
@@ -131,12 +131,12 @@ def _one_step(steps: Sequence[Concrete], parts: int) -> Callable[..., tuple[tf.T
             )
             sums = [total]
         row, other = run_part(last, tf.constant(parts - 1))
-        return merged(sums, row), _first(failed, other)
+        return merge_rows(sums, row), _first(failed, other)
 
     return one_step
 
 
-def merged(early: Sequence[tf.Tensor], last: tf.Tensor) -> tf.Tensor:
+def merge_rows(early: Sequence[tf.Tensor], last: tf.Tensor) -> tf.Tensor:
     """Adds the micro-batches' rows [replicas, metrics, 2]; what the optimizer shows is in the last one alone."""
     if not early:
         return last
@@ -145,7 +145,7 @@ def merged(early: Sequence[tf.Tensor], last: tf.Tensor) -> tf.Tensor:
     return tf.concat([total + last[:, :metrics], last[:, metrics:]], axis=1)
 
 
-def slow_in_a_loop(step: Concrete) -> bool:
+def is_slow_in_loop(step: Concrete) -> bool:
     """Whether XLA would run this step many times slower inside a loop than outside.
 
     On a CPU, gradients of convolutions are: then each step is an XLA program of its own, in a loop of the graph.
@@ -162,7 +162,7 @@ def _first(one: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
     return tf.where(one == 0, other, one)
 
 
-def _compiled(step: Concrete) -> Concrete:
+def _compile_step(step: Concrete) -> Concrete:
     wrapped = tf.function(lambda *args: step(*args), jit_compile=True, autograph=False)
     return wrapped.get_concrete_function(*step.structured_input_signature[0])
 

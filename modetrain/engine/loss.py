@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from modetrain.engine.autograph import convert
 from modetrain.engine.optimizer import Optimizer
-from modetrain.engine.xla import compiled
+from modetrain.engine.xla import compile_separately
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,5 +55,5 @@ class Loss:
                 to_lower = optimizer.scale(objective)
             return loss, dict(values), objective, tape.gradient(to_lower, watched)
 
-        loss, values, objective, gradients = compiled(compute)()
+        loss, values, objective, gradients = compile_separately(compute)()
         return cls(loss=loss, values=values, objective=objective, gradients=optimizer.unscale(gradients))

@@ -1,6 +1,6 @@
 """Metrics are (total, count) pairs that merge by `+`: over micro-batches, steps, calls and batches of any length.
 
-    row(values, batch_size)   device side: what one step returned, as a [metrics, 2] tensor
+    pack_row(values, batch_size)   device side: what one step returned, as a [metrics, 2] tensor
     StepMetrics                      host side: what one call of a program returned, by step
     RunningMeans                     host side: names with float64 totals and counts
 
@@ -18,7 +18,7 @@ import tensorflow as tf
 NONFINITE = "nonfinite"  # the metric that tells of a loss or gradient that is not finite
 
 
-def row(values: Mapping[str, tf.Tensor], batch_size: int) -> tf.Tensor:
+def pack_row(values: Mapping[str, tf.Tensor], batch_size: int) -> tf.Tensor:
     """Packs what a step returned into one [len(values), 2] tensor of (total, count), in the order of `values`.
 
     Args:
@@ -99,7 +99,7 @@ class RunningMeans:
             merged[name] = (old_total + total, old_count + count)
         return RunningMeans(pairs=merged)
 
-    def plus_steps(self, names: Sequence[str], rows: np.ndarray) -> RunningMeans:
+    def add_steps(self, names: Sequence[str], rows: np.ndarray) -> RunningMeans:
         """Merges rows [steps, len(names), 2] one after the other: the same to the last digit in whatever pieces they come."""
         carried = np.array([[self.pairs.get(name, (0.0, 0.0)) for name in names]], np.float64)
         merged = RunningMeans.from_rows(names, np.concatenate([carried, rows.astype(np.float64)]))

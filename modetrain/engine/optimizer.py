@@ -106,7 +106,7 @@ class Optimizer:
 
     def accumulate(self, gradients: Sequence, variables: Sequence[keras.Variable]) -> None:
         """Adds one micro-batch's gradients to the accumulators."""
-        self._accumulate(self._indexed(gradients, variables))
+        self._accumulate(self._index_gradients(gradients, variables))
 
     def _accumulate(self, indexed: Sequence[tuple[int, tf.Tensor]]) -> None:
         for index, gradient in indexed:
@@ -139,7 +139,7 @@ class Optimizer:
         Raises:
           ValueError: when no variable has a gradient, or a variable is not this optimizer's.
         """
-        indexed = self._indexed(gradients, variables)
+        indexed = self._index_gradients(gradients, variables)
         indices = [i for i, _ in indexed]
         finals = [tf.convert_to_tensor(g) for _, g in indexed]
         if self.accumulators:
@@ -196,7 +196,7 @@ class Optimizer:
             accumulator.assign(tf.zeros_like(accumulator.value))
         return seen
 
-    def _indexed(self, gradients: Sequence, variables: Sequence[keras.Variable]) -> list[tuple[int, tf.Tensor]]:
+    def _index_gradients(self, gradients: Sequence, variables: Sequence[keras.Variable]) -> list[tuple[int, tf.Tensor]]:
         positions = {id(v): i for i, v in enumerate(self.trainable)}
         strangers = [v.path for v in variables if id(v) not in positions]
         if strangers:

@@ -24,7 +24,7 @@ from modetrain.engine.context import StepContext
 from modetrain.engine.devices import Replicas
 from modetrain.engine.guards.bodies import Bodies
 from modetrain.engine.guards.step_guards import Guards
-from modetrain.engine.loop import Concrete, Loop, merged, slow_in_a_loop
+from modetrain.engine.loop import Concrete, Loop, is_slow_in_loop, merge_rows
 from modetrain.engine.xla import XlaPrograms
 from modetrain.mode import Mode
 
@@ -141,12 +141,12 @@ class Program:
                 rows = self._on_replicas(batches, numbers, watch, part, last_part, programs if self._whole else None)
             if not self._mode.guarded:
                 return rows, tf.constant(0)
-            return rows, guarded()
+            return rows, find_guards()
 
         @tf.autograph.experimental.do_not_convert
-        def guarded():
+        def find_guards():
             ours = Guards.find(tf.compat.v1.get_default_graph(), bodies)
-            found.append(Guards.joined([ours, *programs.guards]))
+            found.append(Guards.join([ours, *programs.guards]))
             return found[-1].failed
 
         self.traces += 1
@@ -241,14 +241,14 @@ class Program:
                     )
                     for part in range(block.parts)
                 ]
-            rows.append(merged(parts[:-1], parts[-1]).numpy())
+            rows.append(merge_rows(parts[:-1], parts[-1]).numpy())
         return np.stack(rows)
 
     def _build(self, block: StackedBatches) -> Loop:
         steps = [self.trace(block, last_part) for last_part in ([True] if block.parts == 1 else [False, True])]
         unit, xla = None, self._mode.compile == "xla"
         if xla:
-            alone = self._alone or self._mode.xla_unit == "step" or any(map(slow_in_a_loop, steps))
+            alone = self._alone or self._mode.xla_unit == "step" or any(map(is_slow_in_loop, steps))
             of_replicas = "replica" if self._whole else "gradients"
             unit = of_replicas if self._replicas.count > 1 else "step" if alone else "call"
         # An XLA program fails as it is compiled, not in one of its steps.
@@ -264,7 +264,7 @@ class StepPrograms:
     eval: Program
 
     @classmethod
-    def of_recipe(cls, recipe: Any, mode: Mode, replicas: Replicas) -> StepPrograms:
+    def for_recipe(cls, recipe: Any, mode: Mode, replicas: Replicas) -> StepPrograms:
         """Wraps `recipe.run_train_step` and `recipe.run_eval_step`."""
         return cls(
             train=Program(recipe.run_train_step, mode, replicas=replicas, state=recipe.state),

@@ -21,7 +21,7 @@ import keras
 import tensorflow as tf
 from tensorflow.python.ops import gen_stateless_random_ops_v2 as stateless_ops
 
-from modetrain.engine.devices import number_of_this, replicas_here
+from modetrain.engine.devices import replica_number, replicas_here
 
 _PHILOX = 1
 _full_int = stateless_ops.stateless_random_uniform_full_int_v2  # as it is, whatever is put in its place below
@@ -220,7 +220,7 @@ def of_replica(examples: int) -> Iterator[None]:
       examples: in this replica's share of the batch.
     """
     _share.examples = examples
-    _share.replica, _share.replicas = _share.alone or (number_of_this(), replicas_here())
+    _share.replica, _share.replicas = _share.alone or (replica_number(), replicas_here())
     try:
         yield
     finally:

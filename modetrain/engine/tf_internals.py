@@ -60,7 +60,7 @@ def _mean_inside(reduce_sum: Callable[..., list]) -> Callable[..., list]:
     def reduced(optimizer: Any, grads_and_vars: Any) -> list:
         count = _replicas_inside()
         if count > 1:
-            grads_and_vars = [(_divided(gradient, count), variable) for gradient, variable in grads_and_vars]
+            grads_and_vars = [(_divide(gradient, count), variable) for gradient, variable in grads_and_vars]
         return reduce_sum(optimizer, grads_and_vars)
 
     return reduced
@@ -75,7 +75,7 @@ def _mean_of_finite(apply: Callable[..., None]) -> Callable[..., None]:
         # Where replicas have to meet to write, it goes on in threads of its own, which are not inside the step.
         count = _replicas_inside()
         if count > 1 and not tf.__internal__.distribute.strategy_supports_no_merge_call():
-            grads = [_divided(gradient, count) for gradient in grads]
+            grads = [_divide(gradient, count) for gradient in grads]
         apply(optimizer, grads, trainable_variables)
 
     return applied
@@ -87,7 +87,7 @@ def _replicas_inside() -> int:
     return 1 if context is None else context.num_replicas_in_sync
 
 
-def _divided(gradient: Any, count: int) -> Any:
+def _divide(gradient: Any, count: int) -> Any:
     if gradient is None:
         return None
     if isinstance(gradient, tf.IndexedSlices):

@@ -19,7 +19,7 @@ def set_precision(mode: Mode) -> None:
     keras.config.set_dtype_policy(mode.precision)
 
 
-def set_for(mode: Mode, seed: int) -> None:
+def apply(mode: Mode, seed: int) -> None:
     """Sets what a mode and a seed ask for. Must come before any dataset, model or variable is made.
 
     Args:

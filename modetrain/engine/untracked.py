@@ -35,7 +35,7 @@ def check(recipe: Any) -> None:
         # A recipe may keep the tf.Variable inside one of Keras's.
         lost = [v for v in optimizer.trainable if id(v) not in kept and id(v.value) not in kept]
         if lost:
-            raise ConfigError(_of_variables(recipe, name, lost))
+            raise ConfigError(_variables_message(recipe, name, lost))
         optimizer.kept = True
 
 
@@ -49,16 +49,16 @@ def check_in_use(recipe: Any, optimizer: Optimizer) -> None:
         return
     check(recipe)
     if not optimizer.kept:
-        raise ConfigError(_of_optimizer(recipe, optimizer))
+        raise ConfigError(_optimizer_message(recipe, optimizer))
 
 
 # --- private ---------------------------------------------------------------------------------------------------------
 
 
-def _of_variables(recipe: Any, optimizer: str, lost: list[keras.Variable]) -> str:
+def _variables_message(recipe: Any, optimizer: str, lost: list[keras.Variable]) -> str:
     cls = type(recipe).__name__
     variables = f"{lost[0].path}" + (f" and {len(lost) - 1} more" if lost[1:] else "")
-    place = _place_of(recipe, lambda thing: _has(thing, lost[0]))
+    place = _find_path(recipe, lambda thing: _has(thing, lost[0]))
     where = "" if place is None else f"It is in {place}. "
     return (
         f"{cls}: the optimizer {optimizer} updates {variables}, which the recipe does not keep: {_KEPT}. {where}{_LOST} Keep the "
@@ -66,9 +66,9 @@ def _of_variables(recipe: Any, optimizer: str, lost: list[keras.Variable]) -> st
     )
 
 
-def _of_optimizer(recipe: Any, optimizer: Optimizer) -> str:
+def _optimizer_message(recipe: Any, optimizer: Optimizer) -> str:
     cls = type(recipe).__name__
-    place = _place_of(recipe, lambda thing: thing is optimizer)
+    place = _find_path(recipe, lambda thing: thing is optimizer)
     where = "" if place is None else f"It is {place}. "
     return (
         f"{cls}: the optimizer of {optimizer.trainable[0].path} is not kept by the recipe: {_KEPT}. {where}{_LOST} Keep the "
@@ -91,7 +91,7 @@ def _has(thing: Any, variable: keras.Variable) -> bool:
     return thing is variable or any(one is variable for one in held or ())
 
 
-def _place_of(recipe: Any, found: Callable[[Any], bool]) -> str | None:
+def _find_path(recipe: Any, found: Callable[[Any], bool]) -> str | None:
     """Where something hangs, as a Python expression; the nearest place first."""
     looked: set[int] = {id(recipe)}
     queue = collections.deque((attribute("self", name), thing) for name, thing in vars(recipe).items())

@@ -15,13 +15,13 @@ from modetrain.errors import ConfigError
 _COUNTED = re.compile(r"variable_\d+")
 
 
-def things(holder: object) -> Iterator[tuple[str, Any]]:
+def iter_attributes(holder: object) -> Iterator[tuple[str, Any]]:
     """Everything that is an attribute, or in a list or dict that is one: `<attribute>`, `<attribute>/<index or key>`."""
     for name, _, thing in _walk(holder):
         yield name, thing
 
 
-def variables(holder: object) -> dict[str, Any]:
+def find_variables(holder: object) -> dict[str, Any]:
     """Every variable, once, those of models and optimizers too: `<thing>/<index>/<name>`. The order is that of the attributes.
 
     Raises:

@@ -1,7 +1,7 @@
 """XLA programs inside a traced step: over several replicas each computes its gradients in one, or makes its whole step in one.
 
     with programs:               # trace the step
-        compiled(function)()     # what `function` returns, from an XLA program of its own
+        compile_separately(function)()     # what `function` returns, from an XLA program of its own
     programs.guards              # of each of them: what fails in it is told
 
 Nothing but what it returns comes out of such a program, so it returns the number of the guard that failed besides.
@@ -18,7 +18,7 @@ from modetrain.engine.guards.step_guards import GUARDED, Guards
 
 
 class XlaPrograms:
-    """The XLA programs inside one trace of a step; within a `with` block `compiled` makes them.
+    """The XLA programs inside one trace of a step; within a `with` block `compile_separately` makes them.
 
     Args:
       guarded: whether what fails in them is to be told.
@@ -60,6 +60,6 @@ class XlaPrograms:
 _entered: list[XlaPrograms] = []
 
 
-def compiled(function: Callable[[], Any]) -> Callable[[], Any]:
+def compile_separately(function: Callable[[], Any]) -> Callable[[], Any]:
     """The function as an XLA program of its own within `XlaPrograms`, elsewhere itself."""
     return (lambda: _entered[-1].run(function)) if _entered else function

@@ -55,7 +55,7 @@ class Lock:
         except BaseException:
             os.close(descriptor)
             raise
-        return cls(descriptor, stale=_who(left) if left else None)
+        return cls(descriptor, stale=_format_holder(left) if left else None)
 
     def release(self) -> None:
         """Gives it back; the file stays, empty."""
@@ -65,7 +65,7 @@ class Lock:
             os.close(self._descriptor)
 
 
-def held(folder: Path) -> str | None:
+def find_holder(folder: Path) -> str | None:
     """Why a folder cannot be written to now, in words; None where it can. Takes nothing and changes nothing."""
     try:
         descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
@@ -78,17 +78,17 @@ def held(folder: Path) -> str | None:
 
 
 def _problem(folder: Path, descriptor: int) -> str | None:
-    named = paths.shown(folder, Path.cwd())
+    named = paths.format_path(folder, Path.cwd())
     way = "Wait for its end or stop it, or type run_dir= with another folder."
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return f"run_dir={named}: {_who(_read(descriptor))} is writing there. {way}"
+        return f"run_dir={named}: {_format_holder(_read(descriptor))} is writing there. {way}"
     except OSError:
         pass  # a file system without locks: what the file says has to do
     holder = _read(descriptor)
-    if holder and holder.get("host") != socket.gethostname() and _beats(folder):
-        return f"run_dir={named}: {_who(holder)} is writing there, by its {HEARTBEAT}. {way}"
+    if holder and holder.get("host") != socket.gethostname() and _has_heartbeat(folder):
+        return f"run_dir={named}: {_format_holder(holder)} is writing there, by its {HEARTBEAT}. {way}"
     return None
 
 
@@ -100,13 +100,13 @@ def _read(descriptor: int) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _who(holder: dict[str, Any]) -> str:
+def _format_holder(holder: dict[str, Any]) -> str:
     if not holder:
         return "another process"
     return f"process {holder.get('pid')} on {holder.get('host')} (since {holder.get('since')})"
 
 
-def _beats(folder: Path) -> bool:
+def _has_heartbeat(folder: Path) -> bool:
     try:
         return time.time() - json.loads((folder / HEARTBEAT).read_text())["time"] < _ALIVE
     except (OSError, ValueError, KeyError, TypeError):

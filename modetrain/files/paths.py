@@ -19,7 +19,7 @@ from modetrain.errors import ConfigError
 GROUPS = ("recipe", "model", "data", "optimizer", "mode", "callbacks", "debug", "do")
 
 
-def shipped() -> Path:
+def shipped_dir() -> Path:
     """The folder that holds the shipped `conf/` and `recipes/`: inside an installed wheel, or the checkout."""
     package = Path(__file__).resolve().parents[1]
     # The wheel's copy first: beside an installed package there may be anybody's folder called `conf`.
@@ -34,18 +34,18 @@ def conf_dirs(cwd: Path, extra: Sequence[str] = ()) -> list[Path]:
     """
     folders = [cwd / "conf"] if (cwd / "conf").is_dir() else []
     for given in extra:
-        folder = expanded(given, cwd)
+        folder = expand(given, cwd)
         if not folder.is_dir():
             raise ConfigError(
                 f"--config-dir {given}: there is no folder {folder}. Type --config-dir with a folder that holds config "
                 "groups (recipe/, data/, ...), or leave it out: ./conf is found without it."
             )
         folders.append(folder)
-    folders.append(shipped() / "conf")
+    folders.append(shipped_dir() / "conf")
     return list(dict.fromkeys(folder.resolve() for folder in folders))
 
 
-def options(group: str, folders: Iterable[Path]) -> dict[str, Path]:
+def find_options(group: str, folders: Iterable[Path]) -> dict[str, Path]:
     """The options of one config group by name, each with the file that defines it."""
     found: dict[str, Path] = {}
     for folder in folders:
@@ -69,13 +69,13 @@ def describe(file: Path) -> str:
     return ""
 
 
-def expanded(path: str, cwd: Path) -> Path:
+def expand(path: str, cwd: Path) -> Path:
     """A path as it was typed: below `cwd` unless it is absolute; `~` is the home folder, and `./~` a file of that name."""
     # Path.expanduser takes ./~ for the home folder too, and raises where there is no such user.
     return cwd / os.path.expanduser(path)
 
 
-def shown(path: Path, cwd: Path) -> str:
+def format_path(path: Path, cwd: Path) -> str:
     """A path as a person would write it: relative to the folder they are in where that is shorter."""
     try:
         return str(path.relative_to(cwd))
@@ -113,7 +113,7 @@ class RecipesFinder(MetaPathFinder):
 
 def recipes_dirs(cwd: Path) -> list[Path]:
     """The folders `recipes.<name>` is looked up in: `./recipes` if there is one, then the shipped recipes."""
-    folders = [folder for folder in (cwd / "recipes", shipped() / "recipes") if folder.is_dir()]
+    folders = [folder for folder in (cwd / "recipes", shipped_dir() / "recipes") if folder.is_dir()]
     return list(dict.fromkeys(folder.resolve() for folder in folders))
 
 

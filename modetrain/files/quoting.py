@@ -1,7 +1,7 @@
 """Words that are printed to be typed: a value quoted for Hydra's grammar first, then the word quoted for the shell.
 
 override("run_dir", "runs/a=b")    run_dir="runs/a=b"        as Hydra reads it, and as a process is given it
-typed("run_dir", "runs/a=b")       'run_dir="runs/a=b"'      as it is typed into a POSIX shell
+shell_override("run_dir", "runs/a=b")    'run_dir="runs/a=b"'      as it is typed into a POSIX shell
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ def override(key: str, value: Any, *, interpolated: bool = False) -> str:
     return f"{key}={_value(value, interpolated)}"
 
 
-def typed(key: str, value: Any) -> str:
+def shell_override(key: str, value: Any) -> str:
     """An override as it is typed into a shell."""
-    return in_shell(override(key, value))
+    return quote_word(override(key, value))
 
 
-def typed_path(key: str, path: Path | str) -> str:
+def shell_path_override(key: str, path: Path | str) -> str:
     """An override that sets a key to a path, as it is typed into a shell."""
-    return typed(key, path_value(path))
+    return shell_override(key, path_value(path))
 
 
 def path_value(path: Path | str) -> str:
     """A path as a value: relative to the working folder where it lies in it, and never read as anything but a path."""
-    text = paths.shown(Path(path), Path.cwd())
+    text = paths.format_path(Path(path), Path.cwd())
     return f"./{text}" if text in _NO_PATHS or text.startswith(("~", "-")) else text
 
 
-def in_shell(word: str) -> str:
+def quote_word(word: str) -> str:
     """A word as it is typed into a POSIX shell.
 
     A character that a terminal does not show, or does not pass on when it is pasted (a tab, a line break, a byte that is no
@@ -66,10 +66,10 @@ def in_shell(word: str) -> str:
 
 def join(words: Iterable[str]) -> str:
     """A whole command as it is typed into a POSIX shell, on one line."""
-    return " ".join(in_shell(word) for word in words)
+    return " ".join(quote_word(word) for word in words)
 
 
-def escaped(text: str) -> str:
+def escape(text: str) -> str:
     """A text as OmegaConf resolves it to itself: `${` is no interpolation."""
     return re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", text)
 
@@ -83,7 +83,7 @@ def _value(value: Any, interpolated: bool) -> str:
         return f"[{','.join(_value(one, interpolated) for one in value)}]"
     if not isinstance(value, str):
         return str(value)
-    return value if _is_plain(value) else _in_quotes(value if interpolated else escaped(value))
+    return value if _is_plain(value) else _in_quotes(value if interpolated else escape(value))
 
 
 def _is_plain(text: str) -> bool:

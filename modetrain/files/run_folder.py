@@ -22,13 +22,13 @@ WORKERS = "workers"  # what each of several workers printed
 INDEX = "index.json"  # among them: the SHA-256 of each
 
 
-def of_worker(folder: Path, name: str, worker: int) -> Path:
+def worker_file(folder: Path, name: str, worker: int) -> Path:
     """A file that each worker has of its own: `error.txt` of the first, `error-worker-1.txt` of the next."""
     stem, dot, suffix = name.partition(".")
     return folder / (f"{stem}-worker-{worker}{dot}{suffix}" if worker else name)
 
 
-def new(root: Path, recipe: str, mode: str) -> Path:
+def create(root: Path, recipe: str, mode: str) -> Path:
     """Creates and returns `<root>/<recipe>/<mode>/<time>`, with `-2`, `-3`, ... where that is taken.
 
     `mkdir` decides who gets a name, so two runs started in the same second never share a folder.
@@ -46,7 +46,7 @@ def new(root: Path, recipe: str, mode: str) -> Path:
             number += 1
 
 
-def latest(root: Path, recipe: str, mode: str) -> Path | None:
+def find_latest(root: Path, recipe: str, mode: str) -> Path | None:
     """The newest run of this recipe and mode with a checkpoint, else the newest folder of one, else None."""
     pattern = re.compile(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)(?:-(\d+))?")
     found = []
@@ -91,7 +91,7 @@ def steps(folder: Path) -> list[int]:
     return sorted(step for step in found if step is not None)
 
 
-def steps_told(folder: Path) -> list[int]:
+def recorded_steps(folder: Path) -> list[int]:
     """Steps that a run is known to have made by its record and by its index of checkpoints, whatever files there are.
 
     A run that failed before its first checkpoint lost them: none of that counts.

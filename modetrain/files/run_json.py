@@ -27,7 +27,7 @@ def write(folder: Path, described: Mapping[str, Any]) -> None:
     atomic.write_text(folder / run_folder.RECORD, text)
 
 
-def amend(folder: Path, changes: Mapping[str, Any]) -> None:
+def update(folder: Path, changes: Mapping[str, Any]) -> None:
     """Adds to what the file says, or replaces parts of it; without a file nothing is done."""
     found = read(folder)
     if found:

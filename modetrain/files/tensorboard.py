@@ -82,7 +82,7 @@ class TensorBoardWriter:
         self.close()
         if self._folder is not None:
             with self._forgiven():
-                cut(self._folder, step)
+                truncate(self._folder, step)
 
     def close(self) -> None:
         """Writes the rest; what comes later goes into another file."""
@@ -132,7 +132,7 @@ class TensorBoardWriter:
             self._lost_until = self._now() + _PAUSE
 
 
-def cut(folder: Path, step: int) -> int:
+def truncate(folder: Path, step: int) -> int:
     """Takes every point after `step` out of the event files of a folder, and a last record that a crash cut short.
 
     Returns:
@@ -144,7 +144,7 @@ def cut(folder: Path, step: int) -> int:
     files = sorted(folder.glob(_NAMES))
     for file in files:
         content = file.read_bytes()
-        records = list(read(content))
+        records = list(iter_records(content))
         whole = b"".join(raw for raw, event in records if event.step <= step)
         if whole != content:
             taken += sum(1 for _, event in records if event.step > step)
@@ -165,26 +165,26 @@ def cut(folder: Path, step: int) -> int:
     return taken
 
 
-def read(content: bytes) -> Iterator[tuple[bytes, tf.compat.v1.Event]]:
+def iter_records(content: bytes) -> Iterator[tuple[bytes, tf.compat.v1.Event]]:
     """The whole records of an event file, each as it is and decoded; ends where the file is not whole any more."""
     at, head, tail = 0, 12, 4  # a length and its checksum before, the data's checksum behind
     while at + head + tail <= len(content):
         length, checksum = struct.unpack_from("<QI", content, at)
         end = at + head + length + tail
-        if checksum != _masked(content[at : at + 8]) or end > len(content):
+        if checksum != _checksum(content[at : at + 8]) or end > len(content):
             return
         data = content[at + head : end - tail]
         # Checksums are slow here; only what was written last can be wrong.
-        last = end + head > len(content) or struct.unpack_from("<I", content, end + 8)[0] != _masked(
+        last = end + head > len(content) or struct.unpack_from("<I", content, end + 8)[0] != _checksum(
             content[end : end + 8]
         )
-        if last and struct.unpack_from("<I", content, end - tail)[0] != _masked(data):
+        if last and struct.unpack_from("<I", content, end - tail)[0] != _checksum(data):
             return
         yield content[at:end], tf.compat.v1.Event.FromString(data)
         at = end
 
 
-def _masked(data: bytes) -> int:
+def _checksum(data: bytes) -> int:
     """TFRecord's checksum: CRC-32C, rotated and shifted."""
     crc = 0xFFFFFFFF
     for byte in data:
@@ -193,7 +193,7 @@ def _masked(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _table() -> tuple[int, ...]:
+def _make_table() -> tuple[int, ...]:
     table = []
     for value in range(256):
         for _ in range(8):
@@ -202,7 +202,7 @@ def _table() -> tuple[int, ...]:
     return tuple(table)
 
 
-_CRC = _table()
+_CRC = _make_table()
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from modetrain.app.build import info_of, make_data, make_recipe
+from modetrain.app.build import make_data, make_info, make_recipe
 from modetrain.config import load
 from modetrain.data.sources import load as sources
 from modetrain.engine.devices import Replicas
@@ -103,7 +103,7 @@ def build(*words: str, batches: int = 2) -> tuple[Callable[[], Recipe], list[dic
             )
     settings = load.load(words, Path.cwd())
     source = sources.load(settings.data, say=lambda line: None)
-    info = info_of(settings, source)
+    info = make_info(settings, source)
 
     def build_recipe() -> Recipe:
         keras.utils.set_random_seed(settings.seed)

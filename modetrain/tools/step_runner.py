@@ -95,7 +95,7 @@ class StepRunner:
 
     def read(self) -> dict[str, np.ndarray]:
         """Every variable of the recipe, by name."""
-        return file.copied(self.recipe.state())
+        return file.copy_values(self.recipe.state())
 
     def load(self, state: State) -> None:
         """Sets every variable of the recipe; floats are converted where it computes in another precision."""

@@ -77,7 +77,7 @@ def make_data(
       TypeError: there are no arrays.
     """
     if isinstance(data, Data):
-        assert data.cut.parts == recipe.micro_batches, "data is cut for another number of micro-batches"
+        assert data.sharding.parts == recipe.micro_batches, "data is sharded for another number of micro-batches"
         return data
     if not isinstance(data, Mapping) or not data:
         raise TypeError(
@@ -102,7 +102,7 @@ def make_data(
         settings,
         seed=recipe.info.seed,
         prepare=recipe.prepare if recipe.prepares else None,
-        cut=BatchSharding.over(replicas, recipe.micro_batches),
+        sharding=BatchSharding.over(replicas, recipe.micro_batches),
         debug=mode.debug_data,
     )
 
@@ -115,7 +115,7 @@ def steps_per_call(mode: Mode, data: Data, steps: int) -> int:
 
 
 def _check_made(recipe: Recipe, replicas: Replicas, mode: Mode) -> None:
-    if not replicas.hold(recipe.state().values()):
+    if not replicas.own(recipe.state().values()):
         raise ConfigError(
             f"Trainer(mode={mode.name!r}): the recipe's variables were made on one device, and this mode has {replicas.count} "
             "replicas. Pass a function that makes the recipe: Trainer(lambda: MyRecipe(...), ...)."

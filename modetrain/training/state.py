@@ -16,7 +16,7 @@ from modetrain.diagnostics import location
 
 def collect(trainer: TrainerProtocol) -> dict[str, Any]:
     """All that the run needs to continue from here."""
-    callbacks = list(numbered(trainer.callbacks))
+    callbacks = list(iter_named(trainer.callbacks))
     return {
         **trainer.history.state(),
         "left_out": [list(window) for window in trainer.loader.skipped_batches],
@@ -32,15 +32,15 @@ def load(trainer: TrainerProtocol, state: Mapping[str, Any]) -> None:
     trainer.loader.skipped_batches = [(step, count) for step, count in state.get("left_out", [])]
     trainer.loader.reset()
     trainer.nonfinite.load_state(state.get("nonfinite", {}))
-    callbacks = dict(numbered(trainer.callbacks))
+    callbacks = dict(iter_named(trainer.callbacks))
     trainer.callbacks.pending = [callbacks[name] for name in state.get("to_look", []) if name in callbacks]
     for name, kept in state.get("callbacks", {}).items():
         if name in callbacks:
-            with _noting(f"{name}.load_state failed", callbacks[name]):
+            with _add_note(f"{name}.load_state failed", callbacks[name]):
                 callbacks[name].load_state(kept)
 
 
-def numbered(callbacks: Iterable[Callback]) -> Iterator[tuple[str, Callback]]:
+def iter_named(callbacks: Iterable[Callback]) -> Iterator[tuple[str, Callback]]:
     """Each callback with the name of its class, and a number where there are several of one."""
     seen: dict[str, int] = {}
     for callback in callbacks:
@@ -53,19 +53,19 @@ def _state(name: str, callback: Callback, trainer: TrainerProtocol) -> Mapping[s
     """What a callback keeps, checked to be JSON here, where its owner is known."""
     example = 'write def state(self, trainer): return {"count": self.count}'
     if not callable(callback.state):
-        with _noting(f"{name}.state is a {type(callback.state).__name__} and no method: {example}", callback):
+        with _add_note(f"{name}.state is a {type(callback.state).__name__} and no method: {example}", callback):
             raise TypeError(f"{name}.state cannot be called")
-    with _noting(f"{name}.state failed after step {trainer.step}", callback):
+    with _add_note(f"{name}.state failed after step {trainer.step}", callback):
         state = callback.state(trainer)
         json.dumps(state)
     if state and not isinstance(state, Mapping):
-        with _noting(f"{name}.state returned {type(state).__name__} {state!r}: return a dict", callback):
+        with _add_note(f"{name}.state returned {type(state).__name__} {state!r}: return a dict", callback):
             raise TypeError(f"{name}.state returned {state!r}")
     return state
 
 
 @contextlib.contextmanager
-def _noting(what: str, callback: Callback) -> Iterator[None]:
+def _add_note(what: str, callback: Callback) -> Iterator[None]:
     """Adds to an error raised inside which callback it is of."""
     try:
         yield

@@ -90,5 +90,5 @@ def _where(trainer: TrainerProtocol, method: str, block: StackedBatches | None) 
     return (
         f"{type(trainer.recipe).__name__}.{method} in mode={trainer.mode.name} "
         f"(compile={trainer.mode.compile}, precision={trainer.mode.precision}{several})"
-        + (f"; batch {{{block.described()}}}" if block is not None else "")
+        + (f"; batch {{{block.describe()}}}" if block is not None else "")
     )

@@ -35,7 +35,7 @@ class WorkerTimes:
     def gather(cls, replicas: Replicas, spent: TimerReading) -> WorkerTimes:
         """The times of all workers. All of them must call this."""
         steps = max(spent.steps, 1)
-        table = replicas.of_each_worker([1e3 * s / steps for s in (spent.busy_s, spent.data_s, spent.cpu_s)])
+        table = replicas.gather_from_workers([1e3 * s / steps for s in (spent.busy_s, spent.data_s, spent.cpu_s)])
         return cls(step_ms=table[:, 0], data_wait_ms=table[:, 1], cpu_ms=table[:, 2])
 
     @property

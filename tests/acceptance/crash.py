@@ -63,12 +63,12 @@ class End:
 
 def points_of(folder: Path) -> list[tuple[str, int, float]]:
     """Every point of the metrics in a folder's event files: a plain reader, to which a duplicate is a duplicate."""
-    from modetrain.files.tensorboard import read
+    from modetrain.files.tensorboard import iter_records
 
     found = []
     for file in sorted(folder.glob("events.out.tfevents.*")):
         content = file.read_bytes()
-        records = list(read(content))
+        records = list(iter_records(content))
         assert sum(len(raw) for raw, _ in records) == len(content), f"{file} is not whole"
         for _, event in records:
             for value in event.summary.value:

@@ -86,7 +86,7 @@ def test_a_full_disk_is_one_sentence(make_trainer, tmp_path):
         trainer = make_trainer("eager", steps=9, callbacks=[fills, Checkpoint(every=2, background=False)])
         with pytest.raises(NotSavedError) as caught:
             trainer.train()
-    assert report.told(caught.value, tmp_path / "error.txt").splitlines() == [
+    assert report.format_error(caught.value, tmp_path / "error.txt").splitlines() == [
         f"modetrain: {caught.value}",
         f"modetrain: the complete error: {tmp_path / 'error.txt'}",
     ]

@@ -164,7 +164,7 @@ def test_any_folder_survives_the_shell_and_hydra(shell, here):
     ],
 )
 def test_what_needs_no_quotes_has_none(value, word):
-    assert quoting.typed("run_dir", value) == word
+    assert quoting.shell_override("run_dir", value) == word
 
 
 # --- what is printed -------------------------------------------------------------------------------------------------
@@ -174,13 +174,13 @@ def test_what_needs_no_quotes_has_none(value, word):
 def test_each_command_names_the_folder_that_it_is_about(name, here):
     folder = made_in(here / name)
     settings = config.load([*SMALL, "steps=5", quoting.override("run_dir", str(folder)), "resume=latest"], here)
-    told = report.told(RuntimeError("broken"), folder / "error.txt", settings)
+    told = report.format_error(RuntimeError("broken"), folder / "error.txt", settings)
     checkpoint = folder / "checkpoints/step-00000001.npz"
     commands = [
         command_in(told, "once that is fixed, resume at step 1 with"),
         flight_recorder.replay_command(folder, step=1),
-        f"python -m modetrain {' '.join(SMALL)} {quoting.typed_path('resume', checkpoint)}",
-        f"python -m modetrain {' '.join(SMALL)} {quoting.typed_path('init_from.path', folder)}",
+        f"python -m modetrain {' '.join(SMALL)} {quoting.shell_path_override('resume', checkpoint)}",
+        f"python -m modetrain {' '.join(SMALL)} {quoting.shell_path_override('init_from.path', folder)}",
         arguments.tensorboard(folder),
         settings.command,  # as run.json keeps it
     ]
@@ -353,5 +353,5 @@ def test_a_job_of_a_sweep_is_resumed_by_what_it_printed_on_a_narrow_terminal(she
     assert folders == ["0-optimizer.learning_rate=0.1,optimizer.warmup=0"], "no other training was started"
     assert not (shell.folder / "runs").exists()
     assert (
-        command_in(seen, "see their curves with") == f"tensorboard --logdir {quoting.in_shell(f'sweep/{folders[0]}')}"
+        command_in(seen, "see their curves with") == f"tensorboard --logdir {quoting.quote_word(f'sweep/{folders[0]}')}"
     )

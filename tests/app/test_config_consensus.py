@@ -94,4 +94,4 @@ def test_settings_are_told_by_their_keys():
     config = {"steps": 3, "run_dir": "a", "data": {"dir": "b", "batch_size": 4}, "compare": {"modes": ["eager"]}}
     config["recipe"] = {"vocabulary": "/scratch/n1/v.txt", "extra": {}}
     told = {"steps": 3, "data.batch_size": 4, "compare.modes": ["eager"], "recipe.extra": {}}
-    assert config_consensus.settings(config) == told
+    assert config_consensus.shared_settings(config) == told

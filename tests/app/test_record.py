@@ -206,4 +206,4 @@ def test_a_refused_resume_does_not_unmake_the_steps_made(settings, tmp_path):
     resumed.write(ValueError("of another model"))
     found = run_json.read(tmp_path)
     assert (found["status"], found["steps"], found["checkpoints"]) == ("failed", 60, {"written": 3})
-    assert run_folder.steps_told(tmp_path) == [60]
+    assert run_folder.recorded_steps(tmp_path) == [60]

@@ -120,10 +120,10 @@ def test_resume_latest_continues_each_modes_newest_run(folder):
 
 
 def test_two_runs_started_in_one_second_get_two_folders(tmp_path):
-    made = [run_folder.new(tmp_path, "mnist", "graph") for _ in range(5)]
+    made = [run_folder.create(tmp_path, "mnist", "graph") for _ in range(5)]
     assert len(set(made)) == 5
     assert all(folder.is_dir() for folder in made)
-    assert run_folder.latest(tmp_path, "mnist", "graph") == made[-1]
+    assert run_folder.find_latest(tmp_path, "mnist", "graph") == made[-1]
 
 
 def test_cfg_job_prints_every_job(folder, capsys):

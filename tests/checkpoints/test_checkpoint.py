@@ -433,7 +433,7 @@ def test_content_that_was_changed_with_its_checksums_is_found_out(path):
 def test_an_index_that_is_lost_or_damaged_costs_nothing(tmp_path, make_trainer):
     make_trainer("eager", steps=2, callbacks=[Checkpoint(every=1)]).train()
     index = tmp_path / "checkpoints" / checkpoint.INDEX
-    assert set(checkpoint.index_of(index.parent)) == {"step-00000001.npz", "step-00000002.npz"}
+    assert set(checkpoint.read_index(index.parent)) == {"step-00000001.npz", "step-00000002.npz"}
     for content in (b"", b"[1]", b"\xff", b'{"step-00000002.npz": 3}'):
         index.write_bytes(content)
         assert checkpoint.load(run_folder.checkpoint(tmp_path, 2)).step == 2
@@ -446,8 +446,8 @@ def test_a_crash_between_a_file_and_its_index_makes_neither_wrong(tmp_path, make
     trainer = make_trainer("eager", steps=4, callbacks=[Scores([0.5, 0.8]), Checkpoint(every=2, best="accuracy")])
     trainer.train()
     folder = tmp_path / "checkpoints"
-    index = checkpoint.index_of(folder)
-    checkpoint.leave_out(folder, index, ["step-00000004.npz", "best.npz"])
+    index = checkpoint.read_index(folder)
+    checkpoint.remove_from_index(folder, index, ["step-00000004.npz", "best.npz"])
     for name in ("step-00000002.npz", "step-00000004.npz", "best.npz"):
         checkpoint.load(folder / name)
 
@@ -462,7 +462,7 @@ def test_a_copy_is_not_changed_by_later_steps(mode, make_trainer):
     class Copies(Callback):
         def on_step(self, trainer):
             state = trainer.recipe.state()
-            kept.append((checkpoint.copied(state), checkpoint.digest(state)))
+            kept.append((checkpoint.copy_values(state), checkpoint.digest(state)))
 
     trainer = make_trainer(mode, steps=6, callbacks=[Copies(every=1)], name="adam", ema=0.9)
     trainer.train()

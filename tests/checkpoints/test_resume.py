@@ -241,10 +241,10 @@ def test_a_refusal_says_which_settings_differ_too(folder, make_recipe, mlp, sett
 def test_what_changes_no_number_is_not_worth_a_word():
     old = {"mode": {"name": "graph", "compile": "graph", "steps_per_call": 1}, "callbacks": {"log": {"every": 1}}}
     new = {"mode": {"name": "mine", "compile": "graph", "steps_per_call": 9}, "callbacks": {}, "run_dir": "x"}
-    assert resume.differences(old, new) == []
+    assert resume.find_differences(old, new) == []
     new["mode"]["compile"] = "xla"
     new["seed"] = 1
-    assert resume.differences(old, new) == ["mode.compile: graph -> xla", "seed: None -> 1"]
+    assert resume.find_differences(old, new) == ["mode.compile: graph -> xla", "seed: None -> 1"]
 
 
 # --- everything else that a run knows --------------------------------------------------------------------------------
@@ -369,9 +369,9 @@ def test_a_callback_of_the_users_own_gets_back_what_it_kept(make_trainer, tmp_pa
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_sums_are_the_same_in_whatever_pieces_they_come(size):
     rows = np.random.default_rng(0).normal(size=(50, 2, 2))
-    whole, pieces = RunningMeans().plus_steps(("a", "b"), rows), RunningMeans()
+    whole, pieces = RunningMeans().add_steps(("a", "b"), rows), RunningMeans()
     for begin in range(0, 50, size):
-        pieces = pieces.plus_steps(("a", "b"), rows[begin : begin + size])
+        pieces = pieces.add_steps(("a", "b"), rows[begin : begin + size])
     assert pieces == whole
 
 

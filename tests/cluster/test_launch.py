@@ -198,7 +198,7 @@ def test_a_worker_that_refuses_its_words_tells_so(tmp_path, monkeypatch, capsys)
     assert main(["recipe=mnist", "step=3"]) == 2
     report = read_report(tmp_path / "failed")
     assert (report.type, report.code) == ("ConfigError", 2)
-    assert report.told.splitlines()[0] in capsys.readouterr().err
+    assert report.text.splitlines()[0] in capsys.readouterr().err
 
 
 def test_a_process_that_leaves_at_once_leaves_nothing_unprinted():

@@ -23,7 +23,7 @@ from modetrain.cluster import rendezvous as joining
 
 before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 try:
-    with joining.joined(os.environ, within=float(sys.argv[1])):
+    with joining.join_workers(os.environ, within=float(sys.argv[1])):
         print("all there", flush=True)
         exec(sys.argv[2])
 except joining.NotJoinedError as error:

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from modetrain.cluster.launcher.evidence import causes, named
+from modetrain.cluster.launcher.evidence import find_causes, format_workers
 from modetrain.cluster.launcher.supervisor import Action, Limits, Supervisor
 from modetrain.cluster.protocol import Report
 
@@ -67,19 +67,19 @@ def test_nothing_is_asked_for_while_nothing_happens():
 
 def test_who_tells_first_of_what_is_not_finite_is_not_to_blame():
     report = Report(at=1.0, type="NonFiniteError", message="loss is nan in step 3", traceback="", code=3)
-    (cause,) = causes({1: report}, {})
+    (cause,) = find_causes({1: report}, {})
     assert cause.of_all
     assert cause.sentence == "all workers stopped: NonFiniteError: loss is nan in step 3"
-    (cause,) = causes({1: dataclasses.replace(report, type="ValueError", code=1)}, {})
+    (cause,) = find_causes({1: dataclasses.replace(report, type="ValueError", code=1)}, {})
     assert not cause.of_all
     assert cause.sentence.startswith("worker 1 failed: ValueError")
 
 
 def test_many_workers_are_named_by_the_first_and_the_last():
-    assert named([1]) == "worker 1"
-    assert named([0, 1, 3]) == "workers 0, 1 and 3"
-    assert named(range(64)) == "workers 0 to 63"
-    assert named([0, 1, 2, 3, 4, 6]) == "workers 0, 1, 2, 3, 4 and 6"
+    assert format_workers([1]) == "worker 1"
+    assert format_workers([0, 1, 3]) == "workers 0, 1 and 3"
+    assert format_workers(range(64)) == "workers 0 to 63"
+    assert format_workers([0, 1, 2, 3, 4, 6]) == "workers 0, 1, 2, 3, 4 and 6"
 
 
 def test_an_exception_is_the_cause_though_its_worker_exits_last():

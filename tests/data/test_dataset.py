@@ -278,10 +278,10 @@ def test_overfitting_evaluates_the_very_batches_trained_on(make_data, debug):
 
 
 @pytest.mark.parametrize(
-    ("cut", "most"),
+    ("sharding", "most"),
     [(BatchSharding(), 40), (BatchSharding(replicas=3, local=3), 39), (BatchSharding(parts=2, replicas=8), 32)],
 )
-def test_a_batch_of_more_examples_than_there_are_is_refused(make_data, cut, most):
+def test_a_batch_of_more_examples_than_there_are_is_refused(make_data, sharding, most):
     with pytest.raises(ConfigError, match=rf"batch_size=48: there are only 40 .* Type data.batch_size={most} or less"):
-        make_data(batch_size=48, cut=cut)
-    assert make_data(batch_size=most, cut=cut).settings.batch_size == most
+        make_data(batch_size=48, sharding=sharding)
+    assert make_data(batch_size=most, sharding=sharding).settings.batch_size == most

@@ -162,7 +162,7 @@ def test_every_image_classification_set_of_tfds_is_known_by_name():
     import tensorflow_datasets as tfds
 
     registered = set(tfds.list_builders(with_community_datasets=False))
-    known = names.shipped()
+    known = names.shipped_names()
     assert {"mnist", "fashion_mnist", "kmnist", "cifar10", "emnist", "stl10", "i_naturalist2021"} <= known & registered
     for name in registered - known:
         assert ".image_classification." not in tfds.builder_cls(name).__module__, name
@@ -208,7 +208,7 @@ def prepare(root: Path, name: str, features, splits, *, shards: int | None = Non
         "_split_generators": lambda self, _: {split: self._generate_examples(split) for split in splits},
         "_generate_examples": lambda self, split: enumerate(splits[split]),
     }
-    with network.quiet(), contextlib.redirect_stdout(io.StringIO()):
+    with network.silence_logs(), contextlib.redirect_stdout(io.StringIO()):
         builder = type(name, (tfds.core.GeneratorBasedBuilder,), members, skip_registration=True)(data_dir=root)
         tfds.disable_progress_bar()
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=shards))

@@ -37,7 +37,7 @@ def test_python_packages_and_the_library_are_not_the_users(file):
 
 
 @pytest.mark.parametrize(
-    "file", [__file__, str(paths.shipped() / "recipes" / "mnist.py"), "/home/anna/recipes/mine.py", "recipe.py"]
+    "file", [__file__, str(paths.shipped_dir() / "recipes" / "mnist.py"), "/home/anna/recipes/mine.py", "recipe.py"]
 )
 def test_what_the_user_has_written_is_theirs_and_so_are_shipped_recipes(file):
     assert location.is_users(file)
@@ -79,7 +79,7 @@ def test_what_was_typed_is_reported_where_nothing_else_is_the_users():
         error = caught.value
         assert error.__traceback__ is not None
         error.__traceback__ = error.__traceback__.tb_next  # not this test's own line
-        return "".join(report.lines(error))
+        return "".join(report.format_lines(error))
 
     assert 'File "<string>", line 1' in report_of("1 / 0")
     assert 'File "<string>"' not in report_of("fail()")

@@ -14,9 +14,9 @@ from tensorflow.python.distribute import mirrored_strategy
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.diagnostics import graph_ops, stack
 from modetrain.engine import batch_norm, optimizer, random
-from modetrain.engine.devices import Replicas, number_of_this
+from modetrain.engine.devices import Replicas, replica_number
 from modetrain.engine.guards.guard import GuardError
-from modetrain.engine.guards.step_guards import unguarded
+from modetrain.engine.guards.step_guards import find_unguarded
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
 from modetrain.settings import NonfiniteSettings
@@ -217,7 +217,7 @@ def test_what_is_beyond_the_guards_of_the_gradients_is_named(make_trainer, mlp):
     trainer = make_trainer("xla", LooksUpInABranch, model=mlp(units=0, dropout=0.0), steps=1, replicas=REPLICAS[2])
     trainer.train()
     (graph,) = [step.graph for step in trainer.programs.train._built.popitem()[1].steps]
-    assert [place.text for place in unguarded(graph)] == ['losses *= tf.gather(tf.ones([5]), batch["label"])']
+    assert [place.text for place in find_unguarded(graph)] == ['losses *= tf.gather(tf.ones([5]), batch["label"])']
 
 
 def test_operations_of_a_program_inside_the_step_know_the_users_line(make_trainer, mlp):
@@ -516,5 +516,5 @@ def test_the_all_reduces_of_a_step_are_counted(accumulate, make_recipe, source, 
 
 
 def test_replicas_are_numbered(replicas):
-    found = replicas.run(lambda given: given + number_of_this(), [tf.constant(10 * k) for k in range(replicas.count)])
+    found = replicas.run(lambda given: given + replica_number(), [tf.constant(10 * k) for k in range(replicas.count)])
     assert [int(value) for value in found] == [11 * k for k in range(replicas.count)]

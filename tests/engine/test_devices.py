@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from modetrain.app.build import connect_devices
-from modetrain.engine.devices import Replicas, mean_over_replicas, number_of_this, shown
+from modetrain.engine.devices import Replicas, format_devices, mean_over_replicas, replica_number
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
 
@@ -32,11 +32,11 @@ def test_several_replicas(request):
 
 
 def test_many_devices_are_shown_by_the_first_and_the_last():
-    assert shown(["/device:CPU:0"]) == "/device:CPU:0"
-    assert shown([f"/device:CPU:{n}" for n in range(4)]).count(",") == 3
-    assert shown([f"/device:CPU:{n}" for n in range(64)]) == "/device:CPU:0 to 63"
+    assert format_devices(["/device:CPU:0"]) == "/device:CPU:0"
+    assert format_devices([f"/device:CPU:{n}" for n in range(4)]).count(",") == 3
+    assert format_devices([f"/device:CPU:{n}" for n in range(64)]) == "/device:CPU:0 to 63"
     workers = [f"/job:worker/task:{worker}/device:GPU:{n}" for worker in range(12) for n in range(2)]
-    assert shown(workers) == "/job:worker/task:0/device:GPU:0 to 11/device:GPU:1"
+    assert format_devices(workers) == "/job:worker/task:0/device:GPU:0 to 11/device:GPU:1"
 
 
 def test_one_device_is_wrapped_in_nothing():
@@ -44,11 +44,11 @@ def test_one_device_is_wrapped_in_nothing():
     assert replicas.strategy is None
     assert (replicas.count, replicas.local, replicas.first, replicas.workers, replicas.chief) == (1, 1, 0, 1, True)
     assert replicas.run(lambda given: given + 1, [41]) == [42]
-    assert number_of_this() == 0
+    assert replica_number() == 0
     tensors = [tf.constant(1.0), tf.constant([2.0])]
     assert [a is b for a, b in zip(mean_over_replicas(tensors), tensors, strict=True)] == [True, True]
     assert replicas.sum_over_workers(np.array([1.0, 2.0])).tolist() == [1.0, 2.0]
-    assert replicas.of_each_worker([3.0]).tolist() == [[3.0]]
+    assert replicas.gather_from_workers([3.0]).tolist() == [[3.0]]
 
 
 @pytest.mark.parametrize(

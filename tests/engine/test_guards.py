@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from modetrain.engine.guards.guard import GuardError
-from modetrain.engine.guards.step_guards import unguarded
+from modetrain.engine.guards.step_guards import find_unguarded
 from recipes.mnist import Digits
 
 FAILS_AT = 4  # updates completed before the step that fails
@@ -186,7 +186,7 @@ def test_what_no_guard_reaches_is_named():
         return tf.gather(tf.range(3.0), ids) / 2.0
 
     outer = tf.function(lambda ids: picked(ids) * 2.0).get_concrete_function(tf.TensorSpec([4], tf.int32))
-    assert [place.text for place in unguarded(outer.graph)] == ["return tf.gather(tf.range(3.0), ids) / 2.0"]
+    assert [place.text for place in find_unguarded(outer.graph)] == ["return tf.gather(tf.range(3.0), ids) / 2.0"]
 
 
 def test_without_guards_xla_goes_on(make_trainer, mlp):

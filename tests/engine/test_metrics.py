@@ -13,59 +13,59 @@ from modetrain.engine.metrics import RunningMeans
 
 
 def test_one_value_per_example_is_a_sum_and_a_number_of_examples():
-    row = metrics.row({"loss": tf.constant([1.0, 2.0, 6.0])}, 3)
+    row = metrics.pack_row({"loss": tf.constant([1.0, 2.0, 6.0])}, 3)
     assert row.dtype == tf.float32
     assert row.numpy().tolist() == [[9.0, 3.0]]
 
 
 def test_a_scalar_counts_as_the_mean_over_the_batch():
-    assert metrics.row({"loss": tf.constant(2.5)}, 4).numpy().tolist() == [[10.0, 4.0]]
+    assert metrics.pack_row({"loss": tf.constant(2.5)}, 4).numpy().tolist() == [[10.0, 4.0]]
 
 
 def test_several_values_an_example_all_count():
-    row = metrics.row({"per_pixel": tf.constant([[1.0, 2.0], [3.0, 6.0]])}, 2)
+    row = metrics.pack_row({"per_pixel": tf.constant([[1.0, 2.0], [3.0, 6.0]])}, 2)
     assert row.numpy().tolist() == [[12.0, 4.0]]
 
 
 @pytest.mark.parametrize("hits", [tf.constant([True, False, True]), tf.constant([1, 0, 1]), [1.0, 0.0, 1.0]])
 def test_whatever_is_a_number_is_counted(hits):
-    assert metrics.row({"accuracy": hits}, 3).numpy().tolist() == [[2.0, 3.0]]
+    assert metrics.pack_row({"accuracy": hits}, 3).numpy().tolist() == [[2.0, 3.0]]
 
 
 def test_rows_are_in_the_order_the_step_wrote():
-    row = metrics.row({"b": tf.constant(1.0), "a": tf.constant(2.0)}, 1)
+    row = metrics.pack_row({"b": tf.constant(1.0), "a": tf.constant(2.0)}, 1)
     assert row.numpy()[:, 0].tolist() == [1.0, 2.0]
 
 
 def test_float64_stays_float64():
-    assert metrics.row({"a": tf.constant(1.0), "b": tf.constant(1.0, tf.float64)}, 1).dtype == tf.float64
+    assert metrics.pack_row({"a": tf.constant(1.0), "b": tf.constant(1.0, tf.float64)}, 1).dtype == tf.float64
     third = tf.constant([1 / 3], tf.float64)
-    assert metrics.row({"b": third}, 1).numpy()[0, 0] == 1 / 3
+    assert metrics.pack_row({"b": third}, 1).numpy()[0, 0] == 1 / 3
 
 
 def test_half_precision_is_summed_in_float32():
     # 4096 + 1 is 4096 in float16 and bfloat16
     for dtype in (tf.float16, tf.bfloat16):
-        row = metrics.row({"loss": tf.ones([4097], dtype)}, 4097)
+        row = metrics.pack_row({"loss": tf.ones([4097], dtype)}, 4097)
         assert row.numpy().tolist() == [[4097.0, 4097.0]]
 
 
 def test_a_value_of_unknown_rank_is_refused_with_its_name():
     @tf.function(input_signature=[tf.TensorSpec(None, tf.float32)])
     def step(loss):
-        return metrics.row({"loss": loss}, 4)
+        return metrics.pack_row({"loss": loss}, 4)
 
     with pytest.raises(ValueError, match=r"returned 'loss' with a shape that is not known when the step is traced"):
         step.get_concrete_function()
 
 
 def test_a_step_may_return_nothing():
-    assert metrics.row({}, 3).shape == (0, 2)
+    assert metrics.pack_row({}, 3).shape == (0, 2)
 
 
 def test_a_value_of_another_length_is_refused_with_its_name_and_shape():
     with pytest.raises(ValueError, match="the step returned 'loss' with shape") as caught:
-        metrics.row({"loss": tf.zeros([5, 2])}, 8)
+        metrics.pack_row({"loss": tf.zeros([5, 2])}, 8)
     assert str(caught.value) == (
         "the step returned 'loss' with shape (5, 2) for a batch of 8 examples: return one value per example, or a scalar "
         "that is the mean over the batch."
@@ -75,7 +75,7 @@ def test_a_value_of_another_length_is_refused_with_its_name_and_shape():
 @pytest.mark.parametrize("returned", [None, 1.0, [("loss", 1.0)]])
 def test_a_step_that_returns_no_mapping_is_told_what_to_write(returned):
     with pytest.raises(TypeError, match=r'one value per example.*Write for example: return \{"loss": loss\}'):
-        metrics.row(returned, 8)
+        metrics.pack_row(returned, 8)
 
 
 # --- RunningMeans: sums that become means when somebody looks ---------------------------------------------------------------

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from modetrain.errors import ConfigError
-from modetrain.files.lock import NAME, Lock, held
+from modetrain.files.lock import NAME, Lock, find_holder
 
 HOLDER = """
 import sys, time
@@ -33,7 +33,7 @@ def holder(tmp_path):
 
 
 def test_a_folder_that_a_live_process_uses_is_refused_by_name(holder, tmp_path):
-    for attempt in (lambda: Lock.take(tmp_path), lambda: held(tmp_path)):
+    for attempt in (lambda: Lock.take(tmp_path), lambda: find_holder(tmp_path)):
         try:
             problem = attempt()
         except ConfigError as error:
@@ -46,7 +46,7 @@ def test_a_folder_that_a_live_process_uses_is_refused_by_name(holder, tmp_path):
 def test_one_that_was_killed_is_taken_over_and_that_is_said(holder, tmp_path):
     holder.kill()
     holder.wait()
-    assert held(tmp_path) is None
+    assert find_holder(tmp_path) is None
     lock = Lock.take(tmp_path)
     assert f"process {holder.pid} on " in lock.stale
     lock.release()
@@ -54,7 +54,7 @@ def test_one_that_was_killed_is_taken_over_and_that_is_said(holder, tmp_path):
 
 def test_after_a_release_nobody_has_had_it(tmp_path):
     Lock.take(tmp_path).release()
-    assert held(tmp_path) is None
+    assert find_holder(tmp_path) is None
     lock = Lock.take(tmp_path)
     assert lock.stale is None
     with pytest.raises(ConfigError):
@@ -63,10 +63,10 @@ def test_after_a_release_nobody_has_had_it(tmp_path):
 
 
 def test_asking_does_not_take_it(tmp_path):
-    assert held(tmp_path) is None
+    assert find_holder(tmp_path) is None
     assert not (tmp_path / NAME).exists()
     Lock.take(tmp_path).release()
-    assert held(tmp_path) is held(tmp_path) is None
+    assert find_holder(tmp_path) is find_holder(tmp_path) is None
 
 
 @pytest.mark.parametrize(("age", "refused"), [(5, True), (900, False)])
@@ -74,9 +74,9 @@ def test_another_machine_counts_while_its_heart_beats(age, refused, tmp_path):
     """Where a file system keeps locks of one machine alone, the lock is free here whoever has it there."""
     (tmp_path / NAME).write_text(json.dumps({"pid": 7, "host": "elsewhere", "since": "today"}))
     (tmp_path / "heartbeat.json").write_text(json.dumps({"time": time.time() - age}))
-    assert (held(tmp_path) is not None) == refused
+    assert (find_holder(tmp_path) is not None) == refused
     if refused:
-        assert "process 7 on elsewhere" in held(tmp_path)
+        assert "process 7 on elsewhere" in find_holder(tmp_path)
 
 
 def test_whatever_the_file_holds_it_can_be_taken(tmp_path):

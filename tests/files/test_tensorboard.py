@@ -12,7 +12,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from modetrain.files.tensorboard import TensorBoardWriter, cut
+from modetrain.files.tensorboard import TensorBoardWriter, truncate
 
 
 def written(folder, steps, value=0.0):
@@ -38,7 +38,7 @@ def in_tensorboard(folder):
 
 def test_what_was_written_after_the_step_is_gone_and_the_rest_is_there(tmp_path):
     written(tmp_path, [2, 4, 6, 8])
-    assert cut(tmp_path, 5) == 2
+    assert truncate(tmp_path, 5) == 2
     assert plain(tmp_path) == [(2, 2.0), (4, 4.0)]
     written(tmp_path, [6, 8, 10], value=0.5)
     wanted = [(2, 2.0), (4, 4.0), (6, 6.5), (8, 8.5), (10, 10.5)]
@@ -49,7 +49,7 @@ def test_a_tensorboard_that_has_read_them_already_forgets_them(tmp_path):
     written(tmp_path, [2, 4, 6, 8])
     open_one = plugin_event_accumulator.EventAccumulator(str(tmp_path)).Reload()  # what its web page reads with
     assert len(open_one.Tensors("train/loss")) == 4
-    cut(tmp_path, 4)
+    truncate(tmp_path, 4)
     written(tmp_path, [6], value=0.5)
     shown = [(event.step, event.tensor_proto.float_val[0]) for event in open_one.Reload().Tensors("train/loss")]
     assert shown == [(2, 2.0), (4, 4.0), (6, 6.5)]
@@ -60,7 +60,7 @@ def test_a_last_record_that_a_crash_cut_short_is_left_out(garbage, tmp_path):
     written(tmp_path, [1, 2, 3])
     (file,) = tmp_path.glob("events.out.tfevents.*")
     file.write_bytes(file.read_bytes()[:-5] + garbage)
-    cut(tmp_path, 9)
+    truncate(tmp_path, 9)
     written(tmp_path, [3])
     assert plain(tmp_path) == in_tensorboard(tmp_path) == [(1, 1.0), (2, 2.0), (3, 3.0)]
 
@@ -81,7 +81,7 @@ def test_images_are_cut_too(tmp_path):
     for step in (1, 2):
         events.images("samples", tf.zeros([1, 4, 4, 1]).numpy(), step)
     events.close()
-    assert cut(tmp_path, 1) == 1
+    assert truncate(tmp_path, 1) == 1
 
 
 def test_in_a_fresh_folder_there_is_nothing_to_cut(tmp_path):

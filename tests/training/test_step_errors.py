@@ -113,7 +113,7 @@ SAID = [
 
 
 def printed(error, folder) -> list[str]:
-    return report.told(error, folder / "error.txt").splitlines()
+    return report.format_error(error, folder / "error.txt").splitlines()
 
 
 @pytest.mark.parametrize(("cls", "mode", "name", "reason"), SAID, ids=lambda v: getattr(v, "__name__", None))
@@ -130,8 +130,8 @@ def test_what_is_printed_is_the_users_lines_the_reason_and_the_notes(cls, mode, 
     notes = next(n for n, line in enumerate(said) if line.startswith("modetrain: "))
     assert notes - at <= 2, "the reason is a line or two"
     assert said[notes] == f"modetrain: the complete error: {tmp_path / 'error.txt'}"
-    shown = f"{said[at]} ({paths.shown(Path(__file__), Path.cwd())}:"
-    assert report.headline(caught.value).startswith(shown)
+    shown = f"{said[at]} ({paths.format_path(Path(__file__), Path.cwd())}:"
+    assert report.format_headline(caught.value).startswith(shown)
     step = {(Gathers, mode): 4, (CallsBack, mode): 3, (Reshapes, "graph"): 2}.get((cls, mode), 1)
     assert any(line.startswith(f"modetrain: failed in step {step} of 5: ") for line in said[notes:])
 

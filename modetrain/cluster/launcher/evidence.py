@@ -77,7 +77,7 @@ class Cause:
         """What happened, naming the workers."""
         if self.of_all and self.report is not None:
             return f"all workers stopped: {self.report.line}"
-        return f"{named(self.workers)} {self.what}"
+        return f"{format_workers(self.workers)} {self.what}"
 
     @property
     def of_all(self) -> bool:
@@ -93,7 +93,7 @@ class Cause:
         return (-self.code, self.at, self.workers)
 
 
-def causes(reports: Mapping[int, Report], exits: Mapping[int, Exit]) -> list[Cause]:
+def find_causes(reports: Mapping[int, Report], exits: Mapping[int, Exit]) -> list[Cause]:
     """All that is a cause by itself, the first one first; what happened to several workers alike is one cause."""
     found: dict[Hashable, list[int]] = {}
     for worker, report in sorted(reports.items()):
@@ -145,7 +145,7 @@ def _end(workers: list[int], exits: list[Exit]) -> Cause:
     return Cause(kind="signal", workers=tuple(workers), what=f"{was} killed by {number.name}", at=at)
 
 
-def consequences(reports: Mapping[int, Report], exits: Mapping[int, Exit]) -> list[tuple[float, int, str]]:
+def find_consequences(reports: Mapping[int, Report], exits: Mapping[int, Exit]) -> list[tuple[float, int, str]]:
     """When which worker told of a lost peer, and how, the earliest first."""
     found = [(report.at, worker, report.line) for worker, report in reports.items() if report.lost_a_peer]
     found += [
@@ -156,7 +156,7 @@ def consequences(reports: Mapping[int, Report], exits: Mapping[int, Exit]) -> li
     return sorted(found)
 
 
-def named(workers: Collection[int]) -> str:
+def format_workers(workers: Collection[int]) -> str:
     """`worker 1`, `workers 0, 2 and 3`, `workers 0 to 63`."""
     numbers = list(workers)
     if len(numbers) > _MOST_NAMED and numbers == list(range(numbers[0], numbers[-1] + 1)):

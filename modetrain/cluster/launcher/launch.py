@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from modetrain.cluster.launcher.evidence import STOPS, named
+from modetrain.cluster.launcher.evidence import STOPS, format_workers
 from modetrain.cluster.launcher.output import Screen
 from modetrain.cluster.launcher.processes import Attempt
 from modetrain.cluster.launcher.supervisor import Limits, Supervisor
@@ -185,7 +185,7 @@ def _explain(watch: Supervisor, attempt: Attempt, screen: Screen) -> None:
         return
     report = cause.report
     first = report is not None and not cause.of_all
-    screen.say(f"{named(cause.workers)} failed first: {report.line}" if first and report else cause.sentence)
+    screen.say(f"{format_workers(cause.workers)} failed first: {report.line}" if first and report else cause.sentence)
     for worker in cause.workers[:1] if report else cause.workers:  # an error is the same for all of them
         tail = attempt.tail(worker)
         told = (report.told.strip() or report.type).splitlines() if report else []
@@ -195,6 +195,8 @@ def _explain(watch: Supervisor, attempt: Attempt, screen: Screen) -> None:
                 screen.say(f"[worker {worker}] {line}")
             screen.say(f"[worker {worker}] (its log: {attempt.log(worker)})")
     for other in watch.others:
-        screen.say(f"{named(other.workers)} failed too: {other.report.line}" if other.report else other.sentence)
+        screen.say(
+            f"{format_workers(other.workers)} failed too: {other.report.line}" if other.report else other.sentence
+        )
     for worker in watch.followers:
         screen.say(f"worker {worker} stopped because of it")

@@ -129,7 +129,7 @@ class Attempt:
             with contextlib.suppress(OSError):
                 signs.append(file.stat().st_mtime)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            beat = run_folder.of_worker(self._folder.parent, HEARTBEAT, worker)
+            beat = run_folder.worker_file(self._folder.parent, HEARTBEAT, worker)
             signs.append(float(json.loads(beat.read_text())["time"]))
         return max(signs)
 

@@ -17,7 +17,7 @@ import enum
 import signal
 from collections.abc import Collection
 
-from modetrain.cluster.launcher.evidence import STOPS, Cause, Exit, causes, consequences, named
+from modetrain.cluster.launcher.evidence import STOPS, Cause, Exit, find_causes, find_consequences, format_workers
 from modetrain.cluster.protocol import Report
 
 _INTERRUPTIONS = ("KeyboardInterrupt", "SystemExit")  # the exit code tells the same
@@ -220,7 +220,7 @@ class Supervisor:
     def _causes(self) -> list[Cause]:
         # How a worker ends upon our own signal tells nothing.
         exits = {worker: exit for worker, exit in self._exits.items() if not self._acted_before(exit.at)}
-        return causes(self._reports, exits)
+        return find_causes(self._reports, exits)
 
     def _direct(self) -> Cause | None:
         return next(iter(self._causes()), None)
@@ -232,7 +232,7 @@ class Supervisor:
 
     @property
     def _first_loss(self) -> float | None:
-        return next((at for at, _, _ in consequences(self._reports, self._exits)), None)
+        return next((at for at, _, _ in find_consequences(self._reports, self._exits)), None)
 
     def _silent(self, now: float, frozen: Collection[int]) -> Cause | None:
         """Where all errors are consequences, the one that says nothing is the cause."""
@@ -249,11 +249,11 @@ class Supervisor:
         return None if silent else self._lost()
 
     def _lost(self) -> Cause:
-        lost = consequences(self._reports, self._exits)
+        lost = find_consequences(self._reports, self._exits)
         lines = {worker: line for _, worker, line in lost}
         workers = tuple(sorted(lines))
         finished = [other for other, exit in self._exits.items() if exit.code == 0]
-        after = f" after {named(sorted(finished))} had finished" if finished else ""
+        after = f" after {format_workers(sorted(finished))} had finished" if finished else ""
         what = f"lost {'its' if len(workers) == 1 else 'their'} peers{after}: {lines[workers[0]]}"
         return Cause(kind="lost", workers=workers, what=what, at=lost[0][0])
 
@@ -273,7 +273,7 @@ class Supervisor:
         # Whoever only waits is not to blame, unless all do.
         missing = [worker for far, workers in how_far.items() if far != _WAITS for worker in workers]
         to_blame_first = sorted(how_far.items(), key=lambda group: group[0] == _WAITS)
-        told = ", ".join(f"{named(workers)} {far}" for far, workers in to_blame_first)
+        told = ", ".join(f"{format_workers(workers)} {far}" for far, workers in to_blame_first)
         return Cause(
             kind="missing",
             workers=tuple(sorted(missing or how_far[_WAITS])),

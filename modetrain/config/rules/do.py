@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modetrain.errors import nearest_multiple
 from modetrain.files import run_folder
-from modetrain.files.paths import shown
+from modetrain.files.paths import format_path
 from modetrain.schema import text
 from modetrain.settings import Settings
 
@@ -18,7 +18,7 @@ def evaluate(settings: Settings) -> str | None:
     folder = settings.run_dir if settings.resume == "latest" else None
     if folder is not None and folder.is_dir() and not run_folder.steps(folder):
         return (
-            f"do=evaluate resume=latest: {shown(folder, Path.cwd())} has no checkpoint yet. Type run_dir= with the folder "
+            f"do=evaluate resume=latest: {format_path(folder, Path.cwd())} has no checkpoint yet. Type run_dir= with the folder "
             "of a run that has one."
         )
     if settings.resume is not None:

@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 
 from modetrain.files import run_folder
-from modetrain.files.lock import held
-from modetrain.files.paths import shown
-from modetrain.files.quoting import typed_path
+from modetrain.files.lock import find_holder
+from modetrain.files.paths import format_path
+from modetrain.files.quoting import shell_path_override
 from modetrain.settings import Settings
 
 
@@ -23,7 +23,7 @@ def run_dir(settings: Settings) -> str | None:
         file = _path(there)
         return f"run_dir={named}: {file} is a file, no run folder can be made there. Type run_dir= with another path."
     # Of several workers one has the lock already while the others begin.
-    if settings.do == "train" and settings.mode.strategy != "multiworker" and (problem := held(target)):
+    if settings.do == "train" and settings.mode.strategy != "multiworker" and (problem := find_holder(target)):
         return problem
     try:  # tried for real: of a file system that is read-only or no place for files, rights tell nothing
         os.rmdir(tempfile.mkdtemp(prefix=".modetrain-", dir=there))
@@ -41,7 +41,7 @@ def run_dir(settings: Settings) -> str | None:
     if other is not None and run_folder.holds_run(target) and target != run_folder.owner(other):
         return (
             f"run_dir={named} resume={_path(other)}: {named} already holds another run, which would be "
-            f"overwritten. Type {typed_path('run_dir', target)} resume=latest to continue that one, or {_other(target)} for a "
+            f"overwritten. Type {shell_path_override('run_dir', target)} resume=latest to continue that one, or {_other(target)} for a "
             "new one."
         )
     return None
@@ -126,10 +126,10 @@ def further(settings: Settings) -> str | None:
 
 def _lost(folder: Path) -> str | None:
     """A run that has made steps is not begun again in its own folder, over its record, because its checkpoints are gone."""
-    made, best = max(run_folder.steps_told(folder), default=0), run_folder.best(folder)
+    made, best = max(run_folder.recorded_steps(folder), default=0), run_folder.best(folder)
     if run_folder.steps(folder) or not made:
         return None
-    on = f"{typed_path('resume', best)} to go on from the best one, which is left, " if best.exists() else ""
+    on = f"{shell_path_override('resume', best)} to go on from the best one, which is left, " if best.exists() else ""
     return (
         f"resume=latest: {_path(folder)} held a run that has made {made} steps, and none of its checkpoints is in "
         f"{_path(folder / run_folder.CHECKPOINTS)} any more: the run would begin again at step 0, over its record and its "
@@ -139,8 +139,8 @@ def _lost(folder: Path) -> str | None:
 
 def _other(folder: Path) -> str:
     """The override for a new folder beside one that is taken."""
-    return typed_path("run_dir", f"{folder}-2")
+    return shell_path_override("run_dir", f"{folder}-2")
 
 
 def _path(path: Path | str) -> str:
-    return shown(Path(path), Path.cwd())
+    return format_path(Path(path), Path.cwd())

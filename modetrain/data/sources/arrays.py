@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from modetrain.data.sources.messages import typed
-from modetrain.data.sources.splits import named
-from modetrain.data.sources.splits import unknown as unknown_split
+from modetrain.data.sources.messages import data_override
+from modetrain.data.sources.splits import split_names, unknown_split
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
 
@@ -25,15 +24,15 @@ _RESIZE_AT_ONCE = 256
 _SLICE = re.compile(r"(?P<name>[\w-]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
-def chosen(splits: Mapping[str, Arrays], settings: DataSettings, *, where: str) -> tuple[Arrays, Arrays]:
+def select(splits: Mapping[str, Arrays], settings: DataSettings, *, where: str) -> tuple[Arrays, Arrays]:
     """Training and evaluation arrays: the split expressions applied to whole splits, resized.
 
     Args:
       splits: per split name its arrays.
       where: what the splits are part of, for messages.
     """
-    train = resized(_slice("train_split", settings.train_split, splits, where), settings, where=where)
-    evaluation = resized(_slice("eval_split", settings.eval_split, splits, where), settings, where=where)
+    train = resize(_slice("train_split", settings.train_split, splits, where), settings, where=where)
+    evaluation = resize(_slice("eval_split", settings.eval_split, splits, where), settings, where=where)
     return train, evaluation
 
 
@@ -45,7 +44,7 @@ def _slice(key: str, expression: str, splits: Mapping[str, Arrays], where: str) 
         if not match:
             raise ConfigError(
                 f"data.{key}={expression}: {part.strip()!r} cannot be read. "
-                f"Type {typed(key, 'train')}, {typed(key, 'train[:90%]')} or {typed(key, 'train[100:200]')}."
+                f"Type {data_override(key, 'train')}, {data_override(key, 'train[:90%]')} or {data_override(key, 'train[100:200]')}."
             )
         if match["name"] not in splits:
             raise unknown_split(key, expression, match["name"], list(splits), where)
@@ -57,12 +56,12 @@ def _slice(key: str, expression: str, splits: Mapping[str, Arrays], where: str) 
         held = " and ".join("{" + ", ".join(sorted(part)) + "}" for part in parts)
         raise ConfigError(
             f"data.{key}={expression}: splits with different arrays, {held}, cannot be joined. "
-            f"Type {typed(key, 'train')}."
+            f"Type {data_override(key, 'train')}."
         )
     out = parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if len(out["label"]) == 0:
         raise ConfigError(
-            f"data.{key}={expression}: no example is left of {where}. Type {typed(key, named(expression)[0])}."
+            f"data.{key}={expression}: no example is left of {where}. Type {data_override(key, split_names(expression)[0])}."
         )
     return out
 
@@ -74,7 +73,7 @@ def _boundary(text: str | None, count: int) -> int | None:
     return round(int(text[:-1]) * count / 100) if text.endswith("%") else int(text)
 
 
-def checked(given: Mapping[str, np.ndarray], *, files: Mapping[str, str]) -> dict[str, np.ndarray]:
+def validate(given: Mapping[str, np.ndarray], *, files: Mapping[str, str]) -> dict[str, np.ndarray]:
     """The arrays of one split as the trainer wants them; memory-mapped images stay memory-mapped.
 
     Args:
@@ -118,7 +117,7 @@ def _unfit(name: str, given: Mapping[str, np.ndarray], files: Mapping[str, str],
     return ConfigError(f"{files[name]}: `{name}` is {seen.dtype} of shape {list(seen.shape)}. Expected are {expected}.")
 
 
-def agree(train: Arrays, evaluation: Arrays, *, where: str) -> None:
+def check_same_shape(train: Arrays, evaluation: Arrays, *, where: str) -> None:
     """Raises ConfigError where the model could not take both images."""
     one, other = train["image"], evaluation["image"]
     if one.shape[1:] == other.shape[1:] and one.dtype == other.dtype:
@@ -129,19 +128,19 @@ def agree(train: Arrays, evaluation: Arrays, *, where: str) -> None:
     raise ConfigError(f"{where}: training and evaluation images are {sizes}, and one model must take both. {advice}")
 
 
-def resized(given: Arrays, settings: DataSettings, *, where: str) -> Arrays:
+def resize(given: Arrays, settings: DataSettings, *, where: str) -> Arrays:
     """The arrays with every image at `data.image_size`, of the dtype they had."""
     size, image = settings.image_size, given["image"]
     if size is None or image.shape[1:3] == tuple(size):
         return given
-    out = allocated((len(image), *size, image.shape[3]), image.dtype, where=where)
+    out = allocate((len(image), *size, image.shape[3]), image.dtype, where=where)
     for start in range(0, len(image), _RESIZE_AT_ONCE):
         stop = start + _RESIZE_AT_ONCE
-        out[start:stop] = at_size(np.ascontiguousarray(image[start:stop]), size)
+        out[start:stop] = resize_images(np.ascontiguousarray(image[start:stop]), size)
     return {**given, "image": out}
 
 
-def at_size(images: Any, size: tuple[int, int]) -> Any:
+def resize_images(images: Any, size: tuple[int, int]) -> Any:
     """Images [..., height, width, channels] as a tensor [..., *size, channels] of the same dtype.
 
     Averages over all the pixels that fall together where a side shrinks, else bilinear.
@@ -160,9 +159,9 @@ def at_size(images: Any, size: tuple[int, int]) -> Any:
         return tf.saturate_cast(out if images.dtype.is_floating else tf.round(out), images.dtype)
 
 
-def allocated(shape: tuple[int, ...], dtype, *, where: str) -> np.ndarray:
+def allocate(shape: tuple[int, ...], dtype, *, where: str) -> np.ndarray:
     """An empty array, or ConfigError where it would not fit into memory."""
-    room(
+    check_memory(
         int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize,
         f"{shape[0]:,} images of {_times(shape[1:])}",
         where,
@@ -170,14 +169,14 @@ def allocated(shape: tuple[int, ...], dtype, *, where: str) -> np.ndarray:
     return np.empty(shape, dtype)
 
 
-def room(needed: int, what: str, where: str) -> None:
+def check_memory(needed: int, what: str, where: str) -> None:
     """Raises ConfigError when `needed` bytes are more than a fair share of the memory that is free."""
     free = free_memory()
     if needed > _SHARE_OF_MEMORY * free:
         raise ConfigError(
             f"{where}: {what} are {needed / 2**30:.1f} GiB once decoded, and of {free / 2**30:.1f} GiB of free memory "
             f"at most {_SHARE_OF_MEMORY:.0%} is used for examples. Type 'data.image_size=[32,32]' for smaller images, "
-            f"or {typed('train_split', 'train[:10%]')} for fewer."
+            f"or {data_override('train_split', 'train[:10%]')} for fewer."
         )
 
 
@@ -200,7 +199,7 @@ def _number(name: str, text: str) -> int:
     return int((re.findall(rf"^{name}\s+(\d+)", text, re.MULTILINE) or [""])[0])
 
 
-def counted(train: Arrays, evaluation: Arrays) -> str:
+def format_counts(train: Arrays, evaluation: Arrays) -> str:
     """`4,000 train, 1,000 test` for a description."""
     return f"{len(train['label']):,} train, {len(evaluation['label']):,} test"
 

@@ -21,10 +21,10 @@ def load(settings: DataSettings, *, because: str) -> Source:
             name: {"image": sample[f"{name}_image"], "label": sample[f"{name}_label"].astype(np.int32)}
             for name in ("train", "test")
         }
-    train, evaluation = arrays.chosen(splits, settings, where="the bundled sample of MNIST")
+    train, evaluation = arrays.select(splits, settings, where="the bundled sample of MNIST")
     return Source(
         kind="bundled",
-        description=f"bundled sample of MNIST ({arrays.counted(train, evaluation)}): {because}",
+        description=f"bundled sample of MNIST ({arrays.format_counts(train, evaluation)}): {because}",
         train=train,
         eval=evaluation,
         classes=CLASSES,

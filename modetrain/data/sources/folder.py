@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from modetrain.data.sources import arrays, splits
-from modetrain.data.sources.messages import shown, typed
+from modetrain.data.sources.messages import data_override, format_path
 from modetrain.data.sources.source import Source
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
@@ -29,7 +29,7 @@ def check(settings: DataSettings) -> None:
     folder = _path(settings)
     if (folder / "dataset_info.json").is_file():
         return
-    for key, name in _wanted(settings):
+    for key, name in _wanted_splits(settings):
         if _layout(folder, name) is None:
             held = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
             listing = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "")
@@ -38,14 +38,14 @@ def check(settings: DataSettings) -> None:
                 (found for depth in ("*", "*/*", "*/*/*") for found in folder.glob(f"{depth}/dataset_info.json")), None
             )
             if others:
-                raise splits.unknown(key, getattr(settings, key), name, others, shown(folder))
+                raise splits.unknown_split(key, getattr(settings, key), name, others, format_path(folder))
             advice = (
-                f"Type {typed('path', shown(prepared.parent))}."
+                f"Type {data_override('path', format_path(prepared.parent))}."
                 if prepared
                 else "Type data.path=FOLDER for such a folder."
             )
             raise ConfigError(
-                f"data.path={shown(folder)}: it holds {listing or 'nothing'}. "
+                f"data.path={format_path(folder)}: it holds {listing or 'nothing'}. "
                 f"Expected for data.{key}={getattr(settings, key)} is {_LAYOUTS.format(name)}. {advice}"
             )
 
@@ -59,13 +59,13 @@ def load(settings: DataSettings) -> Source:
     folder = _path(settings)
     if (folder / "dataset_info.json").is_file():
         return _tfds(folder, settings)
-    whole = {name: _split(folder, name, settings) for name in sorted({name for _, name in _wanted(settings)})}
-    where = shown(folder)
-    train, evaluation = arrays.chosen(whole, settings, where=where)
-    arrays.agree(train, evaluation, where=where)
+    whole = {name: _split(folder, name, settings) for name in sorted({name for _, name in _wanted_splits(settings)})}
+    where = format_path(folder)
+    train, evaluation = arrays.select(whole, settings, where=where)
+    arrays.check_same_shape(train, evaluation, where=where)
     return Source(
         kind="folder",
-        description=f"folder {where} ({arrays.counted(train, evaluation)})",
+        description=f"folder {where} ({arrays.format_counts(train, evaluation)})",
         train=train,
         eval=evaluation,
         # Over whole splits, so that a slice does not change the model.
@@ -81,14 +81,16 @@ def _path(settings: DataSettings) -> Path:
     folder = Path(os.path.expanduser(settings.path))
     if not folder.is_dir():
         seen = "is a file" if folder.exists() else "does not exist"
-        advice = typed("path", shown(folder.parent)) if folder.is_file() else "data.path=FOLDER of your data"
-        raise ConfigError(f"data.path={shown(folder)}: that folder {seen}: nothing to read. Type {advice}.")
+        advice = (
+            data_override("path", format_path(folder.parent)) if folder.is_file() else "data.path=FOLDER of your data"
+        )
+        raise ConfigError(f"data.path={format_path(folder)}: that folder {seen}: nothing to read. Type {advice}.")
     return folder.resolve()
 
 
-def _wanted(settings: DataSettings) -> list[tuple[str, str]]:
+def _wanted_splits(settings: DataSettings) -> list[tuple[str, str]]:
     """(key, split) pairs that the settings ask for."""
-    return [(key, name) for key in ("train_split", "eval_split") for name in splits.named(getattr(settings, key))]
+    return [(key, name) for key in ("train_split", "eval_split") for name in splits.split_names(getattr(settings, key))]
 
 
 def _layout(folder: Path, name: str) -> str | None:
@@ -133,13 +135,13 @@ def _split(folder: Path, name: str, settings: DataSettings) -> dict[str, np.ndar
                 f"{place}: holds {', '.join(sorted(given)) or 'no array'}, and no `{key}`. Expected are `image` "
                 "[n, height, width, channels] and `label` [n], and any more arrays of n rows."
             )
-    return arrays.checked(given, files=files)
+    return arrays.validate(given, files=files)
 
 
 def _npz(file: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(file) as archive:
-            arrays.room(sum(member.file_size for member in archive.infolist()), "its arrays", str(file))
+            arrays.check_memory(sum(member.file_size for member in archive.infolist()), "its arrays", str(file))
         with np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -166,7 +168,7 @@ def _records(files: list[Path], settings: DataSettings) -> Mapping[str, np.ndarr
 
     from modetrain.data.sources import records
 
-    shards = [records.Shard(file=str(file), skip=0, take=records.count(str(file))) for file in files]
+    shards = [records.Shard(file=str(file), skip=0, take=records.count_records(str(file))) for file in files]
     shards = [shard for shard in shards if shard.take]
     if not shards:
         raise ConfigError(f"{files[0]}: holds no record. Expected are tf.train.Example records, one per example.")
@@ -186,18 +188,18 @@ def _records(files: list[Path], settings: DataSettings) -> Mapping[str, np.ndarr
     one = tf.io.FixedLenFeature((), tf.int64)
     sides = {"height": one, "width": one, "channels": tf.io.FixedLenFeature((), tf.int64, default_value=1)}
 
-    def decoded(parsed):
+    def decode(parsed):
         return tf.io.decode_image(parsed["image"], expand_animations=False)
 
-    def reshaped(parsed):
+    def decode_raw(parsed):
         return tf.reshape(tf.io.decode_raw(parsed["image"], tf.uint8), [parsed[side] for side in sides])
 
     form = records.Format(
         features={"image": tf.io.FixedLenFeature((), tf.string), "label": one, **(sides if raw else {})},
-        image=reshaped if raw else decoded,
+        image=decode_raw if raw else decode,
         label="label",
     )
-    return records.read(shards, form, settings, where=shown(files[0].parent))
+    return records.read(shards, form, settings, where=format_path(files[0].parent))
 
 
 def _tfds(folder: Path, settings: DataSettings) -> Source:
@@ -207,15 +209,15 @@ def _tfds(folder: Path, settings: DataSettings) -> Source:
     from modetrain.data.sources import tfds as prepared
 
     try:
-        with network.quiet():
+        with network.silence_logs():
             builder = tfds.builder_from_directory(folder)
-            gap = prepared.incomplete(builder)
+            gap = prepared.find_gap(builder)
     except Exception as error:  # whatever TFDS makes of a broken file
         raise ConfigError(
-            f"data.path={settings.path}: TFDS cannot read the data set in {shown(folder)} "
+            f"data.path={settings.path}: TFDS cannot read the data set in {format_path(folder)} "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). Prepare or copy it anew."
         ) from error
     if gap:
         raise ConfigError(f"data.path={settings.path}: only half prepared, {gap}. Prepare or copy it anew.")
-    where = shown(folder)
+    where = format_path(folder)
     return prepared.read(builder, settings, kind="folder", where=where, description=f"folder {where}, prepared by TFDS")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from modetrain.data.sources.messages import BUNDLED, shown, typed
+from modetrain.data.sources.messages import BUNDLED, data_override, format_path
 from modetrain.data.sources.source import Source
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import DataSettings
@@ -34,7 +34,7 @@ def check(settings: DataSettings) -> None:
         if not _SPLIT.fullmatch(expression.strip()):
             raise ConfigError(
                 f"data.{key}={expression}: not a split expression. "
-                f"Type {typed(key, 'train')}, {typed(key, 'train[:90%]')} or {typed(key, 'train+test')}."
+                f"Type {data_override(key, 'train')}, {data_override(key, 'train[:90%]')} or {data_override(key, 'train+test')}."
             )
     if settings.image_size is not None and (len(settings.image_size) != 2 or min(settings.image_size) < 1):
         raise ConfigError(
@@ -43,8 +43,8 @@ def check(settings: DataSettings) -> None:
         )
     if settings.path is not None and settings.source != "folder":
         raise ConfigError(
-            f"data.path={shown(settings.path)} with data.source={settings.source}: only folder uses it, so it would be "
-            f"ignored. Type data=folder {typed('path', shown(settings.path))}, or data.path=null."
+            f"data.path={format_path(settings.path)} with data.source={settings.source}: only folder uses it, so it would be "
+            f"ignored. Type data=folder {data_override('path', format_path(settings.path))}, or data.path=null."
         )
     from modetrain.data.sources import names, splits
 

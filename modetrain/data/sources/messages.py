@@ -10,12 +10,12 @@ from modetrain.files import paths, quoting
 BUNDLED = "mnist"  # the data set that the bundled sample is of
 
 
-def typed(key: str, value: str) -> str:
+def data_override(key: str, value: str) -> str:
     """The override `data.key=value` as it is typed in a shell: Hydra and the shell both want quotes for brackets."""
-    return quoting.typed(f"data.{key}", value)
+    return quoting.shell_override(f"data.{key}", value)
 
 
-def shown(path: str | os.PathLike[str]) -> str:
+def format_path(path: str | os.PathLike[str]) -> str:
     """A path as people write it: from the folder they are in, or with `~` for their home folder."""
-    text, home = paths.shown(Path(path), Path.cwd()), str(Path.home())
+    text, home = paths.format_path(Path(path), Path.cwd()), str(Path.home())
     return "~" + text[len(home) :] if text.startswith(home + os.sep) else text

@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from modetrain.data.sources.messages import BUNDLED, shown
+from modetrain.data.sources.messages import BUNDLED, format_path
 from modetrain.errors import ConfigError, did_you_mean
 from modetrain.settings import DataSettings
 
@@ -25,7 +25,7 @@ def check(settings: DataSettings) -> None:
     """Raises ConfigError for a name that is neither TFDS's nor prepared in the data folder, and for no such folder."""
     if settings.dir is not None and Path(settings.dir).is_file():
         raise ConfigError(
-            f"data.dir={shown(settings.dir)}: TFDS keeps data in a folder, and that is a file. Type data.dir=FOLDER."
+            f"data.dir={format_path(settings.dir)}: TFDS keeps data in a folder, and that is a file. Type data.dir=FOLDER."
         )
     match = _NAME.fullmatch(settings.name)
     if not match:
@@ -35,21 +35,21 @@ def check(settings: DataSettings) -> None:
         )
     base = match["base"]
     if not (Path(data_dir(settings)) / base).is_dir():
-        known = shipped()
+        known = shipped_names()
         # Code that was imported by now may have registered data sets of its own with TFDS.
         if known and base not in known and "tensorflow_datasets" in sys.modules:
-            known |= registered()
+            known |= registered_names()
         if known and base not in known:
-            raise unknown(settings, known)
+            raise unknown_name(settings, known)
     can_be_had = settings.download or (settings.source == "auto" and settings.name == BUNDLED)
-    if not can_be_had and not infos(settings):
+    if not can_be_had and not find_infos(settings):
         raise ConfigError(
-            f"data.name={settings.name} data.download=false: it is not prepared in {shown(data_dir(settings))}. Type "
+            f"data.name={settings.name} data.download=false: it is not prepared in {format_path(data_dir(settings))}. Type "
             "data.download=true to have it downloaded, or data.dir=FOLDER in which TFDS has prepared it."
         )
 
 
-def infos(settings: DataSettings) -> list[Path]:
+def find_infos(settings: DataSettings) -> list[Path]:
     """TFDS's descriptions (`dataset_info.json`) of whatever is prepared of a data set: any configuration and version,
     unless the name has one."""
     match = _NAME.fullmatch(settings.name)
@@ -60,17 +60,17 @@ def infos(settings: DataSettings) -> list[Path]:
     return [file for file in found if match["version"] in (None, file.parent.name)]
 
 
-def unknown(settings: DataSettings, known: set[str]) -> ConfigError:
+def unknown_name(settings: DataSettings, known: set[str]) -> ConfigError:
     """The error for a name that TFDS does not know."""
     meant = did_you_mean(settings.name.split("/")[0].split(":")[0], known)
     return ConfigError(
         f"data.name={settings.name}: TFDS has no data set of that name, and none is prepared in "
-        f"{shown(data_dir(settings))}.{meant} Type data.name={BUNDLED} or another name of "
+        f"{format_path(data_dir(settings))}.{meant} Type data.name={BUNDLED} or another name of "
         "https://www.tensorflow.org/datasets/catalog, or data=folder data.path=DIR for your own data."
     )
 
 
-def registered() -> set[str]:
+def registered_names() -> set[str]:
     """Names of the data sets that TFDS has imported code for; imports TFDS."""
     import tensorflow_datasets as tfds
 
@@ -78,7 +78,7 @@ def registered() -> set[str]:
     return set(tfds.list_builders(with_community_datasets=False))
 
 
-def shipped() -> set[str]:
+def shipped_names() -> set[str]:
     """Names of the data sets that the installed TFDS has code for, read off its files.
 
     The robotics and text sets that share one file are missing; they are not image classification.

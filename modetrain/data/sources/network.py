@@ -21,7 +21,7 @@ _HOSTS = 4
 _RETRIES = 2
 
 
-def unreachable(urls: Iterable[str]) -> str | None:
+def why_unreachable(urls: Iterable[str]) -> str | None:
     """Why none of the hosts of these addresses answers, or None if one does; takes at most `PROBE_SECONDS`.
 
     Goes the way of the download itself, so that proxies of the environment and certificates count. Any answer is an
@@ -43,7 +43,7 @@ def unreachable(urls: Iterable[str]) -> str | None:
             requests.head(url, timeout=PROBE_SECONDS, allow_redirects=False).close()
             answers.put(None)
         except Exception as error:  # whatever it is, this host is no help
-            answers.put(f"{host} cannot be reached ({brief(error)})")
+            answers.put(f"{host} cannot be reached ({summarize(error)})")
 
     # Threads, because a name server that does not answer keeps a look-up waiting beyond any time-out; daemons,
     # because such a look-up must not keep the process from ending.
@@ -63,7 +63,7 @@ def unreachable(urls: Iterable[str]) -> str | None:
 
 
 @contextlib.contextmanager
-def bounded(*, online: bool) -> Iterator[None]:
+def bound_requests(*, online: bool) -> Iterator[None]:
     """Within it every request of the process has a time-out and few retries; with `online=False` it has no chance.
 
     The latter lets TFDS prepare from files that it downloaded before, and fail at once where it needs another.
@@ -90,7 +90,7 @@ def bounded(*, online: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_logs() -> Iterator[None]:
     """Keeps back what libraries log about each retry and each file; errors are raised, not logged."""
     loggers = [logging.getLogger(name) for name in ("absl", "urllib3", "tensorflow_datasets")]
     levels = [logger.level for logger in loggers]
@@ -103,7 +103,7 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def brief(error: BaseException) -> str:
+def summarize(error: BaseException) -> str:
     """One clause for what went wrong, instead of the chain of exceptions that requests nests into a message."""
     text = f"{type(error).__name__}: {error}"
     for mark, clause in (

@@ -53,7 +53,7 @@ class Format:
     fixed: bool = False
 
 
-def count(file: str) -> int:
+def count_records(file: str) -> int:
     """Number of records of a file; ConfigError where it is cut off or no TFRecord."""
     try:
         batches = Shard(file=file, skip=0, take=-1).records().batch(1024)
@@ -77,7 +77,7 @@ def read(shards: Sequence[Shard], form: Format, settings: DataSettings, *, where
 
     def decode_one(parsed):
         image = form.image(parsed)
-        return arrays.at_size(image, size) if size and not form.fixed else image
+        return arrays.resize_images(image, size) if size and not form.fixed else image
 
     # A function of whole batches in threads of our own, and no `Dataset.map`: that would be run image by image, thirty
     # times slower, while `tf.data.experimental.enable_debug_mode()` is on for the user's own functions.
@@ -87,21 +87,21 @@ def read(shards: Sequence[Shard], form: Format, settings: DataSettings, *, where
             parsed = tf.io.parse_example(serialized, dict(form.features))
             # One image at a time: the threads are the parallelism, and large images must not pile up.
             images = tf.map_fn(decode_one, parsed, fn_output_signature=signature, parallel_iterations=1)
-            return arrays.at_size(images, size) if size and form.fixed else images, parsed[form.label]
+            return arrays.resize_images(images, size) if size and form.fixed else images, parsed[form.label]
 
     try:
         first = form.image(tf.io.parse_single_example(next(iter(shards[0].records())), dict(form.features)))
         height, width, channels = first.numpy().shape
         shape = (*size, channels) if size else (height, width, channels)
         signature = tf.TensorSpec(first.shape if form.fixed else shape, first.dtype)
-        image = arrays.allocated((total, *shape), first.dtype.as_numpy_dtype, where=where)
+        image = arrays.allocate((total, *shape), first.dtype.as_numpy_dtype, where=where)
         label = np.empty(total, np.int64)
         at = 0
-        for images, labels in _in_threads(decode, _batches(shards, _BATCH_BYTES * total // max(1, image.nbytes))):
+        for images, labels in _map_in_threads(decode, _batches(shards, _BATCH_BYTES * total // max(1, image.nbytes))):
             image[at : at + len(labels)], label[at : at + len(labels)] = images.numpy(), labels.numpy()
             at += len(labels)
     except (tf.errors.OpError, ValueError, StopIteration) as error:
-        raise _explained(error, shards, form, settings, where=where) from error
+        raise _explain(error, shards, form, settings, where=where) from error
     if at != total:
         raise ConfigError(f"{where}: {at:,} examples were read, {total:,} were expected. Prepare or copy it anew.")
     return {"image": image, "label": label}
@@ -113,7 +113,7 @@ def _batches(shards: Sequence[Shard], size: int) -> Iterator[tf.Tensor]:
         yield from shard.records().batch(min(512, max(1, size))).prefetch(2)
 
 
-def _in_threads(function: Callable[[Any], Any], inputs: Iterator[Any]) -> Iterator[Any]:
+def _map_in_threads(function: Callable[[Any], Any], inputs: Iterator[Any]) -> Iterator[Any]:
     """`map(function, inputs)`, in order, with a few results computed ahead."""
     workers = os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
@@ -126,7 +126,7 @@ def _in_threads(function: Callable[[Any], Any], inputs: Iterator[Any]) -> Iterat
             yield ahead.popleft().result()
 
 
-def _explained(
+def _explain(
     error: Exception, shards: Sequence[Shard], form: Format, settings: DataSettings, *, where: str
 ) -> ConfigError:
     """Names the record that cannot be read, by reading them one by one: slow, and only after a failure."""

@@ -11,14 +11,14 @@ from collections.abc import Collection
 from pathlib import Path
 
 from modetrain.data.sources import names
-from modetrain.data.sources.messages import BUNDLED, shown, typed
+from modetrain.data.sources.messages import BUNDLED, data_override, format_path
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import DataSettings
 
 OF_SAMPLE = ("train", "test")  # of the bundled sample, and of TFDS's MNIST itself
 
 
-def named(expression: str) -> list[str]:
+def split_names(expression: str) -> list[str]:
     """The splits that an expression reads: `train[:90%]+test` reads `train` and `test`."""
     return [part.split("[")[0].strip() for part in expression.split("+")]
 
@@ -29,20 +29,20 @@ def check(settings: DataSettings) -> None:
         _check(settings, OF_SAMPLE, "the bundled sample of MNIST")
     elif settings.source == "folder":
         folder = Path(os.path.expanduser(settings.path or ""))
-        _check(settings, _prepared([folder / "dataset_info.json"]), shown(folder), also=("all",))
+        _check(settings, _prepared_splits([folder / "dataset_info.json"]), format_path(folder), also=("all",))
     else:
-        known = _prepared(names.infos(settings)) or (OF_SAMPLE if settings.name == BUNDLED else ())
+        known = _prepared_splits(names.find_infos(settings)) or (OF_SAMPLE if settings.name == BUNDLED else ())
         _check(settings, known, f"TFDS {settings.name}", also=("all",))
 
 
 def _check(settings: DataSettings, known: Collection[str], where: str, *, also: Collection[str] = ()) -> None:
     for key, expression in (("train_split", settings.train_split), ("eval_split", settings.eval_split)):
-        for name in named(expression) if known else ():
+        for name in split_names(expression) if known else ():
             if name not in known and name not in also:
-                raise unknown(key, expression, name, known, where)
+                raise unknown_split(key, expression, name, known, where)
 
 
-def _prepared(infos: Collection[Path]) -> set[str]:
+def _prepared_splits(infos: Collection[Path]) -> set[str]:
     """The splits that any of TFDS's descriptions of prepared data has; empty where none can be read."""
     found: set[str] = set()
     for file in infos:
@@ -53,15 +53,15 @@ def _prepared(infos: Collection[Path]) -> set[str]:
     return found
 
 
-def unknown(key: str, expression: str, name: str, known: Collection[str], where: str) -> ConfigError:
+def unknown_split(key: str, expression: str, name: str, known: Collection[str], where: str) -> ConfigError:
     """The error for a split that does not exist, with the override that does."""
     known = sorted(known)
     if known == ["train"]:
-        advice = f"Type {typed('train_split', 'train[:90%]')} {typed('eval_split', 'train[90%:]')}."
+        advice = f"Type {data_override('train_split', 'train[:90%]')} {data_override('eval_split', 'train[90%:]')}."
     else:
         usual = ("train",) if key == "train_split" else ("validation", "valid", "val", "test", "train")
         order = [split for split in usual if split in known] + known
-        advice = f"Type {typed(key, closest(name, known) or order[0])}."
+        advice = f"Type {data_override(key, closest(name, known) or order[0])}."
     return ConfigError(
         f"data.{key}={expression}: {where} has no split {name!r}; it has {', '.join(known)}."
         f"{did_you_mean(name, known)} {advice}"

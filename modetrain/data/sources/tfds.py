@@ -21,7 +21,7 @@ from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
 from tensorflow_datasets.core.registered import DatasetNotFoundError
 
 from modetrain.data.sources import arrays, names, network, records, splits
-from modetrain.data.sources.messages import BUNDLED, shown, typed
+from modetrain.data.sources.messages import BUNDLED, data_override, format_path
 from modetrain.data.sources.source import Source
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import DataSettings
@@ -34,8 +34,8 @@ class Unavailable(Exception):
 def load(settings: DataSettings, *, say: Callable[[str], None]) -> Source:
     """TFDS's data set, or the bundled sample instead of it where `data.source=auto` allows that."""
     try:
-        with network.quiet():
-            builder, how = _prepared(settings, say)
+        with network.silence_logs():
+            builder, how = _prepare(settings, say)
     except Unavailable as why:
         if settings.source == "auto" and settings.name == BUNDLED:
             from modetrain.data.sources import bundled
@@ -60,16 +60,16 @@ def read(builder: Any, settings: DataSettings, *, kind: str, where: str, descrip
     image, label = image_and_label(builder, where)
     for key, expression in (("train_split", settings.train_split), ("eval_split", settings.eval_split)):
         _check_split(builder, key, expression, where)
-    with network.quiet():
+    with network.silence_logs():
         train, evaluation = (
-            _decoded(builder, split, image, label, settings, where)
+            _decode(builder, split, image, label, settings, where)
             for split in (settings.train_split, settings.eval_split)
         )
-    arrays.agree(train, evaluation, where=where)
+    arrays.check_same_shape(train, evaluation, where=where)
     classes = builder.info.features[label].num_classes
     return Source(
         kind=kind,
-        description=f"{description} ({arrays.counted(train, evaluation)})",
+        description=f"{description} ({arrays.format_counts(train, evaluation)})",
         train=train,
         eval=evaluation,
         classes=classes or 1 + int(max(train["label"].max(), evaluation["label"].max())),
@@ -102,23 +102,23 @@ def image_and_label(builder: Any, where: str) -> tuple[str, str]:
 
 def _check_split(builder: Any, key: str, expression: str, where: str) -> None:
     known = list(builder.info.splits)
-    for name in splits.named(expression):
+    for name in splits.split_names(expression):
         if name not in known and name != "all":
-            raise splits.unknown(key, expression, name, known, where)
+            raise splits.unknown_split(key, expression, name, known, where)
     try:
         left = builder.info.splits[expression].num_examples
     except Exception as error:  # TFDS has several classes of error for an expression it cannot read
         raise ConfigError(
             f"data.{key}={expression}: TFDS cannot read it ({str(error).splitlines()[-1]}). "
-            f"Type {typed(key, known[0])} or {typed(key, known[0] + '[:90%]')}."
+            f"Type {data_override(key, known[0])} or {data_override(key, known[0] + '[:90%]')}."
         ) from error
     if not left:
         raise ConfigError(
-            f"data.{key}={expression}: no example is left of {where}. Type {typed(key, splits.named(expression)[0])}."
+            f"data.{key}={expression}: no example is left of {where}. Type {data_override(key, splits.split_names(expression)[0])}."
         )
 
 
-def _decoded(
+def _decode(
     builder: Any, split: str, image: str, label: str, settings: DataSettings, where: str
 ) -> dict[str, np.ndarray]:
     """`image` and `label` of one split; the examples in the order in which they lie on disk."""
@@ -153,7 +153,7 @@ def _decoded(
     return {"image": read["image"], "label": read["label"].astype(np.int32)}
 
 
-def _prepared(settings: DataSettings, say: Callable[[str], None]) -> tuple[Any, str]:
+def _prepare(settings: DataSettings, say: Callable[[str], None]) -> tuple[Any, str]:
     """The builder of a data set whose files are all there, and how they came to be there.
 
     Raises:
@@ -161,22 +161,22 @@ def _prepared(settings: DataSettings, say: Callable[[str], None]) -> tuple[Any, 
       Unavailable: it is not prepared, and cannot be.
     """
     builder = _builder(settings)
-    gap = incomplete(builder)
+    gap = find_gap(builder)
     if gap is None:
-        return builder, f"prepared in {shown(builder.data_dir)}"
+        return builder, f"prepared in {format_path(builder.data_dir)}"
     name = _full_name(builder)
-    root = shown(builder.data_dir_root)
+    root = format_path(builder.data_dir_root)
     if gap:
         # Never repaired by itself: TFDS would begin by deleting the folder, and it may be a mount that is not there.
         raise Unavailable(
-            f"TFDS {name} is only half prepared, {gap}; delete {shown(builder.data_dir)} to prepare it anew"
+            f"TFDS {name} is only half prepared, {gap}; delete {format_path(builder.data_dir)} to prepare it anew"
         )
     if isinstance(builder, ReadOnlyBuilder):
         raise Unavailable(f"TFDS {name} is not prepared in {root}, and there is no code that could prepare it")
     image_and_label(builder, f"TFDS {name}")
     if not settings.download:
         raise Unavailable(f"TFDS {name} is not prepared in {root}, and data.download=false")
-    offline = network.unreachable(builder.url_infos or ())
+    offline = network.why_unreachable(builder.url_infos or ())
     if offline and not os.path.isdir(os.path.join(builder.data_dir_root, "downloads")):
         raise Unavailable(f"TFDS {name} is not prepared in {root}, and {offline}")
     if not offline:
@@ -185,9 +185,9 @@ def _prepared(settings: DataSettings, say: Callable[[str], None]) -> tuple[Any, 
     why = _download(builder, online=not offline)
     builder = _builder(settings)
     # Asked of the disk, whatever became of the attempt: another process may have prepared it at the same time.
-    if incomplete(builder) is None:
+    if find_gap(builder) is None:
         done = "prepared from earlier downloads" if offline else "downloaded and prepared"
-        return builder, f"{done} in {shown(builder.data_dir)}"
+        return builder, f"{done} in {format_path(builder.data_dir)}"
     why = offline or why or "preparing it left nothing there"
     raise Unavailable(f"TFDS {name} is not prepared in {root}, and {why}")
 
@@ -197,7 +197,7 @@ def _builder(settings: DataSettings) -> Any:
     try:
         return tfds.builder(settings.name, data_dir=names.data_dir(settings))
     except DatasetNotFoundError as error:
-        raise names.unknown(settings, names.registered()) from error
+        raise names.unknown_name(settings, names.registered_names()) from error
     except ImportError as error:
         raise ConfigError(
             f"data.name={settings.name}: TFDS has the data set, and its code needs a package that is not installed "
@@ -205,7 +205,7 @@ def _builder(settings: DataSettings) -> Any:
         ) from error
     except Exception as error:  # a wrong configuration or version, or a folder that TFDS cannot read
         base = re.split(r"[/:]", settings.name)[0]
-        configs = sorted(tfds.builder_cls(base).builder_configs) if base in names.registered() else []
+        configs = sorted(tfds.builder_cls(base).builder_configs) if base in names.registered_names() else []
         config = re.sub(r":.*", "", settings.name).partition("/")[2]
         if config and config not in configs:
             meant = closest(config, configs)
@@ -219,22 +219,22 @@ def _builder(settings: DataSettings) -> Any:
                 f"data.name={settings.name}: {_last_clause(error)}. Type data.name={settings.name.split(':')[0]}."
             ) from error
         raise Unavailable(
-            f"TFDS cannot read {settings.name} in {shown(names.data_dir(settings))} ({_last_clause(error)})"
+            f"TFDS cannot read {settings.name} in {format_path(names.data_dir(settings))} ({_last_clause(error)})"
         ) from error
 
 
-def incomplete(builder: Any) -> str | None:
+def find_gap(builder: Any) -> str | None:
     """None where every file of the data set is there, "" where there is nothing, else what is missing."""
     folder = builder.data_path
     if not folder.exists():
         return ""
     if not builder.is_prepared() or not builder.info.splits:
-        return f"{shown(folder)} has no dataset_info.json with its splits"
+        return f"{format_path(folder)} has no dataset_info.json with its splits"
     files = [file for split in builder.info.splits.values() for file in split.filepaths]
     missing = [file for file in files if not file.exists() or not file.stat().length]
     if missing:
         several = f"{len(missing)} of {len(files)} files are" if len(missing) > 1 else f"{missing[0].name} is"
-        return f"{several} missing or empty in {shown(folder)}"
+        return f"{several} missing or empty in {format_path(folder)}"
     return None
 
 
@@ -244,7 +244,7 @@ def _download(builder: Any, *, online: bool) -> str | None:
     try:
         # TFDS also prints what it does; the caller has said it in one line.
         earlier_only = contextlib.nullcontext() if online else _no_downloads()
-        with network.bounded(online=online), earlier_only, contextlib.redirect_stdout(io.StringIO()):
+        with network.bound_requests(online=online), earlier_only, contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     except Exception as error:  # downloads, checksums, disks, missing packages: all of them mean "not this way"
         if isinstance(error, tfds.download.DownloadError):
@@ -253,7 +253,7 @@ def _download(builder: Any, *, online: bool) -> str | None:
             return (
                 "what was downloaded is not the data set (wrong checksum; does a page of the network ask for a login?)"
             )
-        return f"preparing it failed: {network.brief(error)}"
+        return f"preparing it failed: {network.summarize(error)}"
     finally:
         tfds.display_progress_bar(True)
     return None

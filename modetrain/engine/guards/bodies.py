@@ -2,7 +2,7 @@
 
     with bodies:                  # trace the step; operations are guarded as they are made
         ...
-        failed = bodies.taken()   # int32: 0, or the number of the first of `bodies.guards` that failed
+        failed = bodies.take()   # int32: 0, or the number of the first of `bodies.guards` that failed
 
 Nothing but what it returns comes out of such a body, so a guard there leaves its number in a variable, which the step reads and
 clears at its end.
@@ -54,7 +54,7 @@ class Bodies:
     def __exit__(self, *error: object) -> None:
         func_graph.FuncGraph._create_op_internal = self._original
 
-    def taken(self) -> tf.Tensor:
+    def take(self) -> tf.Tensor:
         """The number of the guard that failed, which is forgotten."""
         failed = self._failed.read_value()
         self._failed.assign(0)

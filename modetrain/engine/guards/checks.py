@@ -120,7 +120,7 @@ def _labels(op: tf.Operation) -> Flagged:
     return "MT602", f"a label is not in [0, {classes})", _outside(labels, classes)
 
 
-def _factored(op: tf.Operation) -> Flagged:
+def _factorization(op: tf.Operation) -> Flagged:
     made = tf.reduce_all(tf.math.is_finite(op.outputs[0]))
     given = tf.reduce_all([tf.reduce_all(tf.math.is_finite(tensor)) for tensor in op.inputs])
     return "MT607", f"{op.type} of a matrix that has none", tf.logical_and(given, tf.logical_not(made))
@@ -147,5 +147,5 @@ CHECKS: dict[str, Callable[[tf.Operation], Flagged]] = {
     **dict.fromkeys(("FloorDiv", "FloorMod", "Div", "TruncateDiv", "TruncateMod", "Mod"), _division),
     "SparseSoftmaxCrossEntropyWithLogits": _labels,
     "Pow": _power,
-    **dict.fromkeys(("MatrixInverse", "MatrixSolve"), _factored),
+    **dict.fromkeys(("MatrixInverse", "MatrixSolve"), _factorization),
 }

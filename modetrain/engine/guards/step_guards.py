@@ -39,7 +39,7 @@ class Guards:
         return cls(guards=(), failed=tf.constant(0, tf.int32))
 
     @classmethod
-    def joined(cls, several: Sequence[Guards]) -> Guards:
+    def join(cls, several: Sequence[Guards]) -> Guards:
         """Several guards as one, whose tensors are of one graph."""
         several = [one for one in several if one.guards]
         if not several:
@@ -63,8 +63,8 @@ class Guards:
         found = [one for op in list(graph.get_operations()) if (one := guard(op)) is not None]
         several = [cls(guards=(one,), failed=tf.cast(flag, tf.int32)) for one, flag in found]
         if bodies is not None and bodies.guards:
-            several.append(cls(guards=tuple(bodies.guards), failed=bodies.taken()))
-        return cls.joined(several)
+            several.append(cls(guards=tuple(bodies.guards), failed=bodies.take()))
+        return cls.join(several)
 
     def error(self, number: int, step: int) -> GuardError:
         """The error of a guard that failed.
@@ -76,7 +76,7 @@ class Guards:
         return self.guards[number - 1].error(step)
 
 
-def unguarded(graph: tf.Graph) -> list[Location]:
+def find_unguarded(graph: tf.Graph) -> list[Location]:
     """The user's lines that may fail in an XLA program inside the step, where no guard is.
 
     Such are the branches and loops of a replica's program, such programs in branches and loops of the step, and functions that

@@ -53,7 +53,7 @@ def run(settings: Settings, line: CommandLine, cwd: Path) -> int:
     words = variant_words(settings, line, cwd)
     console.show_log()
     where = resume.place(settings, log.info)
-    folder = paths.shown(where.folder, cwd)
+    folder = paths.format_path(where.folder, cwd)
     modes = _format_modes(settings.compare.modes)
     log.info(f"modetrain: recipe={settings.recipe_name} do=compare compare.modes={modes} -> {folder}")
     (where.folder / "config.yaml").write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
@@ -81,7 +81,7 @@ def variant_words(settings: Settings, line: CommandLine, cwd: Path) -> dict[str,
     Raises:
       ConfigError: there is no such mode, or the run cannot be made in it.
     """
-    known = paths.options("mode", paths.conf_dirs(cwd, line.config_dirs))
+    known = paths.find_options("mode", paths.conf_dirs(cwd, line.config_dirs))
     modes = f"compare.modes={_format_modes(settings.compare.modes)}"
     typed = [
         word

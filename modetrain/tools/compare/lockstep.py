@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import tensorflow as tf
 
-from modetrain.recipe import scaled
+from modetrain.recipe import scale_images
 from modetrain.tools.compare import tolerance
 from modetrain.tools.compare.observation import ImpureStep, Observation, State, StateEntry, quantities
 from modetrain.tools.compare.store import ResultStore
@@ -93,7 +93,7 @@ def measure_noise(
         if observation.error is not None:
             continue
         expected = quantities(start, observation, layout)
-        batch = scaled({key: tf.constant(array[number]) for key, array in variant.batches.items()})
+        batch = scale_images({key: tf.constant(array[number]) for key, array in variant.batches.items()})
         largest = dict.fromkeys(expected, 0.0)
         for draw in range(first_draw, first_draw + draws):
             rng = np.random.default_rng([number, draw])

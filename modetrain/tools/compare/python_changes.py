@@ -38,7 +38,7 @@ class PythonChange:
 
 def find_changes(recipe: Recipe, run: Callable[[], Any]) -> list[PythonChange]:
     """Runs a step eagerly, line by line; returns what of Python's state it changed, each once, generators first."""
-    with ChangeTracer(PythonState.of_recipe(recipe, find_reachable(recipe, ["train_step"]))) as tracer:
+    with ChangeTracer(PythonState.for_recipe(recipe, find_reachable(recipe, ["train_step"]))) as tracer:
         run()
     first: dict[str, PythonChange] = {}
     for place, change in tracer.changes:

@@ -84,7 +84,7 @@ def main(folder: str, name: str) -> int:
 
 def _build(job: Job, settings: Settings, store: ResultStore) -> Variant:
     from modetrain.app import record
-    from modetrain.app.build import connect_devices, info_of, make_data, make_recipe
+    from modetrain.app.build import connect_devices, make_data, make_info, make_recipe
     from modetrain.checkpoints import resume
     from modetrain.data.sources import load as sources
     from modetrain.engine import tf_setup
@@ -98,9 +98,9 @@ def _build(job: Job, settings: Settings, store: ResultStore) -> Variant:
         store.put(f"{job.name}/{WRONG}", str(error))
         raise
     protocol.announce_ready(os.environ)
-    tf_setup.set_for(settings.mode, settings.seed)
+    tf_setup.apply(settings.mode, settings.seed)
     source = sources.load(settings.data, say=print)
-    recipe = make_recipe(settings, info_of(settings, source), replicas=replicas)
+    recipe = make_recipe(settings, make_info(settings, source), replicas=replicas)
     restored = resume.restore(resume.ResumePoint(folder=Path(), checkpoints=job.checkpoints), recipe, settings, print)
     first = restored.step if restored else 0
     if not store.has("batches"):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from modetrain.config import arguments
 from modetrain.diagnostics import graph_ops, stack
 from modetrain.engine.devices import Replicas
-from modetrain.engine.guards.step_guards import unguarded
+from modetrain.engine.guards.step_guards import find_unguarded
 from modetrain.engine.loop import Concrete
 from modetrain.files.quoting import key_of
 from modetrain.mode import Mode
@@ -64,7 +64,7 @@ class StartupCheck:
 
         def observe(trace: Callable[[], Concrete]) -> Concrete:
             reachable = find_reachable(self._recipe, [method])
-            state = PythonState.of_recipe(self._recipe, reachable)
+            state = PythonState.for_recipe(self._recipe, reachable)
             before = state.snapshot()
             recorder = CallRecorder(reachable.functions, [vars(self._recipe)])
             concrete = None
@@ -74,7 +74,7 @@ class StartupCheck:
             finally:
                 changes = find_changes(before, state.snapshot())
                 self._report(self._find(recorder, changes, reachable, concrete, method))
-            if self._mode.guarded and (places := unguarded(concrete.graph)):
+            if self._mode.guarded and (places := find_unguarded(concrete.graph)):
                 listed = ", ".join(place.shown for place in places)
                 log.info(
                     f"not guarded, because nothing but its result comes out of an XLA program inside the step: {listed}"

@@ -57,7 +57,7 @@ def train_up_to(source: ReplaySource, settings: Settings, number: int, *, mode: 
     with _only_warnings():
         trainer, data = session.build(quiet, where, replicas, Timer(), Console(), TensorBoardWriter(None))
     if start is not None:
-        resume.check_facts(start, session.facts_of(data), f"replay.from={settings.replay.path}")
+        resume.check_facts(start, session.data_facts(data), f"replay.from={settings.replay.path}")
         file.restore(start, trainer.recipe.state(), source.path)
         trainer.load_state(start.meta.get("carry", {}), step=start.step)
     skipped = _skipped_batches(source, trainer.loader.skipped_batches)
@@ -86,7 +86,7 @@ def make_capsule(trainer: Trainer, source: ReplaySource) -> Capsule:
         step=trainer.step,
         state_step=trainer.step,
         method="train_step",
-        state=file.copied(trainer.recipe.state()),
+        state=file.copy_values(trainer.recipe.state()),
         batch={name: value.numpy() for name, value in batch.items()},
         number=trainer.step,
         why="replayed",

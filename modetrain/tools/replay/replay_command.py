@@ -54,8 +54,8 @@ def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
     made = source.capsule
     what = describe_step(made) if made is not None and made.step == number else f"step {number + 1}"
     how = f"in {', '.join(check_modes.MODES)}" if settings.replay.check else f"in mode={settings.mode.name}"
-    log.info(f"modetrain: do=replay of {what} from {paths.shown(source.path, cwd)} {how}")
-    for difference in resume.differences(source.config, settings.resolved):
+    log.info(f"modetrain: do=replay of {what} from {paths.format_path(source.path, cwd)} {how}")
+    for difference in resume.find_differences(source.config, settings.resolved):
         if not difference.startswith(_HOW):
             log.info(f"  differs from the run it is from: {difference}")
     if made is not None and made.said:
@@ -81,7 +81,7 @@ def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
     except ConfigError:
         raise
     except Exception as error:
-        sys.stderr.write("".join(report.lines(error)))
+        sys.stderr.write("".join(report.format_lines(error)))
         if settings.mode.compile == "eager":
             debugger.post_mortem(error)
         return FAILS
@@ -90,7 +90,7 @@ def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
 def set_up(settings: Settings) -> None:
     """Sets what is global in TensorFlow, as for a run."""
     Replicas.for_mode(settings.mode)
-    tf_setup.set_for(settings.mode, settings.seed)
+    tf_setup.apply(settings.mode, settings.seed)
 
 
 def describe_step(made: Capsule) -> str:
@@ -160,15 +160,17 @@ def _log_machine_differences(made: Capsule) -> None:
 def _check(made: Capsule, source: ReplaySource, settings: Settings, line: CommandLine) -> int:
     folder = settings.run_dir
     if folder is None:
-        folder = run_folder.new(source.folder or run_folder.RUNS / settings.recipe_name, "replay", settings.mode.name)
+        folder = run_folder.create(
+            source.folder or run_folder.RUNS / settings.recipe_name, "replay", settings.mode.name
+        )
     folder.mkdir(parents=True, exist_ok=True)
     path = source.path
     if made is not source.capsule:
-        path = capsule.path_of(folder, made)
+        path = capsule.choose_path(folder, made)
         made.save(path)
     checks = check_modes.run_in_every_mode(path, settings, line, folder)
     console.stdout().print(check_modes.render_table(checks))
     log.info(check_modes.conclude(checks, made))
     check_modes.write_json(folder, checks, made, settings)
-    log.info(f"replay.json: {paths.shown(folder, Path.cwd())}")
+    log.info(f"replay.json: {paths.format_path(folder, Path.cwd())}")
     return FAILS if any(check.failed for check in checks) else FINE

@@ -66,7 +66,7 @@ def find_source(path: Path) -> ReplaySource:
     Raises:
       ConfigError: nothing that can be replayed.
     """
-    named = f"{FROM}={paths.shown(path, Path.cwd())}"
+    named = f"{FROM}={paths.format_path(path, Path.cwd())}"
     if not path.exists():
         raise ConfigError(
             f"{named}: there is no such file or folder. Type {FROM}= with a capsule (in the folder capsules/ of a run that "
@@ -117,7 +117,7 @@ def words(arguments: Sequence[str], cwd: Path) -> tuple[list[str], list[str], Re
             f"{DO} without {FROM}=: there is no step to make again. Type {FROM}= with a capsule, which a run that fails "
             f"writes and names, or with a run folder and {STEP}=."
         )
-    found = find_source(paths.expanded(str(given), cwd).resolve())
+    found = find_source(paths.expand(str(given), cwd).resolve())
     if not found.command:
         raise ConfigError(f"{FROM}={given}: it does not say by which command it was made. Type the folder of a run.")
     line = command_line.read(found.command)
@@ -200,7 +200,7 @@ def _complete_capsules(folder: Path, wanted: int | None, warn: bool) -> Iterator
     """The complete capsules of a run of the step that is wanted, the newest first."""
     from modetrain.checkpoints import capsule
 
-    for path in reversed(capsule.in_folder(folder)):
+    for path in reversed(capsule.list_capsules(folder)):
         try:
             found = find_source(path)
         except ConfigError as error:

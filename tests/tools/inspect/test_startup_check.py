@@ -44,7 +44,7 @@ def started(make_recipe, make_data, tmp_path, said):
         recipe, mode = make_recipe(cls, steps=steps), Mode(name=compile, compile=compile)
         callbacks = [*callbacks, StaleStateCallback(every=2)]
         trainer = Trainer(
-            recipe, make_data(cut=BatchSharding()), mode=mode, steps=steps, callbacks=callbacks, folder=tmp_path
+            recipe, make_data(sharding=BatchSharding()), mode=mode, steps=steps, callbacks=callbacks, folder=tmp_path
         )
         check = StartupCheck(recipe, mode, "python -m modetrain recipe=mine")
         trainer.programs.train.observe = check.observer("train_step")

@@ -46,7 +46,7 @@ def recorder(**given) -> FlightRecorder:
 
 
 def state_of(trainer) -> dict:
-    return file.copied(trainer.recipe.state())
+    return file.copy_values(trainer.recipe.state())
 
 
 def same(one, other) -> bool:
@@ -141,7 +141,7 @@ def test_the_newest_are_kept(make_trainer, tmp_path):
     for number in range(4):
         assert recording.beside(trainer, why="asked", said=str(number))
         time.sleep(0.01)
-    assert [capsule.load(path).said for path in capsule.in_folder(tmp_path)] == ["2", "3"]
+    assert [capsule.load(path).said for path in capsule.list_capsules(tmp_path)] == ["2", "3"]
 
 
 def test_copies_take_no_more_than_their_share_of_the_time(make_trainer, monkeypatch):
@@ -177,7 +177,7 @@ def test_a_damaged_capsule_is_refused(make_trainer, tmp_path):
     trainer = make_trainer("graph", steps=1, command=COMMAND, callbacks=[recorder()])
     trainer.train()
     recording.beside(trainer, why="asked", said="")
-    (path,) = capsule.in_folder(tmp_path)
+    (path,) = capsule.list_capsules(tmp_path)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -293,7 +293,7 @@ def test_the_line_of_what_is_differentiated_is_named(cls, mode, make_recipe, mak
     made = capsule.Capsule(
         **{"step": 3, "state_step": 3, "method": "train_step", "number": 3, "why": "asked", "said": "", "command": ""},
         **{"config": {}, "info": {}, "carry": {}, "made_on": {}},
-        state=file.copied(recipe.state()),
+        state=file.copy_values(recipe.state()),
         batch={name: value.numpy() for name, value in make_data().batch(3).items()},
     )
     given = settings(mode=Mode(name=mode, compile=mode), replay=ReplaySettings(path="x"))
@@ -481,7 +481,7 @@ def test_sigquit_writes_a_capsule_and_the_run_goes_on(cli, poisoned):
     words += ("callbacks.checkpoint.every=5", "callbacks.checkpoint.keep=200", "mode=eager")
     run = cli.signal_after(5, signal.SIGQUIT, *words, folder="asked")
     assert run.json["status"] == "completed"
-    (path,) = capsule.in_folder(run.folder)
+    (path,) = capsule.list_capsules(run.folder)
     said = f"SIGQUIT: to make the step under way once more:\n  python -m modetrain do=replay replay.from={path} mode=eager\n"
     assert said in run.out.replace("asked/", f"{run.folder}/")
     made = capsule.load(path)

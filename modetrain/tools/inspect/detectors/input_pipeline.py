@@ -37,7 +37,7 @@ def find(recipe: Recipe, batches: Sequence[Mapping[str, Any]]) -> Iterator[Findi
     recorder = CallRecorder(reachable.functions, [vars(recipe)], silent=True)
     traced = tf.function(lambda batch, seed: recipe.prepare(batch, seed=seed, training=True), autograph=True)
     specs = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in batch.items()}
-    with recorder, ChangeTracer(PythonState.of_recipe(recipe, reachable)) as tracer:
+    with recorder, ChangeTracer(PythonState.for_recipe(recipe, reachable)) as tracer:
         try:
             concrete = traced.get_concrete_function(specs, tf.TensorSpec([2], tf.int32))
         except Exception as error:

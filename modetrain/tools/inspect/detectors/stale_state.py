@@ -49,7 +49,7 @@ class StaleStateDetector:
     def __init__(self, recipe: Recipe):
         self._recipe = recipe
         self._reachable = find_reachable(recipe, ["train_step"])
-        self._state = PythonState.of_recipe(recipe, self._reachable, generators=False)
+        self._state = PythonState.for_recipe(recipe, self._reachable, generators=False)
         self._traced = self._state.snapshot()
         self._reported: set[str] = set()
 

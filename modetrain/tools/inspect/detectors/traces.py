@@ -77,7 +77,7 @@ def trace_twice(step: InspectedStep, reachable: Reachable) -> TraceResult:
 
 
 def _trace(step: InspectedStep, reachable: Reachable) -> _Trace:
-    tracer = ChangeTracer(PythonState.of_recipe(step.recipe, reachable))
+    tracer = ChangeTracer(PythonState.for_recipe(step.recipe, reachable))
     calls = CallRecorder(reachable.functions, [vars(step.recipe)], silent=True)
     concrete, error = None, None
     with (

@@ -1,6 +1,6 @@
 """The Python state that a step can see, and how it changes: attributes, globals, closures, caches, iterators, generators.
 
-    state = PythonState.of_recipe(recipe, reachable)
+    state = PythonState.for_recipe(recipe, reachable)
     before = state.snapshot()
     ...
     for change in find_changes(before, state.snapshot()): ...
@@ -101,7 +101,7 @@ class PythonState:
         self._roots = roots
 
     @classmethod
-    def of_recipe(cls, recipe: Any, reachable: Reachable, *, generators: bool = True) -> PythonState:
+    def for_recipe(cls, recipe: Any, reachable: Reachable, *, generators: bool = True) -> PythonState:
         """What the functions that a step reaches can see.
 
         Args:
