@@ -304,7 +304,7 @@ def _stacked(task: Task) -> tf.data.Dataset:
 
 
 def _raw(prepare: Callable | None = None) -> tf.data.Dataset:
-    source = sources.load(DataSettings(name="mnist", source="bundled"), say=print)
+    source = sources.load(DataSettings(name="mnist", source="bundled"))
     images, labels = source.train["image"], source.train["label"]
     examples = tf.data.Dataset.from_tensor_slices((images, labels))
     if prepare is not None:

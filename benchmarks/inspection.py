@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{'':28}{'without':>12}{'with':>12}{'ratio':>9}")
     for name in options.models.split(","):
         data = Data(
-            sources.load(DataSettings(name="mnist", source="bundled"), say=lambda _: None),
+            sources.load(DataSettings(name="mnist", source="bundled")),
             _settings(),
             seed=0,
             sharding=BatchSharding(),

@@ -52,7 +52,7 @@ def _announced(words: list[str]) -> int:
     try:
         return _main(words, Path.cwd())
     except Exception as error:
-        protocol.announce_failure(error, os.environ, told=str(error) if isinstance(error, ConfigError) else "")
+        protocol.announce_failure(error, os.environ, text=str(error) if isinstance(error, ConfigError) else "")
         raise
 
 

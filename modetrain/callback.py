@@ -1,12 +1,12 @@
-"""Callbacks look at a run: they only read it.
+"""Callbacks observe a run; they only read it.
 
     on_train_begin(trainer)             once, before the first step
     on_steps_end(trainer, metrics)      after each call of the compiled program, with the metrics of each of its steps
     on_step(trainer)                    at each step that the callback asks for
     on_train_end(trainer)               once, however the run ends; `trainer.status` says how
 
-A callback says with `next_step` which step it wants to see next; the trainer runs straight there. What it knows besides
-the trainer (an open window, a best value) it gives to checkpoints with `state`, and gets back with `load_state`.
+`next_step` returns the next step that a callback wants; the trainer runs straight there. A callback's own state (an open
+window, a best value) goes into checkpoints with `state`, and comes back with `load_state`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from modetrain.mode import Mode
 
 
 class TrainerProtocol(Protocol):
-    """What callbacks may read of a trainer; `modetrain/trainer.py` says what each attribute is."""
+    """The attributes of a trainer that callbacks may read; `modetrain/trainer.py` describes them."""
 
     recipe: Any
     mode: Mode
@@ -58,10 +58,10 @@ class StepFailure:
     """A step that failed.
 
     Attributes:
-      error: what it raised; a callback may add notes.
-      step: updates completed before the step; of an evaluation the index of the batch.
+      error: the exception; a callback may add notes.
+      step: updates completed before the step; in an evaluation the index of the batch.
       method: the recipe's method (`train_step`, `eval_step`, `prepare`).
-      block: the batches; None where they could not be made.
+      block: the batches; None if they could not be made.
     """
 
     error: Exception
@@ -71,11 +71,11 @@ class StepFailure:
 
 
 class Callback:
-    """Base class; sees every `every` steps, or none where that is 0 or None.
+    """Base class; runs every `every` steps, or never if that is 0 or None.
 
     Attributes:
       every: as given.
-      grad_norm_every: the gradient norm is computed at each multiple of this step number for this callback; 0 for never.
+      grad_norm_every: the callback needs the gradient norm at each multiple of this step number; 0 for never.
     """
 
     grad_norm_every = 0
@@ -84,7 +84,7 @@ class Callback:
         self.every = every
 
     def next_step(self, step: int) -> int | None:
-        """The first step after `step` (updates completed) that this callback wants to see, or None for never."""
+        """The first step after `step` (updates completed) that this callback wants, or None for never."""
         return (step // self.every + 1) * self.every if self.every else None
 
     def on_train_begin(self, trainer: TrainerProtocol) -> None:
@@ -94,34 +94,34 @@ class Callback:
         """Called after each call of the program."""
 
     def on_step(self, trainer: TrainerProtocol) -> None:
-        """Called at each step asked for."""
+        """Called at each step that `next_step` returned."""
 
     def on_save(self, trainer: TrainerProtocol) -> None:
-        """Called where a checkpoint is requested (SIGUSR1), after `on_step`."""
+        """Called if a checkpoint is requested (SIGUSR1), after `on_step`."""
 
     def on_train_end(self, trainer: TrainerProtocol) -> None:
         """Called once the run has ended."""
 
     def on_step_error(self, trainer: TrainerProtocol, failure: StepFailure) -> None:
-        """Called where a step failed, before its error is raised."""
+        """Called after a step has failed, before its error is raised."""
 
     def on_nonfinite(self, trainer: TrainerProtocol, error: ArithmeticError) -> bool:
-        """Called where a loss or gradient that is not finite would end the run; returns whether the run goes on.
+        """Called if a loss or gradient that is not finite would end the run; returns whether the run continues.
 
         A callback that returns True has brought the trainer back to an earlier step.
         """
         return False
 
     def on_rollback(self, trainer: TrainerProtocol) -> None:
-        """Called once the trainer is back at an earlier step (`nonfinite.policy=rollback`)."""
+        """Called after the trainer has gone back to an earlier step (`nonfinite.policy=rollback`)."""
 
     def state(self, trainer: TrainerProtocol) -> Mapping[str, Any]:
-        """What a checkpoint keeps of this callback, as JSON."""
+        """The state of this callback for a checkpoint, as JSON."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state` returned, before `on_train_begin` or `on_rollback`."""
+        """Loads what `state` returned, before `on_train_begin` or `on_rollback`."""
 
     def summary(self) -> Mapping[str, Any]:
-        """What `run.json` keeps of this callback, by key."""
+        """Values for `run.json`, by key."""
         return {}

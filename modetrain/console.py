@@ -1,4 +1,4 @@
-"""Standard output and error: what a person reads, on a terminal or in a log file, and streams that outlive their reader."""
+"""Standard output and error: lines for the user, on a terminal or in a log file, and streams that survive their reader."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _WIDTH = 120  # a log file has no width of its own
 
 @functools.cache
 def stdout() -> Console:
-    """The console of standard output, which a progress bar and all lines share."""
-    from rich.console import Console  # 50 ms, which a refused command line need not wait for
+    """The console of standard output, for a progress bar and all lines."""
+    from rich.console import Console  # 50 ms, which a refused command line saves
 
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH)
 
 
 def plain(console: Console) -> Callable[[str], None]:
-    """What prints a line as it stands: brackets are no markup, `:name:` is no emoji, and a long line is not broken."""
+    """A function that prints a line unchanged: brackets are no markup, `:name:` is no emoji, long lines are not broken."""
     return functools.partial(console.print, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
@@ -38,7 +38,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def show_log() -> None:
-    """Prints what the library logs to standard output, once however often it is called."""
+    """From now on the library's log goes to standard output. Calling it again changes nothing."""
     log = logging.getLogger("modetrain")
     if not any(isinstance(handler, ConsoleHandler) for handler in log.handlers):
         log.addHandler(ConsoleHandler())
@@ -47,7 +47,7 @@ def show_log() -> None:
 
 
 class _LastingFile(io.FileIO):
-    """Drops what cannot be written, as C's stdio does."""
+    """Drops output that cannot be written, like C's stdio."""
 
     def write(self, data) -> int:  # type: ignore[override]  # any buffer, as FileIO has it
         try:
@@ -57,9 +57,9 @@ class _LastingFile(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """From now on an error of writing to `sys.stdout` or `sys.stderr` ends nothing; a stream that was replaced is left as it is.
+    """From now on a failed write to `sys.stdout` or `sys.stderr` raises nothing; a replaced stream is not changed.
 
-    A run must not end because its terminal was closed, the `tee` behind it was killed, or the disk of its log is full.
+    A run must not end because its terminal was closed, the `tee` after it was killed, or the disk of its log is full.
     """
     if sys.stdout is sys.__stdout__ and sys.stdout is not None:
         sys.stdout = _lasting(sys.stdout)

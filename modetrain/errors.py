@@ -1,4 +1,4 @@
-"""Errors that are the user's to fix, and the shape of their messages.
+"""Errors that the user can fix, and parts of their messages.
 
 Every message follows one pattern: the value given, the value seen, why it cannot work, the exact override to type.
 """
@@ -14,11 +14,11 @@ class ConfigError(Exception):
 
 
 class NotSavedError(RuntimeError):
-    """A checkpoint that could not be written."""
+    """A checkpoint could not be written."""
 
 
 def closest(given: str, known: Iterable[str]) -> str | None:
-    """What was probably meant by `given` among the known names, or None where nothing is close."""
+    """The known name that is closest to `given`, or None if none is close."""
     # Sorted, so that a tie gives the same answer every time.
     names = {name.lower(): name for name in sorted(known, reverse=True)}
     close = difflib.get_close_matches(given.lower(), sorted(names), n=1, cutoff=0.6)
@@ -28,11 +28,11 @@ def closest(given: str, known: Iterable[str]) -> str | None:
 
 
 def nearest_multiple(number: int, of: int) -> int:
-    """The multiple of `of` next to a number, and not 0: the size to type where shares must be equal."""
+    """The multiple of `of` closest to a number, but not 0: the size to type if shares must be equal."""
     return max(1, round(number / of)) * of
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?` where something known is close to what was given, else an empty string."""
+    """` Did you mean 'x'?` if a known name is close to `given`, else an empty string."""
     close = closest(given, known)
     return f" Did you mean {close!r}?" if close else ""

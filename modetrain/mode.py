@@ -1,8 +1,8 @@
-"""A mode says how steps are run: two independent axes and a few numbers, and which pairs cannot work.
+"""A mode defines how steps are run: two independent axes and a few numbers. It refuses combinations that cannot work.
 
-Every mode is one expression, `call(k) = graph( sum over k steps: reduce( strategy.run( xla(step)( batch ) ) ) )`;
-`compile` says which of the wrappings are kept, `strategy` where the step runs. `program.py` builds the expression.
-Nothing here imports TensorFlow, so that a combination that cannot run is refused before anything is built.
+Every mode is one expression, `call(k) = graph( sum over k steps: reduce( strategy.run( xla(step)( batch ) ) ) )`.
+`compile` selects the wrappings, `strategy` where the step runs. `engine/program.py` builds the expression. Nothing here imports
+TensorFlow, so a combination that cannot run is refused before anything is built.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ COMPILE = ("eager", "graph", "xla")
 STRATEGIES = ("one_device", "mirrored", "multiworker", "tpu")
 DEVICES = ("auto", "cpu", "gpu")
 XLA_UNITS = ("auto", "step")
-LOGICAL_CPUS = (
-    64  # a step is traced and compiled once for each: minutes for so many, and the time grows faster than the number
-)
+# A step is traced and compiled once for each: 64 take minutes, and the time grows faster than their number.
+LOGICAL_CPUS = 64
 PRESETS = {  # name: (compile, strategy)
     "eager": ("eager", "one_device"),
     "graph": ("graph", "one_device"),
@@ -147,7 +146,7 @@ class Mode:
 
     @classmethod
     def from_preset(cls, name: str) -> Mode:
-        """The mode of a preset, as `mode=<name>` on the command line.
+        """The mode of a preset, like `mode=<name>` on the command line.
 
         Raises:
           ConfigError: there is no such preset.
@@ -158,7 +157,7 @@ class Mode:
         return cls(name=name, compile=compile, strategy=strategy)
 
     def check(self) -> None:
-        """Raises ConfigError for a value that is no choice, or a combination that TensorFlow cannot run."""
+        """Raises ConfigError for an unknown value, or a combination that TensorFlow cannot run."""
         for field, choices in (
             ("compile", COMPILE),
             ("strategy", STRATEGIES),
@@ -246,20 +245,20 @@ class Mode:
             self.check_whole_steps(["CPU"] * (1 if self.replicas == "auto" else int(self.replicas)))
 
     def check_whole_steps(self, devices: Sequence[str]) -> None:
-        """Raises ConfigError where XLA was asked for whole steps on several replicas, and a device of theirs is no GPU."""
+        """Raises ConfigError if XLA must compile whole steps of several replicas, and one of their devices is no GPU."""
         several = len(devices) > 1 or self.strategy == "multiworker"
         if self.xla_unit == "step" and several and not all("GPU" in device for device in devices):
             raise ConfigError(
-                f"mode.xla_unit={self.xla_unit} on several replicas that are CPUs: XLA can take the mean of their gradients "
-                "between GPUs only. Leave mode.xla_unit out: XLA then compiles the gradients, and the replicas meet outside."
+                f"mode.xla_unit={self.xla_unit} on several replicas that are CPUs: XLA can average their gradients only "
+                "between GPUs. Leave mode.xla_unit out: XLA then compiles the gradients, and their mean is taken outside."
             )
 
     def check_logical_cpus(self, count: int) -> None:
-        """Raises ConfigError for more than a step is compiled for in reasonable time. What has GPUs instead may have more."""
+        """Raises ConfigError for more logical CPUs than a step is compiled for in reasonable time. GPUs have no such limit."""
         if count > LOGICAL_CPUS:
             raise ConfigError(
                 f"mode.replicas={count} on logical CPUs: a step is compiled for every replica, which takes minutes for "
-                f"{LOGICAL_CPUS} and grows faster than their number, and shows nothing that a few do not. Type mode.replicas=4; at "
+                f"{LOGICAL_CPUS} and grows faster than their number. A few replicas show the same. Type mode.replicas=4; at "
                 f"most {LOGICAL_CPUS}."
             )
 
@@ -281,15 +280,14 @@ class Mode:
 
     def environment(self) -> dict[str, str]:
         """Environment variables that must be set before TensorFlow is imported."""
-        # oneDNN rewrites graphs after TensorFlow's own graph optimizations, which is up to a third faster on
-        # convolutions; whether TensorFlow's default has it on depends on the processor. The bitwise claim of `strict`
-        # needs it off on both sides.
+        # oneDNN rewrites graphs after TensorFlow's own graph optimizations; convolutions are up to a third faster. Whether
+        # it is on by default depends on the processor. The bitwise promise of `strict` needs it off on both sides.
         return {"TF_ENABLE_ONEDNN_OPTS": "0" if self.exact else "1"}
 
     def set_environment(self) -> None:
         """Sets them for this process. TensorFlow reads them once, when it is imported."""
         for name, value in self.environment().items():
-            if self.exact:  # else what the user has set themselves stands
+            if self.exact:  # otherwise the user's own value has priority
                 os.environ[name] = value
             os.environ.setdefault(name, value)
 

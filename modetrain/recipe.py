@@ -1,4 +1,4 @@
-"""A recipe says what one step does, and nothing about how steps are run.
+"""A recipe defines what one step does, and not how steps are run.
 
     class Digits(Recipe):
         def train_step(self, batch):
@@ -9,8 +9,7 @@
 
         def eval_step(self, batch): ...
 
-`minimize` owns the tape, and with it the one place where everything hard happens: loss scaling, accumulation, clipping,
-the update and averaging, alike in every mode.
+`minimize` owns the tape. It does loss scaling, accumulation, clipping, the update and averaging, the same way in every mode.
 """
 
 from __future__ import annotations
@@ -23,13 +22,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from modetrain.engine import context, metrics, untracked, variables
+from modetrain.engine import context, metrics, untracked
 from modetrain.engine.autograph import convert
 from modetrain.engine.context import StepContext
 from modetrain.engine.loss import Loss
 from modetrain.engine.optimizer import Optimizer
-from modetrain.engine.random import Draws, named_seed, of_replica
+from modetrain.engine.random import Draws, named_seed
+from modetrain.engine.replica_random import replica_share
 from modetrain.engine.tf_internals import keras_scales_nothing
+from modetrain.engine.variables import find_variables, iter_attributes
 from modetrain.errors import ConfigError
 from modetrain.settings import OptimizerSettings
 
@@ -39,11 +40,11 @@ Values = Mapping[str, tf.Tensor]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Info:
-    """What a recipe may know of its data and its run when it is made.
+    """What a recipe may know about its data and its run when it is made.
 
     Attributes:
-      image_shape: (height, width, channels) of one example's image; empty where there are none.
-      classes: number of classes; 0 where there are none.
+      image_shape: (height, width, channels) of one example's image; empty without images.
+      classes: number of classes; 0 without classes.
       train_examples, eval_examples: sizes of the two splits.
       batch_size: examples in one global training batch.
       steps: updates of the whole run.
@@ -62,14 +63,14 @@ class Info:
 class Recipe:
     """Base class of recipes: a model, its optimizer, one training step and one evaluation step.
 
-    The default constructor serves one model with one optimizer; a recipe with more of either overrides it. Every model,
-    optimizer, `SeedGenerator` and variable that is an attribute (or in a list or dict that is one) is checkpointed.
+    The default constructor makes one model with one optimizer; a recipe with several overrides it. Checkpoints hold every
+    model, optimizer, `SeedGenerator` and variable that is an attribute, or in an attribute that is a list or dict.
 
     Args:
       model: a built Keras model, or a function that builds it: `model(image_shape, classes) -> keras.Model`.
-      optimizer: an `Optimizer`, the settings of one, or a function that builds it for given variables:
+      optimizer: an `Optimizer`, its settings, or a function that builds it for given variables:
         `optimizer(variables, **changed_settings) -> Optimizer`.
-      info: what there is to know of the data and the run; of an unknown data set and seed 0 by default.
+      info: facts about the data and the run; by default an unknown data set and seed 0.
     """
 
     model: keras.Model
@@ -86,8 +87,8 @@ class Recipe:
         self.model = model if isinstance(model, keras.Model) else model(info.image_shape, info.classes)
         if not isinstance(self.model, keras.Model):
             raise ConfigError(
-                f"{type(self).__name__} trains one Keras model; the one chosen by model= made a "
-                f"{type(self.model).__name__}. Type model=cnn or model=mlp."
+                f"{type(self).__name__} trains one Keras model; model= made a {type(self.model).__name__}. Type model=cnn or "
+                "model=mlp."
             )
         if isinstance(optimizer, OptimizerSettings):
             scaling = keras.config.dtype_policy().name == "mixed_float16"
@@ -100,13 +101,13 @@ class Recipe:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OURS and not callable(value):
-            raise AttributeError(f"self.{name} is modetrain.Recipe's own: give this attribute of yours another name.")
+            raise AttributeError(f"self.{name} belongs to modetrain.Recipe: give your attribute another name.")
         super().__setattr__(name, value)
 
     # --- what a recipe's author writes ------------------------------------------------------------------------------
 
     def train_step(self, batch: Batch) -> Values:
-        """Trains on one batch (per feature a tensor [examples, ...]); returns {name: one value per example}."""
+        """Trains on one batch (by feature a tensor [examples, ...]); returns {name: one value per example}."""
         raise NotImplementedError(f"{type(self).__name__} has no train_step(self, batch).")
 
     def eval_step(self, batch: Batch) -> Values:
@@ -116,7 +117,7 @@ class Recipe:
     def prepare(self, batch: Batch, *, seed: tf.Tensor, training: bool) -> Batch:
         """Prepares one batch in the input pipeline (`Dataset.map`), for example augments it.
 
-        Where there is nothing to prepare (see `prepares`) whole blocks of batches are gathered at once instead.
+        Without a `prepare` (see `prepares`) the pipeline gathers whole blocks of batches at once.
 
         Args:
           batch: raw examples; images as they are stored, mostly uint8 [examples, height, width, channels].
@@ -124,14 +125,14 @@ class Recipe:
           training: whether this is a training batch.
 
         Returns:
-          The batch that the step gets. uint8 images are scaled to [0, 1] as a step begins: float32, or float64 with
+          The batch for the step. Each step scales uint8 images to [0, 1]: float32, or float64 with
           mode.precision=float64.
         """
         return batch
 
     @property
     def prepares(self) -> bool:
-        """Whether `prepare` has anything to do: by default, whether the recipe has one of its own."""
+        """Whether `prepare` does anything: by default, whether the recipe overrides it."""
         return type(self).prepare is not Recipe.prepare
 
     def show(self) -> Mapping[str, tf.Tensor]:
@@ -147,19 +148,18 @@ class Recipe:
         variables: Sequence[keras.Variable] | None = None,
         optimizer: Optimizer | None = None,
     ) -> Values:
-        """Lowers a loss by one update, which takes effect at once.
+        """Minimizes a loss by one update, which takes effect at once.
 
-        The gradients are of the mean over the batch, plus the regularizers of the variables (a Keras
-        `kernel_regularizer` and its like). Losses that a layer adds (`add_loss`) are in `model.losses`: add them in
-        `loss_fn`.
+        The gradients are those of the mean over the batch plus the regularizers of the variables (such as a Keras
+        `kernel_regularizer`). Losses that a layer adds (`add_loss`) are in `model.losses`: add them in `loss_fn`.
 
         Args:
           loss_fn: computes the loss: one value per example, or a scalar; or (loss, {name: value}).
-          variables: what to update; all of the optimizer's by default.
+          variables: what to update; all of the optimizer's variables by default.
           optimizer: `self.optimizer` by default.
 
         Returns:
-          {"loss": ..., **the other values}, before the update, for a step to return as it is.
+          {"loss": ..., **the other values}, before the update; a step may return it unchanged.
         """
         optimizer = _check_optimizer(optimizer or self.optimizer)
         variables = list(optimizer.trainable if variables is None else variables)
@@ -174,10 +174,10 @@ class Recipe:
         variables: Sequence[keras.Variable] | None = None,
         optimizer: Optimizer | None = None,
     ) -> None:
-        """The second half of `minimize`, for gradients that a step has taken with a tape of its own.
+        """The update of `minimize`, for gradients that a step has computed with its own tape.
 
         Args:
-          gradients: of the mean over the batch, one a variable.
+          gradients: gradients of the mean over the batch, one for each variable.
           variables, optimizer: as in `minimize`.
         """
         optimizer = _check_optimizer(optimizer or self.optimizer)
@@ -185,7 +185,7 @@ class Recipe:
 
     @property
     def step(self) -> tf.Tensor | int:
-        """Updates completed before the step under way (int64 scalar); in evaluation the index of the batch."""
+        """Updates completed before the running step (int64 scalar); in evaluation the index of the batch."""
         return context.now().number
 
     @tf.autograph.experimental.do_not_convert
@@ -197,19 +197,19 @@ class Recipe:
     # --- what the library calls -------------------------------------------------------------------------------------
 
     def run_train_step(self, batch: Batch, call: StepContext) -> tuple[list[str], tf.Tensor]:
-        """Runs `train_step` on a batch, or on one micro-batch of it; with the last one the update is made.
+        """Runs `train_step` on a batch or a micro-batch; the last micro-batch of a step makes the update.
 
         Returns:
-          The metrics' names and their [metrics, 2] row (see `metrics.pack_row`), last those that the optimizers show.
+          The metrics' names and their [metrics, 2] row (see `metrics.pack_row`); the optimizers' metrics come last.
         """
         self._draws().seek(call.number, call.part)
         batch = scale_images(batch)
-        with of_replica(_count_examples(batch)), self._keep_finite():
+        with replica_share(_count_examples(batch)), self._keep_finite():
             values = self._run(self.train_step, batch, call)
         row = metrics.pack_row(values, _count_examples(batch))
         clash = sorted(set(call.seen) & set(values))
         if clash:
-            raise ValueError(f"a step may not return {', '.join(clash)}: the library reports that itself.")
+            raise ValueError(f"a step must not return {', '.join(clash)}: the library reports it itself.")
         if call.seen:
             pairs = tf.stack([tf.stack([tf.cast(x, row.dtype) for x in pair]) for pair in call.seen.values()])
             row = tf.concat([row, pairs], axis=0)
@@ -224,42 +224,42 @@ class Recipe:
 
     @property
     def micro_batches(self) -> int:
-        """How many micro-batches a step cuts its batch into.
+        """Number of micro-batches in a step.
 
         Raises:
-          ValueError: the optimizers disagree.
+          ValueError: the optimizers differ.
         """
         wanted = {optimizer.settings.accumulate for optimizer in self.optimizers().values()} or {1}
         if len(wanted) > 1:
             raise ValueError(
-                f"the optimizers of {type(self).__name__} have accumulate={sorted(wanted)}: a step cuts its batch one "
-                "way. Make them all with the same accumulate."
+                f"the optimizers of {type(self).__name__} have accumulate={sorted(wanted)}: a step has one number of "
+                "micro-batches. Make all optimizers with the same accumulate."
             )
         return wanted.pop()
 
     def state(self) -> dict[str, Any]:
-        """Every variable of the recipe by name: `<attribute>/<index>/<name>`. The order is that of the attributes.
+        """Every variable of the recipe by name, `<attribute>/<index>/<name>`, in the order of the attributes.
 
         Raises:
           ConfigError: two variables have one name.
         """
-        return variables.find_variables(self)
+        return find_variables(self)
 
     def optimizers(self) -> dict[str, Optimizer]:
-        """The recipe's optimizers by name: that of the attribute, or `<attribute>/<index or key>` in a list or dict."""
-        return {name: thing for name, thing in variables.iter_attributes(self) if isinstance(thing, Optimizer)}
+        """The recipe's optimizers by name: the attribute's name, or `<attribute>/<index or key>` in a list or dict."""
+        return {name: thing for name, thing in iter_attributes(self) if isinstance(thing, Optimizer)}
 
     def models(self) -> list[keras.Model]:
         """The recipe's Keras models."""
-        return [thing for _, thing in variables.iter_attributes(self) if isinstance(thing, keras.Model)]
+        return [thing for _, thing in iter_attributes(self) if isinstance(thing, keras.Model)]
 
     def seek(self, step: int) -> None:
-        """Sets every seed generator to where step `step` begins."""
+        """Sets every seed generator to the begin of step `step`."""
         self._draws().seek(step)
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[bool]:
-        """Exchanges the weights for their moving averages, where an optimizer keeps them; yields whether one does."""
+        """Within this the weights are their moving averages, if an optimizer has them; yields whether one does."""
         pairs = [
             (variable, average)
             for optimizer in self.optimizers().values()
@@ -280,12 +280,12 @@ class Recipe:
         context.begin(call)
         with keras_scales_nothing():
             values = convert(step)(batch)
-        context.end()  # not where the step failed: the debugger may ask for self.step
+        context.end()  # not after a failure: the debugger may read self.step
         return values
 
     @contextlib.contextmanager
     def _keep_finite(self) -> Iterator[None]:
-        """Where updates may be skipped, what a step writes past its optimizers (moving averages) stays finite too."""
+        """If updates may be skipped, other variables that a step writes (such as moving averages) stay finite too."""
         optimizers = self.optimizers().values()
         known = {id(v) for optimizer in optimizers for v in (*optimizer.trainable, *optimizer.variables)}
         skips = any(optimizer.nonfinite == "skip" for optimizer in optimizers)
@@ -324,7 +324,7 @@ class Recipe:
 
 
 def scale_images(batch: Batch) -> Batch:
-    """The batch with a uint8 `image` as `keras.config.floatx()` in [0, 1]; everything else stays as it is."""
+    """Converts a uint8 `image` of the batch to `keras.config.floatx()` in [0, 1]; everything else stays unchanged."""
     image = batch.get("image")
     if image is None or image.dtype != tf.uint8:
         return batch
@@ -351,8 +351,7 @@ def _check_optimizer(optimizer: Optimizer) -> Optimizer:
         return optimizer
     kind = type(optimizer)
     raise TypeError(
-        f"optimizer= is a {kind.__module__}.{kind.__name__}, which knows nothing of accumulation, loss scales, replicas or the "
-        "averages of weights. Make it in __init__ with optimizer(variables), or with "
-        "optimizer(variables, name=..., learning_rate=...); outside of a configuration pass "
+        f"optimizer= is a {kind.__module__}.{kind.__name__}, which does not support the library's accumulation, loss scaling, "
+        "replicas and averages of weights. Make it in __init__ with optimizer(variables, name=..., learning_rate=...), or pass "
         "modetrain.OptimizerSettings(name='adam', learning_rate=1e-3)."
     )

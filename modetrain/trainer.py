@@ -1,10 +1,10 @@
-"""A trainer runs steps up to the next one that a callback wants to see, and lets callbacks look: plan -> run -> look.
+"""A trainer runs steps up to the next one that a callback wants, then calls the callbacks: plan -> run -> look.
 
     trainer = Trainer(recipe, {"train": arrays, "eval": arrays}, mode="graph", steps=200)
     history = trainer.train()
 
-"Step" is the number of updates completed. A callback says which step it next wants to see; the trainer runs straight
-there in as few calls of the compiled program as the mode allows. `steps_per_call` is a cap; nothing needs to divide it.
+"Step" is the number of updates completed. A callback returns the next step that it wants; the trainer runs straight there
+with as few calls of the compiled program as the mode allows. `steps_per_call` is a maximum; nothing needs to divide it.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ class Trainer:
     """Trains a recipe in a mode.
 
     Args:
-      recipe: what a step does; or a function that makes it, which is called where its variables belong: a mode with
-        several replicas needs one.
-      data: a `Data`; or arrays by split, `{"train": {"image": ..., "label": ...}, "eval": {...}}`; or the arrays of the
-        training split alone, where nothing is evaluated.
+      recipe: what a step does; or a function that makes it, called within the scope of the replicas. A mode with several
+        replicas needs a function.
+      data: a `Data`; or arrays by split, `{"train": {"image": ..., "label": ...}, "eval": {...}}`; or only the arrays of
+        the training split, without evaluation.
       mode: how steps are run: a name (`eager`, `graph`, `xla`, `mirrored`) or a `Mode`.
-      steps: updates to have made at the end.
-      batch_size: examples of a batch, where `data` are arrays.
-      callbacks: look at the run, called in this order.
-      folder: where callbacks write; None for none that writes.
-      nonfinite: what a loss or gradient that is not finite leads to.
-      replicas: where steps are run; those of the mode by default.
+      steps: number of updates at the end of the run.
+      batch_size: examples in a batch, if `data` are arrays.
+      callbacks: observe the run, called in this order.
+      folder: the folder that callbacks write to; None if none writes.
+      nonfinite: the policy for a loss or gradient that is not finite.
+      replicas: where steps run; the mode's by default.
       timer: measures where the time goes.
 
     Attributes:
-      recipe, mode, replicas, data, steps, callbacks, folder, timer: as given, or what was made of it.
+      recipe, mode, replicas, data, steps, callbacks, folder, timer: as given, or made from the arguments.
       step: updates completed.
       status: `running`, `completed`, `stopped` or `failed`.
       history: metrics by step, and the results of evaluations.
-      nonfinite: counts updates that were skipped.
-      loader: hands out the batches.
+      nonfinite: counts skipped updates.
+      loader: loads the batches.
       programs: the two steps, wrapped for the mode.
 
     Raises:
-      ConfigError: the recipe, the data and the mode do not go together.
+      ConfigError: the recipe, the data and the mode do not fit together.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Trainer:
 
         Raises:
           NonFiniteError: a loss or gradient is NaN or infinite, and the policy ends the run.
-          Exception: what a callback or a step raises, the latter with notes on recipe, step, mode and batch.
+          Exception: the error of a callback or a step; a step's has notes on recipe, step, mode and batch.
         """
         failure: BaseException | None = None
         self.status = "running"
@@ -152,26 +152,26 @@ class Trainer:
         return means
 
     def stop(self, signum: int = signal.SIGINT) -> None:
-        """Asks the run to end after this call of the program, on all workers. Any thread may call it."""
+        """Requests the end of the run after this call of the program, on all workers. Any thread may call it."""
         self._requests.request_stop(signum)
 
     def save(self) -> None:
-        """Asks for a checkpoint after this call of the program; the run goes on. Any thread may call it."""
+        """Requests a checkpoint after this call of the program; the run continues. Any thread may call it."""
         self._requests.request_save()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps besides the variables, as JSON."""
+        """The state for a checkpoint besides the variables, as JSON."""
         return state.collect(self)
 
     def load_state(self, kept: Mapping[str, Any], *, step: int) -> None:
-        """Continues from `step`; the variables are those of that step already.
+        """Continues from `step`; the variables must be those of that step already.
 
         Args:
           kept: what `state` returned.
           step: updates completed.
         """
         self.step, self._state_is_consistent = step, True
-        if self.mode.steps_per_call == "auto":  # no more batches are prepared than there are steps left
+        if self.mode.steps_per_call == "auto":  # prepare no more batches than steps are left
             self.loader.length = max(1, min(self.loader.length, self.steps - step))
         state.load(self, kept)
 
@@ -184,12 +184,12 @@ class Trainer:
 
     @property
     def not_started(self) -> bool:
-        """Whether no call of a compiled program has begun: everything there is, is saved."""
+        """Whether no call of a compiled program has begun, so that nothing is unsaved."""
         return self._not_started
 
     @property
     def state_is_consistent(self) -> bool:
-        """Whether the variables are those after `step` updates: not within a call, nor after one that failed."""
+        """Whether the variables are those after `step` updates: not within a call, nor after a failed one."""
         return self._state_is_consistent
 
     @property
@@ -234,7 +234,7 @@ class Trainer:
                 with self.timer.measure("compile"):
                     program.prepare(block)
             self._not_started = False
-            # The marker is what makes the profiler see steps; it costs nothing while no profile is taken.
+            # The profiler needs the marker to see steps; it costs nothing without a profile.
             with self.timer.measure_steps(hi - lo), tf.profiler.experimental.Trace("train", step_num=self.step, _r=1):
                 values = self._requests.sum_over_workers(program(block, lo, hi, self._grad_norm_every))
         return StepMetrics(first=self.step, names=tuple(program.names), values=values)

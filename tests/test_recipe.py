@@ -36,7 +36,7 @@ def test_a_name_of_the_librarys_own_is_refused(name, make_recipe):
             super().__init__(**given)
             setattr(self, name, {})
 
-    with pytest.raises(AttributeError, match=rf"self\.{name} is modetrain.Recipe's own: give this attribute"):
+    with pytest.raises(AttributeError, match=rf"self\.{name} belongs to modetrain.Recipe: give your attribute"):
         make_recipe(Clashes)
 
 
@@ -231,7 +231,7 @@ def test_outside_of_a_step_there_is_none(make_recipe, use):
         "minimize": lambda: recipe.minimize(lambda: tf.reduce_sum(recipe.model.trainable_variables[0] ** 2)),
         "apply": lambda: recipe.apply([tf.zeros(v.shape) for v in recipe.model.trainable_variables]),
     }
-    with pytest.raises(RuntimeError, match="belong inside train_step or eval_step"):
+    with pytest.raises(RuntimeError, match="only inside train_step or eval_step"):
         uses[use]()
 
 
@@ -280,7 +280,7 @@ def test_a_name_that_the_library_reports_itself_is_refused(make_trainer, name):
         def train_step(self, batch):
             return {**super().train_step(batch), name: tf.constant(1.0)}
 
-    with pytest.raises(ValueError, match=f"a step may not return {name}"):
+    with pytest.raises(ValueError, match=f"a step must not return {name}"):
         make_trainer("eager", Clash, steps=1).train()
 
 
@@ -302,7 +302,7 @@ def test_a_keras_optimizer_is_refused_with_what_to_write(given, make_trainer):
             return self.minimize(loss, optimizer=None if given == "as self.optimizer" else self.mine)
 
     with pytest.raises(
-        TypeError, match=r"Adam, which knows nothing of .* Make it in __init__ with optimizer\(variables\)"
+        TypeError, match=r"Adam, which does not support .* Make it in __init__ with optimizer\(variables, name="
     ):
         make_trainer("graph", Own, steps=1).train()
 

@@ -1,4 +1,4 @@
-"""From settings to what a run is made of: devices, examples, the recipe with its model and optimizers, and the trainer."""
+"""Builds the parts of a run from its settings: devices, and the recipe with its model and optimizers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from modetrain.settings import Settings
 
 
 def connect_devices(mode: Mode) -> Replicas:
-    """The replicas of a mode; with several workers, once all of them are there.
+    """Makes the replicas of a mode; with several workers, after all of them have joined.
 
     Raises:
-      ConfigError: the devices are not there, or the environment describes a cluster wrongly.
-      NotJoinedError: other workers do not come.
+      ConfigError: the devices do not exist, or the environment describes a cluster wrongly.
+      NotJoinedError: other workers do not join.
     """
     notes = _notes_on_cluster(mode)
     waiting = (
@@ -38,7 +38,7 @@ def connect_devices(mode: Mode) -> Replicas:
 
 
 def make_info(settings: Settings, source: Source) -> Info:
-    """What a recipe may know of its data and its run."""
+    """What a recipe may know about its data and its run."""
     return Info(
         image_shape=tuple(source.train["image"].shape[1:]),
         classes=source.classes,
@@ -51,15 +51,15 @@ def make_info(settings: Settings, source: Source) -> Info:
 
 
 def make_recipe(settings: Settings, info: Info, *, replicas: Replicas | None = None) -> Recipe:
-    """Makes the recipe where its steps are to run.
+    """Makes the recipe on the replicas.
 
     Args:
-      settings: of the run.
+      settings: the run's settings.
       info: see `make_info`.
       replicas: hold its variables; one device by default.
 
     Raises:
-      ConfigError: what is named is no recipe, it lacks what `Recipe.__init__` sets, a checkpoint would not hold all that it
+      ConfigError: the class is no recipe, it lacks what `Recipe.__init__` sets, a checkpoint would not hold all that it
         trains, or it cannot run over these replicas.
     """
 
@@ -82,14 +82,12 @@ def make_recipe(settings: Settings, info: Info, *, replicas: Replicas | None = N
             f"recipe._target_={settings.recipe.get('_target_')}: it makes a {type(recipe).__name__}, not a recipe. Derive "
             "the class from modetrain.Recipe."
         )
-    if not isinstance(
-        getattr(recipe, "info", None), Info
-    ):  # else a step, or what reads the seed, would miss it much later
+    if not isinstance(getattr(recipe, "info", None), Info):  # otherwise a step would fail much later
         name = type(recipe).__name__
         raise ConfigError(
             f"recipe._target_={settings.recipe.get('_target_')}: {name}.__init__ sets no self.info, which has the seed of every "
-            f"draw. {name}.__init__ must call super().__init__(model=model, optimizer=optimizer, info=info); one that makes its "
-            "models and optimizers itself writes self.info = info."
+            f"draw. {name}.__init__ must call super().__init__(model=model, optimizer=optimizer, info=info); an __init__ that "
+            "makes its models and optimizers itself must set self.info = info."
         )
     file.check(recipe.state(), owner=type(recipe).__name__)
     untracked.check(recipe)
@@ -107,25 +105,25 @@ def make_data(settings: Settings, source: Source, recipe: Recipe, *, replicas: R
       replicas: a batch is sharded over them and into the recipe's micro-batches; by default it stays whole.
     """
     prepare = recipe.prepare if recipe.prepares else None
-    cut = BatchSharding() if replicas is None else BatchSharding.over(replicas, recipe.micro_batches)
-    return Data(source, settings.data, seed=settings.seed, prepare=prepare, cut=cut, debug=settings.mode.debug_data)
+    sharding = BatchSharding() if replicas is None else BatchSharding.over(replicas, recipe.micro_batches)
+    return Data(
+        source, settings.data, seed=settings.seed, prepare=prepare, sharding=sharding, debug=settings.mode.debug_data
+    )
 
 
 def _notes_on_cluster(mode: Mode) -> list[str]:
-    """What is said where the environment describes other workers, and the mode runs in one process."""
+    """Notes for a mode that runs in one process while the environment describes other workers."""
     if mode.name == "multiworker" or mode.strategy in ("multiworker", "tpu"):  # by name: do=inspect, in one process
         return []
     try:
         found = environment.from_environment(os.environ)
     except ConfigError as error:
-        if mode.strategy == "mirrored" and "TF_CONFIG" in os.environ:  # which TensorFlow reads all the same
+        if mode.strategy == "mirrored" and "TF_CONFIG" in os.environ:  # TensorFlow reads it anyway
             raise
-        return [
-            f"mode={mode.name} makes nothing of the cluster that the environment tells of, and that is wrong: {error}"
-        ]
+        return [f"mode={mode.name} ignores the cluster that the environment describes, which is wrong: {error}"]
     if found is None or len(found.workers) == 1 or found.origin == "local":
         return []
     return [
         f"WARNING: {environment.ORIGIN_TEXTS[found.origin]} that this is worker {found.index} of {len(found.workers)}, "
-        f"but mode={mode.name} runs in this process alone. Type mode=multiworker to run in all of them"
+        f"but mode={mode.name} runs only in this process. Type mode=multiworker to run in all of them"
     ]

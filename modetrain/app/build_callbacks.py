@@ -1,4 +1,4 @@
-"""Which callbacks a run has: those of the library that its settings ask for, and the user's own."""
+"""Builds the callbacks of a run: the library's, as its settings ask, and the user's own."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def build_callbacks(
     replicas: Replicas,
     extra: Sequence[Callback] = (),
 ) -> list[Callback]:
-    """The callbacks of a run in their order; last the one that saves, so that it has what the others know.
+    """The callbacks of a run in their order; the checkpoint comes last, so that it holds the state of the others.
 
     Args:
-      settings: of the run.
-      facts, fingerprint: what a resumed run compares itself with.
-      events: where points for TensorBoard go.
-      console: where a progress bar may be shown.
-      replicas: of the run; the chief alone shows one.
-      extra: callbacks of the tools, which see what all callbacks of the user have changed.
+      settings: the run's settings.
+      facts, fingerprint: a resumed run compares itself with them.
+      events: writes points for TensorBoard.
+      console: may show a progress bar.
+      replicas: the run's replicas; only the chief shows a progress bar.
+      extra: callbacks of the tools; they run after the user's callbacks.
 
     Raises:
       ConfigError: a class named by `_target_` makes no callback.

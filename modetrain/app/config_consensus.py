@@ -1,9 +1,10 @@
-"""Workers agree on what they run before the first step: another learning rate on one of them would spoil every update unseen,
-and another cadence would have all of them wait for ever.
+"""Workers compare what they run before the first step.
+
+Another learning rate on one worker would silently spoil every update, and another cadence would make all of them wait for ever.
 
     config_consensus.check(replicas, config_consensus.shared_settings(resolved))
 
-Workers that were started here cannot differ; those that others have started on several machines can.
+Workers that the launcher starts cannot differ; those that users start on several machines can.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ _MOST_NAMED = 5
 
 
 def shared_settings(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """What workers have to agree on of a composed config, `{"optimizer.learning_rate": 0.001, ...}`; no paths of a machine's."""
+    """The settings that workers must share, `{"optimizer.learning_rate": 0.001, ...}`, without the paths of a machine."""
     return {
         key: value for key, value in flatten(resolved).items() if "machine" not in affects(key) and not _is_path(value)
     }
 
 
 def check(replicas: Replicas, mine: Mapping[str, Any]) -> None:
-    """Compares what every worker has; all workers must call this.
+    """Compares the values of all workers; all workers must call this.
 
     Args:
-      replicas: whose workers are compared.
-      mine: of this worker, plain values by name.
+      replicas: the replicas of all workers.
+      mine: this worker's plain values by name.
 
     Raises:
-      ConfigError: they differ, which all workers find alike.
+      ConfigError: the values differ; all workers raise it.
     """
     if replicas.workers == 1:
         return
@@ -52,21 +53,13 @@ def check(replicas: Replicas, mine: Mapping[str, Any]) -> None:
     length = int(replicas.gather_from_workers([len(text)]).max())
     texts = replicas.gather_from_workers(np.frombuffer(text.ljust(length), np.uint8).astype(np.float64).tolist())
     everyone = [json.loads(one.astype(np.uint8).tobytes()) for one in texts]
-    differing = sorted(
-        {
-            key
-            for one in everyone
-            for key in one
-            if any(_format_value(other, key) != _format_value(one, key) for other in everyone)
-        }
-    )
-    differences = "; ".join(
-        _format_difference(key, [_format_value(one, key) for one in everyone]) for key in differing[:_MOST_NAMED]
-    )
+    keys = sorted({key for one in everyone for key in one})
+    values = {key: [_format_value(one, key) for one in everyone] for key in keys}
+    differing = [_format_difference(key, found) for key, found in values.items() if len(set(found)) > 1]
     more = f"; and {len(differing) - _MOST_NAMED} more" if len(differing) > _MOST_NAMED else ""
     raise ConfigError(
-        f"the workers do not run the same: {differences}{more}. Start all of them with the same command, and with the same files in "
-        "conf/ and recipes/."
+        f"the workers do not run the same: {'; '.join(differing[:_MOST_NAMED])}{more}. Start all of them with the same "
+        "command, and with the same files in conf/ and recipes/."
     )
 
 

@@ -1,4 +1,4 @@
-"""run.json: what was asked for, what took effect, and what came of it; outside scripts read it."""
+"""run.json: what the settings asked for, what took effect, and the results; outside scripts read it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 from modetrain.checkpoints import file
 from modetrain.data.sources.source import Source
 from modetrain.diagnostics import tf_errors
-from modetrain.engine import random
+from modetrain.engine import xla_random
 from modetrain.engine.devices import Replicas
 from modetrain.files import run_folder, run_json
 from modetrain.settings import Settings
@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
 
 
 def made_on(replicas: Replicas) -> dict[str, Any]:
-    """What the last bits of a result depend on besides the code."""
+    """Versions, threads and devices: the last bits of a result depend on them."""
     threads = tf.config.threading.get_intra_op_parallelism_threads() or os.cpu_count()
     return {
         "versions": versions(),
@@ -49,15 +49,15 @@ def made_on(replicas: Replicas) -> dict[str, Any]:
 
 
 class Record:
-    """Keeps run.json, with config.yaml and, of a run that failed, error.txt beside it.
+    """Writes run.json, config.yaml and, if a run fails, error.txt.
 
     Args:
       folder: the run folder.
-      settings: what was asked for.
-      worker: number of this process; of several workers the first keeps the record, and each its own error.
+      settings: the run's settings.
+      worker: number of this process; the first of several workers writes the record, and each its own error.
 
     Attributes:
-      error: the file that a complete error goes to.
+      error: the file for the complete error.
     """
 
     def __init__(self, folder: Path, settings: Settings, *, worker: int = 0):
@@ -67,16 +67,16 @@ class Record:
         self._trainer: Trainer | None = None
         self._source: Source | None = None
         self._resumed_at = 0
-        # Until it goes on from a checkpoint, what is known of the run is what it had made: refused, it has lost nothing.
+        # Until it resumes, the record keeps the values of the run before: a refused resume must lose nothing.
         before = run_json.read(folder) if settings.resume is not None else {}
         self._before: dict[str, Any] = {key: before[key] for key in ("steps", "checkpoints") if key in before}
         self.error = run_folder.worker_file(folder, run_folder.ERROR, worker)
-        self.error.unlink(missing_ok=True)  # of the run that is gone on with
+        self.error.unlink(missing_ok=True)  # the error of the run that is resumed
         if self._chief:
             (folder / run_folder.CONFIG).write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
 
     def follow(self, trainer: Trainer, source: Source) -> None:
-        """From now on what is written is what this trainer does."""
+        """From now on the record describes this trainer."""
         self._trainer, self._source, self._resumed_at = trainer, source, trainer.step
 
     def write(self, error: BaseException | None = None) -> None:
@@ -84,7 +84,7 @@ class Record:
         if error is not None:
             try:
                 self.error.write_text("".join(traceback.format_exception(error)))
-            except OSError as trouble:  # a full disk: the error itself, and what is saved, matter more
+            except OSError as trouble:  # a full disk: the error itself matters more
                 error.add_note(f"modetrain: {self.error} could not be written: {trouble.strerror}")
         if not self._chief:
             return
@@ -111,8 +111,8 @@ class Record:
             described |= _describe_run(self._trainer, settings, self._source)
         if error is not None:
             message = tf_errors.read(error)
-            said = f"{type(error).__name__}: {error}" if message is None else message.text
-            described |= {"status": "failed", "error": said}
+            text = f"{type(error).__name__}: {error}" if message is None else message.text
+            described |= {"status": "failed", "error": text}
         try:
             run_json.write(self._folder, described)
         except OSError as trouble:
@@ -126,7 +126,7 @@ def _describe_run(trainer: Trainer, settings: Settings, source: Source) -> dict[
     spent = clock.read()
     digest = None
     if trainer.status in ("completed", "stopped"):
-        # Where the seed generators stand is a function of the step, whatever evaluation drew from them.
+        # The state of the seed generators is a function of the step; evaluation may have changed it.
         trainer.recipe.seek(trainer.step)
         digest = file.digest(trainer.recipe.state())
     return {
@@ -171,7 +171,7 @@ def _describe_run(trainer: Trainer, settings: Settings, source: Source) -> dict[
 
 
 def effective_mode(trainer: Trainer) -> dict[str, Any]:
-    """What took effect, read from the run itself rather than from the settings."""
+    """The mode that took effect, read from the run itself and not from the settings."""
     mode = trainer.mode
     program = trainer.programs.train if trainer.programs.train.compiled is not None else trainer.programs.eval
     compiled = program.compiled
@@ -187,5 +187,5 @@ def effective_mode(trainer: Trainer) -> dict[str, Any]:
         "deterministic": mode.deterministic,
         "strict": mode.strict,
         "debug_data": mode.debug_data,
-        "portable_draws": mode.compile != "xla" or random.portable_works(),
+        "portable_draws": mode.compile != "xla" or xla_random.is_portable(),
     }

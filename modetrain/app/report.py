@@ -1,4 +1,4 @@
-"""What a person reads at the end of a run: a short table, or why it failed."""
+"""The report at the end of a run: a short table, or why it failed."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from modetrain.settings import Settings
 from modetrain.trainer import Trainer
 from modetrain.training.step_errors import NonFiniteError
 
-# Code that was typed: at the prompt, after -c. Methods that Python generates say so too.
+# File names of code that was typed at the prompt or after -c; methods that Python generates have them too.
 _TYPED = ("<stdin>", "<string>")
 _NOT_FINITE = (NonFiniteError, NotFiniteError)
-# As Python says it.
+# Python's own sentences.
 _CAUSE = "The above exception was the direct cause of the following exception:"
 _CONTEXT = "During handling of the above exception, another exception occurred:"
 
 
 def summary(trainer: Trainer, settings: Settings, folder: str) -> Table:
-    """Results, where the time went, where things are. Commands are no part of it: a cell may be folded."""
+    """Results, the time by account, and paths. Commands are not in it, because a cell may be folded."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("status", f"{trainer.status} at step {trainer.step} of {trainer.steps}")
     nonfinite = trainer.nonfinite
-    hidden = ("skipped",) if nonfinite.settings.policy == "skip" else ()  # its mean says less than the count
+    hidden = ("skipped",) if nonfinite.settings.policy == "skip" else ()  # the count says more than the mean
     for split, results in trainer.results.items():
         shown = "  ".join(f"{name} {value:.4f}" for name, value in results.items() if name not in hidden)
         if shown:
@@ -70,7 +70,7 @@ def summary(trainer: Trainer, settings: Settings, folder: str) -> Table:
 
 
 def commands(trainer: Trainer, settings: Settings) -> Iterator[str]:
-    """Lines with what can be typed next; each command has a line of its own, which must not be wrapped."""
+    """Lines with the next commands; each command has its own line, which must not be wrapped."""
     if trainer.status == "stopped":
         yield "resume with:"
         yield f"  {arguments.resuming(settings.command, trainer.folder)}"
@@ -80,16 +80,16 @@ def commands(trainer: Trainer, settings: Settings) -> Iterator[str]:
 
 
 def format_error(error: BaseException, file: Path, settings: Settings | None = None) -> str:
-    """What went wrong at which of the user's own lines; what libraries add stands in the run folder.
+    """The error with only the user's own lines; the complete traceback is in the run folder.
 
     Args:
-      error: what the run failed with.
-      file: of the complete error, in the run folder.
-      settings: of a run that may be gone on with.
+      error: the run's error.
+      file: the file of the complete error, in the run folder.
+      settings: the settings of a run that may be resumed.
     """
     notes = [f"modetrain: the complete error: {paths.format_path(file, Path.cwd())}"]
     newest = run_folder.newest(file.parent)
-    # A NaN would come again, and what was not saved says itself how to go on.
+    # A NaN would come again, and an error of saving says itself how to resume.
     resumable = settings is not None and settings.do == "train" and not isinstance(error, (*_NOT_FINITE, NotSavedError))
     if settings is not None and newest is not None and resumable:
         command = arguments.resuming(settings.command, file.parent)
@@ -100,7 +100,7 @@ def format_error(error: BaseException, file: Path, settings: Settings | None = N
 
 
 def format_headline(error: BaseException) -> str:
-    """Reason and place of an error in one line: `KeyError: 'lable' (recipes/mine.py:12)`."""
+    """Reason and location of an error in one line: `KeyError: 'lable' (recipes/mine.py:12)`."""
     frames, text = _read_error(error)
     first = next(iter(text.splitlines()), type(error).__name__)
     return (
@@ -111,8 +111,8 @@ def format_headline(error: BaseException) -> str:
 
 
 def format_lines(error: BaseException, notes: Sequence[str] = ()) -> Iterator[str]:
-    """What a person is told of an error: the user's own lines, the reason and the notes."""
-    if isinstance(error, NotSavedError):  # a sentence that says all; how NumPy came to it is of no use
+    """The error for the user: their own lines, the reason and the notes."""
+    if isinstance(error, NotSavedError):  # its sentence is complete; NumPy's traceback does not help
         yield f"modetrain: {error}\n"
         yield from (f"{note}\n" for note in (*notes, *getattr(error, "__notes__", ())))
         return
@@ -131,13 +131,13 @@ def format_lines(error: BaseException, notes: Sequence[str] = ()) -> Iterator[st
 
 def _read_error(error: BaseException) -> tuple[list[traceback.FrameSummary], str]:
     """The user's lines of an error, outermost first, and its reason."""
-    shown = traceback.TracebackException.from_exception(error)
-    frames = _user_frames(shown.stack)
+    caught = traceback.TracebackException.from_exception(error)
+    frames = _user_frames(caught.stack)
     message = tf_errors.read(error)
     if message is None:
-        shown.__notes__ = None  # type: ignore[attr-defined]
-        return list(frames), "".join(shown.format_exception_only()).rstrip("\n")
-    of_message = _message_frames(message, shown.stack)
+        caught.__notes__ = None  # type: ignore[attr-defined]
+        return list(frames), "".join(caught.format_exception_only()).rstrip("\n")
+    of_message = _message_frames(message, caught.stack)
     known = {_location_key(frame) for frame in of_message}
     return [frame for frame in frames if _location_key(frame) not in known] + of_message, message.text
 
@@ -145,9 +145,9 @@ def _read_error(error: BaseException) -> tuple[list[traceback.FrameSummary], str
 def _message_frames(
     message: tf_errors.Message, caught: Sequence[traceback.FrameSummary]
 ) -> list[traceback.FrameSummary]:
-    """The user's lines of the first of a message's stacks that has any."""
+    """The user's lines of a message's first stack that has any."""
     for stack in message.stacks:
-        # Such a stack begins where the program does; a traceback, where the error is caught.
+        # Such a stack begins where the program begins; a traceback begins where the error is caught.
         start = next(
             (n for n, frame in enumerate(stack) if caught and _location_key(frame) == _location_key(caught[0])), 0
         )
@@ -161,6 +161,6 @@ def _location_key(frame: traceback.FrameSummary) -> tuple[str, str]:
 
 
 def _user_frames(frames: Sequence[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
-    """The frames of the user's own code; where none is in a file, those of what they have typed."""
+    """The frames of the user's own code in files; if there are none, of the code that they typed."""
     users = [frame for frame in frames if location.is_users(frame.filename)]
     return users or [frame for frame in frames if frame.filename in _TYPED]

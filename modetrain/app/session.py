@@ -1,4 +1,4 @@
-"""One run from its settings to its end: build mode, recipe, data, callbacks and trainer, then do what `do=` says."""
+"""One run from its settings to its end: builds mode, recipe, data, callbacks and trainer, then does what `do=` says."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Tools:
     Attributes:
       callbacks: more callbacks of a training.
       watch: called with the trainer before its steps are traced.
-      inspected_replicas: how many replicas `do=inspect` judges by, on one device.
-      inspect: does `do=inspect` with a trainer that has not trained; returns whether something was found.
+      inspected_replicas: number of replicas that `do=inspect` assumes on one device.
+      inspect: does `do=inspect` with a trainer that has not trained; returns whether it has findings.
     """
 
     callbacks: Callable[[Settings], Sequence[Callback]] = lambda settings: ()
@@ -66,9 +66,9 @@ class Outcome:
     Attributes:
       code: exit code of the process.
       folder: the run folder.
-      trainer: the trainer; None where there was nothing to do.
-      error: what the run failed with, or None. It is in `error.txt` too.
-      text: the error as a person reads it.
+      trainer: the trainer; None if there was nothing to do.
+      error: the run's error, or None. It is in `error.txt` too.
+      text: the error for the user.
     """
 
     code: int
@@ -89,22 +89,22 @@ def run(
 
     Args:
       settings: what to do.
-      tools: what is added to the run.
+      tools: additions of the tools.
       check: imports and checks the user's own code, once TensorFlow's devices are set: that code may use them at once.
-      started: when the process began, by `time.perf_counter`: what came before is measured as `import`.
+      started: when the process began, by `time.perf_counter`: the time since then counts as `import`.
 
     Raises:
-      ConfigError: for what only shows once data and recipe are there.
+      ConfigError: the data or the recipe do not fit the settings.
     """
     clock = Timer(start=started)
     terminal.show_log()
-    where = resume.place(settings, log.info)
+    where = resume.find_folder(settings)
     folder = paths.format_path(where.folder, Path.cwd())
     what = f"steps={settings.steps}" if settings.do == "train" else f"do={settings.do}"
     log.info(f"modetrain: recipe={settings.recipe_name} mode={settings.mode.name} {what} -> {folder}")
     for note in settings.notes:
         log.info(f"  {note}")
-    # One that was killed between its last checkpoint and run.json is still to be ended: that makes no step.
+    # A run that was killed between its last checkpoint and run.json must still end; that makes no step.
     ended = run_json.read(where.folder).get("status") == "completed"
     if settings.do == "train" and ended and where.step == settings.steps and where.holds():
         log.info(f"already finished ({settings.steps} steps); pass a larger steps= to continue")
@@ -124,7 +124,7 @@ def run(
 
 
 def mode_here(settings: Settings) -> Mode:
-    """The mode that says which devices are used: `do=inspect` looks on one at what several replicas or a TPU would run."""
+    """The mode of the devices that are used: `do=inspect` uses one device for several replicas or a TPU."""
     mode = settings.mode
     if settings.do != "inspect" or mode.strategy == "one_device":
         return mode
@@ -136,14 +136,14 @@ def mode_here(settings: Settings) -> Mode:
 
 @contextlib.contextmanager
 def _owned(folder: Path, replicas: Replicas) -> Iterator[None]:
-    """Within this, the run folder is this process's alone; of several workers the chief writes."""
+    """Within this only this process writes to the run folder; of several workers only the chief writes."""
     if not replicas.chief:
         yield
         return
     with _writable(folder):
         lock = Lock.take(folder)
     if lock.stale is not None and not protocol.restarted(os.environ):
-        log.info(f"the run folder was left by {lock.stale}, which did not end it: going on from there")
+        log.info(f"{lock.stale} left this run folder without an end; this run continues there")
     try:
         yield
     finally:
@@ -156,8 +156,8 @@ def _writable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(
-            f"run_dir={paths.format_path(folder, Path.cwd())}: {error.strerror}: nothing can be written there. Type run_dir= with a "
-            "folder that has room and that you may write to."
+            f"run_dir={paths.format_path(folder, Path.cwd())}: {error.strerror}: nothing can be written there. Type run_dir= "
+            "with a folder that has room and that you may write to."
         ) from error
 
 
@@ -198,7 +198,7 @@ def _run(settings: Settings, where: resume.ResumePoint, replicas: Replicas, cloc
             error, os.environ, code=code, headline=report.format_headline(error), text=text
         )
         if announced is not None and announced.lost_a_peer:
-            protocol.leave()  # the launcher names the cause, which this would hide
+            protocol.leave()  # the launcher reports the cause, which this error would hide
         run_record.write(error)
         if isinstance(error, bdb.BdbQuit):
             log.info("stopped in the debugger")
@@ -230,30 +230,30 @@ def build(
     points: TensorBoardWriter,
     tools: Tools = Tools(),
 ) -> tuple[Trainer, Source]:
-    """Makes everything a run is made of, in the order that TensorFlow's global settings need."""
+    """Builds all parts of a run, in the order that TensorFlow's global settings need."""
     mode = mode_here(settings)
     tf_setup.apply(mode, settings.seed)
     if settings.check_numerics:
         tf.debugging.enable_check_numerics()
-    source = sources.load(settings.data, say=log.info)
+    source = sources.load(settings.data)
     log.info(f"data: {source.description}")
     recipe = make_recipe(settings, make_info(settings, source), replicas=replicas)
     data = make_data(settings, source, recipe, replicas=replicas)
     facts = data_facts(source)
     made_of = fingerprint.compute(recipe, source, replicas)
     config_consensus.check(replicas, made_of)
-    restored = resume.restore(where, recipe, settings, log.info, facts=facts, made_of=made_of)
+    restored = resume.restore(where, recipe, settings, facts=facts, made_of=made_of)
     if restored is None:
-        warm_start.start(recipe, settings.init_from, log.info)
+        warm_start.start(recipe, settings.init_from)
     elif settings.init_from.path is not None:
         log.info(
-            f"init_from.path={settings.init_from.path}: this run resumes a checkpoint of its own, so it is not read"
+            f"init_from.path={settings.init_from.path}: this run resumes its own checkpoint, so the path is not read"
         )
     step = restored.step if restored else 0
     steps = replicas.gather_from_workers([step])[:, 0]
     if any(steps != step):
         raise ConfigError(
-            f"run_dir={where.folder}: the workers would go on from steps {', '.join(f'{one:.0f}' for one in steps)}: they do "
+            f"run_dir={where.folder}: the workers would resume from steps {', '.join(f'{one:.0f}' for one in steps)}: they do "
             "not see the same checkpoints. Type run_dir= with a folder that is the same on all machines."
         )
     extra = tools.callbacks(settings) if settings.do == "train" else ()
@@ -274,10 +274,10 @@ def build(
     if settings.do == "train" and settings.resume is not None:
         points.rewind(step)
     if mode.strategy != settings.mode.strategy and settings.mode.strategy == "tpu":
-        log.info("no TPU is used: the step is judged by what XLA can compile on this machine, and by its shapes")
+        log.info("no TPU is used: the step is checked by its shapes, and by what XLA can compile on this machine")
     where_run = f"strategy={mode.strategy} replicas={replicas.count}"
     if mode.strategy != settings.mode.strategy:  # do=inspect
-        where_run = f"strategy={settings.mode.strategy}, judged for {tools.inspected_replicas} replicas,"
+        where_run = f"strategy={settings.mode.strategy}, checked for {tools.inspected_replicas} replicas,"
     log.info(
         f"mode: compile={mode.compile} precision={mode.precision} "
         f"steps_per_call={trainer.steps_per_call} {where_run} on {format_devices(replicas.devices)}"
@@ -288,5 +288,5 @@ def build(
 
 
 def data_facts(source: Source) -> dict[str, Any]:
-    """What must be as it was where a run goes on: on other examples, step 1,000 is another step."""
+    """What must not change when a run resumes: with other examples, step 1,000 is another step."""
     return {"data.source": source.kind, "training examples": len(source.train["label"])}

@@ -1,6 +1,6 @@
-"""Signals to a run: SIGTERM, SIGINT and SIGHUP save and stop, a second one ends at once, SIGUSR1 saves and goes on.
+"""Signals to a run: SIGTERM, SIGINT and SIGHUP save and stop, a second one ends at once, SIGUSR1 saves and continues.
 
-SIGQUIT writes a capsule of the running step and goes on. A thread receives the signals, because Python's own handlers wait
+SIGQUIT writes a capsule of the running step and continues. A thread receives the signals, because Python's own handlers wait
 for TensorFlow to return, and a call may take minutes.
 """
 
@@ -28,11 +28,11 @@ _END = b"\0"  # no signal has this number
 
 @contextlib.contextmanager
 def signals_to(trainer: Trainer, leave: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Within this, signals to the process are the run's. In a thread that is not the main one there are none, and a line says so.
+    """Within this the run handles signals to the process. Outside the main thread there are no signals, and a line says so.
 
     Args:
-      trainer: what is asked to stop.
-      leave: called before the process ends where a run that has made no step is told to stop: its first trace may take minutes.
+      trainer: the trainer to stop.
+      leave: called before the process ends if a signal stops a run without a step: its first trace may take minutes.
     """
     if threading.current_thread() is not threading.main_thread():
         log.info("signals do not reach this run: it is not in the main thread. Stop it with trainer.stop()")
@@ -40,57 +40,56 @@ def signals_to(trainer: Trainer, leave: Callable[[], None] = lambda: None) -> It
         return
     asked: set[int] = set()
 
-    def hear(signum: int) -> None:
+    def handle(signum: int) -> None:
         name = signal.Signals(signum).name
         if signum in _SAVE:
             trainer.save()
-            tell(f"{name}: saving after this call")
+            show(f"{name}: saving after this call")
         elif signum in _RECORD:
-            tell(
-                f"{name}: {flight_recorder.write_capsule_beside(trainer, why='asked', said='') or 'no capsule, this run has no recorder'}"
-            )
+            written = flight_recorder.write_capsule_beside(trainer, why="asked", said="")
+            show(f"{name}: {written or 'no capsule, this run has no recorder'}")
         elif asked:
-            tell(f"{name}: stopping at once")
+            show(f"{name}: stopping at once")
             os._exit(128 + signum)
         elif trainer.not_started and trainer.replicas.workers == 1:  # other workers would wait for this one
-            tell(f"{name}: stopping; no step was made, so there is nothing to save")
+            show(f"{name}: stopping; no step was made, so there is nothing to save")
             with contextlib.suppress(Exception):
                 leave()
             os._exit(128 + signum)
         else:
             asked.add(signum)
             trainer.stop(signum)
-            tell(f"{name}: stopping after this call; once more to stop at once")
+            show(f"{name}: stopping after this call; once more to stop at once")
 
-    def tell(line: str) -> None:
-        with contextlib.suppress(Exception, SystemExit):  # whatever is wrong with saying it: the signal counts
+    def show(line: str) -> None:
+        with contextlib.suppress(Exception, SystemExit):  # an error of the output must not stop the handling
             log.info(line)
             sys.stdout.flush()
 
     def listen() -> None:
         while True:
-            for signum in ears.recv(16):
+            for signum in receiver.recv(16):
                 if bytes([signum]) == _END:
                     return
                 if signum in (*_STOP, *_SAVE, *_RECORD):
-                    hear(signum)
+                    handle(signum)
 
-    ears, mouth = socket.socketpair()
-    mouth.setblocking(False)
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
     thread = threading.Thread(target=listen, daemon=True, name="modetrain-signals")
     thread.start()
-    before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
-    # These do nothing: that there are any makes Python write to the socket, from C and at once. nohup has SIGHUP ignored.
+    before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    # These handlers do nothing. Because of them Python writes to the socket, from C and at once. nohup ignores SIGHUP.
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    heard = [one for one in (*_STOP, *_SAVE, *_RECORD) if not (one == signal.SIGHUP and ignored)]
-    old = {signum: signal.signal(signum, lambda *_: None) for signum in heard}
+    handled = [one for one in (*_STOP, *_SAVE, *_RECORD) if not (one == signal.SIGHUP and ignored)]
+    old = {signum: signal.signal(signum, lambda *_: None) for signum in handled}
     try:
         yield
     finally:
         for signum, handler in old.items():
             signal.signal(signum, handler)
         signal.set_wakeup_fd(before)
-        mouth.send(_END)
+        sender.send(_END)
         thread.join()
-        ears.close()
-        mouth.close()
+        receiver.close()
+        sender.close()

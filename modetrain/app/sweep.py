@@ -27,9 +27,9 @@ class Job:
 
     Attributes:
       overrides: its overrides, without `run_dir`.
-      swept: those of them that differ from job to job.
-      run_dir: its folder; None has one made under runs/ when it starts.
-      settings: what it was checked as.
+      swept: the overrides that differ from job to job.
+      run_dir: its folder; None makes one under runs/ when it starts.
+      settings: its checked settings.
     """
 
     overrides: tuple[str, ...]
@@ -113,7 +113,7 @@ def _check_plugins(arguments: Sequence[str]) -> None:
 
 
 def _combinations(arguments: Sequence[str], folders: Sequence[Path]) -> Iterator[tuple[list[str], list[str]]]:
-    """Yields, for each job, its overrides and those of them that were swept."""
+    """Yields for each job its overrides, and those that were swept."""
     choices: list[list[str]] = []
     swept: list[bool] = []
     chooses = any(quoting.key_of(word) == "hydra/sweeper" and word != "hydra/sweeper=basic" for word in arguments)
@@ -128,7 +128,7 @@ def _combinations(arguments: Sequence[str], folders: Sequence[Path]) -> Iterator
         key = override.get_key_element()
         values = overrides.expand(override, folders)
         if not values:
-            raise ConfigError(f"{line}: that is no value at all, so there is nothing to run. Type {key}=VALUE,VALUE.")
+            raise ConfigError(f"{line}: it has no value, so there is nothing to run. Type {key}=VALUE,VALUE.")
         choices.append([f"{key}={value}" for value in values])
         swept.append(True)
     for combination in itertools.product(*choices):
@@ -136,7 +136,7 @@ def _combinations(arguments: Sequence[str], folders: Sequence[Path]) -> Iterator
 
 
 def _folder_name(index: int, swept: Sequence[str]) -> str:
-    """A folder name that tells the jobs apart: `0-mode=eager,optimizer.learning_rate=0.1`."""
+    """A folder name that distinguishes the jobs: `0-mode=eager,optimizer.learning_rate=0.1`."""
     text = re.sub(r"[^\w.,=+-]", "_", ",".join(swept))[:120]
     return f"{index}-{text}" if text else str(index)
 

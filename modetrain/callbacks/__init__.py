@@ -1,1 +1,1 @@
-"""The callbacks of the library: what looks at a run while it trains."""
+"""The callbacks of the library."""

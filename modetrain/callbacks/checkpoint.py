@@ -1,4 +1,4 @@
-"""Saves every so many steps, when asked to, and at the end; keeps the last few, some for good, and the best."""
+"""Saves at fixed intervals, on request, and at the end; keeps the last few checkpoints, some permanently, and the best."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from modetrain.files.quoting import shell_path_override
 log = logging.getLogger(__name__)
 
 _BEST = "best.npz"
-AUTO = "auto"  # callbacks.checkpoint.best: accuracy, else loss, whichever the evaluation returns
+AUTO = "auto"  # callbacks.checkpoint.best: accuracy if the evaluation returns it, else loss
 
 
 class Checkpoint(Callback):
-    """Writes `<run>/checkpoints/step-*.npz`, and `best.npz` where an evaluation was the best so far.
+    """Writes `<run>/checkpoints/step-*.npz`, and `best.npz` after the best evaluation so far.
 
-    The run waits for a copy of the variables alone; the rest happens in the background. It must be the last callback, so
-    that what the others know of a step is in that step's checkpoint.
+    The run waits only for a copy of the variables; the rest happens in the background. It must be the last callback: a
+    checkpoint then holds the state of the others after the same step.
 
     Args:
-      every: steps between checkpoints; 0 or None for the end alone.
-      keep: how many of the last are kept.
-      keep_every: those of each multiple of so many steps are kept for good; None keeps none.
-      best: evaluation metric by which the best is kept too; smaller is better where its name holds `loss` or `error`.
-        None keeps none; `auto` is accuracy, else loss, whichever the evaluation returns.
-      evaluate_every: steps between evaluations, which the best is chosen among.
-      meta: kept with each checkpoint, to tell on resuming what has changed.
-      background: whether steps go on while a checkpoint is written.
-      first: also save the step that the run begins with, for `nonfinite.policy=rollback` to go back to.
+      every: steps between checkpoints; 0 or None for only the end.
+      keep: number of the last checkpoints to keep.
+      keep_every: keep the checkpoint of each multiple of this number of steps permanently; None keeps none.
+      best: evaluation metric for the best checkpoint; smaller is better if its name contains `loss` or `error`. None keeps
+        none; `auto` is accuracy if the evaluation returns it, else loss.
+      evaluate_every: steps between evaluations, which the best is chosen from.
+      meta: stored in each checkpoint; a resumed run finds with it what has changed.
+      background: whether steps continue while a checkpoint is written.
+      first: also save the step that the run begins with, for `nonfinite.policy=rollback`.
 
     Attributes:
-      saver: writes them.
-      written: how many were.
+      saver: writes the checkpoints.
+      written: number of checkpoints written.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Checkpoint(Callback):
         if not trainer.replicas.chief:
             return
         folder = trainer.folder / run_folder.CHECKPOINTS
-        # What a killed run left half-written is of no use to anybody.
+        # Partial files of a killed run are useless.
         for partial in folder.glob(".*.partial"):
             partial.unlink()
         self._check_best(trainer)
@@ -101,10 +101,10 @@ class Checkpoint(Callback):
 
     def on_save(self, trainer):
         self._save_if_due(trainer, due=True)
-        log.info(f"step {trainer.step}: saving a checkpoint, as asked")
+        log.info(f"step {trainer.step}: saving a checkpoint on request")
 
     def on_train_end(self, trainer):
-        # A callback or the data may fail, and the variables still be those of this step.
+        # If a callback or the data fails, the variables may still be those of this step.
         if trainer.status in ("completed", "stopped") or (trainer.state_is_consistent and trainer.step > self._first):
             self._save_if_due(trainer, due=True)
         with trainer.timer.measure("checkpoint"):
@@ -114,7 +114,7 @@ class Checkpoint(Callback):
         return {"best": self._best, "best_value": self._best_value}
 
     def load_state(self, state):
-        # A value of another metric is no measure of this one; `auto` becomes one with the first evaluation.
+        # A value of another metric cannot be compared; `auto` becomes a metric with the first evaluation.
         same = self._best in ("auto", state.get("best", self._best))
         self._best_value = state["best_value"] if same else None
 
@@ -133,16 +133,16 @@ class Checkpoint(Callback):
         return {"checkpoints": {"written": self.written, "write_s": self.saver.seconds}}
 
     def _check_best(self, trainer) -> None:
-        """A best one that is gone, damaged or exchanged is no measure for later ones."""
+        """Forgets the best value if the best checkpoint is missing, damaged or exchanged."""
         try:
             file.load(run_folder.best(trainer.folder))
         except file.CheckpointError as error:
             if run_folder.best(trainer.folder).exists():
-                log.warning(f"{error} The best value so far is forgotten: the next evaluation's takes its place.")
+                log.warning(f"{error} The best value so far is forgotten: the next evaluation replaces it.")
             self._best_value = None
 
     def _set_newer_aside(self, trainer) -> None:
-        # Going on from an older checkpoint starts another branch: `latest` must not find the one left behind.
+        # Resuming from an older checkpoint starts another branch: `latest` must not find the old branch.
         folder = trainer.folder / run_folder.CHECKPOINTS
         for step in run_folder.steps(trainer.folder):
             if step > trainer.step:
@@ -167,7 +167,7 @@ class Checkpoint(Callback):
             better = evaluated and not unknown and self._is_better(trainer.results["eval"][self._best])
             if better:
                 self._best_value = trainer.results["eval"][self._best]
-            # Whatever is wrong with the metric's name, the steps made so far are not lost.
+            # Even if the metric's name is wrong, the steps so far are not lost.
             if ((due or unknown) and self._saved != trainer.step) or better:
                 self._save(trainer, due=due or unknown, best=better)
             if unknown:
@@ -188,7 +188,7 @@ class Checkpoint(Callback):
 
     def _save(self, trainer, *, due: bool = True, best: bool = False) -> None:
         self.saver.check()
-        # Evaluation may have drawn from the seed generators; where they stand is a function of the step.
+        # Evaluation may have changed the seed generators; their state is a function of the step.
         trainer.recipe.seek(trainer.step)
         state, step, folder = trainer.recipe.state(), trainer.step, trainer.folder
         trained = {id(v) for optimizer in trainer.recipe.optimizers().values() for v in optimizer.trainable}
@@ -211,9 +211,7 @@ class Checkpoint(Callback):
         folder, path = run_dir / run_folder.CHECKPOINTS, run_folder.checkpoint(run_dir, step)
         try:
             index = file.read_index(folder)
-            for points in run_dir.glob(
-                "events.out.tfevents.*"
-            ):  # a run goes on from here, and does not make them again
+            for points in run_dir.glob("events.out.tfevents.*"):  # a resumed run does not write them again
                 file.sync_to_disk(points)
             if due:
                 index[path.name] = file.save(path, arrays, step=step, meta=meta)
@@ -230,34 +228,35 @@ class Checkpoint(Callback):
             steps = run_folder.steps(run_dir)
             gone = [run_folder.checkpoint(run_dir, one) for one in self._find_surplus(steps)]
             there = {_BEST, *(run_folder.checkpoint(run_dir, one).name for one in steps)} - {one.name for one in gone}
-            # Before they go: what the index lists and is not there is missed on resuming.
+            # Before they are removed: resuming reports files that the index lists and that do not exist.
             file.write_index(folder, {name: sha for name, sha in index.items() if name in there})
             for one in gone:
                 one.unlink(missing_ok=True)
         except OSError as error:
             whole: list[int] = []
-            with contextlib.suppress(OSError):  # it may be that not even that can be read
+            with contextlib.suppress(OSError):  # even this may be unreadable
                 whole = run_folder.steps(run_dir)
             newest = f"The newest whole one is of step {whole[-1]}" if whole else "There is none before it"
             raise NotSavedError(
                 f"the checkpoint of step {step} could not be written to {folder}: {error.strerror or error}. {newest}. "
-                f"Fix that (free space, or the right to write), then type resume=latest {shell_path_override('run_dir', run_dir)}."
+                "Fix that (free space, or permission to write), then type resume=latest "
+                f"{shell_path_override('run_dir', run_dir)}."
             ) from error
 
     def _find_surplus(self, steps: Sequence[int]) -> list[int]:
-        """Which of the steps there are need not be kept."""
+        """The steps whose checkpoints need not be kept."""
         planned = [step for step in steps if step == 0 or (self.every and step % self.every == 0)]
         kept = {*steps[-self._keep :], *(planned[-1:] if self._save_first else [])}
         return [s for s in steps if s not in kept and not (s and self._keep_every and s % self._keep_every == 0)]
 
 
 def _resolve_best(metric: str | None, results: Container[str]) -> str | None:
-    """Resolves `callbacks.checkpoint.best=auto` once the evaluation's metrics are known, and says so."""
+    """Resolves `callbacks.checkpoint.best=auto` once the evaluation's metrics are known, and logs it."""
     if metric != AUTO:
         return metric
     found = next((name for name in ("accuracy", "loss") if name in results), None)
     what = (
-        f"the one of the best {found} is kept too"
+        f"the checkpoint with the best {found} is kept too"
         if found
         else "there is no accuracy and no loss, so none is kept as the best"
     )
@@ -266,12 +265,12 @@ def _resolve_best(metric: str | None, results: Container[str]) -> str | None:
 
 
 def _refuse_nonfinite(arrays: Mapping[str, np.ndarray], names: Sequence[str], step: int) -> None:
-    """The last checkpoint stays a good one: an update can overflow though its gradients were finite."""
+    """Raises NotFiniteError for weights that are not finite: an update can overflow although its gradients were finite."""
     bad = [name for name in names if not np.isfinite(arrays[name]).all()]
     if bad:
         raise file.NotFiniteError(
             f"after step {step} {bad[0]} is not finite"
             + (f", nor are {len(bad) - 1} more variables" if bad[1:] else "")
-            + ": nothing was saved, so that the checkpoint before stays the newest. A smaller optimizer.learning_rate or "
+            + ": nothing was saved, so the checkpoint before stays the newest. A smaller optimizer.learning_rate or "
             "optimizer.clip_norm=1 may help."
         )

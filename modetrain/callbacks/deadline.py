@@ -1,4 +1,4 @@
-"""Stops a run when its time is over, as SIGTERM would: after the call under way, with a checkpoint."""
+"""Stops a run when its time is over, like SIGTERM: after the running call, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ log = logging.getLogger(__name__)
 
 
 class Deadline(Callback):
-    """Stops the run so many seconds after it began (`stop_after=`).
+    """Stops the run after a number of seconds (`stop_after=`).
 
     Args:
-      after: seconds, from the start of the process.
+      after: seconds from the start of the process.
     """
 
     def __init__(self, *, after: float):

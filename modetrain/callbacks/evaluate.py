@@ -1,4 +1,4 @@
-"""Evaluates every so many steps and at the end, and shows what the recipe has to show."""
+"""Evaluates at fixed intervals and at the end, and writes the recipe's images."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Evaluate(Callback):
     """Exact means over all evaluation examples, at each multiple of `every` and once at the end.
 
     Args:
-      every: steps between evaluations; 0 or None for the end alone.
-      events: where scalars and images go.
+      every: steps between evaluations; 0 or None for only the end.
+      events: writes the scalars and images.
     """
 
     def __init__(self, *, every: int | None, events: TensorBoardWriter):
@@ -29,8 +29,8 @@ class Evaluate(Callback):
         log.info(f"step {trainer.step}: eval " + ", ".join(f"{name} {value:.4f}" for name, value in results.items()))
         self._events.scalars({f"eval/{name}": value for name, value in results.items()}, trainer.step)
         with trainer.timer.measure("eval"), trainer.recipe.averaged():
-            shown = trainer.recipe.show()
-        for name, images in shown.items():
+            found = trainer.recipe.show()
+        for name, images in found.items():
             self._events.images(name, np.clip(np.asarray(images, np.float32), 0.0, 1.0), trainer.step)
 
     def on_train_end(self, trainer):
@@ -38,5 +38,5 @@ class Evaluate(Callback):
             self.on_step(trainer)
 
     def state(self, trainer):
-        self._events.flush()  # a checkpoint of a step has the points before it on the disk
+        self._events.flush()  # the points before a checkpoint's step must be on the disk
         return {}

@@ -1,8 +1,8 @@
-"""The flight recorder: what is needed to make a step again, kept while a run goes on, and written down where it fails.
+"""The flight recorder: keeps what a step needs to run again, and writes it to a capsule when a step fails.
 
-Batches are functions of (seed, step), so nothing is kept of them. Of the state there is one copy in host memory, taken
-anew as often as a two-hundredth of the time allows. Where a step fails, the steps since that copy are run once more by the
-very program that ran them, which brings back the state right before it, bit for bit.
+Batches are functions of (seed, step), so the recorder keeps none. It keeps one copy of the state in host memory. Copies may
+take a two-hundredth of the time. When a step fails, the same program runs the steps since that copy again, which restores the
+state right before the failed step, bit for bit.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from modetrain.training.step_errors import NonFiniteError
 
 log = logging.getLogger(__name__)
 
-_SELDOM = 1.0  # seconds at least between two copies
-_SHARE = 200  # of the time, what copies may take
-_PATIENCE = 60.0  # seconds that running steps once more may take
+_MIN_PAUSE = 1.0  # seconds between two copies
+_SHARE = 200  # copies may take 1 / 200 of the time
+_PATIENCE = 60.0  # seconds that running steps again may take
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,10 @@ class FlightRecorder(Callback):
     """Keeps a copy of the state, and writes capsules.
 
     Args:
-      keep: capsules of a run that are kept, the newest; 0 writes none, and commands name the run folder instead.
+      keep: number of the newest capsules to keep; 0 writes none, and commands name the run folder instead.
       config: the run's resolved configuration.
-      command: the command line of the run.
       made_on: see `record.made_on`.
+      command: the command line of the run.
     """
 
     def __init__(self, *, keep: int, config: Mapping[str, Any], made_on: Mapping[str, Any], command: str = ""):
@@ -59,7 +59,7 @@ class FlightRecorder(Callback):
         self._command = command
         self._copy: _Copy | None = None
         self._taken = 0.0
-        self._pause = _SELDOM
+        self._pause = _MIN_PAUSE
 
     def on_train_begin(self, trainer):
         self._copy_state(trainer)
@@ -72,28 +72,28 @@ class FlightRecorder(Callback):
         self._copy_state(trainer)
 
     def on_step_error(self, trainer, failure):
-        """Writes the capsule of the failed step, and adds to its error the command that runs that step again.
+        """Writes the capsule of the failed step, and adds to its error the command that runs the step again.
 
-        A step that was never traced has no state but that which the run began with.
+        For a step that was never traced, the only state is the one that the run began with.
         """
         if not self._command:
             return
         error, method, names = failure.error, failure.method, trainer.programs.train.names
         nonfinite = isinstance(error, NonFiniteError)
-        # Of several workers one step may fail on one alone; in a trace, and where a loss is not finite, all do.
+        # A step may fail on one of several workers; an error in a trace, or a loss that is not finite, is on all of them.
         own = trainer.replicas.workers > 1 and trainer.replicas.local == 1 and not nonfinite
         replica = trainer.replicas.first if own and method == "train_step" and names else None
         path = None
         if self.keep and trainer.replicas.chief and (names or method != "train_step"):
             message = tf_errors.read(error)
-            said = message.text if message is not None else f"{type(error).__name__}: {error}"
+            text = message.text if message is not None else f"{type(error).__name__}: {error}"
             why = "nonfinite" if nonfinite else "error"
-            path = self.write(trainer, failure.step, why=why, said=said, method=method, block=failure.block)
+            path = self.write(trainer, failure.step, why=why, said=text, method=method, block=failure.block)
         if path is None and method == "eval_step":
             return
         source, step = (trainer.folder, failure.step) if path is None else (path, None)
         command = replay_command(source, step=step, replica=replica)
-        error.add_note(f"modetrain: to make that step once more, line by line, in the debugger:\n  {command}")
+        error.add_note(f"modetrain: to run that step again, line by line, in the debugger:\n  {command}")
 
     def write(
         self,
@@ -105,20 +105,18 @@ class FlightRecorder(Callback):
         method: str = "train_step",
         block: StackedBatches | None = None,
     ) -> Path | None:
-        """Writes the capsule of a step; returns where, or None if that was not to be done.
+        """Writes the capsule of a step; returns its path, or None if it cannot be written.
 
         Args:
-          run: of which the step is. Where the step was begun, its state is not that of any step afterwards.
-          step: which; of an evaluation the batch's number.
+          trainer: the trainer. If the step has begun, the variables are not those of a step afterwards.
+          step: the step; in an evaluation the batch's number.
           why, said, method: see `Capsule`.
-          block: of an evaluation, the batches that the failing one is among.
+          block: in an evaluation the batches that include the failed one.
         """
         evaluating = method == "eval_step"
         copy: _Copy | None
         at, number = (trainer.step, step) if evaluating else (step, step)
-        if (
-            evaluating or trainer.state_is_consistent
-        ):  # no step was begun: the variables are those of the run's own step, and stay so
+        if evaluating or trainer.state_is_consistent:  # no step has begun: the variables are those of the run's step
             copy = _Copy(step=trainer.step, state=file.copy_values(trainer.recipe.state()), carry=trainer.state())
         else:
             copy = self._state_before(trainer, step)
@@ -128,7 +126,7 @@ class FlightRecorder(Callback):
         return self._save(trainer, copy, batch, step=at, number=number, why=why, said=said, method=method)
 
     def write_beside(self, trainer: TrainerProtocol, *, why: str, said: str) -> Path | None:
-        """Writes a capsule of the step under way from another thread, with the state of the last copy."""
+        """Writes a capsule of the running step from another thread, with the state of the last copy."""
         step = trainer.step
         return self._save(
             trainer,
@@ -149,10 +147,10 @@ class FlightRecorder(Callback):
         start = time.perf_counter()
         self._copy = _Copy(step=trainer.step, state=file.copy_values(trainer.recipe.state()), carry=trainer.state())
         self._taken = time.perf_counter()
-        self._pause = max(_SELDOM, _SHARE * (self._taken - start))
+        self._pause = max(_MIN_PAUSE, _SHARE * (self._taken - start))
 
     def _state_before(self, trainer: TrainerProtocol, step: int) -> _Copy | None:
-        """The state before a step, or that of the last copy where running up to it is too much, or fails."""
+        """The state before a step; the last copy if running the steps since then takes too long, or fails."""
         copy = self._copy
         step_s = (trainer.timer.step_ms() or {"p50": 0.0})["p50"] / 1e3
         if copy is None or trainer.replicas.workers > 1 or (step - copy.step) * step_s > _PATIENCE:
@@ -161,7 +159,7 @@ class FlightRecorder(Callback):
             with unattended() if trainer.mode.compile == "eager" else contextlib.nullcontext():
                 _rerun(trainer, copy.state, copy.step, step)
         except Exception as error:
-            log.info(f"the steps from {copy.step} to {step} could not be run once more ({type(error).__name__})")
+            log.info(f"the steps from {copy.step} to {step} could not be run again ({type(error).__name__})")
             return copy
         return dataclasses.replace(copy, step=step, state=file.copy_values(trainer.recipe.state()))
 
@@ -208,13 +206,13 @@ def _rerun(trainer: TrainerProtocol, variables: Mapping[str, np.ndarray], first:
 
 @contextlib.contextmanager
 def unattended() -> Iterator[None]:
-    """Within this the user's Python neither prints nor stops in the debugger: it has done so in these steps already."""
+    """Within this the user's Python neither prints nor stops in the debugger; it has done so in these steps already."""
 
-    def go_on(*args: Any, **kwargs: Any) -> None:
+    def do_nothing(*args: Any, **kwargs: Any) -> None:
         pass
 
     hook, set_trace = sys.breakpointhook, pdb.set_trace
-    sys.breakpointhook = pdb.set_trace = go_on
+    sys.breakpointhook = pdb.set_trace = do_nothing
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
@@ -223,19 +221,22 @@ def unattended() -> Iterator[None]:
 
 
 def write_capsule_beside(trainer: TrainerProtocol, *, why: str, said: str) -> str | None:
-    """Writes a capsule of the running step while the run goes on; returns two lines on it, if there is one. For any thread."""
+    """Writes a capsule of the running step while the run continues; returns two lines with its command, or None.
+
+    Any thread may call it.
+    """
     recorder = find_recorder(trainer)
     path = recorder.write_beside(trainer, why=why, said=said) if recorder is not None else None
-    return f"to make the step under way once more:\n  {replay_command(path)}" if path is not None else None
+    return f"to run this step again:\n  {replay_command(path)}" if path is not None else None
 
 
 def replay_command(source: Path, *, step: int | None = None, replica: int | None = None) -> str:
-    """The command that makes a step of a run once more, eagerly, and stops in it in the debugger.
+    """The command that runs a step of a run again, eagerly, and stops in it in the debugger.
 
     Args:
       source: a capsule or a run folder.
-      step: which (updates completed before it); a capsule knows its own.
-      replica: the part of it that this one has made; all of it by default.
+      step: the step (updates completed before it); a capsule has its own.
+      replica: runs only this replica's part of the step; all of it by default.
     """
     pairs = {
         "do": "replay",
@@ -248,7 +249,7 @@ def replay_command(source: Path, *, step: int | None = None, replica: int | None
 
 
 def find_recorder(trainer: TrainerProtocol) -> FlightRecorder | None:
-    """The recorder of a run, where it has one and this process may write."""
+    """The recorder of a run, if it has one and this process may write."""
     found = next((callback for callback in trainer.callbacks if isinstance(callback, FlightRecorder)), None)
     return found if found is not None and found.keep and trainer.replicas.chief else None
 
@@ -256,7 +257,7 @@ def find_recorder(trainer: TrainerProtocol) -> FlightRecorder | None:
 def _training_batch(trainer: TrainerProtocol, step: int) -> dict[str, np.ndarray] | None:
     try:
         batch = trainer.data.batch(step + trainer.loader.skipped_count)
-    except Exception:  # it may be what has failed
+    except Exception:  # making the batch may be what failed
         return None
     return {name: value.numpy() for name, value in batch.items()}
 

@@ -16,20 +16,20 @@ from modetrain.training.timer import TimerReading
 
 log = logging.getLogger(__name__)
 
-# What an optimizer shows is not a metric of the recipe's.
+# Metrics of an optimizer, not of the recipe.
 _OF_OPTIMIZER = ("grad_norm", "loss_scale", "skipped")
 
 
 class Log(Callback):
-    """A point for every window of `every` steps, each the exact mean over the window.
+    """Writes a point for every window of `every` steps, the exact mean over the window.
 
-    Windows are cut from what calls return, so that a short window costs no calls: with `every=1` each step has its
-    point, however many steps a call runs.
+    Windows are taken from the results of calls, so a short window needs no more calls: with `every=1` each step has its
+    point, even if a call runs many steps.
 
     Args:
-      every: steps a window.
-      events: where scalars go.
-      lines: also say a line a window (where no progress bar does).
+      every: steps in a window.
+      events: writes the scalars.
+      lines: also log a line for each window (without a progress bar).
     """
 
     def __init__(self, *, every: int, events: TensorBoardWriter, lines: bool):
@@ -55,8 +55,8 @@ class Log(Callback):
             self._write_speed(trainer)
 
     def on_train_end(self, trainer):
-        # The window of a run that was stopped goes on when it is resumed. So does that of a completed one that is made
-        # longer, but nobody knows yet.
+        # The open window of a stopped run continues when it is resumed. A completed run that is extended later has a point
+        # for its last window already.
         if self._means.pairs and (trainer.status == "completed" or not trainer.state_is_consistent):
             self._write_point(
                 trainer, trainer.step, {tag: rate[0] for tag, rate in _learning_rates(trainer, [trainer.step]).items()}
@@ -65,7 +65,7 @@ class Log(Callback):
         self._events.flush()
 
     def state(self, trainer):
-        self._events.flush()  # a checkpoint of a step has the points before it on the disk
+        self._events.flush()  # the points before a checkpoint's step must be on the disk
         return {"window": {name: list(pair) for name, pair in self._means.pairs.items()}}
 
     def load_state(self, state):
@@ -84,8 +84,8 @@ class Log(Callback):
         values = {f"{families[name]}/{name}": value for name, value in means.items()}
         self._events.scalars({**values, **rates}, step)
         if self._lines:
-            shown = [f"{name} {value:.4f}" for name, value in means.items() if families[name] == "train"]
-            log.info(f"step {step}/{trainer.steps}: {', '.join(shown)}")
+            metrics = [f"{name} {value:.4f}" for name, value in means.items() if families[name] == "train"]
+            log.info(f"step {step}/{trainer.steps}: {', '.join(metrics)}")
 
     def _write_speed(self, trainer) -> None:
         clock, now = trainer.timer, trainer.timer.read()
@@ -95,7 +95,7 @@ class Log(Callback):
         if spent.steps and spent.busy_s > 0:
             values["speed/data_wait_ms"] = 1e3 * spent.data_s / spent.steps
             values["speed/examples_per_s"] = spent.steps * trainer.data.settings.batch_size / spent.busy_s
-        if trainer.replicas.workers > 1 and trainer.status != "failed":  # all workers meet here, and one may be gone
+        if trainer.replicas.workers > 1 and trainer.status != "failed":  # it waits for all workers; one may have ended
             workers = WorkerTimes.gather(trainer.replicas, spent)
             spreads = workers.spread()
             values |= {f"workers/{kind}_{name}": v for kind, spread in spreads.items() for name, v in spread.items()}
@@ -105,9 +105,9 @@ class Log(Callback):
 
 
 def _learning_rates(trainer, steps: Sequence[int]) -> dict[str, np.ndarray]:
-    """Per optimizer's tag the learning rate of the update that made each of `steps`.
+    """The learning rates of the updates that completed `steps`, by optimizer tag.
 
-    All steps at once: the formula is TensorFlow's, and a handful of its operations a point would cost more than the rest.
+    It computes all steps at once: a few TensorFlow operations for each point would cost more than everything else here.
     """
     if not steps:
         return {}
@@ -115,5 +115,5 @@ def _learning_rates(trainer, steps: Sequence[int]) -> dict[str, np.ndarray]:
     for name, optimizer in trainer.recipe.optimizers().items():
         tag = "optimizer/learning_rate" + ("" if name == "optimizer" else f"/{name.removesuffix('_optimizer')}")
         rates = optimizer.learning_rate(tf.constant(steps, tf.int64) - 1)
-        found[tag] = np.broadcast_to(rates, len(steps))  # a constant one is a scalar
+        found[tag] = np.broadcast_to(rates, len(steps))  # a constant rate is a scalar
     return found

@@ -1,4 +1,4 @@
-"""Keeps an eye on what a long run slowly does: take more and more memory, or more and more time a step."""
+"""Monitors slow changes of a long run: growing memory, or growing time a step."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Trend:
     """A quantity over the run.
 
     Attributes:
-      first: after the first window, when everything is warm.
-      last, most: of the latest window, and the greatest of all.
+      first: value after the first window, when everything is warm.
+      last, most: latest value, and the greatest.
     """
 
     first: float
@@ -28,7 +28,7 @@ class Trend:
     most: float
 
     def add(self, value: float) -> None:
-        """Takes the next value."""
+        """Adds the next value."""
         self.last, self.most = value, max(self.most, value)
 
 
@@ -36,11 +36,11 @@ class MemoryMonitor(Callback):
     """Writes `system/rss_mb` and `system/slowdown` to TensorBoard; `trends` goes into run.json.
 
     Args:
-      every: steps a window; read at the end of the call that completes one.
-      events: where scalars go.
+      every: steps in a window; values are read after the call that completes a window.
+      events: writes the scalars.
 
     Attributes:
-      trends: `rss_mb` and `step_ms`, once two windows were seen.
+      trends: `rss_mb` and `step_ms`, after two windows.
     """
 
     def __init__(self, *, every: int, events: TensorBoardWriter):
@@ -61,20 +61,20 @@ class MemoryMonitor(Callback):
         self._read = trainer.timer.read()
         self._windows += 1
         values = {"rss_mb": resident_mb()}
-        # The first window holds what is only once: caches, pools, the first batches.
+        # The first window includes one-time costs: caches, pools, the first batches.
         if self._windows > 1 and spent.steps:
             values["step_ms"] = 1e3 * spent.busy_s / spent.steps
         for name, value in values.items():
             if self._windows > 1:
                 self.trends.setdefault(name, Trend(first=value, last=value, most=value)).add(value)
-        shown = {"system/rss_mb": values["rss_mb"]}
+        scalars = {"system/rss_mb": values["rss_mb"]}
         if (steps := self.trends.get("step_ms")) is not None and steps.first:
-            shown["system/slowdown"] = steps.last / steps.first
-        self._events.scalars(shown, trainer.step)
+            scalars["system/slowdown"] = steps.last / steps.first
+        self._events.scalars(scalars, trainer.step)
 
 
 def resident_mb() -> float:
-    """Megabytes of memory that this process holds; 0 where the system does not tell."""
+    """Megabytes of memory that this process holds; 0 if the system does not report it."""
     try:
         pages = int(_STATM.read_text().split()[1])
     except (OSError, IndexError, ValueError):

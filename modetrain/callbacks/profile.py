@@ -1,4 +1,4 @@
-"""Takes a profiler trace of a few steps, with step markers, which TensorBoard's profiler plugin opens."""
+"""Writes a profiler trace of a few steps, with step markers, for TensorBoard's profiler plugin."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Profile(Callback):
 
     Args:
       at: updates completed before the first step of the trace.
-      steps: steps in the trace.
+      steps: number of steps in the trace.
     """
 
     def __init__(self, *, at: int, steps: int):
@@ -36,7 +36,7 @@ class Profile(Callback):
             self._begin(trainer)
         elif trainer.step > self._at:
             log.info(
-                f"callbacks.profile.at={self._at}: this run goes on from step {trainer.step}, so no profile is taken"
+                f"callbacks.profile.at={self._at}: this run resumes at step {trainer.step}, so no profile is taken"
             )
             self._at = self._end = -1
 
@@ -55,7 +55,7 @@ class Profile(Callback):
     def _begin(self, trainer):
         if not trainer.replicas.chief:
             return
-        log.info(f"step {trainer.step}: profiling {self._end - self._at} steps, one a call")
+        log.info(f"step {trainer.step}: profiling {self._end - self._at} steps, one step a call")
         tf.profiler.experimental.start(str(trainer.folder))
         self._running = True
 
@@ -63,5 +63,5 @@ class Profile(Callback):
         if self._running:
             self._running = False
             tf.profiler.experimental.stop()
-            log.info(f"step {trainer.step}: profile written; its tab Profile opens with:")
+            log.info(f"step {trainer.step}: profile written; open it (tab Profile) with:")
             log.info(f"  {arguments.tensorboard(trainer.folder)}")

@@ -1,8 +1,8 @@
-"""Rollback: after a loss or gradient that is not finite, back to the checkpoint before, and on from there with other batches.
+"""Rollback: after a loss or gradient that is not finite, the run continues from the checkpoint before with other batches.
 
-The batches of the steps since that checkpoint, the bad one included, are skipped; steps keep their numbers, and with them
-the learning rate and every random draw. The rollback uses the newest checkpoint that is there by plan (the run's first, or
-a multiple of `callbacks.checkpoint.every`), so that a run that was stopped in between uses the same one.
+The batches of the steps since that checkpoint, including the bad one, are skipped. Steps keep their numbers, and with them the
+learning rate and every random draw. The rollback uses the newest planned checkpoint (the run's first, or a multiple of
+`callbacks.checkpoint.every`), so a run that was stopped in between uses the same one.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ log = logging.getLogger(__name__)
 
 
 def roll_back(trainer: TrainerProtocol, error: NonFiniteError, *, every: int) -> bool:
-    """Brings the trainer back to the checkpoint before a bad step; returns whether the run goes on.
+    """Brings the trainer back to the checkpoint before a bad step; returns whether the run continues.
 
     Args:
-      trainer: whose step failed; all workers call this after the same step.
-      error: what is not finite. It gets a note where the run cannot go on.
-      every: steps between checkpoints; 0 where there are none by plan.
+      trainer: the trainer; all workers call this after the same step.
+      error: the value that is not finite. It gets a note if the run cannot continue.
+      every: steps between checkpoints; 0 without planned checkpoints.
     """
-    trainer.replicas.gather_from_workers([0.0])  # nobody reads before the chief has written
+    trainer.replicas.gather_from_workers([0.0])  # no worker reads before the chief has written
     newest = _newest(trainer, error, every)
     if newest is None:
         error.add_note("modetrain: nonfinite.policy=rollback found no checkpoint to go back to")
@@ -40,7 +40,7 @@ def roll_back(trainer: TrainerProtocol, error: NonFiniteError, *, every: int) ->
         return False
     count = error.step + 1 - step
     log.warning(
-        f"{error} Going back to step {step} ({path.name}) and leaving out the {count} batches since "
+        f"{error} Going back to step {step} ({path.name}) and skipping the {count} batches since then "
         f"({before + 1} of nonfinite.limit={limit})"
     )
     file.restore(found, trainer.recipe.state(), path)

@@ -1,7 +1,7 @@
-"""Watches a run from a thread: a heartbeat for whoever looks from outside, and all stacks where nothing moves any more.
+"""Watches a run from a thread: writes a heartbeat for other processes, and all stacks when the run stalls.
 
-Where code outside Python holds Python's lock, no thread of Python's runs, this one neither: then a timer of `faulthandler`,
-which needs no lock, writes the stacks into `blocked.txt`.
+If code outside Python holds Python's lock, no Python thread runs, not even this one. A timer of `faulthandler`, which needs no
+lock, then writes the stacks to `blocked.txt`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Watchdog(Callback):
 
     Args:
       after: seconds without progress that count as a stall; 0 for never.
-      heartbeat: seconds between signs of life; 0 for none.
+      heartbeat: seconds between heartbeats; 0 for none.
       now: reads a monotonic time in seconds.
     """
 
@@ -81,9 +81,9 @@ class Watchdog(Callback):
                     path.unlink()
 
     def tick(self, trainer) -> None:
-        """What the thread does at each turn."""
+        """Runs once a period in the thread."""
         if self._blocked is not None:
-            faulthandler.dump_traceback_later(self._after, file=self._blocked)  # anew: this thread runs
+            faulthandler.dump_traceback_later(self._after, file=self._blocked)  # restarts the timer: this thread runs
         if self._heartbeat and self._now() - self._beaten[0] >= self._heartbeat:
             self._beat(trainer)
         if self._after and not self._reported and self._now() - self._moved >= self._after:
@@ -118,22 +118,22 @@ class Watchdog(Callback):
         seconds = self._now() - self._moved
         doing = trainer.timer.doing or trainer.callbacks.active or "between two calls"
         path = _worker_file(trainer, f"stall-{time.strftime('%Y-%m-%d_%H-%M-%S')}.txt")
-        said = f"no progress for {seconds:.0f} s after step {trainer.step} of {trainer.steps}, doing: {doing}"
+        text = f"no progress for {seconds:.0f} s after step {trainer.step} of {trainer.steps}, doing: {doing}"
         if places := location.of_threads():
-            said += f", at {' and '.join(map(str, places))}"
+            text += f", at {' and '.join(map(str, places))}"
         try:
             with open(path, "w") as file:
                 file.write(
-                    f"{said}\nrecipe {type(trainer.recipe).__name__}, mode={trainer.mode.name}, process {os.getpid()}\n\n"
+                    f"{text}\nrecipe {type(trainer.recipe).__name__}, mode={trainer.mode.name}, process {os.getpid()}\n\n"
                 )
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
         except OSError as error:
-            log.warning(f"{said}; where each thread stands could not be written to {path} ({error.strerror})")
+            log.warning(f"{text}; the stacks of all threads could not be written to {path} ({error.strerror})")
             return
-        log.warning(f"{said}; where each thread stands: {path} (watchdog.after={self._after:g})")
+        log.warning(f"{text}; the stacks of all threads: {path} (watchdog.after={self._after:g})")
         if trainer.callbacks.active is None and (
-            line := flight_recorder.write_capsule_beside(trainer, why="stall", said=said)
+            line := flight_recorder.write_capsule_beside(trainer, why="stall", said=text)
         ):
             log.info(f"  {line}")
 

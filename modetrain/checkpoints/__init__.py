@@ -1,1 +1,1 @@
-"""Checkpoints: the file of a step, written beside the steps, and what goes on from one or takes its first values from it."""
+"""Checkpoints: the file of a step, its writer in the background, resuming from it, and initial values from it."""

@@ -1,10 +1,10 @@
 """The archive inside a checkpoint: arrays by name and a header, as an uncompressed zip archive that NumPy opens anywhere.
 
     sha = archive.write(file, arrays, {"step": 7})
-    header, arrays = archive.read(file)         # proven to be what was written
+    header, arrays, now, written = archive.read(file)   # equal SHA-256: unchanged since it was written
 
-A name is a recipe's own and may be any text. Its member of the zip archive is `<name>.npy`. Where that would be read as
-something else, the member has a number and the header says which.
+A recipe chooses its names, and they may be any text. The member of the zip archive is `<name>.npy`. A name that would be read
+as something else gets a number as its member, which the header holds.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray], facts: Mapping[str, 
 
     Args:
       file: open for writing.
-      arrays: of dtypes that an archive holds (see `holds`).
-      facts: goes into the header, as JSON; `arrays` is taken.
+      arrays: arrays of dtypes that an archive holds (see `holds`).
+      facts: more values for the header, as JSON; the key `arrays` is reserved.
 
     Returns:
       The SHA-256 over the header and all names, dtypes, shapes and bytes.
@@ -45,7 +45,7 @@ def write(file: BinaryIO, arrays: Mapping[str, np.ndarray], facts: Mapping[str, 
         _put(archive, _HEADER, np.frombuffer(header, np.uint8))
         _put(archive, _SHA, np.frombuffer(bytes.fromhex(sha), np.uint8))
         for name, array in arrays.items():
-            # NumPy files know no bfloat16 and its like: their bytes are kept, and the name of their dtype.
+            # NumPy files have no bfloat16 and similar dtypes: the archive holds their bytes and the name of the dtype.
             foreign = array.dtype.isbuiltin == 2
             _put(archive, members[name], array.view(np.dtype(f"u{array.dtype.itemsize}")) if foreign else array)
     return sha
@@ -55,10 +55,10 @@ def read(file: BinaryIO | Path) -> tuple[dict[str, Any], dict[str, np.ndarray], 
     """Reads what `write` has written.
 
     Returns:
-      The header, the arrays by name, their SHA-256, and the one that they were written with.
+      The header, the arrays by name, their SHA-256 now, and the SHA-256 when they were written.
 
     Raises:
-      Exception: of any type; what damage does to zipfile and NumPy has no common one.
+      Exception: of any type; zipfile and NumPy have no common error for damage.
     """
     with zipfile.ZipFile(file) as archive:
         raw = _get(archive, _HEADER).tobytes()
@@ -80,7 +80,7 @@ def compute_sha(arrays: Mapping[str, np.ndarray], header: bytes = b"") -> str:
 
 
 def holds(dtype: str) -> bool:
-    """Whether arrays of a dtype come back from an archive."""
+    """Whether an archive can hold arrays of a dtype."""
     try:
         found = dtype_of(dtype)
     except (TypeError, AttributeError):
@@ -89,15 +89,15 @@ def holds(dtype: str) -> bool:
 
 
 def dtype_of(name: str) -> np.dtype:
-    """NumPy's dtype of a name.
+    """NumPy's dtype by its name.
 
     Raises:
-      TypeError or AttributeError: there is none.
+      TypeError or AttributeError: there is no such dtype.
     """
     try:
         return np.dtype(name)
     except TypeError:
-        import ml_dtypes  # comes with TensorFlow; gives NumPy bfloat16 and its like
+        import ml_dtypes  # comes with TensorFlow; adds bfloat16 and similar dtypes to NumPy
 
         return np.dtype(getattr(ml_dtypes, name))
 
@@ -110,7 +110,7 @@ def _members(names: Iterable[str]) -> dict[str, str]:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether zipfile keeps a name, and NumPy does not take it for another member."""
+    """Whether zipfile stores a name unchanged, and it cannot be confused with another member."""
     try:
         size = len(name.encode())
     except UnicodeEncodeError:  # half of a surrogate pair
@@ -132,6 +132,6 @@ def _read(
     archive: zipfile.ZipFile, name: str, dtype: str, shape: Sequence[int], member: str | None = None
 ) -> np.ndarray:
     array = _get(archive, name if member is None else member).view(dtype_of(dtype))
-    if list(array.shape) != list(shape):  # an array is read up to the length it claims, and its CRC at the true end
+    if list(array.shape) != list(shape):  # NumPy reads up to the length in the array's header, which may be damaged
         raise ValueError(f"{name} claims the shape {array.shape} instead of {tuple(shape)}")
     return array

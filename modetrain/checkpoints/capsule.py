@@ -1,7 +1,7 @@
-"""A capsule: one file that holds what a step needs to be made again, on this machine or another.
+"""A capsule: one file with all that a step needs to run again, on this machine or another.
 
-It is a checkpoint file (`checkpoints/checkpoint.py`) with the batch among its arrays. Whether its state is the one right
-before the step depends on how the run ended; if it is not, the steps between have to be run first.
+It is a checkpoint file (`checkpoints/file.py`) that also holds the batch. How the run ended decides whether its state is the
+state right before the step; if not, the steps between must run first.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ class Capsule:
     """One step of a run.
 
     Attributes:
-      step: which (updates completed before it).
-      state_step: the step that the state is of; equal to `step`, or smaller.
-      method: what fails or is looked at: `train_step`, `eval_step` or `prepare`.
+      step: the step (updates completed before it).
+      state_step: the step of the state; equal to `step`, or smaller.
+      method: the recipe's method: `train_step`, `eval_step` or `prepare`.
       state: every variable by name.
-      batch: per feature an array [examples, ...]; None where it was not to be had.
-      number: what the step is told as its number: of `eval_step` the batch's.
+      batch: by feature an array [examples, ...]; None if it was not available.
+      number: the step's number in the recipe (`self.step`): for `eval_step` the batch's.
       why: `nonfinite`, `error`, `stall`, `asked` or `replayed`.
-      said: the failure, in words.
-      command: of the run.
+      said: the failure in words.
+      command: the run's command.
       config: its resolved configuration.
       info: the arguments of `recipe.Info`.
-      carry: see `checkpoints/carry.py`.
-      made_on: versions, threads and devices, on which the last bits of a result depend.
+      carry: see `training/state.py`.
+      made_on: versions, threads and devices; the last bits of a result depend on them.
     """
 
     step: int
@@ -55,17 +55,17 @@ class Capsule:
 
     @property
     def complete(self) -> bool:
-        """Whether the step can be made from the capsule alone."""
+        """Whether the step can run from the capsule alone."""
         return self.state_step == self.step and self.batch is not None
 
     def save(self, path: Path) -> None:
-        """Writes it, whole or not at all.
+        """Writes it completely or not at all.
 
         Raises:
           OSError: it cannot be written.
         """
         arrays = {f"{_STATE}{name}": value for name, value in self.state.items()}
-        # Of a batch with text in it nothing is kept: it can be made again from (seed, step).
+        # A batch with text is not stored: it can be made again from (seed, step).
         batch = self.batch if all(archive.holds(value.dtype.name) for value in (self.batch or {}).values()) else None
         arrays |= {f"{_BATCH}{name}": value for name, value in (batch or {}).items()}
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("state", "batch")}
@@ -90,7 +90,7 @@ def load(path: Path) -> Capsule:
 
 
 def choose_path(run_folder: Path, capsule: Capsule) -> Path:
-    """Where a run keeps a capsule; a name that is not taken, with the step's number as messages have it."""
+    """An unused path for a capsule in a run folder, with the step's number as in messages."""
     step = f"after-step-{capsule.step}" if capsule.method == "eval_step" else f"step-{capsule.step + 1}"
     number = 1
     while True:

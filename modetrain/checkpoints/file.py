@@ -1,11 +1,8 @@
-"""A checkpoint: a file that holds every variable by name, the step, and what the run was made from.
+"""A checkpoint: a file that holds every variable by name, the step, and a description of the run.
 
-It is whole or not there at all, and proven to be what was written when it is read: by a SHA-256 over all of it inside, and
-by that of each file in `checkpoints/index.json`, so that one that is gone or exchanged is missed. Where the checkpoints of
-a run lie, `run_folder.py` knows.
-
-How arrays lie in it, and which it can hold, `archive.py` knows. The SHA-256 in it is over all names, dtypes, shapes and bytes,
-and over what else is kept.
+A checkpoint exists completely or not at all. Reading it proves that it is unchanged: the file holds a SHA-256 of all names,
+dtypes, shapes, bytes and other values. `checkpoints/index.json` holds the SHA-256 of each file, so that a missing or exchanged
+file is detected. `run_folder.py` has the paths of a run's checkpoints, `archive.py` the layout of the arrays.
 """
 
 from __future__ import annotations
@@ -32,7 +29,7 @@ class CheckpointError(ConfigError):
 
 
 class NotFiniteError(ArithmeticError):
-    """A checkpoint that was not written, because weights are NaN or infinite."""
+    """A checkpoint was not written, because weights are NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +39,7 @@ class CheckpointFile:
     Attributes:
       step: updates completed.
       arrays: value of each variable by name.
-      meta: what else was kept with it (JSON).
+      meta: other values (JSON).
     """
 
     step: int
@@ -51,25 +48,25 @@ class CheckpointFile:
 
 
 def known_steps(folder: Path) -> list[int]:
-    """Steps that a run folder has a checkpoint of, and those that it should have by its index, ascending."""
+    """Steps of a run folder's checkpoints, and of those that its index lists, ascending."""
     listed = (run_folder.step_of(Path(name)) for name in read_index(folder / run_folder.CHECKPOINTS))
     return sorted({*run_folder.steps(folder), *(step for step in listed if step is not None)})
 
 
 def copy_values(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The values of variables (anything with `.numpy()`) as they are now: what comes later does not change them."""
-    return {name: np.asarray(variable.numpy()) for name, variable in state.items()}  # of which each is a copy
+    """Copies of the current values of variables (anything with `.numpy()`); later updates do not change them."""
+    return {name: np.asarray(variable.numpy()) for name, variable in state.items()}  # `numpy` copies
 
 
 def check(state: Mapping[str, Any], *, owner: str) -> None:
-    """Refuses variables that no file can hold: their names and dtypes are written, read back and compared, in memory.
+    """Refuses variables that a file cannot hold: writes their names and dtypes in memory, reads them back and compares.
 
     Args:
       state: variables by name.
-      owner: whose they are, for the message.
+      owner: class of the recipe, for the message.
 
     Raises:
-      ConfigError: a dtype is none that a file can hold, or a name does not come back.
+      ConfigError: a file cannot hold a dtype, or a name does not come back.
     """
     dtypes = {name: _dtype_of(variable) for name, variable in state.items()}
     bad = [f"{name} ({dtype})" for name, dtype in dtypes.items() if not archive.holds(dtype)]
@@ -80,7 +77,7 @@ def check(state: Mapping[str, Any], *, owner: str) -> None:
             "known rank, so this run could not be saved. Keep text in a plain attribute (a str, or a tf.constant), or an "
             "integer for it in the variable."
         )
-    # One element each, another one each time: that names and dtypes come back is what is asked here, at no cost.
+    # One element each, alternating 0 and 1: this checks names and dtypes at no cost.
     given = {n: np.full([1], index % 2, archive.dtype_of(d)) for index, (n, d) in enumerate(dtypes.items())}
     file = io.BytesIO()
     try:
@@ -101,13 +98,13 @@ def save(path: Path, state: Mapping[str, Any], *, step: int, meta: Mapping[str, 
     """Writes a checkpoint; a crash at any moment leaves either the whole file or none under its name.
 
     Args:
-      path: where to.
-      state: variables by name, or arrays that `copied` made of them.
+      path: the file.
+      state: variables by name, or their copies from `copy_values`.
       step: updates completed.
-      meta: anything else to keep, as JSON.
+      meta: other values, as JSON.
 
     Returns:
-      The SHA-256 of what it holds.
+      The SHA-256 of the contents.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {n: v if isinstance(v, np.ndarray) else np.asarray(v.numpy()) for n, v in state.items()}
@@ -120,13 +117,13 @@ def save(path: Path, state: Mapping[str, Any], *, step: int, meta: Mapping[str, 
         os.replace(partial, path)
         sync_to_disk(path.parent)
     except Exception:
-        partial.unlink(missing_ok=True)  # where the disk is full it takes room that somebody needs
+        partial.unlink(missing_ok=True)  # on a full disk it takes space that is needed
         raise
     return sha
 
 
 def sync_to_disk(path: Path) -> None:
-    """Returns when a file, or what a folder lists, would outlive a loss of power."""
+    """Returns when a file, or the entries of a folder, would survive a loss of power."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -135,21 +132,21 @@ def sync_to_disk(path: Path) -> None:
 
 
 def load(path: Path) -> CheckpointFile:
-    """Reads a checkpoint, and proves that it is what was written under this name.
+    """Reads a checkpoint, and proves that it is unchanged.
 
     Raises:
-      CheckpointError: when the file is missing, truncated, damaged, exchanged, or not a checkpoint.
+      CheckpointError: the file is missing, truncated, damaged, exchanged, or no checkpoint.
     """
     try:
         header, arrays, sha, kept = archive.read(path)
     except FileNotFoundError:
-        listed = f" any more, though {INDEX} lists it" if path.name in read_index(path.parent) else ""
+        listed = f", though {INDEX} lists it" if path.name in read_index(path.parent) else ""
         raise CheckpointError(f"there is no checkpoint {path}{listed}.") from None
-    except Exception as error:  # what damage does to zipfile and NumPy has no common type
+    except Exception as error:  # zipfile and NumPy have no common error for damage
         raise CheckpointError(f"{path} is damaged or no checkpoint of modetrain: {str(error).rstrip('.')}.") from error
     if kept != sha:
         raise CheckpointError(
-            f"{path} is damaged: SHA-256 {sha[:12]}... instead of the {kept[:12]}... it was written with."
+            f"{path} is damaged: its SHA-256 is {sha[:12]}... and was {kept[:12]}... when it was written."
         )
     if run_folder.step_of(path) not in (None, header["step"]):
         raise CheckpointError(f"{path} is another file under this name: it holds step {header['step']}.")
@@ -162,10 +159,10 @@ def load(path: Path) -> CheckpointFile:
 
 
 def restore(checkpoint: CheckpointFile, state: Mapping[str, Any], path: Path) -> None:
-    """Assigns every variable of `state` its value; nothing is assigned unless all can be.
+    """Assigns every variable of `state` its value; assigns either all or none.
 
     Raises:
-      CheckpointError: when a variable is missing on either side, or has another shape or dtype.
+      CheckpointError: a variable is missing on either side, or has another shape or dtype.
     """
     wrong = [f"{name}: not in the checkpoint" for name in state if name not in checkpoint.arrays]
     wrong += [f"{name}: in the checkpoint only" for name in checkpoint.arrays if name not in state]
@@ -173,7 +170,7 @@ def restore(checkpoint: CheckpointFile, state: Mapping[str, Any], path: Path) ->
     if wrong:
         listed = "\n  ".join(wrong[:10]) + (f"\n  and {len(wrong) - 10} more" if len(wrong) > 10 else "")
         raise CheckpointError(
-            f"{path} is of another model or optimizer:\n  {listed}\n"
+            f"{path} belongs to another model or optimizer:\n  {listed}\n"
             "Resume with the recipe, model, optimizer and precision of that run (its config.yaml has them)."
         )
     for name, variable in state.items():
@@ -181,12 +178,12 @@ def restore(checkpoint: CheckpointFile, state: Mapping[str, Any], path: Path) ->
 
 
 def misfit(saved: np.ndarray | None, variable: Any) -> str | None:
-    """Why a saved value cannot be a variable's, in words; None where it can, or there is no value."""
+    """Why a saved value does not fit a variable, in words; None if it fits, or there is no value."""
     if saved is None:
         return None
     seen = (tuple(saved.shape), saved.dtype.name)
     wanted = (tuple(variable.shape), np.asarray(variable.numpy()).dtype.name)
-    # A variable's shape may have dimensions that it leaves open.
+    # A variable's shape may have unknown dimensions.
     shapes_fit = len(seen[0]) == len(wanted[0]) and all(w in (None, s) for s, w in zip(seen[0], wanted[0], strict=True))
     if shapes_fit and seen[1] == wanted[1]:
         return None
@@ -199,9 +196,9 @@ def digest(state: Mapping[str, Any]) -> str:
 
 
 def _dtype_of(variable: Any) -> str:
-    """The name of the dtype that a variable's value has in NumPy, or TensorFlow's where no file holds that."""
+    """The name of the dtype of a variable's value in NumPy, or TensorFlow's name if a file cannot hold that dtype."""
     name = str(getattr(variable.dtype, "name", variable.dtype))
-    if archive.holds(name):  # of large variables no copy is made for this
+    if archive.holds(name):  # this avoids a copy of a large variable
         return name
     try:
         inner = np.asarray(variable.numpy()).dtype.name  # TensorFlow's quantized integers are plain ones in NumPy
@@ -214,7 +211,7 @@ def _dtype_of(variable: Any) -> str:
 
 
 def read_index(folder: Path) -> dict[str, str]:
-    """SHA-256 by file name, of a folder of checkpoints; empty where there is no index that can be read."""
+    """SHA-256 by file name of a folder of checkpoints; empty if its index cannot be read."""
     try:
         found = json.loads((folder / INDEX).read_text())
     except (OSError, ValueError):
@@ -223,7 +220,7 @@ def read_index(folder: Path) -> dict[str, str]:
 
 
 def check_index(folder: Path) -> str | None:
-    """Why an index does not tell whether a file was exchanged, in words; None for one that does."""
+    """Why the index cannot show whether a file was exchanged, in words; None if it can."""
     file = folder / INDEX
     if not file.exists():
         return f"{file} is missing"
@@ -231,7 +228,7 @@ def check_index(folder: Path) -> str | None:
 
 
 def remove_from_index(folder: Path, index: dict[str, str], names: Sequence[str]) -> None:
-    """Takes files out of the index before they go, or get other content: a crash in between must not make them wrong."""
+    """Removes files from the index before they are removed or replaced: a crash in between must not leave a wrong entry."""
     if any(index.pop(name, None) for name in names):
         write_index(folder, index)
 

@@ -1,6 +1,6 @@
-"""What a trajectory depends on besides the configuration: the recipe's code, the data's content, the versions.
+"""The fingerprint of a run: what its results depend on besides the configuration, such as code, data and versions.
 
-Kept with each checkpoint, so that a resumed run can say exactly what is no longer as it was.
+Each checkpoint holds it, so that a resumed run can list exactly what has changed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from modetrain.data.sources.source import Source
 from modetrain.engine.devices import Replicas
 from modetrain.recipe import Recipe
 
-_ROWS = 256  # examples that stand for all: enough to see another order, scale or selection
+_ROWS = 256  # sampled examples: enough to detect another order, scale or selection
 
 
 def compute(recipe: Recipe, source: Source, replicas: Replicas) -> dict[str, Any]:
-    """Short descriptions by name; equal where nothing of it has changed."""
+    """Short descriptions by name; equal if nothing has changed."""
     return {
         "code of the recipe": _code(type(recipe)),
         "variables": _short(repr([(n, tuple(v.shape), str(v.dtype)) for n, v in recipe.state().items()]).encode()),
@@ -34,13 +34,13 @@ def compute(recipe: Recipe, source: Source, replicas: Replicas) -> dict[str, Any
 
 
 def _code(cls: type) -> str:
-    """Of the files that the class and its own bases are written in, ours left out."""
+    """A hash of the source files of the class and its bases, without the library's."""
     sha = hashlib.sha256()
     for one in cls.__mro__:
         if one.__module__.partition(".")[0] not in ("modetrain", "builtins"):
             try:
                 sha.update(inspect.getsource(inspect.getmodule(one) or one).encode())
-            except (OSError, TypeError):  # typed into a console
+            except (OSError, TypeError):  # defined in a console
                 sha.update(one.__qualname__.encode())
     return sha.hexdigest()[:12]
 

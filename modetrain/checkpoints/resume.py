@@ -1,9 +1,10 @@
-"""Which folder a run writes to, and which checkpoint it goes on from."""
+"""The folder that a run writes to, and the checkpoint that it resumes from."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +18,16 @@ from modetrain.settings import Settings
 if TYPE_CHECKING:
     from modetrain.recipe import Recipe
 
+log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResumePoint:
-    """Where a run writes and what it goes on from.
+    """The folder that a run writes to and the checkpoints that it may resume from.
 
     Attributes:
       folder: the run folder; exists.
-      checkpoints: candidates to go on from, the best first; empty to start at step 0.
+      checkpoints: candidates to resume from, the best first; empty to start at step 0.
     """
 
     folder: Path
@@ -32,11 +35,11 @@ class ResumePoint:
 
     @property
     def step(self) -> int | None:
-        """Step of the first candidate that is there, by its name."""
+        """Step of the first candidate that exists, by its name."""
         return next((run_folder.step_of(path) for path in self.checkpoints if path.exists()), None)
 
     def holds(self) -> bool:
-        """Whether the first candidate that is there is whole."""
+        """Whether the first candidate that exists is whole."""
         path = next((path for path in self.checkpoints if path.exists()), None)
         try:
             return path is not None and file.load(path).step >= 0
@@ -44,14 +47,14 @@ class ResumePoint:
             return False
 
 
-def place(settings: Settings, say: Callable[[str], None]) -> ResumePoint:
-    """Makes the run folder, or finds that of the run to go on with.
+def find_folder(settings: Settings) -> ResumePoint:
+    """Makes the run folder, or finds the folder of the run to resume.
 
     Raises:
       ConfigError: the folder cannot be made.
     """
     try:
-        return _place(settings, say)
+        return _find_folder(settings)
     except OSError as error:
         raise ConfigError(
             f"run_dir={settings.run_dir or run_folder.RUNS}: the run folder cannot be made ({error.strerror}). Type run_dir= "
@@ -59,7 +62,7 @@ def place(settings: Settings, say: Callable[[str], None]) -> ResumePoint:
         ) from error
 
 
-def _place(settings: Settings, say: Callable[[str], None]) -> ResumePoint:
+def _find_folder(settings: Settings) -> ResumePoint:
     if settings.resume is None:
         what = settings.mode.name if settings.do != "compare" else "compare"
         folder = settings.run_dir or run_folder.create(run_folder.RUNS, settings.recipe_name, what)
@@ -72,14 +75,14 @@ def _place(settings: Settings, say: Callable[[str], None]) -> ResumePoint:
     if owner.suffix == ".npz":
         found, owner = (owner,), owner.parent.parent
     else:
-        # One that the index lists and somebody has taken away is missed, and the one before is used.
+        # A checkpoint that the index lists and that was removed is reported, and the one before is used.
         found = tuple(run_folder.checkpoint(owner, step) for step in reversed(file.known_steps(owner)))
     folder = settings.run_dir or owner
-    if settings.do != "train" and folder == owner:  # the record of the training stays as it is
+    if settings.do != "train" and folder == owner:  # the training's record must not change
         folder = run_folder.create(owner, settings.do, settings.mode.name)
     folder.mkdir(parents=True, exist_ok=True)
     if not found:
-        say(f"resume={settings.resume}: {owner} holds no checkpoint yet; this run starts at step 0")
+        log.info(f"resume={settings.resume}: {owner} holds no checkpoint yet; this run starts at step 0")
     return ResumePoint(folder=folder, checkpoints=found)
 
 
@@ -87,26 +90,24 @@ def restore(
     where: ResumePoint,
     recipe: Recipe,
     settings: Settings,
-    say: Callable[[str], None],
     *,
     facts: Mapping[str, Any] | None = None,
     made_of: Mapping[str, Any] | None = None,
 ) -> file.CheckpointFile | None:
-    """Restores the newest checkpoint that can be read; says which, and what this run does differently.
+    """Restores the newest checkpoint that can be read; logs which one, and what this run does differently.
 
     Args:
-      where: what to restore from.
-      recipe: what to restore.
-      settings: of this run.
-      say: prints a line.
-      facts: what must be as it was: on other examples, step 1,000 is another step.
+      where: the checkpoints.
+      recipe: the recipe to restore.
+      settings: this run's settings.
+      facts: what must not have changed: with other examples, step 1,000 is another step.
       made_of: the fingerprint of this run (see `fingerprint.py`).
 
     Returns:
-      The checkpoint, or None where there is none.
+      The checkpoint, or None if there is none.
 
     Raises:
-      CheckpointError: when none can be read, or it does not fit the recipe, then with what this run does differently.
+      CheckpointError: none can be read, or it does not fit the recipe; the message lists what this run does differently.
     """
     for path in where.checkpoints:
         try:
@@ -114,33 +115,33 @@ def restore(
         except file.CheckpointError as error:
             if path == where.checkpoints[-1]:
                 raise file.CheckpointError(f"{error}{_suggest(where, settings)}") from error
-            say(f"WARNING: {error} Going on from the checkpoint before it.")
+            log.warning(f"{error} Resuming from the checkpoint before it.")
             continue
         if facts is not None and settings.do == "train":
             check_facts(found, facts, f"resume={settings.resume}")
         if problem := file.check_index(path.parent):
-            say(f"WARNING: {problem}: whether a whole file is that of another step or run is not found out this time")
+            log.warning(f"{problem}: a checkpoint file of another step or run would not be detected")
         changes = [
             f"  differs from the run it resumes: {line}" for line in _find_changes(found, settings, made_of or {})
         ]
         try:
             file.restore(found, recipe.state(), path)
-        except file.CheckpointError as error:  # which setting it was is in this list, if in any
+        except file.CheckpointError as error:  # the changed settings may explain it
             raise file.CheckpointError("\n".join([str(error), *changes])) from None
-        say(f"resumed at step {found.step} from {path}")
+        log.info(f"resumed at step {found.step} from {path}")
         for line in changes if settings.do == "train" else ():
-            say(line)
+            log.info(line)
         return found
     return None
 
 
 def _suggest(where: ResumePoint, settings: Settings) -> str:
-    """What can be typed where no checkpoint is whole."""
+    """What the user can type if no checkpoint is whole."""
     folder = where.checkpoints[-1].parent
     run = folder.parent
     if settings.resume is not None and settings.resume.endswith(".npz"):
         there = [step for step in run_folder.steps(run) if run_folder.checkpoint(run, step) != where.checkpoints[-1]]
-        return f" Type {shell_path_override('resume', run)} to go on from the newest whole one in it." if there else ""
+        return f" Type {shell_path_override('resume', run)} to resume from the newest whole one in it." if there else ""
     count, best = len(where.checkpoints), run_folder.best(run)
     none = f"None of the {count} checkpoints in {folder} is" if count > 1 else f"No other checkpoint in {folder} is"
     new = f"{shell_path_override('run_dir', f'{run}-2')} without resume= for a new run"
@@ -149,7 +150,7 @@ def _suggest(where: ResumePoint, settings: Settings) -> str:
         step = file.load(best).step
     except file.CheckpointError:
         return f"\n{none} left whole. Type {other}."
-    go_on = f"Type {shell_path_override('resume', best)} to go on from it"
+    go_on = f"Type {shell_path_override('resume', best)} to resume from it"
     return f"\n{none} left whole; {best.name}, of step {step}, is whole. {go_on}, or {other}."
 
 
@@ -163,22 +164,22 @@ def _find_changes(found: file.CheckpointFile, settings: Settings, made_of: Mappi
 
 
 def check_facts(found: file.CheckpointFile, facts: Mapping[str, Any], given: str) -> None:
-    """Refuses to go on from a checkpoint with other examples.
+    """Refuses a checkpoint that was trained on other examples.
 
     Raises:
-      ConfigError: they are others.
+      ConfigError: the examples are others.
     """
     for name, was in found.meta.get("facts", {}).items():
         if facts.get(name) != was:
             raise ConfigError(
-                f"{given}: that run had {name} {was}, this one has {facts.get(name)}, so its steps would be made of other "
-                "examples. Type data.source= as it was there (see its run.json)"
+                f"{given}: that run had {name} {was}, this one has {facts.get(name)}, so its steps would use other "
+                "examples. Type that run's data.source= (see its run.json)"
                 + (", or start a new run without resume=." if given.startswith("resume=") else ".")
             )
 
 
 def find_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What changes the trajectory between two configs: `key: old -> new`, one a line."""
+    """The differences of two configs that change results: `key: old -> new`, one a line."""
     before, after = ({key: value for key, value in flatten(one).items() if value != {}} for one in (old, new))
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in changed if "numbers" in affects(key)]

@@ -1,12 +1,13 @@
-"""First values from a checkpoint that need not fit in all: `init_from.path=`, with patterns, and a list of what was taken.
+"""Initial values from a checkpoint that may fit only in part: `init_from.path=`, with patterns, and a list of what was taken.
 
-Nothing but values comes along: the step, the optimizers' counters and the data position are those of a new run.
+Only values are taken: the step, the optimizers' counters and the data position are those of a new run.
 """
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,21 @@ from modetrain.settings import InitFromSettings
 
 _MOST_LINES = 12
 
+log = logging.getLogger(__name__)
 
-def start(recipe: Recipe, settings: InitFromSettings, say: Callable[[str], None]) -> list[str]:
-    """Gives a recipe's variables the values that a checkpoint has for them.
+
+def start(recipe: Recipe, settings: InitFromSettings) -> list[str]:
+    """Assigns a recipe's variables their values from a checkpoint; logs what was taken.
 
     Args:
-      recipe: whose state it is.
-      settings: where from, and which.
-      say: prints a line.
+      recipe: the recipe.
+      settings: the checkpoint and the patterns.
 
     Returns:
       The names of the variables that were taken.
 
     Raises:
-      ConfigError: no checkpoint, a pattern that no variable of the recipe matches, or nothing taken.
+      ConfigError: there is no checkpoint, a pattern matches no variable of the recipe, or nothing was taken.
     """
     if settings.path is None:
         return []
@@ -50,26 +52,26 @@ def start(recipe: Recipe, settings: InitFromSettings, say: Callable[[str], None]
             skipped[name] = why
     if not taken:
         raise ConfigError(
-            f"init_from.path={path}: no variable could be taken. This run asks for {_format_names(list(chosen))}; the checkpoint has "
+            f"init_from.path={path}: no variable could be taken. This run wants {_format_names(list(chosen))}; the checkpoint has "
             f"{_format_names(list(found.arrays))}. Type init_from.include=[PATTERN] with names that both have."
         )
-    for optimizer in recipe.optimizers().values():  # averages begin at the weights, unless they were asked for
+    for optimizer in recipe.optimizers().values():  # averages begin at the weights, unless they were taken
         for average, variable in zip(optimizer.averages, optimizer.trainable, strict=False):
             if not any(state[name] is average for name in taken):
                 average.assign(variable)
-    say(f"init_from: {len(taken)} variables taken from {path} (step {found.step}): {_format_names(taken)}")
+    log.info(f"init_from: {len(taken)} variables taken from {path} (step {found.step}): {_format_names(taken)}")
     for name, why in list(skipped.items())[:_MOST_LINES]:
-        say(f"  not taken: {name}: {why}")
+        log.info(f"  not taken: {name}: {why}")
     if len(skipped) > _MOST_LINES:
-        say(f"  not taken: and {len(skipped) - _MOST_LINES} more")
+        log.info(f"  not taken: and {len(skipped) - _MOST_LINES} more")
     missed = {name: chosen[name] for name in skipped}
     if moved := _find_moved(recipe, missed, {n: a for n, a in found.arrays.items() if n not in taken}, settings):
         lost, unused = moved
-        say(
-            f"WARNING: init_from: {len(lost)} variables of this run were not taken: {_format_names(lost)}. The checkpoint has "
-            f"{len(unused)} of the same shapes that were not used: {_format_names(unused)}. Layers that have moved have other "
-            "names, and those of the same name may be others too. Type init_from.include=[PATTERN] to take only those that "
-            "stand where they stood, or build the model with the layers of that run."
+        log.warning(
+            f"init_from: {len(lost)} variables of this run were not taken: {_format_names(lost)}. The checkpoint has "
+            f"{len(unused)} unused ones of the same shapes: {_format_names(unused)}. Layers that have moved have other names, and "
+            "equal names may belong to other layers. Type init_from.include=[PATTERN] to take only layers that have not "
+            "moved, or build the model with the layers of that run."
         )
     return taken
 
@@ -77,7 +79,7 @@ def start(recipe: Recipe, settings: InitFromSettings, say: Callable[[str], None]
 def _find_moved(
     recipe: Recipe, missed: Mapping[str, Any], left: Mapping[str, Any], settings: InitFromSettings
 ) -> tuple[list[str], list[str]] | None:
-    """Variables that were not taken, and values of their shapes in the checkpoint that no variable was given."""
+    """Variables that were not taken, and unused values of the same shapes in the checkpoint."""
     others = recipe.optimizers()
     plain = [n for n in left if n.partition("/")[0] not in others and not _matches(n, settings.exclude or ())]
     unused = [n for n in plain if any(file.misfit(left[n], v) is None for v in missed.values())]
@@ -91,7 +93,7 @@ def _find_file(path: Path) -> Path:
     newest = run_folder.newest(path)
     if newest is None:
         raise ConfigError(
-            f"init_from.path={path}: there is no checkpoint in it. Type init_from.path= with a run folder that has one, or "
+            f"init_from.path={path}: it has no checkpoint. Type init_from.path= with a run folder that has one, or "
             "with a checkpoint."
         )
     return newest

@@ -1,10 +1,10 @@
-"""The saver writes while the run goes on: jobs one after the other in a thread of their own, and no failure gets lost.
+"""Writes while the run continues: runs jobs one after the other in a thread, and reports every failure.
 
-    saver.submit(job)     # waits where two are on their way already
-    saver.check()         # raises what an earlier job failed with
-    saver.wait()          # until all are done; raises the same
+    writer.submit(job)     # waits if two jobs are pending already
+    writer.check()         # raises the error of an earlier job
+    writer.wait()          # waits until all are done; raises the same
 
-A job must touch nothing that the run still changes.
+A job must not use anything that the run still changes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class AsyncWriter:
     """Runs jobs in their order.
 
     Args:
-      background: whether in a thread; otherwise `submit` runs them itself.
+      background: whether to use a thread; otherwise `submit` runs them itself.
 
     Attributes:
-      seconds: spent in jobs.
-      jobs: how many were done.
+      seconds: time spent in jobs.
+      jobs: number of finished jobs.
     """
 
     def __init__(self, *, background: bool = True):
@@ -37,10 +37,10 @@ class AsyncWriter:
         self.jobs = 0
 
     def submit(self, job: Job) -> None:
-        """Has a job done. One may be under way and one may wait; for the rest there is no memory.
+        """Runs a job. One may run and one may wait; more would need too much memory.
 
         Raises:
-          BaseException: what an earlier job failed with; without a thread also what this one does.
+          BaseException: the error of an earlier job; without a thread also this job's.
         """
         self.check()
         if self._jobs is None:
@@ -53,19 +53,19 @@ class AsyncWriter:
         self._jobs.put(job)
 
     def check(self) -> None:
-        """Raises what an earlier job failed with, once."""
+        """Raises the error of an earlier job, once."""
         with self._lock:
             failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
 
     def settle(self) -> None:
-        """Returns when every job is done, well or not."""
+        """Returns when every job is done, even if one has failed."""
         if self._jobs is not None:
             self._jobs.join()
 
     def wait(self) -> None:
-        """Returns when every job is done; raises what one failed with."""
+        """Returns when every job is done; raises the error of one that failed."""
         self.settle()
         self.check()
 

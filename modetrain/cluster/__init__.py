@@ -1,4 +1,4 @@
-"""Several workers: who they are (`cluster`, `slurm`), started and supervised here (`launch` and below), told apart on failing.
+"""Several workers: which ones there are (`environment`, `slurm`), and their start and supervision on this machine (`launcher`).
 
-`multiworker.py` is the way in from the command line. Nothing here imports TensorFlow.
+The command line calls `multiworker.py`. Nothing here imports TensorFlow.
 """

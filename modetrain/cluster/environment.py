@@ -1,10 +1,10 @@
-"""Which worker this process is, and where the others are: read from TF_CONFIG, Slurm or a Kubernetes indexed job.
+"""The workers of a run and which one this process is, from TF_CONFIG, Slurm or a Kubernetes indexed job.
 
-    cluster = from_environment(os.environ)          # None: nothing around says that there are several workers
+    cluster = from_environment(os.environ)          # None: the environment describes no workers
     if cluster is not None:
         os.environ["TF_CONFIG"] = cluster.tf_config()   # before tf.distribute.MultiWorkerMirroredStrategy()
 
-Imports no TensorFlow, so that what is inconsistent is refused at once.
+Imports no TensorFlow, so that a wrong environment is refused at once.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ ORIGIN_TEXTS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The workers of a run, and which of them this process is.
+    """The workers of a run, and this process's index among them.
 
     Attributes:
       workers: `host:port` of each, in the order of their index.
-      index: which of them this process is.
-      origin: where that was read: `TF_CONFIG`, `slurm`, `kubernetes`, or `local` for workers that
+      index: index of this process.
+      origin: the source: `TF_CONFIG`, `slurm`, `kubernetes`, or `local` for workers that
         `modetrain.cluster.launcher.launch` started.
     """
 
@@ -47,34 +47,29 @@ class Cluster:
         assert 0 <= self.index < len(self.workers)
         assert len(set(self.workers)) == len(self.workers)
 
-    @property
-    def chief(self) -> bool:
-        """Whether this worker writes the run folder, checkpoints and event files."""
-        return self.index == 0
-
     def tf_config(self) -> str:
-        """The value of TF_CONFIG that tells TensorFlow the same."""
+        """The value of TF_CONFIG that describes this cluster to TensorFlow."""
         task = {"type": "worker", "index": self.index}
         return json.dumps({"cluster": {"worker": list(self.workers)}, "task": task})
 
 
 def from_environment(environ: Mapping[str, str], *, port: int | None = None) -> Cluster | None:
-    """The cluster that this process belongs to, or None where the environment tells of none.
+    """The cluster of this process, or None if the environment describes none.
 
-    The first of these that is there decides: TF_CONFIG; a Slurm step of several tasks (`srun python ...`, on CPU nodes
-    too; the batch script itself is no worker); a Kubernetes job with `completionMode: Indexed` whose pods are given
-    MODETRAIN_WORKERS, MODETRAIN_JOB and MODETRAIN_SERVICE.
+    The first of these decides: TF_CONFIG; a Slurm step of several tasks (`srun python ...`, also on CPU nodes; the batch
+    script itself is no worker); a Kubernetes job with `completionMode: Indexed` whose pods have MODETRAIN_WORKERS,
+    MODETRAIN_JOB and MODETRAIN_SERVICE.
 
     Args:
       environ: the environment, `os.environ`.
-      port: the (first) port of workers under Slurm and Kubernetes; by default MODETRAIN_PORT, else one computed from
-        the job's number under Slurm, and 2222 under Kubernetes.
+      port: the (first) port of workers under Slurm and Kubernetes; by default MODETRAIN_PORT, else computed from the
+        job's number under Slurm, and 2222 under Kubernetes.
 
     Raises:
       ConfigError: the environment contradicts itself.
     """
     if environ.get("TF_CONFIG", "").strip():
-        # The launcher's workers know their cluster by TF_CONFIG too, and nobody typed that.
+        # The launcher's workers also have a TF_CONFIG, which no user has typed.
         return _from_tf_config(environ["TF_CONFIG"], "local" if "MODETRAIN_WORKER" in environ else "TF_CONFIG")
     if port is None and environ.get("MODETRAIN_PORT"):
         port = _port(environ["MODETRAIN_PORT"])
@@ -84,16 +79,16 @@ def from_environment(environ: Mapping[str, str], *, port: int | None = None) -> 
 
 
 def check(mode: Mode, environ: Mapping[str, str]) -> None:
-    """Raises ConfigError where a run of several workers is asked for, and nothing tells of them."""
+    """Raises ConfigError if the mode needs several workers and the environment describes none."""
     if mode.strategy != "multiworker" or mode.workers != "auto" or from_environment(environ) is not None:
         return
     if "JOB_COMPLETION_INDEX" in environ:
         raise ConfigError(
-            "mode=multiworker: JOB_COMPLETION_INDEX says that this is a pod of an indexed job, but not of how many. Set "
+            "mode=multiworker: JOB_COMPLETION_INDEX says that this is a pod of an indexed job, but not how many pods it has. Set "
             "MODETRAIN_WORKERS, MODETRAIN_JOB and MODETRAIN_SERVICE, as docs/cluster/kubernetes.yaml does."
         )
     raise ConfigError(
-        "mode=multiworker: neither TF_CONFIG nor Slurm nor Kubernetes tells of other workers. Type mode.workers=2 for two "
+        "mode=multiworker: neither TF_CONFIG nor Slurm nor Kubernetes describes other workers. Type mode.workers=2 for two "
         "processes on this machine; docs/reference/clusters.md says how to run on several."
     )
 
@@ -110,8 +105,8 @@ def _from_tf_config(text: str, origin: str) -> Cluster:
     try:
         given = json.loads(text)
     except json.JSONDecodeError as error:
-        shown = text if len(text) < 200 else f"{text[:200]}..."
-        raise refuse(shown, f"not JSON ({error.msg} at character {error.pos})") from error
+        excerpt = text if len(text) < 200 else f"{text[:200]}..."
+        raise refuse(excerpt, f"not JSON ({error.msg} at character {error.pos})") from error
     if not isinstance(given, dict):
         raise refuse(text if len(text) < 200 else f"{text[:200]}...", "it must be an object with cluster and task")
     cluster, task = given.get("cluster"), given.get("task")
@@ -142,7 +137,7 @@ def _from_tf_config(text: str, origin: str) -> Cluster:
     jobs = {"chief": chiefs, "worker": workers}
     if kind not in jobs:
         raise refuse(f"task.type is {kind!r}", "it must be 'worker' (or 'chief')")
-    if isinstance(index, str) and index.isdecimal():  # TensorFlow takes it as well
+    if isinstance(index, str) and index.isdecimal():  # TensorFlow accepts it too
         index = int(index)
     if not isinstance(index, int) or isinstance(index, bool):
         raise refuse(f"task.index is {index!r}", "it must be a whole number")
@@ -150,7 +145,7 @@ def _from_tf_config(text: str, origin: str) -> Cluster:
         raise refuse(
             f"task is {kind} {index}", f"cluster.{kind} lists {len(jobs[kind])}, so the index must be below that"
         )
-    # A chief is worker 0, the others follow: the order that MultiWorkerMirroredStrategy has.
+    # A chief is worker 0 and the others follow, as in MultiWorkerMirroredStrategy.
     return Cluster(workers=chiefs + workers, index=index + (len(chiefs) if kind == "worker" else 0), origin=origin)
 
 
@@ -177,7 +172,7 @@ _NEEDED = {
 
 
 def _from_kubernetes(environ: Mapping[str, str], port: int) -> Cluster | None:
-    # An indexed job without our own variables may be a sweep of runs that know nothing of each other.
+    # An indexed job without our own variables may be a sweep of independent runs.
     if not any(environ.get(name) for name in _OWN):
         return None
     for name in (*_OWN, "JOB_COMPLETION_INDEX"):

@@ -1,19 +1,21 @@
-"""`mode=multiworker` on the command line: which worker this process is, or the start of all of them on this machine.
+"""`mode=multiworker` on the command line: finds which worker this process is, or starts all workers on this machine.
 
-    code = multiworker.start(settings, line, cwd)    # None: this process is a worker, TF_CONFIG is set, go on
+    code = multiworker.start(settings, line, cwd)    # None: this process is a worker, TF_CONFIG is set, continue
 
-Imports no TensorFlow: a launcher needs none, and a worker's must not be there before TF_CONFIG.
+Imports no TensorFlow: a launcher needs none, and a worker must set TF_CONFIG before it imports TensorFlow.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import sys
 import time
 from pathlib import Path
 
+from modetrain import console
 from modetrain.checkpoints import resume
 from modetrain.cluster import protocol
 from modetrain.cluster.environment import ORIGIN_TEXTS, check, from_environment
@@ -31,17 +33,19 @@ _LEAVE = {
     "slurm": "type it without srun",
     "kubernetes": "unset MODETRAIN_WORKERS, MODETRAIN_JOB and MODETRAIN_SERVICE",
 }
-# Memory of a worker's own once it has joined: measured 0.31 GiB, and as much again that all share.
-_OF_EACH = int(0.3 * 2**30)
-_LAUNCHERS = ("run_dir", "resume", "mode.workers")
+# Memory that a joined worker does not share: measured 0.31 GiB; all workers share as much again.
+_WORKER_MEMORY = int(0.3 * 2**30)
+_LAUNCHER_KEYS = ("run_dir", "resume", "mode.workers")
+
+log = logging.getLogger(__name__)
 
 
 def start(settings: Settings, line: CommandLine, cwd: Path) -> int | None:
-    """Makes this process the worker it is, or starts all workers here and waits for their end.
+    """Sets up this process as a worker, or starts all workers here and waits for their end.
 
     Args:
-      settings: of the run, checked.
-      line: what was typed.
+      settings: the run's settings, checked.
+      line: the command line.
       cwd: the folder to run in.
 
     Returns:
@@ -57,7 +61,7 @@ def start(settings: Settings, line: CommandLine, cwd: Path) -> int | None:
         return _launch(settings, int(wanted), line, cwd)
     count = len(cluster.workers)
     if wanted != "auto" and cluster.origin != "local":
-        # Either may be a leftover: of a shell where a cluster was tried, or of the command for one machine.
+        # Either may be left over: from a shell where a cluster was tried, or from the command for one machine.
         here = f"To start {wanted} workers on this machine {_LEAVE[cluster.origin]}; to be that worker leave mode.workers out."
         raise ConfigError(
             f"mode.workers={wanted}: {ORIGIN_TEXTS[cluster.origin]} that this process is worker {cluster.index} of {count} "
@@ -74,13 +78,13 @@ def start(settings: Settings, line: CommandLine, cwd: Path) -> int | None:
 
 def _check_memory(workers: int, settings: Settings) -> None:
     free = arrays.free_memory()
-    if workers * _OF_EACH <= free:
+    if workers * _WORKER_MEMORY <= free:
         return
     parts = settings.data.batch_size // settings.optimizer.accumulate
-    fit = [fewer for fewer in range(1, workers) if fewer * _OF_EACH <= free and parts % fewer == 0]
+    fit = [fewer for fewer in range(1, workers) if fewer * _WORKER_MEMORY <= free and parts % fewer == 0]
     raise ConfigError(
-        f"mode.workers={workers}: a worker takes {_OF_EACH / 2**30:.1f} GiB and more before it has a model, which makes "
-        f"{workers * _OF_EACH / 2**30:.0f} GiB, and {free / 2**30:.1f} GiB of memory are free on this machine. Type "
+        f"mode.workers={workers}: a worker needs at least {_WORKER_MEMORY / 2**30:.1f} GiB before it has a model, together "
+        f"{workers * _WORKER_MEMORY / 2**30:.0f} GiB, and {free / 2**30:.1f} GiB of memory are free on this machine. Type "
         f"mode.workers={max(fit, default=1)} or fewer; docs/reference/clusters.md says how to run on several machines."
     )
 
@@ -92,8 +96,9 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
         )
     _check_memory(workers, settings)
     began = time.time()
-    where = resume.place(settings, print)
-    kept = [word for word in line.overrides if overrides.key_of(word) not in _LAUNCHERS]
+    console.show_log()
+    where = resume.find_folder(settings)
+    kept = [word for word in line.overrides if overrides.key_of(word) not in _LAUNCHER_KEYS]
     begin = settings.resume
     if begin == "latest" and settings.run_dir != where.folder:
         begin = str(settings.run_dir)
@@ -107,21 +112,23 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
         after = settings.mode.restart_workers
         count = workers if after == "auto" else int(after)
         newest = run_folder.newest(where.folder)
-        # A checkpoint that was there before may be of a branch that this run leaves.
+        # An earlier checkpoint may be of a branch that this run leaves.
         made_one = newest is not None and newest.stat().st_mtime > began
         if made_one or begin is None:
-            said = f"step {run_folder.step_of(newest)}" if newest is not None else "step 0: there is no checkpoint yet"
-            return Again(command=command(count, "latest"), workers=count, begin=said)
+            where_from = (
+                f"step {run_folder.step_of(newest)}" if newest is not None else "step 0: there is no checkpoint yet"
+            )
+            return Again(command=command(count, "latest"), workers=count, begin=where_from)
         return Again(
             command=command(count, begin), workers=count, begin=f"resume={begin}: no later checkpoint is there yet"
         )
 
-    print(f"modetrain: {workers} workers on this machine -> {paths.format_path(where.folder, cwd)}", flush=True)
+    log.info(f"modetrain: {workers} workers on this machine -> {paths.format_path(where.folder, cwd)}")
     outcome = launch(
         command(workers, begin),
         workers=workers,
         folder=where.folder,
-        say=lambda line: print(f"modetrain: {line}", flush=True),
+        prefix="modetrain: ",
         restarts=settings.mode.restarts,
         limits=Limits(startup=settings.mode.startup_timeout),
         environ={**os.environ, protocol.COMMAND: settings.command},
@@ -130,11 +137,11 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
     changes: dict[str, object] = {"restarts": [dataclasses.asdict(restart) for restart in outcome.restarts]}
     if outcome.cause is not None:
         changes |= {"status": "failed", "error": outcome.cause}
-        # Of whichever worker; what another wrote there is that it lost this one.
+        # The cause, from any worker: another worker may have written there that it lost this one.
         logs = paths.format_path(where.folder / run_folder.WORKERS, cwd)
         with contextlib.suppress(OSError):
             (where.folder / run_folder.ERROR).write_text(
-                outcome.traceback or f"{outcome.cause}\nAll that was printed: {logs}\n"
+                outcome.traceback or f"{outcome.cause}\nThe output of all workers: {logs}\n"
             )
     run_json.update(where.folder, changes)
     return outcome.code

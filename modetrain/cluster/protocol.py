@@ -1,7 +1,7 @@
-"""What a worker process owes the launcher that started it: to die with it, to say that it has joined, to say why it failed.
+"""What a worker process does for its launcher: it dies with it, and reports that it has joined or why it failed.
 
     die_with_parent(os.environ)                  # first of all, before TensorFlow is imported
-    announce_waiting(os.environ)                 # started, and about to join
+    announce_waiting(os.environ)                 # started, waits for the others
     strategy = tf.distribute.MultiWorkerMirroredStrategy(...)
     announce_ready(os.environ)                   # joined: all workers have found each other
     try: ...
@@ -11,8 +11,8 @@
             leave()                              # the launcher names the cause, which this traceback would hide
         raise
 
-Each is a no-op in a process that the launcher did not start. MODETRAIN_WORKER and MODETRAIN_RESTART hold the worker's
-index and the number of restarts before this one.
+Each does nothing in a process that the launcher did not start. MODETRAIN_WORKER and MODETRAIN_RESTART hold the worker's
+index and the number of restarts so far.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RESTART = "MODETRAIN_RESTART"
 WAITING_FILE = "MODETRAIN_WAITING_FILE"
 READY_FILE = "MODETRAIN_READY_FILE"
 FAILURE_FILE = "MODETRAIN_FAILURE_FILE"
-COMMAND = "MODETRAIN_COMMAND"  # what the user typed, of which the launcher made this worker's command line
+COMMAND = "MODETRAIN_COMMAND"  # the user's command, from which the launcher made this worker's command line
 LAUNCHER = "MODETRAIN_LAUNCHER"  # pid:descriptor:inode of the launcher and of the pipe whose other end it holds
 
 _PR_SET_PDEATHSIG = 1
@@ -54,11 +54,11 @@ class Report:
     Attributes:
       at: when, on the machine's monotonic clock, which all processes share.
       type: name of the exception's class.
-      message: what it says.
+      message: the exception's message.
       traceback: as Python prints it, notes included.
-      code: the exit code that the error stands for; the process itself may be killed before it exits with that.
-      headline: what a person is told of it in a line, where more is known than its type and message.
-      told: what a person is told of it, where that is less than the traceback.
+      code: the exit code for the error; the process may be killed before it exits with it.
+      headline: the error in one line for the user, if more is known than its type and message.
+      text: the error for the user, if it is shorter than the traceback.
     """
 
     at: float
@@ -75,29 +75,29 @@ class Report:
         if self.headline:
             return self.headline
         text = self.message.strip()
-        if text.startswith("Graph execution error"):  # what failed comes after the places in the graph
+        if text.startswith("Graph execution error"):  # the error comes after the places in the graph
             text = text.rpartition("\n\n")[2].strip()
         return f"{self.type}: {text.splitlines()[0]}" if text else self.type
 
     @property
     def lost_a_peer(self) -> bool:
-        """Whether it tells of a lost peer and not of this worker's own failure."""
+        """Whether it reports a lost peer and not this worker's own failure."""
         return says_lost_peer(self.type, self.message)
 
 
 def restarted(environ: Mapping[str, str]) -> bool:
-    """Whether the launcher has started the run's workers again."""
+    """Whether the launcher has restarted the run's workers."""
     return environ.get(RESTART, "0") != "0"
 
 
 def announce_waiting(environ: Mapping[str, str]) -> None:
-    """Tells the launcher that this worker is about to join, and only waits for the others."""
+    """Reports to the launcher that this worker only waits for the others to join."""
     if WAITING_FILE in environ:
         Path(environ[WAITING_FILE]).touch()
 
 
 def announce_ready(environ: Mapping[str, str]) -> None:
-    """Tells the launcher that this worker has joined the cluster."""
+    """Reports to the launcher that this worker has joined the cluster."""
     if READY_FILE in environ:
         Path(environ[READY_FILE]).touch()
 
@@ -105,16 +105,16 @@ def announce_ready(environ: Mapping[str, str]) -> None:
 def announce_failure(
     error: BaseException, environ: Mapping[str, str], *, code: int | None = None, headline: str = "", text: str = ""
 ) -> Report | None:
-    """Tells the launcher what ended this worker. Never raises, because the error matters more.
+    """Reports to the launcher what ended this worker. Never raises, because the error matters more.
 
     Args:
-      error: that.
-      environ: this process's.
+      error: what ended this worker.
+      environ: this process's environment.
       code: see `Report`; 2 for a `ConfigError` and 1 for others by default.
       headline, text: see `Report`.
 
     Returns:
-      What was announced, which is the first error if there are several; None in a process that nobody launched.
+      The report of the first error; None in a process that the launcher did not start.
     """
     if FAILURE_FILE not in environ:
         return None
@@ -137,7 +137,7 @@ def announce_failure(
 
 
 def leave(code: int = 1) -> NoReturn:
-    """Ends this process at once. TensorFlow would wait some 10 s for peers that do not come any more."""
+    """Ends this process at once. TensorFlow would wait about 10 s for peers that have ended."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -145,7 +145,7 @@ def leave(code: int = 1) -> NoReturn:
 
 
 def read_report(path: Path) -> Report | None:
-    """What `announce_failure` wrote, or None where it has not."""
+    """What `announce_failure` wrote, or None."""
     try:
         written = json.loads(path.read_text())
     except FileNotFoundError:
@@ -154,10 +154,10 @@ def read_report(path: Path) -> Report | None:
 
 
 def die_with_parent(environ: Mapping[str, str]) -> None:
-    """From now on this process dies when the launcher does, however that happens, so that no worker is left behind.
+    """From now on this process dies when the launcher does, for any reason, so that no worker stays behind.
 
-    On Linux the kernel sees to it, for a stopped process too. A thread that waits for the launcher's end of a pipe to
-    close does the same everywhere, and where a shell or another wrapper stands between the two.
+    On Linux the kernel does it, even for a stopped process. A thread that waits for the launcher's end of a pipe to close
+    does the same on every system, and where a shell or another wrapper stands between the two.
     """
     if LAUNCHER not in environ:
         return
@@ -171,7 +171,7 @@ def die_with_parent(environ: Mapping[str, str]) -> None:
     has_pipe = _is_pipe(descriptor, inode)
     if has_pipe:
         os.set_inheritable(descriptor, False)
-        if select.select([descriptor], [], [], 0)[0]:  # nobody writes: the other end is closed already
+        if select.select([descriptor], [], [], 0)[0]:  # the launcher never writes: the other end is closed already
             _die()
     watch = threading.Thread(
         target=_watch, args=(descriptor if has_pipe else None, parent), daemon=True, name="launcher-watch"
@@ -180,7 +180,7 @@ def die_with_parent(environ: Mapping[str, str]) -> None:
 
 
 def _is_pipe(descriptor: int, inode: int) -> bool:
-    """Whether it is the launcher's pipe: a wrapper may have closed that, and its number may be some other file by now."""
+    """Whether it is the launcher's pipe: a wrapper may have closed it, and its number may now be another file."""
     try:
         return os.fstat(descriptor).st_ino == inode
     except OSError:

@@ -1,17 +1,18 @@
-"""Workers wait for each other before TensorFlow does: who does not come is named in time, and signals end the waiting.
+"""Workers wait for each other before TensorFlow does: missing workers are reported in time, and signals end the wait.
 
     with join_workers(os.environ, within=120):
         strategy = tf.distribute.MultiWorkerMirroredStrategy(...)
 
-TensorFlow waits for ever. It holds Python's lock meanwhile, so that neither a handler nor a thread of Python's runs, and takes
-SIGTERM for itself. So each worker first answers at its own address until all others answer at theirs; of a worker that is
-further on TensorFlow's server answers there. What is then left to TensorFlow takes a second.
+TensorFlow waits for ever. While it waits it holds Python's lock, so no Python handler or thread runs, and it takes SIGTERM for
+itself. So each worker first answers at its own address until all others answer at theirs. Once a worker has continued,
+TensorFlow's server answers there. TensorFlow then joins within a second.
 """
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
+import logging
 import math
 import os
 import signal
@@ -24,8 +25,10 @@ from collections.abc import Iterator, Mapping
 from modetrain.cluster import protocol
 from modetrain.cluster.environment import Cluster, from_environment
 
-_SAID_AFTER = 5.0  # seconds of waiting, and between two lines about it
-_EVERY = 0.2  # seconds between two looks
+log = logging.getLogger(__name__)
+
+_LOG_EVERY = 5.0  # seconds before the first line about waiting, and between two lines
+_POLL_EVERY = 0.2  # seconds
 _PATIENCE = 1.0  # seconds that a peer may take to answer
 _MOST_NAMED = 4
 
@@ -36,15 +39,14 @@ class NotJoinedError(Exception):
 
 @contextlib.contextmanager
 def join_workers(environ: Mapping[str, str], *, within: float) -> Iterator[None]:
-    """Enters once all workers are there; within, TensorFlow may join them. Must be entered in the main thread.
+    """Enters once all workers answer; within this TensorFlow may join them. Must be entered in the main thread.
 
     Args:
-      environ: the environment, which tells of the cluster.
-      within: seconds that the others may take, and TensorFlow after them. Workers that were started here have no limit of their
-        own: the launcher knows more.
+      environ: the environment, which describes the cluster.
+      within: seconds that the others may take, and then TensorFlow. The launcher sets the limit for workers that it started.
 
     Raises:
-      NotJoinedError: some worker does not answer in time.
+      NotJoinedError: a worker does not answer in time.
     """
     cluster = from_environment(environ)
     if cluster is None or len(cluster.workers) == 1:
@@ -54,8 +56,8 @@ def join_workers(environ: Mapping[str, str], *, within: float) -> Iterator[None]
     alone = cluster.origin != "local"
     with _die_by_signals():
         _wait_for_all(cluster, within if alone else math.inf)
-        if alone:  # a timer of C's, for a peer that is lost from now on
-            faulthandler.dump_traceback_later(max(within, 2 * _SAID_AFTER), exit=True, file=sys.stderr)
+        if alone:  # a timer in C, in case a peer is lost from now on
+            faulthandler.dump_traceback_later(max(within, 2 * _LOG_EVERY), exit=True, file=sys.stderr)
         try:
             yield
         finally:
@@ -74,13 +76,13 @@ def _die_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        for number in caught:  # SIGTERM has become TensorFlow's
+        for number in caught:  # TensorFlow has taken SIGTERM
             signal.signal(number, before[number] or signal.SIG_DFL)
 
 
 def _wait_for_all(cluster: Cluster, within: float) -> None:
     began = time.monotonic()
-    told_at, told = began, ""
+    logged_at, logged = began, ""
     missing = {number: "" for number in range(len(cluster.workers)) if number != cluster.index}
     with _answer_peers(cluster):
         while True:
@@ -97,20 +99,20 @@ def _wait_for_all(cluster: Cluster, within: float) -> None:
             now = time.monotonic()
             if now - began >= within:
                 raise NotJoinedError(
-                    f"worker {cluster.index} has waited {within:g} s for {_format_workers(cluster, missing)}. Start what is missing, see "
-                    "in its output why it does not come, or type mode.startup_timeout= with more seconds."
+                    f"worker {cluster.index} has waited {within:g} s for {_format_workers(cluster, missing)}. Start what is "
+                    "missing, see in its output why it does not come, or type mode.startup_timeout= with more seconds."
                 )
             line = f"worker {cluster.index} waits for {_format_workers(cluster, missing)}"
-            if now - told_at >= _SAID_AFTER and line != told:
-                told_at, told = now, line
+            if now - logged_at >= _LOG_EVERY and line != logged:
+                logged_at, logged = now, line
                 limit = f"; at most {within:g} s (mode.startup_timeout)" if within < math.inf else ""
-                print(f"{line}{limit}", flush=True)
-            time.sleep(_EVERY)
+                log.info(f"{line}{limit}")
+            time.sleep(_POLL_EVERY)
 
 
 @contextlib.contextmanager
 def _answer_peers(cluster: Cluster) -> Iterator[None]:
-    """Within this, this worker answers whoever connects to its address."""
+    """Within this the worker answers every connection to its address."""
     address = cluster.workers[cluster.index]
     port = int(address.rpartition(":")[2])
     both = socket.has_dualstack_ipv6()
@@ -120,18 +122,18 @@ def _answer_peers(cluster: Cluster) -> Iterator[None]:
     except OSError as error:
         raise NotJoinedError(
             f"worker {cluster.index} cannot listen at its address {address}: {os.strerror(error.errno or 0)}. End the process "
-            f"that does, or give the worker another port ({_how(cluster)})."
+            f"that uses it, or give the worker another port ({_how(cluster)})."
         ) from error
     ended = threading.Event()
 
     def answer() -> None:
         while not ended.is_set():
-            with contextlib.suppress(OSError):  # also those of a peer that is gone already
+            with contextlib.suppress(OSError):  # a peer may have gone already
                 peer, _ = server.accept()
                 with peer:
                     peer.sendall(b"modetrain\n")
 
-    server.settimeout(_EVERY)
+    server.settimeout(_POLL_EVERY)
     thread = threading.Thread(target=answer, daemon=True, name="modetrain-joining")
     thread.start()
     try:
@@ -143,7 +145,7 @@ def _answer_peers(cluster: Cluster) -> Iterator[None]:
 
 
 def _problem(address: str) -> str | None:
-    """Why a worker is not there, in words; None where it answers. One that is frozen is connected to, and says nothing."""
+    """Why a worker does not answer, in words; None if it does. A frozen worker accepts the connection, but sends nothing."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE) as peer:
@@ -169,4 +171,4 @@ def _format_workers(cluster: Cluster, missing: Mapping[int, str]) -> str:
 
 
 def _how(cluster: Cluster) -> str:
-    return "in everyone's TF_CONFIG" if cluster.origin in ("TF_CONFIG", "local") else "MODETRAIN_PORT=, for all workers"
+    return "in every TF_CONFIG" if cluster.origin in ("TF_CONFIG", "local") else "MODETRAIN_PORT=, for all workers"

@@ -1,6 +1,6 @@
-"""The tasks of a Slurm step: on which node each runs and at which port, computed alike in every task from SLURM_ variables.
+"""The tasks of a Slurm step: the node and port of each, computed in every task from SLURM_ variables.
 
-TensorFlow's own resolver counts GPUs to do this and so fails on CPU nodes; nothing here depends on what a node has.
+TensorFlow's own resolver counts GPUs for this and fails on CPU nodes; nothing here depends on a node's devices.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from modetrain.errors import ConfigError
 
-# Ports below the range that Linux hands out to outgoing connections (32768 on), one block for each job and step.
+# Ports below the range that Linux uses for outgoing connections (from 32768), one block for each job and step.
 _FIRST_PORT, _BLOCK, _BLOCKS = 15_000, 16, 1_000
 
 
@@ -30,18 +30,18 @@ class Step:
 
 
 def step(environ: Mapping[str, str], *, port: int | None = None) -> Step | None:
-    """The step that this process is a task of, or None where it is not one of several tasks.
+    """The step of this process, or None if it is not one of several tasks.
 
     Args:
       environ: the environment, `os.environ`.
-      port: port of the first task on each node; the tasks after it on the same node count up. By default one computed
-        from the numbers of job and step, so that all tasks agree and steps on the same node differ.
+      port: port of the first task on each node; later tasks on the same node count up. By default it is computed from the
+        numbers of job and step: all tasks agree, and steps on the same node differ.
 
     Raises:
-      ConfigError: the variables contradict each other, or the tasks are placed in a way that cannot be computed.
+      ConfigError: the variables contradict each other, or the placement of the tasks cannot be computed.
     """
-    # SLURM_PROCID and SLURM_NTASKS are set in a batch script too, which is not a worker and would wait for the others
-    # for ever: srun alone sets what is named after the step.
+    # A batch script has SLURM_PROCID and SLURM_NTASKS too, but is no worker and would wait for the others for ever. Only srun
+    # sets the variables of the step.
     if "SLURM_PROCID" not in environ or "SLURM_STEP_NUM_TASKS" not in environ:
         return None
     count = _number(environ, "SLURM_STEP_NUM_TASKS")
@@ -60,7 +60,7 @@ def step(environ: Mapping[str, str], *, port: int | None = None) -> Step | None:
     if len(nodes) != len(tasks):
         raise ConfigError(
             f"{tasks_name}={tasks_text} has {len(tasks)} nodes, {nodes_name}={nodes_text} has {len(nodes)}: the two "
-            "must tell of the same nodes. Start the workers with srun, which sets both for the step"
+            "must describe the same nodes. Start the workers with srun, which sets both for the step"
         )
     if sum(tasks) != count:
         raise ConfigError(
@@ -81,7 +81,7 @@ def step(environ: Mapping[str, str], *, port: int | None = None) -> Step | None:
 def expand_nodes(text: str, name: str = "SLURM_STEP_NODELIST") -> list[str]:
     """The nodes of Slurm's short form: `rack[1-2]n[01-02],gpu5` is rack1n01, rack1n02, rack2n01, rack2n02, gpu5."""
     nodes: list[str] = []
-    # Commas inside of brackets part numbers, those outside part nodes.
+    # Commas inside brackets separate numbers, commas outside separate nodes.
     for part in re.split(r",(?![^\[]*\])", text.strip()):
         pieces = re.findall(r"\[([^\[\]]*)\]|([^\[\],\s]+)", part)
         if not pieces or "".join(f"[{numbers}]" if numbers else plain for numbers, plain in pieces) != part:
@@ -103,7 +103,7 @@ def _numbers(text: str, name: str, whole: str) -> Iterator[str]:
 
 
 def expand_tasks(text: str, name: str = "SLURM_STEP_TASKS_PER_NODE") -> list[int]:
-    """Tasks on each node, of Slurm's short form: `2(x3),1` is 2, 2, 2, 1."""
+    """The number of tasks on each node from Slurm's short form: `2(x3),1` is 2, 2, 2, 1."""
     tasks: list[int] = []
     for part in text.strip().split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
@@ -114,7 +114,7 @@ def expand_tasks(text: str, name: str = "SLURM_STEP_TASKS_PER_NODE") -> list[int
 
 
 def _place_tasks(tasks: Sequence[int], chunk: int) -> Iterator[tuple[int, int]]:
-    """For each rank its node and which of that node's tasks it is, when nodes are given `chunk` tasks in turn."""
+    """Yields (node, number of the task on that node) for each rank, when each node gets `chunk` tasks in turn."""
     placed = [0] * len(tasks)
     while sum(placed) < sum(tasks):
         for node, wanted in enumerate(tasks):
@@ -126,7 +126,7 @@ def _place_tasks(tasks: Sequence[int], chunk: int) -> Iterator[tuple[int, int]]:
 def _chunk(environ: Mapping[str, str]) -> int:
     """How many tasks in turn go to a node."""
     given = environ.get("SLURM_DISTRIBUTION", "block")
-    kind = re.split(r"[:,]", given)[0].lower()  # cyclic:block is how cores are dealt out within a node
+    kind = re.split(r"[:,]", given)[0].lower()  # the rest describes the cores within a node, as in cyclic:block
     if kind == "cyclic":
         return 1
     if kind == "plane":
@@ -134,13 +134,13 @@ def _chunk(environ: Mapping[str, str]) -> int:
     if kind in ("block", "*", "unknown", ""):
         return 1 << 30
     raise ConfigError(
-        f"SLURM_DISTRIBUTION={given}: on which node each task runs cannot be computed from that. Type "
+        f"SLURM_DISTRIBUTION={given}: the node of each task cannot be computed from that. Type "
         "srun --distribution=block"
     )
 
 
 def _check_own_node(environ: Mapping[str, str], rank: int, places: Sequence[tuple[int, int]]) -> None:
-    """Compares what was computed with what Slurm tells this task alone: wrong addresses would only time out."""
+    """Compares the computed placement with this task's own variables: wrong addresses would only time out."""
     for name, computed in zip(("SLURM_NODEID", "SLURM_LOCALID"), places[rank], strict=True):
         if name in environ and _number(environ, name) != computed:
             raise ConfigError(
@@ -154,9 +154,9 @@ def _first_port(environ: Mapping[str, str]) -> int:
     name, text = _first(environ, "SLURM_JOB_ID", "SLURM_JOBID")
     if not text.isdecimal():
         raise ConfigError(
-            f"{name}={text!r}: not a number, so no port can be computed. Set MODETRAIN_PORT, say to 15000"
+            f"{name}={text!r}: not a number, so no port can be computed. Set MODETRAIN_PORT, for example to 15000"
         )
-    # Neighbouring jobs, and steps of a job that run at once, get blocks of their own.
+    # Neighbouring jobs, and steps of a job that run together, get different blocks.
     return _FIRST_PORT + _BLOCK * ((int(text) + 7 * _number(environ, "SLURM_STEP_ID", default=0)) % _BLOCKS)
 
 

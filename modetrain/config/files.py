@@ -9,7 +9,7 @@ from typing import Any
 
 from modetrain.config.overrides import groups
 from modetrain.errors import ConfigError, closest, did_you_mean
-from modetrain.files.paths import options, shown
+from modetrain.files.paths import find_options, format_path
 from modetrain.keys import leaves
 
 PACKAGE_LINE = "# @package _global_"
@@ -57,7 +57,7 @@ def read(path: Path, group: str, cwd: Path) -> ConfigFile:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    name = shown(path, cwd)
+    name = format_path(path, cwd)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
@@ -157,14 +157,14 @@ def _problems(file: ConfigFile, root: ConfigFile, folders: Sequence[Path]) -> It
                 "instead."
             )
         elif find(group, option, folders) is None and (group, option) != ("callbacks", "standard"):
-            names = options(group, folders)
+            names = find_options(group, folders)
             listed = f" {group} is one of {', '.join(names)}.{did_you_mean(option, names)}" if names else ""
             yield f"{asks} {f'{group}/{option}'.lstrip('/')}, which no config folder has.{listed}"
 
 
 def near_group(name: str, option: str, folders: Sequence[Path]) -> str | None:
     """The group that was probably meant, of those that have the option if there are any: `modle=mlp` is no mode."""
-    having = [group for group in groups(folders) if option in options(group, folders)]
+    having = [group for group in groups(folders) if option in find_options(group, folders)]
     return closest(name, having) or closest(name, groups(folders))
 
 

@@ -1,1 +1,1 @@
-"""Examples by step: data sets, their sources, the order of examples, and the loader that hands out batches."""
+"""Examples by step: data sets, their sources, the order of examples, and the loader of batches."""

@@ -1,13 +1,13 @@
-"""Data: position is (seed, step). Any batch can be asked for, and blocks of batches stream from any step on.
+"""Batches as functions of (seed, step): any batch can be made, and blocks of batches stream from any step on.
 
     data.batch(step)              one training batch, as `Recipe.prepare` makes it
     data.train_blocks(first, K)   endless blocks of K batches each, for steps first, first + K, ...
     data.eval_blocks(K)           every evaluation example exactly once; the last batch may be short
 
-Over several replicas a training batch is cut, so that all of them together see what one device would. In evaluation each
-replica takes whole batches in turn, so that a value of a whole batch too is what one device would return.
+A training batch is sharded over the replicas, so together they see the batch of one device. In evaluation the replicas
+take whole batches in turn, so a value of a whole batch also equals that of one device.
 
-The order is computed and not stored (`order.py`), so that seeking costs nothing and a resumed run needs no saved iterator.
+The order is computed and not stored (`permutation.py`): seeking costs nothing, and a resumed run needs no saved iterator.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from modetrain.engine.random import named_seed
 from modetrain.errors import ConfigError, nearest_multiple
 from modetrain.settings import DataSettings
 
-# What the batches of one call may take in memory before `steps_per_call=auto` asks for fewer of them.
+# Memory for the batches of one call, which bounds `steps_per_call=auto`.
 _BLOCK_BYTES = 64 * 2**20
 _MOST_STEPS = 100
 
@@ -39,9 +39,9 @@ class Data:
       settings: see `DataSettings`.
       seed: the run's seed.
       prepare: `Recipe.prepare`.
-      sharding: how a training batch is cut.
-      debug: prepare batches in this thread, one at a time and only when they are needed, so that a breakpoint in
-        `prepare` stops on the values of the batch that the next step gets.
+      sharding: how a training batch is sharded.
+      debug: prepare batches in this thread, one at a time and only when they are needed. A breakpoint in `prepare` then
+        stops at the batch of the next step.
 
     Attributes:
       source: as given.
@@ -49,7 +49,7 @@ class Data:
       sharding: as given.
 
     Raises:
-      ConfigError: a batch cannot be cut into equal shares, or there are too few examples for one or for `overfit`.
+      ConfigError: a batch cannot be sharded equally, or there are too few examples for one or for `overfit`.
     """
 
     def __init__(
@@ -75,38 +75,38 @@ class Data:
             most = self._train_size // settings.batch_size
             raise ConfigError(
                 f"data.overfit={settings.overfit} with data.batch_size={settings.batch_size}: there are only "
-                f"{self._train_size:,} training examples, so some would be seen twice. Type data.overfit={max(most, 1)}"
+                f"{self._train_size:,} training examples, so some would come twice. Type data.overfit={max(most, 1)}"
                 + (f" data.batch_size={self._train_size}." if not most else ".")
             )
         self._order = Permutation(examples=self._train_size, seed=seed, only=self._overfit_examples)
-        with tf.device("CPU:0"):  # where the input pipeline gathers from
+        with tf.device("CPU:0"):  # the input pipeline gathers there
             self._train = {name: tf.constant(array) for name, array in source.train.items()}
             self._eval = {} if settings.overfit else {k: tf.constant(v) for k, v in source.eval.items()}
 
     @property
     def prepares(self) -> bool:
-        """Whether whole batches are prepared, and cut only then."""
+        """Whether whole batches are prepared before they are sharded."""
         return self._prepare is not None
 
     @property
     def eval_examples(self) -> int:
-        """Examples that one evaluation sees."""
+        """Number of examples in one evaluation."""
         size = self._overfit_examples if self.settings.overfit else _size(self.source.eval)
         batches = self.settings.eval_batches
         return size if batches is None else min(size, batches * self._eval_batch_size)
 
     def batch(self, step: int) -> dict[str, tf.Tensor]:
-        """The training batch of one step: per feature a tensor [batch_size, ...]."""
+        """The training batch of one step: by feature a tensor [batch_size, ...]."""
         return self._train_batch(tf.constant(step, tf.int64))
 
     def steps_that_fit(self) -> int:
-        """What `mode.steps_per_call=auto` comes to: as many training batches as fit 64 MiB, at most 100.
+        """Resolves `mode.steps_per_call=auto`: as many training batches as fit 64 MiB, at most 100.
 
-        1 where batches are debugged: none is prepared before a step needs it, not even to tell how large it is.
+        It is 1 where batches are debugged: no batch is prepared before its step, not even to measure its size.
         """
         if self._debug:
             return 1
-        # Traced and not made: what fails in a batch is to fail where it is asked for again and named.
+        # Traced and not made: a batch that fails must fail in the loader, which retries and names it.
         traced = tf.function(self._train_batch).get_concrete_function(tf.TensorSpec([], tf.int64))
         batch = traced.structured_outputs
         if not all(value.shape.is_fully_defined() for value in batch.values()):
@@ -120,22 +120,22 @@ class Data:
 
         Args:
           first: a step.
-          length: batches of a block.
-          skipped: so many batches were left out before: step `n` gets batch `n + skipped`.
+          length: number of batches in a block.
+          skipped: number of batches left out before: step `n` gets batch `n + skipped`.
         """
         for arrays in self._train_arrays(first + skipped, length):
             yield StackedBatches.from_shards(arrays, first, self.sharding)
             first += length
 
     def eval_blocks(self, length: int) -> Iterator[StackedBatches]:
-        """Blocks of up to `length` evaluation batches a replica: all of one shape, but for the last batch where it is short.
+        """Blocks of up to `length` evaluation batches for each replica, all of one shape except a short last batch.
 
-        With `overfit` they are the very batches trained on, as large and prepared alike.
+        With `overfit` they are the training batches themselves.
         """
         size, batch_size = self.eval_examples, self._eval_batch_size
         full, rest = divmod(size, batch_size)
         count, first, local = self.sharding.replicas, self.sharding.first, self.sharding.local
-        rounds = -(-full // count)  # in a round every replica evaluates a batch
+        rounds = -(-full // count)  # in a round every replica evaluates one batch
         length = max(1, min(length, rounds))
 
         def prepare(index, examples):
@@ -145,14 +145,14 @@ class Data:
             return self._prepare_batch(self._gather(self._eval, positions), index, training=False)
 
         def make_round(number, prepare=prepare):
-            # A block is filled up beyond the last full batch, with examples that are not counted.
+            # Beyond the last full batch a block is filled up with examples that are not counted.
             batches = [prepare(tf.minimum(number * count + first + i, full - 1), batch_size) for i in range(local)]
             return {name: tf.stack([batch[name] for batch in batches])[tf.newaxis] for name in batches[0]}
 
         def iter_in_python():
             last: dict[int, dict[str, tf.Tensor]] = {}
 
-            def once(index, examples):  # what fills a block up is not prepared again
+            def once(index, examples):  # a batch that fills up a block is not prepared again
                 if int(index) not in last:
                     last.clear()
                     last[int(index)] = prepare(index, examples)
@@ -182,7 +182,7 @@ class Data:
                     numbers=tf.constant(here, tf.int64),
                     counted=here < full,
                 )
-        if rest:  # every replica evaluates it, and the first one's result is counted
+        if rest:  # every replica evaluates it, but only the first one's result is counted
             arrays = prepare(tf.constant(full, tf.int64), rest)
             yield StackedBatches(
                 first=full,
@@ -211,8 +211,8 @@ class Data:
         most = self._train_size // shares * shares
         fix = f"Type data.batch_size={most} or less." if most else f"At least {shares} examples are needed."
         raise ConfigError(
-            f"data.batch_size={given}: there are only {self._train_size:,} training examples, so a batch would hold some of "
-            f"them more than once. {fix}"
+            f"data.batch_size={given}: there are only {self._train_size:,} training examples, so a batch would hold some "
+            f"more than once. {fix}"
         )
 
     def _train_arrays(self, first: int, length: int) -> Iterator[dict[str, tf.Tensor]]:
@@ -224,8 +224,7 @@ class Data:
                 yield {name: tf.stack([batch[name] for batch in batches]) for name in batches[0]}
                 first += length
         if self._prepare is None:
-            # Without a `prepare` of the recipe's own a whole block is one gather, however many batches it holds, and
-            # of no more than this process needs.
+            # Without a `prepare` of the recipe one gather makes a whole block, and only this process's part of it.
             def gather(start):
                 rows = self._train_indices(start + tf.range(length, dtype=tf.int64))
                 return self._gather(self._train, self.sharding.shard(rows, axis=1))
@@ -257,7 +256,7 @@ class Data:
         return {name: tf.gather(array, rows) for name, array in arrays.items()}
 
     def _train_batch(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
-        # One of the batches that are overfitted to is the same at each return, augmentation included.
+        # A batch of `overfit` is the same each time it returns, with the same augmentation.
         draw = step % self.settings.overfit if self.settings.overfit else step
         return self._prepare_batch(self._gather(self._train, self._train_indices(step)), draw, training=True)
 

@@ -1,7 +1,7 @@
-"""The feed hands out the block of batches that a step is in, and asks again where the data fails for a moment.
+"""Loads the stacked batches of a step, and retries where the data fails for a moment.
 
-Position is (seed, step): the same batch can be asked for again, so that a hiccup of a file system costs a pause and not
-the run. Windows of batches that a run has left out (see `rollback.py`) are passed over here.
+A batch is a function of (seed, step), so it can be loaded again: a short failure of a file system costs a pause and not
+the run. The loader also leaves out the windows of batches that a rollback skips (see `rollback.py`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from modetrain.data.dataset import Data
 from modetrain.diagnostics import tf_errors
 from modetrain.engine.batching import StackedBatches
 
-# What may be otherwise a second later; `UnknownError` is an exception of the user's own Python in a `py_function`.
-_PASSING = (
+# Errors that may be gone a second later; `UnknownError` is an exception of the user's Python in a `py_function`.
+_TRANSIENT = (
     OSError,
     tf.errors.UnavailableError,
     tf.errors.UnknownError,
@@ -31,16 +31,16 @@ log = logging.getLogger(__name__)
 
 
 class BatchLoader:
-    """Blocks of training batches by step.
+    """Stacked training batches by step.
 
     Args:
-      data: where they come from.
-      length: batches of a block.
-      sleep: waits so many seconds.
+      data: the batches.
+      length: number of batches in a block.
+      sleep: waits for a number of seconds.
 
     Attributes:
       length: as given.
-      skipped_batches: (step, count): at that step so many batches were passed over.
+      skipped_batches: (step, count) for each window: the batches that were left out before that step.
     """
 
     def __init__(self, data: Data, length: int, *, sleep: Callable[[float], None] = time.sleep):
@@ -52,10 +52,10 @@ class BatchLoader:
         self.skipped_batches: list[tuple[int, int]] = []
 
     def block(self, step: int) -> StackedBatches:
-        """The block that the batch of `step` is in.
+        """The block that holds the batch of `step`.
 
         Raises:
-          Exception: whatever the data raises, once it has been asked `data.retries` times again.
+          Exception: the data's error, after `data.retries` retries.
         """
         if self._block is not None and self._block.first <= step < self._block.first + self._block.length:
             return self._block
@@ -66,22 +66,22 @@ class BatchLoader:
                     self._blocks = self._data.train_blocks(step, self.length, skipped=self.skipped_count)
                 self._block = next(self._blocks)
                 return self._block
-            except _PASSING as error:
-                self.reset()  # what failed once stays failed
+            except _TRANSIENT as error:
+                self.reset()  # an iterator that failed stays failed
                 if attempt == retries:
                     raise
                 pause = _PAUSE * 2**attempt
                 message = tf_errors.read(error)
-                said = message.text if message is not None else f"{type(error).__name__}: {error}"
+                text = message.text if message is not None else f"{type(error).__name__}: {error}"
                 log.warning(
-                    f"the data of step {step + 1} failed ({said.splitlines()[0][:200]}); asking again in "
+                    f"the data of step {step + 1} failed ({text.splitlines()[0][:200]}); retrying in "
                     f"{pause:.0f} s ({attempt + 1} of data.retries={retries})"
                 )
                 self._sleep(pause)
         raise AssertionError
 
     def find_failing_step(self, step: int) -> int:
-        """Of the block that begins at `step` and could not be had, the first step whose batch fails by itself; else `step`."""
+        """The first step of a failed block whose batch fails by itself; `step`, where the block begins, if none does."""
         for index in range(step, step + self.length):
             try:
                 self._data.batch(index + self.skipped_count)
@@ -91,9 +91,9 @@ class BatchLoader:
 
     @property
     def skipped_count(self) -> int:
-        """How many batches were left out so far."""
+        """Number of batches left out so far."""
         return sum(count for _, count in self.skipped_batches)
 
     def reset(self) -> None:
-        """Starts again at the step that is asked for next."""
+        """Starts again at the next step that `block` is called with."""
         self._blocks = self._block = None

@@ -1,6 +1,6 @@
-"""The order in which training examples are seen: a permutation per epoch, computed and not stored.
+"""The order of the training examples: a permutation for each epoch, computed and not stored.
 
-Epochs follow each other without gaps: every example is seen once before any is seen again.
+Epochs follow each other without gaps: every example comes once before any comes again.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import hashlib
 
 import tensorflow as tf
 
-# Of the cipher behind RandomIndexShuffle. With its usual 4 rounds and small seeds, 40 examples are hardly shuffled and
-# successive epochs of 60,000 nearly alike; more rounds cost next to nothing.
+# Rounds of the cipher behind RandomIndexShuffle. With its default of 4 and small seeds, 40 examples are hardly shuffled and
+# successive epochs of 60,000 are nearly alike; more rounds cost almost nothing.
 _ROUNDS = 16
 
 
@@ -20,9 +20,9 @@ class Permutation:
     """The endless stream of training examples.
 
     Attributes:
-      examples: how many there are.
+      examples: number of examples.
       seed: the run's seed.
-      only: so many from the beginning of the stream are seen again and again; 0 for all.
+      only: repeat this many from the beginning of the stream; 0 uses all.
     """
 
     examples: int
@@ -30,19 +30,19 @@ class Permutation:
     only: int = 0
 
     def rows(self, positions: tf.Tensor) -> tf.Tensor:
-        """Rows of the training arrays for positions (int64) in the stream."""
+        """Rows of the training arrays at positions (int64) of the stream."""
         if self.only:
             positions = tf.math.floormod(positions, self.only)
         flat = tf.reshape(positions, [-1])
         epoch, index = flat // self.examples, flat % self.examples
-        # Of each word of the seed the cipher takes the low bits only, as few as 8 where examples are few.
+        # The cipher takes only the low bits of each word of the seed, as few as 8 for few examples.
         seed = tf.stack([_hash(epoch, f"{self.seed}/order/{word}") for word in range(3)], axis=1)
         rows = tf.raw_ops.RandomIndexShuffle(index=index, seed=seed, max_index=self.examples - 1, rounds=_ROUNDS)
         return tf.reshape(rows, tf.shape(positions))
 
 
 def _hash(numbers: tf.Tensor, name: str) -> tf.Tensor:
-    """A hash of each number (int64), another one for each name: splitmix64 (Steele et al., 2014)."""
+    """A hash of each number (int64) that depends on the name: splitmix64 (Steele et al., 2014)."""
     word = tf.cast(numbers, tf.uint64) * 0x9E3779B97F4A7C15 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         word = tf.bitwise.bitwise_xor(word, tf.bitwise.right_shift(word, shift)) * factor

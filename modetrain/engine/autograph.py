@@ -1,8 +1,8 @@
-"""What is done to the user's functions while a step is traced: AutoGraph for theirs and not for the library's, and XLA.
+"""AutoGraph for the user's functions and not for the library's, while a step is traced.
 
-A traced step enters library code (`minimize`) and comes back to user code (the loss function). The library's own code
-must not be converted, yet a Python `if` on a tensor must work in both user functions. So the context in which AutoGraph
-was on is remembered while a step is traced, and user functions are called through `convert`.
+A traced step enters library code (`minimize`) and returns to user code (the loss function). The library's own code
+must not be converted, yet a Python `if` on a tensor must work in both user functions. `autograph_on` therefore keeps the
+context in which AutoGraph is on, and `convert` calls user functions in it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _contexts: list[Any] = []
 
 @contextlib.contextmanager
 def autograph_on(context: Any) -> Iterator[None]:
-    """Within this, `convert` converts; `context` is `tf.__internal__.autograph.control_status_ctx()` where it is on."""
+    """Within this `convert` converts; `context` is `tf.__internal__.autograph.control_status_ctx()` where AutoGraph is on."""
     _contexts.append(context)
     try:
         yield
@@ -28,15 +28,15 @@ def autograph_on(context: Any) -> Iterator[None]:
 
 
 def convert(function: Callable) -> Callable:
-    """The user's function, converted by AutoGraph where a step is being traced; itself in eager mode."""
+    """The user's function, converted by AutoGraph while a step is traced, unchanged in eager mode."""
     if tf.executing_eagerly() or not _contexts:
         return function
     context = _contexts[-1]
     converted = tf.__internal__.autograph.tf_convert(function, context)
 
     def in_context(*args: Any, **kwargs: Any) -> Any:
-        # A function from inside one that is converted is converted already, and is run where it is called: within the
-        # library AutoGraph is off, and what such a function calls would stay as it is.
+        # A function defined inside a converted one is converted already. AutoGraph is off within the library, so without
+        # this context the functions that it calls would not be converted.
         with context:
             return converted(*args, **kwargs)
 
@@ -45,10 +45,10 @@ def convert(function: Callable) -> Callable:
 
 @contextlib.contextmanager
 def in_xla(on: bool) -> Iterator[None]:
-    """Within this, TensorFlow knows that what it traces is for XLA, as `tf.function(jit_compile=True)` tells it.
+    """Within this TensorFlow traces for XLA, as within `tf.function(jit_compile=True)`.
 
-    Gradients of branches and loops are then made of operations that XLA has. A step is compiled by the function around it, so
-    TensorFlow has to be told.
+    It then makes the gradients of branches and loops from operations that XLA has. The function around a step compiles it,
+    so TensorFlow cannot know by itself.
     """
     with OptionalXlaContext(on):
         yield

@@ -1,7 +1,8 @@
-"""Batch normalisation over several replicas: by itself each would normalise by its own share of the batch.
+"""Batch normalisation over several replicas.
 
-Then N replicas are not one device, and each keeps moving averages of its own, of which a checkpoint holds the first
-replica's. Keras's layer can take its means over all replicas; that is switched on here, or warned about.
+By default each replica normalises by its own share of the batch, so N replicas do not equal one device. Each also keeps its own
+moving averages, and a checkpoint holds only the first replica's. Keras's layer can take its means over all replicas;
+`synchronise` switches that on, or warns.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ log = logging.getLogger(__name__)
 
 
 def synchronise(models: Iterable[keras.Model], mode: Mode, replicas: Replicas) -> None:
-    """Has every batch normalisation of the models see the whole global batch, and says so.
+    """Makes every batch normalisation of the models use the whole global batch, and logs it.
 
     Args:
-      models: those of the recipe.
-      mode: with `sync_batch_norm` off nothing is changed, and the user is warned.
-      replicas: where the recipe runs; on one device nothing is to be done.
+      models: the recipe's models.
+      mode: with `sync_batch_norm` off nothing changes, and the user gets a warning.
+      replicas: where the recipe runs; on one device nothing happens.
 
     Raises:
-      ConfigError: the mode cannot take a mean over replicas where batch normalisation needs it.
+      ConfigError: the mode cannot take a mean over replicas inside the gradients.
     """
     if replicas.count == 1:
         return
@@ -37,7 +38,7 @@ def synchronise(models: Iterable[keras.Model], mode: Mode, replicas: Replicas) -
     if not found:
         return
     names = ", ".join(layer.name for layer in found[:3]) + (", ..." if len(found) > 3 else "")
-    count = _counted(len(found))
+    count = _format_count(len(found))
     if mode.sync_batch_norm:
         for layer in found:
             layer.synchronized = True
@@ -45,7 +46,7 @@ def synchronise(models: Iterable[keras.Model], mode: Mode, replicas: Replicas) -
     plain = [layer for layer in found if not layer.synchronized]
     if plain:
         log.warning(
-            f"mode.sync_batch_norm=false: in {_counted(len(plain))} ({names}) batch normalisation is by each replica's "
+            f"mode.sync_batch_norm=false: batch normalisation in {_format_count(len(plain))} ({names}) uses each replica's "
             "share of the batch, so this run computes something else than one device, and checkpoints hold the first replica's "
             "moving averages"
         )
@@ -54,11 +55,11 @@ def synchronise(models: Iterable[keras.Model], mode: Mode, replicas: Replicas) -
             f"mode.compile=xla with batch normalisation over several replicas ({count}: {names}): it takes "
             "means over the replicas inside the gradients, where XLA on CPUs cannot. Type mode.compile=graph, which computes "
             "what one device does. mode.sync_batch_norm=false compiles too, but changes the results: each replica normalises by "
-            "its own share of the batch, and N replicas are not one device any more."
+            "its own share of the batch, and N replicas no longer equal one device."
         )
 
 
-def _counted(layers: int) -> str:
+def _format_count(layers: int) -> str:
     return f"{layers} layer" if layers == 1 else f"{layers} layers"
 
 

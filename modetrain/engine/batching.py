@@ -13,12 +13,12 @@ from modetrain.engine.devices import Replicas
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchSharding:
-    """How a training batch is cut: into micro-batches, and each of those over the replicas.
+    """How a training batch is sharded: into micro-batches, and each micro-batch over the replicas.
 
     Attributes:
-      parts: micro-batches.
-      replicas: in all processes.
-      first, local: which of them are in this process.
+      parts: number of micro-batches.
+      replicas: number of replicas in all processes.
+      first, local: number of this process's first replica, and how many it has.
     """
 
     parts: int = 1
@@ -28,11 +28,11 @@ class BatchSharding:
 
     @classmethod
     def over(cls, replicas: Replicas, parts: int = 1) -> BatchSharding:
-        """Over these replicas, what this process needs of it."""
+        """Shards batches over these replicas."""
         return cls(parts=parts, replicas=replicas.count, first=replicas.first, local=replicas.local)
 
     def shard(self, batch: tf.Tensor, axis: int = 0) -> tf.Tensor:
-        """What this process needs of a batch, whose examples lie along `axis`.
+        """The shards of this process of a batch whose examples lie along `axis`.
 
         That axis becomes three: [..., parts, local, examples of one replica, ...].
         """
@@ -47,14 +47,14 @@ class BatchSharding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StackedBatches:
-    """Batches of successive steps, stacked, as the replicas of this process need them.
+    """Batches of successive steps, stacked and sharded over the replicas of this process.
 
     Attributes:
       first: step of the first batch; in evaluation its index.
       length: number of steps.
-      arrays: per feature a tensor [length, parts, replicas, examples, ...].
-      numbers: int64 [length, replicas]: step, or index of the evaluation batch, of each.
-      counted: bool [length, replicas]: whether it is a batch of its own, and not there to fill up.
+      arrays: by feature a tensor [length, parts, replicas, examples, ...].
+      numbers: int64 [length, replicas]: each batch's step, or its index in evaluation.
+      counted: bool [length, replicas]: False for a batch that only fills up the stack.
     """
 
     first: int
@@ -65,19 +65,19 @@ class StackedBatches:
 
     @property
     def parts(self) -> int:
-        """Micro-batches of a step."""
+        """Number of micro-batches in a step."""
         return next(iter(self.arrays.values())).shape[1]
 
     @classmethod
     def from_batches(cls, batches: Mapping[str, np.ndarray], first: int, sharding: BatchSharding) -> StackedBatches:
-        """Training batches of successive steps, per feature [steps, examples, ...], cut."""
+        """Shards training batches of successive steps, by feature [steps, examples, ...]."""
         with tf.device("CPU:0"):
             arrays = {name: sharding.shard(tf.constant(array), axis=1) for name, array in batches.items()}
         return cls.from_shards(arrays, first, sharding)
 
     @classmethod
     def from_shards(cls, arrays: Mapping[str, tf.Tensor], first: int, sharding: BatchSharding) -> StackedBatches:
-        """Training batches of successive steps that are cut already."""
+        """Stacks training batches of successive steps that are sharded already."""
         length = next(iter(arrays.values())).shape[0]
         numbers = np.repeat(np.arange(first, first + length)[:, np.newaxis], sharding.local, axis=1)
         return cls(
@@ -89,12 +89,12 @@ class StackedBatches:
         )
 
     def describe(self) -> str:
-        """Dtype and shape of what a step gets, per feature."""
+        """Dtype and shape of each feature of a step's batch."""
         return ", ".join(f"{name}: {value.dtype.name} {tuple(value.shape[3:])}" for name, value in self.arrays.items())
 
 
 def micro_batches(arrays: Mapping[str, tf.Tensor], i, part) -> list[dict[str, tf.Tensor]]:
-    """Of the arrays of a block micro-batch number `part` of batch number `i`, for each replica of this process."""
+    """Micro-batch number `part` of batch number `i` of stacked batches, for each replica of this process."""
     count = next(iter(arrays.values())).shape[2]
     i, part = tf.cast(i, tf.int32), tf.cast(part, tf.int32)
     return [{name: value[i, part, index] for name, value in arrays.items()} for index in range(count)]

@@ -1,9 +1,9 @@
 """The context of a running step: its number, and what its updates return besides the metrics.
 
-context.begin(step)     # then the recipe's method is called,
-context.now()           # in which `minimize`, `apply`, `self.step` and `self.seed` read it,
+context.begin(step)     # before the recipe's method is called
+context.now()           # `minimize`, `apply`, `self.step` and `self.seed` read it in that method
 context.end()
-step.seen               # and whose optimizers leave metrics of their own
+step.seen               # metrics of the optimizers that the method has used
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from modetrain.engine.optimizer import Optimizer
 
 @dataclasses.dataclass(kw_only=True)
 class StepContext:
-    """One call of a step on one micro-batch; its tensors live no longer than the call (or its trace).
+    """One call of a step on one micro-batch; its tensors live only as long as the call or its trace.
 
     Attributes:
       number: int64 scalar: updates completed, or the index of an evaluation batch.
       watch: bool scalar: a callback reads the gradient norm after this step.
       part: int32 scalar: number of the micro-batch.
-      last_part: whether it is the last one of its step.
+      last_part: whether it is the last micro-batch of its step.
       seen: metrics of the optimizers, (total, count) by name.
       used: ids of the optimizers that have accumulated gradients.
     """
@@ -47,24 +47,24 @@ class StepContext:
         *,
         suffix: str,
     ) -> None:
-        """Makes an update; in a micro-batch before the last one the gradients are kept for it.
+        """Makes an update; before the last micro-batch it only accumulates the gradients.
 
         Args:
-          optimizer: makes it.
-          gradients: of the mean over the batch, one a variable.
+          optimizer: makes the update.
+          gradients: gradients of the mean over the batch, one for each variable.
           variables: what to update.
-          objective: what the gradients are of, where it is known.
-          suffix: of the names of what the optimizer shows.
+          objective: the scalar that is differentiated, if known.
+          suffix: appended to the names of the optimizer's metrics.
 
         Raises:
-          ValueError: two losses of a step would add up in one optimizer.
+          ValueError: the gradients of two losses would add up in one optimizer.
         """
         if optimizer.accumulators:
             if id(optimizer) in self.used:
                 raise ValueError(
-                    "one optimizer was used twice in one step with optimizer.accumulate="
-                    f"{optimizer.settings.accumulate}: the two losses' gradients would add up. Give each loss its own "
-                    "optimizer, or type optimizer.accumulate=1."
+                    f"the step uses one optimizer twice with optimizer.accumulate={optimizer.settings.accumulate}: the "
+                    "gradients of the two losses would add up. Give each loss its own optimizer, or type "
+                    "optimizer.accumulate=1."
                 )
             self.used.append(id(optimizer))
             if not self.last_part:
@@ -76,7 +76,7 @@ class StepContext:
 
 
 class _Thread(threading.local):
-    """The step that a thread runs: each of several replicas has a thread, and they take turns."""
+    """The step that a thread runs. Each of several replicas has a thread, and they take turns."""
 
     step: StepContext | None = None
 
@@ -85,7 +85,7 @@ _thread = _Thread()
 
 
 def begin(step: StepContext) -> None:
-    """Makes a step this thread's running one, until `end`."""
+    """Makes a step this thread's running step, until `end`."""
     _thread.step = step
 
 
@@ -98,8 +98,8 @@ def now() -> StepContext:
     """The running step of this thread.
 
     Raises:
-      RuntimeError: none runs.
+      RuntimeError: no step runs.
     """
     if _thread.step is None:
-        raise RuntimeError("minimize, apply, step and seed belong inside train_step or eval_step.")
+        raise RuntimeError("minimize, apply, step and seed work only inside train_step or eval_step.")
     return _thread.step

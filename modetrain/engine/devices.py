@@ -4,8 +4,8 @@
     with replicas.scope(): recipe = ...       # variables are made here
     results = replicas.run(function, inputs)  # function(inputs[k]) on replica k of this process
 
-A replica computes the gradients of its share of a batch, the shares' mean is taken (`mean_over_replicas`), and then every
-replica makes the same update of its own copy. No update holds a synchronisation point, so it may stand in a `tf.cond`.
+A replica computes the gradients of its share of a batch. `mean_over_replicas` takes the mean of all shares. Every replica then
+makes the same update of its own copy. An update has no synchronisation point, so it may stand in a `tf.cond`.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _TPU_ANSWERS_WITHIN = 20.0  # seconds
 
 
 class Replicas:
-    """The replicas of a strategy; without one a single device.
+    """The replicas of a strategy; without a strategy a single device.
 
     Args:
-      strategy: of `tf.distribute`; None is one device, around which nothing is wrapped.
+      strategy: a strategy of `tf.distribute`; None is one device without a wrapper.
       worker: number of this process among the workers.
-      workers: how many processes there are.
-      notes: what the user should know of how the devices were chosen, a line each.
+      workers: number of processes.
+      notes: lines for the user on how the devices were chosen.
 
     Attributes:
-      count: replicas in all processes.
-      local: replicas of this process.
+      count: number of replicas in all processes.
+      local: number of replicas in this process.
       first: number of this process's first replica.
       worker, workers, notes: as given.
     """
@@ -57,31 +57,31 @@ class Replicas:
         self.count = strategy.num_replicas_in_sync if strategy else 1
         self.local = self.count // workers
         self.first = worker * self.local
-        # By shape: TensorFlow warns of a function that is traced for several.
+        # One function per shape: TensorFlow warns when one is traced for several.
         self._summing: dict[tuple[int, ...], Callable[[tf.Tensor], tf.Tensor]] = {}
 
     @classmethod
     def for_mode(cls, mode: Mode, *, waiting: contextlib.AbstractContextManager | None = None) -> Replicas:
-        """The replicas that a mode asks for. Must come before TensorFlow has done anything else.
+        """Makes the replicas that a mode asks for. Must be called before TensorFlow does anything else.
 
-        `multiworker` reads TF_CONFIG from the environment, and returns when all workers are there.
+        `multiworker` reads TF_CONFIG from the environment, and returns when all workers have joined.
 
         Args:
           mode: how steps are run.
           waiting: entered while TensorFlow waits for the other workers.
 
         Raises:
-          ConfigError: this machine has not the devices asked for.
+          ConfigError: this machine does not have the devices that the mode asks for.
         """
         if mode.strategy == "tpu":
             return cls(_tpu_strategy(mode))
         names = _devices(mode)
-        if not os.environ.get("TF_CONFIG", " ").strip():  # says nothing, and TensorFlow cannot read that
+        if not os.environ.get("TF_CONFIG", " ").strip():  # TensorFlow cannot read an empty value
             os.environ.pop("TF_CONFIG", None)
         if mode.strategy == "mirrored":
             # On CPUs a plain sum in a fixed order, which is the same in eager and graph mode; on GPUs TensorFlow's own choice.
             reduction = tf.distribute.ReductionToOneDevice() if names[0].startswith("CPU") else None
-            # Who debugs replicas line by line has asked for it, and is told so five times.
+            # TensorFlow warns five times that eager replicas are slow; the user has asked for them.
             tf.get_logger().addFilter(lambda record: "eagerly has significant overhead" not in record.getMessage())
             return cls(tf.distribute.MirroredStrategy(names, cross_device_ops=reduction), notes=_alone(mode, names))
         if mode.strategy == "multiworker":
@@ -103,7 +103,7 @@ class Replicas:
 
     @property
     def devices(self) -> list[str]:
-        """Names of the devices that steps run on, those of all workers."""
+        """Names of the devices of all workers that steps run on."""
         if self.strategy is None:
             kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
             return [device.name for device in tf.config.list_logical_devices(kind)][:1]
@@ -120,7 +120,7 @@ class Replicas:
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """Within this, variables are made on every replica, and a Keras loss is what it is on one device."""
+        """Within this, variables are made on every replica, and a Keras loss has the value that it has on one device."""
         if self.strategy is None:
             yield
             return
@@ -128,10 +128,10 @@ class Replicas:
             yield
 
     def own(self, variables: Iterable[Any]) -> bool:
-        """Whether variables were made in this scope."""
+        """Whether all these variables were made in this scope."""
         if self.strategy is None:
             return True
-        plain = (getattr(variable, "value", variable) for variable in variables)  # Keras's hold TensorFlow's
+        plain = (getattr(variable, "value", variable) for variable in variables)  # a Keras variable holds TensorFlow's
         return all(
             self.strategy.extended.variable_created_in_scope(one) for one in plain if isinstance(one, tf.Variable)
         )
@@ -152,11 +152,11 @@ class Replicas:
             return array
         if array.shape not in self._summing:
 
-            def sum_over_replicas(one):  # the identity is on the replica's device, which the sum goes to
+            def sum_over_replicas(one):  # the identity puts the sum on the replica's device
                 return tf.distribute.get_replica_context().all_reduce("SUM", tf.identity(one))
 
             def summing(value):
-                # Once for each worker, however many replicas it has.
+                # Each worker's array counts once, however many replicas the worker has.
                 values = [value, *[tf.zeros_like(value)] * (self.local - 1)]
                 return self.run(sum_over_replicas, values)[0]
 
@@ -164,14 +164,14 @@ class Replicas:
         return self._summing[array.shape](tf.constant(array, tf.float64)).numpy()
 
     def gather_from_workers(self, values: Sequence[float]) -> np.ndarray:
-        """Every worker's values, float64 [workers, len(values)]; all workers must call this, with equally many."""
+        """Every worker's values, float64 [workers, len(values)]; all workers must call this, with as many values."""
         mine = np.zeros([self.workers, len(values)])
         mine[self.worker] = values
         return self.sum_over_workers(mine)
 
 
 def format_devices(devices: Sequence[str]) -> str:
-    """Names of devices for a person to read: of many the first, and what the last has else."""
+    """Device names for the user: all of up to four, else the first and the end of the last."""
     if len(devices) <= 4:
         return ", ".join(devices)
     first, last = devices[0], devices[-1]
@@ -180,7 +180,7 @@ def format_devices(devices: Sequence[str]) -> str:
 
 
 def replica_number() -> int | tf.Tensor:
-    """Number of the replica that this thread runs; 0 where there is but one device. A tensor on TPUs, traced once for all."""
+    """Number of the replica that this thread runs; 0 on one device. On TPUs, where one trace serves all replicas, a tensor."""
     if replicas_here() == 1:
         return 0
     number = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -189,7 +189,7 @@ def replica_number() -> int | tf.Tensor:
 
 
 def replicas_here() -> int:
-    """How many replicas run this thread's step at once."""
+    """How many replicas run this thread's step together."""
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync
 
@@ -202,7 +202,7 @@ def mean_over_replicas(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def _tpu_strategy(mode: Mode) -> tf.distribute.Strategy:
-    """Connects to the TPU that `mode.tpu`, or the environment, names."""
+    """Connects to the TPU that `mode.tpu` or the environment names."""
     if mode.tpu is None and not os.environ.get("TPU_NAME"):
         raise ConfigError(
             "mode=tpu: neither mode.tpu= nor TPU_NAME says which. Type mode.tpu=local on a machine that has TPUs, else "
@@ -224,7 +224,7 @@ def _tpu_strategy(mode: Mode) -> tf.distribute.Strategy:
 
 
 def _knock(address: str) -> None:
-    """Raises ValueError for what is no address, or where nothing answers: TensorFlow would wait for ever."""
+    """Raises ValueError for a wrong address, or where nothing answers: TensorFlow would wait for ever."""
     host, _, port = address.partition(",")[0].rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 2**16:
         raise ValueError("an address is grpc://HOST:PORT")
@@ -235,27 +235,29 @@ def _knock(address: str) -> None:
 
 
 def _why_no_tpu(error: Exception) -> str:
-    if isinstance(error, OSError):  # of looking the name up, which an address (grpc://) needs not
+    if isinstance(error, OSError):  # from the lookup of a name; an address (grpc://) needs none
         reason = getattr(error, "reason", error)
         return f"a name is looked up in Google Cloud, which cannot be reached: {getattr(reason, 'strerror', None) or reason}"
     why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return why.partition(". Failed in initialization: No OpKernel")[0]  # what this TensorFlow was built without: no TPU
+    return why.partition(". Failed in initialization: No OpKernel")[
+        0
+    ]  # the rest lists what this TensorFlow was built with
 
 
 def _alone(mode: Mode, names: Sequence[str]) -> list[str]:
-    """What is said of a single replica that nobody asked for: who types `mirrored` means several."""
+    """The note on a single replica that the user did not ask for: `mirrored` usually means several."""
     if len(names) > 1 or mode.replicas != "auto" or isinstance(mode.devices, tuple):
         return []
     if names[0].startswith("GPU"):
         return [
-            "there is one GPU here: mode=mirrored has one replica. Type mode.devices=cpu mode.replicas=2 to rehearse two"
+            "this machine has one GPU: mode=mirrored has one replica. Type mode.devices=cpu mode.replicas=2 to rehearse two"
         ]
-    why = "mode.devices=cpu" if mode.devices == "cpu" else "there is no GPU here"
+    why = "mode.devices=cpu" if mode.devices == "cpu" else "this machine has no GPU"
     return [f"{why}: mode=mirrored has one replica, the CPU. Type mode.replicas=2 to rehearse two"]
 
 
 def _devices(mode: Mode) -> list[str]:
-    """Chooses the devices of this process, splits the CPU where that was asked for, and hides GPUs that are not used."""
+    """Chooses the devices of this process, splits the CPU if the mode asks for it, and hides unused GPUs."""
     gpus = tf.config.list_physical_devices("GPU")
     wanted = mode.devices
     if wanted == "gpu" and not gpus:
@@ -299,10 +301,10 @@ def _devices(mode: Mode) -> list[str]:
 
 
 def _before_start(change: Callable[[], None], given: str) -> None:
-    """Changes TensorFlow's devices, which is possible until it has used one.
+    """Changes TensorFlow's devices, which is possible until TensorFlow uses one.
 
     Raises:
-      ConfigError: it has.
+      ConfigError: TensorFlow has used one.
     """
     try:
         change()

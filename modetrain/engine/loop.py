@@ -1,10 +1,10 @@
-"""A loop: traced steps made into one function that runs any number of them over the batches of a block.
+"""A loop: one function that runs any number of traced steps over stacked batches.
 
     loop = Loop.build(steps, block, unit="call")
     rows = loop(block, lo, hi)
 
-What XLA compiles as one program is the unit: the whole `call`, each `step` alone in a loop of the graph, or, over several
-replicas, the step of each `replica`, or its `gradients` alone; None is nothing.
+The unit is what XLA compiles as one program: the whole `call`, or each `step` inside a loop of the graph. Over several
+replicas it is the step of each `replica`, or only its `gradients`. None compiles nothing.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _MOST_GUARDS = 2**20  # a step's index and the number of a guard share one integ
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loop:
-    """The function for blocks of one shape.
+    """The function for stacked batches of one shape.
 
     Attributes:
-      function: what is called.
+      function: runs the steps.
       steps: the traced step; with micro-batches one for the early ones and one for the last.
       compiled: whether XLA compiles what `unit` says.
-      unit: what XLA is to compile as one program.
-      guards: those of the step, where it has any.
+      unit: what XLA compiles as one program.
+      guards: the step's guards, if it has any.
     """
 
     function: Concrete
@@ -53,13 +53,13 @@ class Loop:
         reached: tf.Variable | None = None,
         guards: Guards | None = None,
     ) -> Loop:
-        """Makes the function.
+        """Traces the function.
 
         Args:
           steps: see the attribute.
-          block: of the shape that it is for.
+          block: stacked batches of the function's shape.
           unit: see the attribute.
-          reached: int64 variable that is told the number of each step as it begins.
+          reached: int64 variable that is set to the number of each step as the step begins.
           guards: see the attribute.
         """
         units = [_compile_step(step) for step in steps] if unit == "step" else steps
@@ -98,7 +98,7 @@ class Loop:
         """Runs the steps of batches lo .. hi-1; see `Program`.
 
         Raises:
-          GuardError: in a step XLA has dropped an error.
+          GuardError: XLA dropped an error in one of the steps.
         """
         bounds = tf.constant([lo, hi, watch_every or 2**62], tf.int64)
         rows, failed = self.function(dict(block.arrays), block.numbers, bounds)
@@ -109,7 +109,7 @@ class Loop:
 
 
 def _one_step(steps: Sequence[Concrete], parts: int) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-    """What runs batch `i` of a block, micro-batch by micro-batch: its row, and the number of the guard that failed or 0."""
+    """A function that runs batch `i`, micro-batch by micro-batch: returns its row, and the failed guard's number or 0."""
     *early, last = steps
 
     def one_step(arrays, numbers, watch, i):
@@ -137,7 +137,7 @@ def _one_step(steps: Sequence[Concrete], parts: int) -> Callable[..., tuple[tf.T
 
 
 def merge_rows(early: Sequence[tf.Tensor], last: tf.Tensor) -> tf.Tensor:
-    """Adds the micro-batches' rows [replicas, metrics, 2]; what the optimizer shows is in the last one alone."""
+    """Adds the micro-batches' rows [replicas, metrics, 2]; only the last one has the optimizer's metrics."""
     if not early:
         return last
     total = tf.add_n(list(early)) if len(early) > 1 else early[0]
@@ -146,9 +146,9 @@ def merge_rows(early: Sequence[tf.Tensor], last: tf.Tensor) -> tf.Tensor:
 
 
 def is_slow_in_loop(step: Concrete) -> bool:
-    """Whether XLA would run this step many times slower inside a loop than outside.
+    """Whether XLA runs this step many times slower inside a loop than outside, as gradients of convolutions on a CPU.
 
-    On a CPU, gradients of convolutions are: then each step is an XLA program of its own, in a loop of the graph.
+    Each step is then an XLA program of its own, in a loop of the graph.
     """
     if tf.config.list_logical_devices("GPU"):
         return False
@@ -172,5 +172,5 @@ def _is_xla(function: Concrete) -> bool:
 
 
 def _holds_xla(function: Concrete) -> bool:
-    """Whether some function that is called within is compiled by XLA."""
+    """Whether XLA compiles a function that this one calls."""
     return any(inner.attr["_XlaMustCompile"].b for inner in function.graph.as_graph_def().library.function)

@@ -1,4 +1,4 @@
-"""A loss and its gradients: value and gradients of the mean over the batch, which may be an XLA program of their own."""
+"""A loss and its gradients: value and gradients of the mean over the batch, which may be a separate XLA program."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from modetrain.engine.xla import compile_separately
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What a loss function has returned, and where it leads.
+    """The results of a loss function, and their gradients.
 
     Attributes:
       loss: one value per example, or a scalar.
-      values: the other values that it returned, by name.
-      objective: scalar that the gradients are of: the mean over the batch and the variables' regularizers.
-      gradients: one a variable; None where there is none.
+      values: the function's other values, by name.
+      objective: the scalar that is differentiated: the mean over the batch plus the variables' regularizers.
+      gradients: one for each variable, or None.
     """
 
     loss: tf.Tensor
@@ -32,12 +32,12 @@ class Loss:
 
     @classmethod
     def compute(cls, loss_fn: Callable[[], Any], variables: Sequence[keras.Variable], optimizer: Optimizer) -> Loss:
-        """Computes the loss of a step under way.
+        """Computes the loss within a step.
 
         Args:
           loss_fn: returns the loss, or (loss, {name: value}).
-          variables: what the gradients are for.
-          optimizer: scales the loss where small gradients would vanish; the gradients are unscaled.
+          variables: what to differentiate by.
+          optimizer: scales the loss where small gradients would vanish, and unscales the gradients.
         """
         watched = [v.value for v in variables]
 

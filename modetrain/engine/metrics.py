@@ -1,10 +1,10 @@
 """Metrics are (total, count) pairs that merge by `+`: over micro-batches, steps, calls and batches of any length.
 
-    pack_row(values, batch_size)   device side: what one step returned, as a [metrics, 2] tensor
-    StepMetrics                      host side: what one call of a program returned, by step
-    RunningMeans                     host side: names with float64 totals and counts
+    pack_row(values, batch_size)   on the device: what one step returned, as a [metrics, 2] tensor
+    StepMetrics                    on the host: what one call of a program returned, by step
+    RunningMeans                   on the host: names with float64 totals and counts
 
-A mean taken from merged pairs is exact however the examples were divided; a mean of means is not.
+The mean of merged pairs is exact however the examples are divided; a mean of means is not.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-NONFINITE = "nonfinite"  # the metric that tells of a loss or gradient that is not finite
+NONFINITE = "nonfinite"  # the metric that is 1 where a loss or gradient is not finite
 
 
 def pack_row(values: Mapping[str, tf.Tensor], batch_size: int) -> tf.Tensor:
     """Packs what a step returned into one [len(values), 2] tensor of (total, count), in the order of `values`.
 
     Args:
-      values: per name one value per example (first dimension `batch_size`), or a scalar that counts as the mean over
+      values: by name one value per example (first dimension `batch_size`), or a scalar that counts as the mean over
         the batch.
       batch_size: examples in the batch.
 
@@ -46,7 +46,7 @@ def pack_row(values: Mapping[str, tf.Tensor], batch_size: int) -> tf.Tensor:
         if tensor.shape.rank is None:
             raise ValueError(
                 f"the step returned {name!r} with a shape that is not known when the step is traced: return one value per "
-                f"example, or a scalar that is the mean over the batch. Where it is known to you, say it: "
+                f"example, or a scalar that is the mean over the batch. If you know its shape, declare it: "
                 f"tf.ensure_shape({name}, [{batch_size}]), or []."
             )
         if tensor.shape.rank == 0:
@@ -67,7 +67,7 @@ class StepMetrics:
 
     Attributes:
       first: steps completed before the call.
-      names: the metrics.
+      names: names of the metrics.
       values: float64 [steps, metrics, 2] of (total, count) over all replicas.
     """
 
@@ -78,10 +78,10 @@ class StepMetrics:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunningMeans:
-    """Sums that become means when somebody looks.
+    """Sums that become means when they are read.
 
     Attributes:
-      pairs: per name (total, count).
+      pairs: (total, count) by name.
     """
 
     pairs: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
@@ -100,15 +100,15 @@ class RunningMeans:
         return RunningMeans(pairs=merged)
 
     def add_steps(self, names: Sequence[str], rows: np.ndarray) -> RunningMeans:
-        """Merges rows [steps, len(names), 2] one after the other: the same to the last digit in whatever pieces they come."""
+        """Adds rows [steps, len(names), 2] one after the other: the same to the last digit however the rows are split."""
         carried = np.array([[self.pairs.get(name, (0.0, 0.0)) for name in names]], np.float64)
         merged = RunningMeans.from_rows(names, np.concatenate([carried, rows.astype(np.float64)]))
         return RunningMeans(pairs={**self.pairs, **merged.pairs})
 
     def array(self) -> np.ndarray:
-        """The pairs as float64 [names, 2], for `RunningMeans.of` to read."""
+        """The pairs as float64 [names, 2], for `RunningMeans.from_rows`."""
         return np.array(list(self.pairs.values()), np.float64).reshape(-1, 2)
 
     def means(self) -> dict[str, float]:
-        """Per name the mean; a name that nothing was counted for is left out."""
+        """The means by name; a name with a count of 0 is left out."""
         return {name: total / count for name, (total, count) in self.pairs.items() if count}

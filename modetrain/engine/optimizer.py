@@ -1,12 +1,12 @@
-"""An optimizer is an update rule and everything the library does around it, in one fixed order.
+"""An optimizer: an update rule and everything the library does around it, in one fixed order.
 
     gradients of the mean over the batch -> unscale -> accumulate -> mean over replicas -> clip by global norm -> finite?
     -> apply -> average
 
-None of it is left to Keras's optimizers, whose clipping, accumulation, averaging and loss scaling are silently wrong or
-broken with more than one replica. Whatever the settings do not ask for is not compiled at all. Once the mean over the
-replicas is taken all of them hold the same numbers, so each decides and updates its own copy of the variables alike,
-without meeting again: variables are written by their handles, past what `tf.distribute` would do around it.
+The library does all of it itself: clipping, accumulation, averaging and loss scaling of Keras's optimizers are silently wrong or
+broken with more than one replica. What the settings do not ask for is not compiled. After the mean over the replicas all
+of them hold the same numbers. Each then makes the same decision and the same update of its own copy, with no further
+synchronisation: variables are written by their handles, without `tf.distribute`.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Optimizer:
       updates: int64 variable, updates made so far.
       averages: the moving average of each variable, empty without `ema`.
       nonfinite: as given.
-      kept: whether it is known that the recipe keeps it and all it updates, see `kept.py`.
+      kept: whether the recipe is known to hold it and the variables it updates, see `untracked.py`.
 
     Raises:
-      ValueError: when there is nothing to update, or something that is no Keras variable.
+      ValueError: there is nothing to update, or something that is no Keras variable.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Optimizer:
     ):
         if not variables:
             raise ValueError(
-                "an optimizer was given no variables: a model has none before it is built. "
-                "Give the model an Input, or call model.build(shape) before its optimizer is made."
+                "an optimizer got no variables: a model has none before it is built. "
+                "Give the model an Input, or call model.build(shape) before you make its optimizer."
             )
         plain = [v.name for v in variables if not isinstance(v, keras.Variable)]
         if plain:
             raise ValueError(
-                f"an optimizer was given {', '.join(plain)}, which is no Keras variable. Make it with keras.Variable(value, "
-                'name="..."), or layer.add_weight(...); what no optimizer updates may be a tf.Variable.'
+                f"an optimizer got {', '.join(plain)}, which is no Keras variable. Make it with keras.Variable(value, "
+                'name="..."), or layer.add_weight(...). Only a variable that no optimizer updates may be a tf.Variable.'
             )
         self.settings = settings
         self.nonfinite = nonfinite
@@ -86,7 +86,7 @@ class Optimizer:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """Everything a checkpoint must hold: the rule's slots, averages, accumulators and the loss scale."""
+        """Everything that a checkpoint must hold: the rule's slots, averages, accumulators and the loss scale."""
         scaling = [v for v in (self.loss_scale, self._good_steps) if v is not None]
         return [self.updates, *self._rule.slots, *self.averages, *self.accumulators, *scaling]
 
@@ -95,7 +95,7 @@ class Optimizer:
         return learning_rate_at(self.settings, step, self.steps)
 
     def scale(self, loss: tf.Tensor) -> tf.Tensor:
-        """The loss to differentiate: multiplied by the loss scale where there is one."""
+        """The loss to differentiate: multiplied by the loss scale if there is one."""
         return loss if self.loss_scale is None else loss * tf.cast(self.loss_scale, loss.dtype)
 
     def unscale(self, gradients: Sequence) -> list:
@@ -121,23 +121,22 @@ class Optimizer:
         watch: tf.Tensor,
         objective: tf.Tensor | None = None,
     ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
-        """Updates `variables`; with accumulation the last micro-batch's gradients join the earlier ones' first.
+        """Updates `variables`; with accumulation it first adds the earlier micro-batches' gradients to the last one's.
 
         Args:
-          gradients: of the mean loss over the (micro-)batch that this replica has, unscaled, one a variable; None where
-            there is none.
+          gradients: gradients of the mean loss over this replica's (micro-)batch, unscaled, one for each variable, or None.
           variables: a subset of `trainable`, in the same order as `gradients`.
           step: int64 scalar, updates completed before this one.
-          watch: bool scalar: somebody looks after this step, so that the gradient norm is worth computing.
-          objective: scalar that the gradients are of, unscaled, where it is known.
+          watch: bool scalar: a callback reads the gradient norm after this step.
+          objective: the scalar that is differentiated, unscaled, if known.
 
         Returns:
-          What there is to see, as (total, count) pairs: `grad_norm` (before clipping); unless the policy is `ignore`
-          `nonfinite`, 1 where the objective or a gradient is NaN or infinite; where updates may be skipped `skipped`; and
-          with loss scaling `loss_scale`.
+          Metrics as (total, count) pairs. `grad_norm` is the norm before clipping. `nonfinite` is 1 where the objective or
+          a gradient is NaN or infinite (not with the policy `ignore`). `skipped` is there where updates may be skipped,
+          `loss_scale` with loss scaling.
 
         Raises:
-          ValueError: when no variable has a gradient, or a variable is not this optimizer's.
+          ValueError: no variable has a gradient, or a variable is not this optimizer's.
         """
         indexed = self._index_gradients(gradients, variables)
         indices = [i for i, _ in indexed]
@@ -145,7 +144,7 @@ class Optimizer:
         if self.accumulators:
             self._accumulate(indexed)
             finals = [tf.identity(self.accumulators[i].value) for i in indices]
-        # The objective goes along: all replicas must agree on whether it is finite.
+        # The mean includes the objective: all replicas must agree on whether it is finite.
         several = [objective] if objective is not None and self.nonfinite != "ignore" else []
         finals = mean_over_replicas([*finals, *several])
         objectives = [finals.pop()] if several else []
@@ -154,23 +153,23 @@ class Optimizer:
         if self.settings.clip_norm is not None:
             norm = _global_norm(finals)
             finals, _ = tf.clip_by_global_norm(finals, self.settings.clip_norm, use_norm=norm)
-            looked = tf.constant(True)
-        else:  # a pass over all gradients for the eye alone: only at steps where somebody looks
+            computed = tf.constant(True)
+        else:  # a pass over all gradients for display only: made at watched steps
             zero = tf.zeros([], tf.float64 if finals[0].dtype == tf.float64 else tf.float32)
             norm = tf.cond(watch, lambda: _global_norm(finals), lambda: zero)
-            looked = watch
-        # With loss scaling a norm may overflow, which is handled; one such value would spoil a whole window's mean.
-        shown = tf.logical_and(looked, tf.math.is_finite(norm))
-        seen["grad_norm"] = (tf.where(shown, norm, tf.zeros_like(norm)), tf.cast(shown, norm.dtype))
+            computed = watch
+        # With loss scaling a norm may overflow, which is handled; one such value would spoil the mean of a whole window.
+        counted = tf.logical_and(computed, tf.math.is_finite(norm))
+        seen["grad_norm"] = (tf.where(counted, norm, tf.zeros_like(norm)), tf.cast(counted, norm.dtype))
 
-        # The norm, where it is there for clipping, tells of all gradients at once.
+        # The norm that clipping computes is finite only if all gradients are.
         gradients_finite = (
             (lambda: tf.math.is_finite(norm)) if self.settings.clip_norm is not None else (lambda: _all_finite(finals))
         )
         finite = tf.constant(True)
         if self.nonfinite != "ignore":
             finite = _all_finite(objectives) if objectives else finite
-            # With loss scaling gradients overflow now and then: that is taken care of below.
+            # With loss scaling gradients overflow now and then: that is handled below.
             if self.loss_scale is None:
                 finite = tf.logical_and(finite, gradients_finite())
             seen[NONFINITE] = (tf.cast(tf.logical_not(finite), tf.float32), tf.constant(1.0))
@@ -189,7 +188,7 @@ class Optimizer:
             self._rescale(fits)
         if self.loss_scale is None and self.nonfinite != "skip":
             update()
-        else:  # no synchronisation point is inside, so that replicas may each decide alike
+        else:  # there is no synchronisation point inside, so each replica may decide by itself
             seen["skipped"] = (tf.cast(tf.logical_not(finite), tf.float32), tf.constant(1.0))
             tf.cond(finite, _returning_nothing(update), lambda: tf.constant(0))
         for accumulator in self.accumulators:
@@ -201,8 +200,8 @@ class Optimizer:
         strangers = [v.path for v in variables if id(v) not in positions]
         if strangers:
             raise ValueError(
-                f"the optimizer was not made for {', '.join(strangers)}: it has no slots for variables it never saw. "
-                "Pass all variables it shall ever update when it is made."
+                f"the optimizer was not made for {', '.join(strangers)}: it has no slots for them. "
+                "Pass all variables that it updates when you make it."
             )
         pairs = zip(gradients, variables, strict=True)
         found = [(positions[id(v)], g) for g, v in pairs if g is not None]

@@ -1,10 +1,10 @@
-"""A program is a step wrapped for a mode: a call runs any number of steps over a block of batches.
+"""A program is a step wrapped for a mode: a call runs any number of steps over stacked batches.
 
     program = Program(step, mode, replicas=replicas)
     rows = program(block, lo, hi)      # float [hi - lo, replicas, metrics, 2]; runs steps lo .. hi-1 of the block
 
-A block stacks the batches of up to K successive steps. `lo` and `hi` are data, so one compiled program serves every
-number of steps: no callback needs to divide K, and nothing is traced again when somebody asks to look in between.
+A block is a `StackedBatches` of up to K successive steps. `lo` and `hi` are data, so one compiled program serves every number
+of steps: a callback may run after any step, and that traces nothing again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from modetrain.engine import random
+from modetrain.engine import replica_random, xla_random
 from modetrain.engine.autograph import autograph_on, in_xla
 from modetrain.engine.batching import StackedBatches, micro_batches
 from modetrain.engine.context import StepContext
@@ -30,8 +30,8 @@ from modetrain.mode import Mode
 
 Batch = dict[str, tf.Tensor]
 Step = Callable[[Batch, StepContext], tuple[list[str], tf.Tensor]]
-# What XLA says of counting into bins, whose number it cannot tell inside a loop although it is a constant. Of other operations
-# it says the same where a shape depends on the step: outside a loop it would compile each step anew.
+# XLA's message for counting into bins: inside a loop it does not see that the number of bins is constant. It has the same message
+# for other operations whose shape depends on the step; those would be compiled again at every step outside a loop.
 _NOT_IN_A_LOOP = "with op DenseBincount must be a compile-time constant"
 Observe = Callable[[Callable[[], Concrete]], Concrete]
 
@@ -40,14 +40,14 @@ class Program:
     """Runs a step the way a mode says.
 
     Args:
-      step: `step(batch, call) -> (names, row)`; `row` is a float [metrics, 2] tensor.
+      step: `step(batch, context) -> (names, row)`; `row` is a float [metrics, 2] tensor.
       mode: how to run it.
       replicas: where to run it.
-      state: tells the variables that the step may write, by name.
+      state: returns the variables that the step may write, by name.
 
     Attributes:
-      observe: calls what it is given, which traces the step, and returns what that returns; `inspect` replaces it.
-      names: the metrics, in the order of the rows; known after the first call or `prepare`.
+      observe: calls a function that traces the step, and returns its result; `inspect` replaces it.
+      names: names of the metrics, in the order of the rows; known after the first call or `prepare`.
       traces: how often the step was traced; 0 in eager mode.
     """
 
@@ -64,24 +64,24 @@ class Program:
         self._mode = mode
         self._replicas = replicas or Replicas()
         self._state = state
-        # Under XLA draw the same random numbers as eager and graph mode, where that is possible.
-        self._portable = mode.compile == "xla" and random.portable_works()
+        # XLA draws the same random numbers as eager and graph mode, where that is possible.
+        self._portable = mode.compile == "xla" and xla_random.is_portable()
         self._built: dict[tuple, Loop] = {}
-        self._guards: dict[int, Guards] = {}  # by id of the traced step, which is kept with them
-        # Which step is under way: the one thing that tells where inside a call a step has failed.
+        self._guards: dict[int, Guards] = {}  # by id of the traced step
+        # The running step: nothing else shows which step of a call has failed.
         self._reached = tf.Variable(0, dtype=tf.int64, trainable=False)
-        # Of guards inside branches and loops.
+        # The number of a failed guard inside branches and loops.
         self._failed = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._alone = False  # whether each step has to be an XLA program of its own
         self.names: list[str] = []
         self.traces = 0
 
     def has(self, block: StackedBatches) -> bool:
-        """Whether blocks of this shape need nothing more to be built."""
+        """Whether the program is built for blocks of this shape."""
         return self._mode.compile == "eager" or _shapes(block) in self._built
 
     def prepare(self, block: StackedBatches) -> None:
-        """Traces and compiles for blocks of this shape; no state changes. Nothing happens in eager mode."""
+        """Traces and compiles for blocks of this shape; changes no state. Does nothing in eager mode."""
         if self.has(block):
             return
         built = self._build(block)
@@ -95,8 +95,8 @@ class Program:
                 self._built.pop(_shapes(block))
                 self._alone = True
                 self.prepare(block)
-        else:  # a call of no steps would not compile it: run one and take it back
-            # What a step only writes (an optimizer's slots, say) is not among the variables it was seen to read.
+        else:  # a call without steps would not compile it: run one step and undo it
+            # The traced step lists only variables that it reads; it may write others, like an optimizer's slots.
             written = [*self._state().values(), *(v for step in built.steps for v in step.variables)]
             kept = [(v, tf.identity(v)) for v in written]
             self(block, 0, 1)
@@ -107,7 +107,7 @@ class Program:
         """Runs the steps of batches lo .. hi-1 of `block`; waits for the end.
 
         Args:
-          block: see `block.Block`.
+          block: stacked batches.
           lo, hi: which steps.
           watch_every: a step is watched when it completes a multiple of this number of updates; 0 for never.
 
@@ -120,11 +120,11 @@ class Program:
         return self._built[_shapes(block)](block, lo, hi, watch_every)
 
     def trace(self, block: StackedBatches, last_part: bool) -> Concrete:
-        """Traces the step anew for batches of this shape.
+        """Traces the step once more for batches of this shape.
 
         Args:
-          block: of batches.
-          last_part: whether for the last micro-batch of a step, or for one before.
+          block: stacked batches.
+          last_part: whether it is for the last micro-batch of a step, or for an earlier one.
         """
         found: list[Guards] = []
         bodies = Bodies(self._failed)
@@ -152,9 +152,9 @@ class Program:
         self.traces += 1
         with contextlib.ExitStack() as while_tracing:
             if xla and self._portable:
-                while_tracing.enter_context(random.portable())
+                while_tracing.enter_context(xla_random.portable())
             if self._by_replica:
-                while_tracing.enter_context(random.by_replica())
+                while_tracing.enter_context(replica_random.replica_draws())
             if self._replicas.count > 1 and xla:
                 if not self._whole:
                     while_tracing.enter_context(programs)
@@ -175,7 +175,7 @@ class Program:
 
     @property
     def compiled(self) -> bool | None:
-        """Whether XLA compiles what is called, read from the traced functions themselves; None before a trace."""
+        """Whether XLA compiles the program, read from the traced functions themselves; None before a trace."""
         found = [built.compiled for built in self._built.values()]
         return all(found) if found else None
 
@@ -186,18 +186,18 @@ class Program:
 
     @property
     def reached(self) -> int:
-        """The step that was under way last (updates completed before it)."""
+        """The step that ran last (updates completed before it)."""
         return int(self._reached.numpy())
 
     # --- private ----------------------------------------------------------------------------------------------------
 
     @property
     def _by_replica(self) -> bool:
-        return self._replicas.count > 1 or random.is_alone()
+        return self._replicas.count > 1 or replica_random.is_single_replica()
 
     @property
     def _whole(self) -> bool:
-        """Whether each replica's whole step is an XLA program, in which it meets the others."""
+        """Whether each replica's whole step is an XLA program, with the synchronisation inside."""
         return self._mode.compile == "xla" and self._mode.xla_unit == "step" and self._replicas.count > 1
 
     def _on_replicas(
@@ -211,7 +211,7 @@ class Program:
     ) -> tf.Tensor:
         """Runs the step on each replica of this process; returns their rows, [replicas, metrics, 2].
 
-        With `programs` each replica's step is one of them.
+        With `programs` each replica's step is an XLA program.
         """
 
         def run_step(given: tuple[Batch, tf.Tensor, tf.Tensor, tf.Tensor]) -> tf.Tensor:
@@ -234,7 +234,7 @@ class Program:
             numbers = block.numbers[i]
             self._reached.assign(numbers[0])
             watch = tf.constant(watch_every > 0 and (int(numbers[0]) + 1) % watch_every == 0)
-            with random.by_replica() if self._by_replica else contextlib.nullcontext():
+            with replica_random.replica_draws() if self._by_replica else contextlib.nullcontext():
                 parts = [
                     self._on_replicas(
                         micro_batches(block.arrays, i, part), numbers, watch, tf.constant(part), part == block.parts - 1
@@ -251,7 +251,7 @@ class Program:
             alone = self._alone or self._mode.xla_unit == "step" or any(map(is_slow_in_loop, steps))
             of_replicas = "replica" if self._whole else "gradients"
             unit = of_replicas if self._replicas.count > 1 else "step" if alone else "call"
-        # An XLA program fails as it is compiled, not in one of its steps.
+        # An XLA program fails while it is compiled, not in one of its steps.
         reached = None if xla else self._reached
         return Loop.build(steps, block, unit=unit, reached=reached, guards=self._guards.get(id(steps[-1])))
 

@@ -10,14 +10,14 @@ from modetrain.settings import OptimizerSettings
 
 
 def learning_rate_at(settings: OptimizerSettings, step: tf.Tensor | int, steps: int | None) -> tf.Tensor:
-    """Learning rate of the update that begins at `step` of `steps`; or of several, where `step` is a vector of them.
+    """Learning rate of the update that begins at `step` of `steps`; `step` may be a vector.
 
-    Rises linearly over `settings.warmup` updates (the first update already moves), then is constant, or falls to
-    `settings.final_fraction` of the peak along half a cosine (Loshchilov and Hutter, "SGDR", 2017) or a line, which it
-    reaches with the last update.
+    The rate rises linearly over `settings.warmup` updates; the first update has a rate above 0. It then stays constant, or
+    falls along half a cosine (Loshchilov and Hutter, "SGDR", 2017) or a line. At the last update it is
+    `settings.final_fraction` of the peak.
 
     Raises:
-      ValueError: the rate decays, and the number of steps is not known.
+      ValueError: the rate decays, and the number of steps is unknown.
 
     Returns:
       float64, of the shape of `step` (a scalar where the rate is constant).
@@ -31,7 +31,7 @@ def learning_rate_at(settings: OptimizerSettings, step: tf.Tensor | int, steps: 
         return peak * rise
     if steps is None:
         raise ValueError(
-            f"optimizer.schedule={settings.schedule} decays over the steps of the run, and their number is not known. Pass "
+            f"optimizer.schedule={settings.schedule} decays over the steps of the run, and their number is unknown. Pass "
             "it: modetrain.Optimizer(variables, settings, steps=...)."
         )
     progress = tf.clip_by_value((now - settings.warmup) / max(steps - 1 - settings.warmup, 1), 0.0, 1.0)

@@ -1,11 +1,11 @@
 """What the library changes inside Keras: inside a step Keras leaves replicas to the library.
 
 with keras_scales_nothing():
-    ...                         # a Keras loss is the mean of what it is given, whatever the number of replicas
+    ...                         # a Keras loss is the mean over its inputs, whatever the number of replicas
 
 Keras divides losses by the number of replicas and sums gradients over them, as `Model.fit` needs it. The library takes means
-over replicas itself, so that both together would divide twice. Two functions of Keras divide or multiply and two methods sum;
-each asks here whether its thread is inside a step. Everywhere else (`Model.fit`, a strategy of the user's own) they do as before.
+over replicas itself; both together would divide twice. Two functions of Keras divide or multiply, and two methods sum. Each
+checks here whether its thread is inside a step. Everywhere else (`Model.fit`, the user's own strategy) they do as before.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def keras_scales_nothing() -> Iterator[None]:
 
 
 def _only_outside(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A function that scales a loss by the number of replicas, made to leave it alone inside a step."""
+    """Wraps a function that scales a loss by the number of replicas: inside a step it returns the loss unchanged."""
 
     @functools.wraps(scale)
     @tf.autograph.experimental.do_not_convert
@@ -53,7 +53,7 @@ def _only_outside(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 def _mean_inside(reduce_sum: Callable[..., list]) -> Callable[..., list]:
-    """The method of Keras's optimizers that sums gradients over replicas, made to take their mean inside a step."""
+    """Wraps the method of Keras's optimizers that sums gradients over replicas: inside a step it takes their mean."""
 
     @functools.wraps(reduce_sum)
     @tf.autograph.experimental.do_not_convert
@@ -67,12 +67,12 @@ def _mean_inside(reduce_sum: Callable[..., list]) -> Callable[..., list]:
 
 
 def _mean_of_finite(apply: Callable[..., None]) -> Callable[..., None]:
-    """The method of Keras's loss scaling that has its optimizer sum gradients, made to have it take their mean inside a step."""
+    """Wraps the method of Keras's loss scaling whose optimizer sums gradients: inside a step the result is their mean."""
 
     @functools.wraps(apply)
     @tf.autograph.experimental.do_not_convert
     def applied(optimizer: Any, grads: Any, trainable_variables: Any = None) -> None:
-        # Where replicas have to meet to write, it goes on in threads of its own, which are not inside the step.
+        # Where replicas synchronise to write, Keras continues in other threads, which are not inside the step.
         count = _replicas_inside()
         if count > 1 and not tf.__internal__.distribute.strategy_supports_no_merge_call():
             grads = [_divide(gradient, count) for gradient in grads]
@@ -82,7 +82,7 @@ def _mean_of_finite(apply: Callable[..., None]) -> Callable[..., None]:
 
 
 def _replicas_inside() -> int:
-    """How many replicas make the step that this thread is inside; 1 outside."""
+    """How many replicas run the step that this thread is inside; 1 outside a step."""
     context = tf.distribute.get_replica_context() if _thread.depth else None
     return 1 if context is None else context.num_replicas_in_sync
 

@@ -1,7 +1,7 @@
-"""What optimizers update must be in the recipe's state, or no checkpoint holds it and a resumed run begins it again.
+"""Variables that an optimizer updates and the recipe's state does not hold: no checkpoint would save them.
 
-A recipe is asked when it is made (`check`), and an optimizer where it makes its first update (`check_in_use`), before
-that takes effect: some are made, or found, in the step.
+`check` checks a recipe once it is made. `check_in_use` checks an optimizer at its first update, before the update takes
+effect: a step may use an optimizer that the recipe does not hold.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from modetrain.engine.optimizer import Optimizer
 from modetrain.engine.variables import attribute
 from modetrain.errors import ConfigError
 
-_MOST_LOOKED_AT = 10_000
+_MOST_VISITED = 10_000
 _KEPT = "only attributes of the recipe are, and what is in lists and dicts that are attributes"
 _LOST = "A resumed run would start from fresh values."
 
 
 def check(recipe: Any) -> None:
-    """Refuses optimizers of a recipe that update variables which are not in its state.
+    """Refuses a recipe with an optimizer that updates variables outside the recipe's state.
 
     Raises:
-      ConfigError: there is one.
+      ConfigError: it has one.
     """
     kept = {id(v) for v in recipe.state().values()}
     for name, optimizer in recipe.optimizers().items():
@@ -40,10 +40,10 @@ def check(recipe: Any) -> None:
 
 
 def check_in_use(recipe: Any, optimizer: Optimizer) -> None:
-    """Refuses an optimizer that makes an update and is not kept, or whose variables are not; it is asked once.
+    """Refuses an optimizer that the recipe does not hold, or whose variables it does not hold; checks it once.
 
     Raises:
-      ConfigError: that is so.
+      ConfigError: the recipe does not hold them.
     """
     if optimizer.kept:
         return
@@ -77,7 +77,7 @@ def _optimizer_message(recipe: Any, optimizer: Optimizer) -> str:
 
 
 def _line(recipe: Any, name: str, place: str | None) -> str:
-    """`self.net = self.nets.net`, with a name that is free."""
+    """The line to write, like `self.net = self.nets.net`, with an unused name."""
     dotted = place is not None and all(part.isidentifier() for part in place.split(".")) and place.count(".") > 1
     if place is not None and dotted:
         name = place.rpartition(".")[2]
@@ -92,21 +92,21 @@ def _has(thing: Any, variable: keras.Variable) -> bool:
 
 
 def _find_path(recipe: Any, found: Callable[[Any], bool]) -> str | None:
-    """Where something hangs, as a Python expression; the nearest place first."""
-    looked: set[int] = {id(recipe)}
+    """The shortest Python expression, from `self` on, for an object that satisfies `found`."""
+    visited: set[int] = {id(recipe)}
     queue = collections.deque((attribute("self", name), thing) for name, thing in vars(recipe).items())
-    while queue and len(looked) < _MOST_LOOKED_AT:
+    while queue and len(visited) < _MOST_VISITED:
         place, thing = queue.popleft()
-        if id(thing) in looked:
+        if id(thing) in visited:
             continue
-        looked.add(id(thing))
+        visited.add(id(thing))
         if found(thing):
             return place
-        queue.extend(_inside(place, thing))
+        queue.extend(_iter_children(place, thing))
     return None
 
 
-def _inside(place: str, thing: Any) -> Iterator[tuple[str, Any]]:
+def _iter_children(place: str, thing: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(thing, (type, types.ModuleType, Optimizer, keras.Layer, tf.Tensor, tf.Variable, keras.Variable)):
         return
     if isinstance(thing, Mapping):

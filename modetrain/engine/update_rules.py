@@ -1,8 +1,8 @@
 """Update rules: the arithmetic of one optimizer step, one fused TensorFlow kernel a variable.
 
 A Keras optimizer makes about fifteen small operations a variable; on small models they are half of a graph step. The
-kernels compute the same update (to rounding), exist for CPU, GPU, TPU and XLA, and hold no synchronisation point of
-their own, so that replicas need nothing special around them.
+kernels compute the same update up to rounding, and exist for CPU, GPU, TPU and XLA. They have no synchronisation point, so
+replicas need nothing around them.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def update_rule(variables: Sequence[keras.Variable], settings: OptimizerSettings
 
 
 def slot_like(variable: keras.Variable, name: str) -> keras.Variable:
-    """A variable of zeros that goes with another one."""
+    """Makes a variable of zeros with the shape and dtype of another one."""
     return keras.Variable(
         lambda shape, dtype: tf.zeros(shape, dtype),
         shape=variable.shape,
@@ -112,6 +112,6 @@ def slot_like(variable: keras.Variable, name: str) -> keras.Variable:
 
 
 def decay(variable: keras.Variable, weight_decay: float, rate: tf.Tensor) -> None:
-    """Decoupled weight decay: takes `rate * weight_decay` of the variable away."""
+    """Decoupled weight decay: subtracts `rate * weight_decay` of the variable."""
     if weight_decay:
         variable.value.assign_sub(variable.value * tf.cast(rate * weight_decay, variable.dtype))

@@ -1,4 +1,4 @@
-"""What a recipe holds: models, optimizers and variables, by names that stay the same from run to run."""
+"""The models, optimizers and variables that a recipe holds, by names that stay the same from run to run."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import tensorflow as tf
 
 from modetrain.errors import ConfigError
 
-# Keras's name of a variable that was given none, which counts all such of the process.
+# The name that Keras gives a variable without one; it counts all of them in the process.
 _COUNTED = re.compile(r"variable_\d+")
 
 
 def iter_attributes(holder: object) -> Iterator[tuple[str, Any]]:
-    """Everything that is an attribute, or in a list or dict that is one: `<attribute>`, `<attribute>/<index or key>`."""
+    """Every attribute, and what is in attributes that are lists or dicts: `<attribute>`, `<attribute>/<index or key>`."""
     for name, _, thing in _walk(holder):
         yield name, thing
 
 
 def find_variables(holder: object) -> dict[str, Any]:
-    """Every variable, once, those of models and optimizers too: `<thing>/<index>/<name>`. The order is that of the attributes.
+    """Every variable once, with those of models and optimizers: `<thing>/<index>/<name>`, in the order of the attributes.
 
     Raises:
       ConfigError: two variables have one name.
@@ -44,12 +44,12 @@ def find_variables(holder: object) -> dict[str, Any]:
 
 
 def attribute(holder: str, name: str) -> str:
-    """The Python expression for an attribute, whatever its name."""
+    """The Python expression for an attribute of any name."""
     return f"{holder}.{name}" if name.isidentifier() else f"getattr({holder}, {name!r})"
 
 
 def _walk(holder: object) -> Iterator[tuple[str, str, Any]]:
-    """What `things` tells, each with the Python expression for it."""
+    """What `iter_attributes` yields, each with its Python expression in the middle."""
 
     def walk(name: str, place: str, thing: Any) -> Iterator[tuple[str, str, Any]]:
         if isinstance(thing, Mapping):

@@ -1,10 +1,10 @@
-"""XLA programs inside a traced step: over several replicas each computes its gradients in one, or makes its whole step in one.
+"""XLA programs inside a traced step: each of several replicas computes its gradients, or its whole step, in one.
 
-    with programs:               # trace the step
-        compile_separately(function)()     # what `function` returns, from an XLA program of its own
-    programs.guards              # of each of them: what fails in it is told
+    with programs:                      # trace the step
+        compile_separately(function)()  # the results of `function`, from an XLA program of its own
+    programs.guards                     # the guards of each program
 
-Nothing but what it returns comes out of such a program, so it returns the number of the guard that failed besides.
+Such a program has no output but its results, so it also returns the number of the guard that failed.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ class XlaPrograms:
     """The XLA programs inside one trace of a step; within a `with` block `compile_separately` makes them.
 
     Args:
-      guarded: whether what fails in them is to be told.
+      guarded: whether they return which guard failed.
 
     Attributes:
-      guards: of each program, in the order of the calls; `failed` is a tensor of the step's graph.
+      guards: the guards of each program, in the order of the calls; `failed` is a tensor of the step's graph.
     """
 
     def __init__(self, *, guarded: bool):
         self._guarded = guarded
         self.guards: list[Guards] = []
-        self.step: tf.Graph | None = None  # that the step is traced into
+        self.step: tf.Graph | None = None  # the graph that the step is traced into
 
     def __enter__(self) -> XlaPrograms:
         _entered.append(self)
@@ -40,8 +40,8 @@ class XlaPrograms:
         _entered.pop()
 
     def run(self, function: Callable[[], Any]) -> Any:
-        """What the function returns, computed by a program of its own."""
-        # Out of a branch or a loop of the step's the number could not be had.
+        """The function's results, computed by a program of its own."""
+        # A branch or a loop of the step does not pass the number on.
         guarded = self._guarded and tf.compat.v1.get_default_graph() is self.step
         found: list[Guards] = []
 
@@ -61,5 +61,5 @@ _entered: list[XlaPrograms] = []
 
 
 def compile_separately(function: Callable[[], Any]) -> Callable[[], Any]:
-    """The function as an XLA program of its own within `XlaPrograms`, elsewhere itself."""
+    """Within `XlaPrograms` the function as an XLA program of its own, elsewhere the function itself."""
     return (lambda: _entered[-1].run(function)) if _entered else function

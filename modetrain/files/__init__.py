@@ -1,1 +1,1 @@
-"""What lies in a run folder, and how it is read and written."""
+"""Paths and files of a run folder: reading and writing them."""

@@ -1,9 +1,10 @@
-"""A run folder belongs to one process at a time: a lock that the kernel gives back when the process dies, however it dies.
+"""The lock of a run folder: one process at a time writes there. The kernel releases the lock when the process dies.
 
-    lock = Lock.take(folder)      # ConfigError where another live process has it
+    lock = Lock.take(folder)      # raises ConfigError if another live process has it
     lock.release()
 
-The file says who has it. Where a file system keeps locks of one machine alone, the holder's heartbeat tells of other machines.
+The file names the holder. On a file system whose locks work only within one machine, the holder's heartbeat shows that another
+machine writes.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _ALIVE = 120.0  # seconds that a heartbeat of another machine counts
 
 
 class Lock:
-    """The lock of a run folder, held.
+    """The held lock of a run folder.
 
     Args:
-      descriptor: of the open and locked file.
-      stale: who had it and is gone, in words.
+      descriptor: descriptor of the open and locked file.
+      stale: the previous holder, which did not release it, in words.
     """
 
     def __init__(self, descriptor: int, stale: str | None = None):
@@ -41,7 +42,7 @@ class Lock:
         """Takes the lock of a folder.
 
         Raises:
-          ConfigError: another live process has it.
+          ConfigError: another live process holds it.
         """
         descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -58,7 +59,7 @@ class Lock:
         return cls(descriptor, stale=_format_holder(left) if left else None)
 
     def release(self) -> None:
-        """Gives it back; the file stays, empty."""
+        """Releases the lock; the empty file stays."""
         try:
             os.ftruncate(self._descriptor, 0)
         finally:
@@ -66,7 +67,7 @@ class Lock:
 
 
 def find_holder(folder: Path) -> str | None:
-    """Why a folder cannot be written to now, in words; None where it can. Takes nothing and changes nothing."""
+    """Why a folder cannot be written to now, in words; None if it can. Changes nothing."""
     try:
         descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -78,17 +79,17 @@ def find_holder(folder: Path) -> str | None:
 
 
 def _problem(folder: Path, descriptor: int) -> str | None:
-    named = paths.format_path(folder, Path.cwd())
-    way = "Wait for its end or stop it, or type run_dir= with another folder."
+    name = paths.format_path(folder, Path.cwd())
+    advice = "Wait for its end or stop it, or type run_dir= with another folder."
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return f"run_dir={named}: {_format_holder(_read(descriptor))} is writing there. {way}"
+        return f"run_dir={name}: {_format_holder(_read(descriptor))} is writing there. {advice}"
     except OSError:
-        pass  # a file system without locks: what the file says has to do
+        pass  # a file system without locks: only the file's contents count
     holder = _read(descriptor)
     if holder and holder.get("host") != socket.gethostname() and _has_heartbeat(folder):
-        return f"run_dir={named}: {_format_holder(holder)} is writing there, by its {HEARTBEAT}. {way}"
+        return f"run_dir={name}: {_format_holder(holder)} is writing there, by its {HEARTBEAT}. {advice}"
     return None
 
 

@@ -1,7 +1,6 @@
-"""Where code and configs are: the shipped conf/ and recipes/, and the user's own beside them.
+"""The folders of configs and recipes: the shipped conf/ and recipes/, and the user's own.
 
-The user's own files come first everywhere, so that a file of the same name overrides the shipped one and any other
-file adds to it.
+The user's files always come first: a file of the same name overrides the shipped one, and any other file is added.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ GROUPS = ("recipe", "model", "data", "optimizer", "mode", "callbacks", "debug", 
 def shipped_dir() -> Path:
     """The folder that holds the shipped `conf/` and `recipes/`: inside an installed wheel, or the checkout."""
     package = Path(__file__).resolve().parents[1]
-    # The wheel's copy first: beside an installed package there may be anybody's folder called `conf`.
+    # The wheel's copy first: another package may install a folder `conf` next to this one.
     return package / "shipped" if (package / "shipped").is_dir() else package.parent
 
 
 def conf_dirs(cwd: Path, extra: Sequence[str] = ()) -> list[Path]:
-    """Where configs are looked up, the first folder that has a file wins: `./conf`, `--config-dir`s, the shipped conf.
+    """The folders for configs; the first that has a file wins: `./conf`, `--config-dir`s, the shipped conf.
 
     Raises:
       ConfigError: an extra folder does not exist.
@@ -55,7 +54,7 @@ def find_options(group: str, folders: Iterable[Path]) -> dict[str, Path]:
 
 
 def describe(file: Path) -> str:
-    """What a config file says about itself: its first comment line that is not a `@package` directive."""
+    """The description in a config file: its first comment line that is not a `@package` directive."""
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -70,13 +69,13 @@ def describe(file: Path) -> str:
 
 
 def expand(path: str, cwd: Path) -> Path:
-    """A path as it was typed: below `cwd` unless it is absolute; `~` is the home folder, and `./~` a file of that name."""
-    # Path.expanduser takes ./~ for the home folder too, and raises where there is no such user.
+    """A typed path: below `cwd` unless it is absolute; `~` is the home folder, and `./~` a file of that name."""
+    # Path.expanduser also takes ./~ for the home folder, and raises for an unknown user.
     return cwd / os.path.expanduser(path)
 
 
 def format_path(path: Path, cwd: Path) -> str:
-    """A path as a person would write it: relative to the folder they are in where that is shorter."""
+    """A path as people write it: relative to `cwd` if it is below it."""
     try:
         return str(path.relative_to(cwd))
     except ValueError:
@@ -90,8 +89,7 @@ class RecipesFinder(MetaPathFinder):
     """Makes `import recipes` one package over several folders: the user's own first, then the shipped one.
 
     Attributes:
-      folders: where `recipes.<name>` is looked up, in order. An `__init__.py` is run if the first that has one, but
-        none is needed.
+      folders: searched for `recipes.<name>` in this order. The first `__init__.py` is run, but none is needed.
     """
 
     def __init__(self, folders: Sequence[Path]):
@@ -112,15 +110,15 @@ class RecipesFinder(MetaPathFinder):
 
 
 def recipes_dirs(cwd: Path) -> list[Path]:
-    """The folders `recipes.<name>` is looked up in: `./recipes` if there is one, then the shipped recipes."""
+    """The folders for `recipes.<name>`: `./recipes` if it exists, then the shipped recipes."""
     folders = [folder for folder in (cwd / "recipes", shipped_dir() / "recipes") if folder.is_dir()]
     return list(dict.fromkeys(folder.resolve() for folder in folders))
 
 
 def install_recipes(cwd: Path) -> None:
-    """Makes `recipes` and the user's own modules in `cwd` importable, from the console script as under `python -m`.
+    """Makes `recipes` and the user's own modules in `cwd` importable, for the console script and `python -m`.
 
-    Nothing is imported here. Calling it again with another folder forgets the recipes of the first.
+    It imports nothing. A call with another folder forgets the recipes of the first.
     """
     folders = tuple(recipes_dirs(cwd))
     old = [finder for finder in sys.meta_path if isinstance(finder, RecipesFinder)]

@@ -1,4 +1,4 @@
-"""Words that are printed to be typed: a value quoted for Hydra's grammar first, then the word quoted for the shell.
+"""Words for the user to type: a value is quoted first for Hydra's grammar, then the word for the shell.
 
 override("run_dir", "runs/a=b")    run_dir="runs/a=b"        as Hydra reads it, and as a process is given it
 shell_override("run_dir", "runs/a=b")    'run_dir="runs/a=b"'      as it is typed into a POSIX shell
@@ -15,9 +15,9 @@ from typing import Any
 
 from modetrain.files import paths
 
-# What neither Hydra nor a shell reads as anything but itself; numbers and words like `null` are still to be found out.
+# Text that Hydra and a shell leave unchanged, except numbers and words like `null`.
 _PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
-# A path that is one of these has another meaning, and so has one that begins with ~ (home) or - (a flag).
+# These values are no paths, and so is one that begins with ~ (home) or - (a flag).
 _NO_PATHS = ("latest", "null", "???")
 
 
@@ -30,47 +30,47 @@ def override(key: str, value: Any, *, interpolated: bool = False) -> str:
     """An override that sets a key to exactly this value, as Hydra reads it.
 
     Args:
-      key: what is set, with a `+` before it or not.
-      value: a text, number, truth value, None, or a list of them. A text stays a text, `"5"` and `"null"` too.
-      interpolated: whether `${...}` in a text is an interpolation; else it is a part of the text.
+      key: the key, with or without a `+` before it.
+      value: a text, number, bool, None, or a list of them. A text stays a text, even `"5"` and `"null"`.
+      interpolated: whether `${...}` in a text is an interpolation; otherwise it is a part of the text.
     """
     return f"{key}={_value(value, interpolated)}"
 
 
 def shell_override(key: str, value: Any) -> str:
-    """An override as it is typed into a shell."""
+    """An override, quoted for a shell."""
     return quote_word(override(key, value))
 
 
 def shell_path_override(key: str, path: Path | str) -> str:
-    """An override that sets a key to a path, as it is typed into a shell."""
+    """An override that sets a key to a path, quoted for a shell."""
     return shell_override(key, path_value(path))
 
 
 def path_value(path: Path | str) -> str:
-    """A path as a value: relative to the working folder where it lies in it, and never read as anything but a path."""
+    """A path as a value: relative to the working folder if it is below it, and never read as anything but a path."""
     text = paths.format_path(Path(path), Path.cwd())
     return f"./{text}" if text in _NO_PATHS or text.startswith(("~", "-")) else text
 
 
 def quote_word(word: str) -> str:
-    """A word as it is typed into a POSIX shell.
+    """A word, quoted for a POSIX shell.
 
-    A character that a terminal does not show, or does not pass on when it is pasted (a tab, a line break, a byte that is no
-    text), is written by printf.
+    printf writes a character that a terminal does not show, or changes when it is pasted (a tab, a line break, a byte that is
+    no text).
     """
-    if word.isprintable() or word.endswith("\n"):  # which the substitution would drop
+    if word.isprintable() or word.endswith("\n"):  # the substitution would drop a line break at the end
         return shlex.quote(word)
     return f"\"$(printf -- '{''.join(_in_printf(character) for character in word)}')\""
 
 
 def join(words: Iterable[str]) -> str:
-    """A whole command as it is typed into a POSIX shell, on one line."""
+    """A whole command, quoted for a POSIX shell, on one line."""
     return " ".join(quote_word(word) for word in words)
 
 
 def escape(text: str) -> str:
-    """A text as OmegaConf resolves it to itself: `${` is no interpolation."""
+    """Escapes a text for OmegaConf, so that `${` is no interpolation."""
     return re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", text)
 
 
@@ -87,7 +87,7 @@ def _value(value: Any, interpolated: bool) -> str:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether Hydra reads a text without quotes as that text: no number, no truth value, no null."""
+    """Whether Hydra reads a text without quotes as that text: no number, no bool, no null."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     return _PLAIN.fullmatch(text) is not None and OverridesParser.create().parse_override(f"x={text}").value() == text

@@ -1,4 +1,4 @@
-"""Run folders: what lies where in one, and which is the newest.
+"""Run folders: the paths in one, and the newest one.
 
 runs/<recipe>/<mode>/<time>/
   config.yaml   run.json   error.txt
@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Any
 
 RUNS = Path("runs")
-CONFIG = "config.yaml"  # everything that was configured
-RECORD = "run.json"  # what took effect and what came of it
-ERROR = "error.txt"  # what a failed run said, complete
+CONFIG = "config.yaml"  # the whole configuration
+RECORD = "run.json"  # what took effect, and the results
+ERROR = "error.txt"  # the complete error of a failed run
 CHECKPOINTS = "checkpoints"
-WORKERS = "workers"  # what each of several workers printed
-INDEX = "index.json"  # among them: the SHA-256 of each
+WORKERS = "workers"  # the output of each of several workers
+INDEX = "index.json"  # in the folder of checkpoints: the SHA-256 of each
 
 
 def worker_file(folder: Path, name: str, worker: int) -> Path:
-    """A file that each worker has of its own: `error.txt` of the first, `error-worker-1.txt` of the next."""
+    """Each worker's own file: `error.txt` of the first worker, `error-worker-1.txt` of the next."""
     stem, dot, suffix = name.partition(".")
     return folder / (f"{stem}-worker-{worker}{dot}{suffix}" if worker else name)
 
 
 def create(root: Path, recipe: str, mode: str) -> Path:
-    """Creates and returns `<root>/<recipe>/<mode>/<time>`, with `-2`, `-3`, ... where that is taken.
+    """Creates and returns `<root>/<recipe>/<mode>/<time>`, with `-2`, `-3`, ... if that exists.
 
-    `mkdir` decides who gets a name, so two runs started in the same second never share a folder.
+    `mkdir` fails for an existing name, so two runs started in the same second never share a folder.
     """
     parent = root / recipe / mode
     parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def create(root: Path, recipe: str, mode: str) -> Path:
 
 
 def find_latest(root: Path, recipe: str, mode: str) -> Path | None:
-    """The newest run of this recipe and mode with a checkpoint, else the newest folder of one, else None."""
+    """The newest run folder of this recipe and mode with a checkpoint, else the newest without one, else None."""
     pattern = re.compile(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)(?:-(\d+))?")
     found = []
     for folder in (root / recipe / mode).glob("*"):
@@ -58,12 +58,12 @@ def find_latest(root: Path, recipe: str, mode: str) -> Path | None:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a folder already is the folder of a run; one that failed before its first step left nothing to keep."""
+    """Whether a folder holds a run that must be kept; one that failed before its first step need not be."""
     return bool(steps(folder)) or ((folder / RECORD).exists() and not failed_at_once(folder))
 
 
 def failed_at_once(folder: Path) -> bool:
-    """Whether a folder holds only what a run leaves that failed before its first step: no step made, no checkpoint."""
+    """Whether a folder holds only a run that failed before its first step: no step, no checkpoint."""
     found = _json(folder / RECORD)
     made_none = found.get("status") == "failed" and found.get("steps") == 0
     return made_none and not any((folder / CHECKPOINTS).glob("*.npz"))
@@ -86,37 +86,37 @@ def step_of(file: Path) -> int | None:
 
 
 def steps(folder: Path) -> list[int]:
-    """Steps that a run folder has a checkpoint of, ascending."""
+    """The steps of the checkpoints in a run folder, ascending."""
     found = (step_of(file) for file in (folder / CHECKPOINTS).glob("step-*.npz"))
     return sorted(step for step in found if step is not None)
 
 
 def recorded_steps(folder: Path) -> list[int]:
-    """Steps that a run is known to have made by its record and by its index of checkpoints, whatever files there are.
+    """Steps that a run has made according to its record and its index of checkpoints, even if files are missing.
 
-    A run that failed before its first checkpoint lost them: none of that counts.
+    A run that failed before its first checkpoint has lost its steps, so they do not count.
     """
     record, index = _json(folder / RECORD), _json(folder / CHECKPOINTS / INDEX)
-    told = [record.get("resumed_at"), *(step_of(Path(name)) for name in index)]
-    written = record.get("checkpoints")
-    if record.get("status") != "failed" or not isinstance(written, dict) or written.get("written"):
-        told.append(record.get("steps"))
-    return sorted(step for step in told if isinstance(step, int) and step > 0)
+    found = [record.get("resumed_at"), *(step_of(Path(name)) for name in index)]
+    checkpoints = record.get("checkpoints")
+    if record.get("status") != "failed" or not isinstance(checkpoints, dict) or checkpoints.get("written"):
+        found.append(record.get("steps"))
+    return sorted(step for step in found if isinstance(step, int) and step > 0)
 
 
 def newest(folder: Path, at_most: int | None = None) -> Path | None:
-    """The newest checkpoint in a run folder, of a step up to `at_most`; None where there is none."""
-    there = [step for step in steps(folder) if at_most is None or step <= at_most]
-    return checkpoint(folder, there[-1]) if there else None
+    """The newest checkpoint in a run folder, of a step up to `at_most`, or None."""
+    found = [step for step in steps(folder) if at_most is None or step <= at_most]
+    return checkpoint(folder, found[-1]) if found else None
 
 
 def owner(path: Path) -> Path:
-    """The run folder of what `resume=` names: itself, or that of a checkpoint."""
+    """The run folder for a value of `resume=`: a run folder itself, or a checkpoint in one."""
     return path.parent.parent if path.suffix == ".npz" else path
 
 
 def _json(file: Path) -> dict[str, Any]:
-    """What a file says; empty where there is none that can be read."""
+    """The contents of a file; empty if it cannot be read."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The file run.json of a run folder: read, and replaced whole. What stands in it is for `record.py` to say."""
+"""Reads and replaces the file run.json of a run folder. `app/record.py` decides on its contents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modetrain.files import atomic, run_folder
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """What a run folder's file says; empty where there is none that can be read."""
+    """The contents of a run folder's file; empty if it cannot be read."""
     try:
         found = json.loads((folder / run_folder.RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -21,21 +21,21 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, described: Mapping[str, Any]) -> None:
-    """Replaces the file at once, so that a reader never sees half of it."""
-    folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it while the run went on
+    """Replaces the whole file at once, so that a reader never sees half of it."""
+    folder.mkdir(parents=True, exist_ok=True)  # the user may have removed it during the run
     text = json.dumps(_finite(dict(described)), indent=2, default=str, allow_nan=False) + "\n"
     atomic.write_text(folder / run_folder.RECORD, text)
 
 
 def update(folder: Path, changes: Mapping[str, Any]) -> None:
-    """Adds to what the file says, or replaces parts of it; without a file nothing is done."""
+    """Adds keys to the file, or replaces them; does nothing without a file."""
     found = read(folder)
     if found:
         write(folder, {**found, **changes})
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for NaN and infinities, which JSON has no words for."""
+    """The value with null for NaN and infinities, which JSON cannot hold."""
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

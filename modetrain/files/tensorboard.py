@@ -1,7 +1,7 @@
-"""TensorBoard's event files of a run: written while it trains, and cut where a resumed run goes on.
+"""TensorBoard's event files of a run: written while it trains, and truncated when it resumes.
 
-What goes wrong with them costs curves and never the run: it is said once, and training goes on. A run that goes on from
-step k writes every later point again, so those that are there already are taken out, and TensorBoard is told.
+An error costs curves and never the run: it is logged once, and training continues. A run that resumes at step k writes every
+later point again, so the existing later points are removed, and TensorBoard is notified.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import tensorflow as tf
 
 _NAMES = "events.out.tfevents.*"
 _PURGE = ".purge"
-_PAUSE = 60.0  # seconds between attempts to write where that has failed
-# One value as tf.summary.scalar writes it (not a `simple_value`), so that whatever reads those reads these.
+_PAUSE = 60.0  # seconds until the next attempt after a failed write
+# One value as tf.summary.scalar writes it (not a `simple_value`), so that the same readers can read it.
 _SCALAR = tf.compat.v1.Summary.Value(
     metadata=tf.compat.v1.SummaryMetadata(
         plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars"),
@@ -50,10 +50,10 @@ class TensorBoardWriter:
         self._now = now
         self._writer: tf.summary.SummaryWriter | None = None  # opened with the first point
         self._file: Path | None = None
-        self._lost_until = 0.0  # nothing is tried before, after something went wrong
+        self._lost_until = 0.0  # after an error there is no attempt before this time
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Writes `{tag: value}` at a step as one event: each call of `tf.summary.scalar` would cost more than all of it."""
+        """Writes `{tag: value}` at a step as one event, which is cheaper than one call of `tf.summary.scalar`."""
         summary = tf.compat.v1.Summary()
         for tag, value in values.items():
             scalar = summary.value.add()
@@ -71,38 +71,38 @@ class TensorBoardWriter:
                 tf.summary.image(name, images, step=step, max_outputs=len(images))
 
     def flush(self) -> None:
-        """Hands everything so far to the operating system, where the end of this process does not touch it."""
+        """Writes all points so far to the operating system; they survive the end of this process."""
         if self._writer is not None:
             with self._writing() as write:
                 if write:
                     self._writer.flush()
 
     def rewind(self, step: int) -> None:
-        """Takes out what was written after `step`; the run is about to write it again."""
+        """Removes the points after `step`; the run writes them again."""
         self.close()
         if self._folder is not None:
-            with self._forgiven():
+            with self._log_errors():
                 truncate(self._folder, step)
 
     def close(self) -> None:
-        """Writes the rest; what comes later goes into another file."""
+        """Writes the rest and closes the file; later points go into another file."""
         writer, self._writer, self._file = self._writer, None, None
         if writer is not None:
-            with self._forgiven():
+            with self._log_errors():
                 writer.close()
 
     # --- private ----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[bool]:
-        """Within this points go to the open file; yields whether there is one to write to."""
+        """Within this points go to the open file; yields whether there is one."""
         opened = False
         if self._folder is not None and self._now() >= self._lost_until:
-            with self._forgiven():
+            with self._log_errors():
                 self._open(self._folder)
                 opened = True
         if opened and self._writer is not None:
-            with self._forgiven(), self._writer.as_default():
+            with self._log_errors(), self._writer.as_default():
                 yield True
         else:
             yield False
@@ -110,7 +110,9 @@ class TensorBoardWriter:
     def _open(self, folder: Path) -> None:
         if self._file is not None and not self._file.exists():
             self._writer = None
-            log.warning(f"{self._file} was removed while this run writes to it; its points are gone, later ones not")
+            log.warning(
+                f"{self._file} was removed while this run writes to it; its points are lost, later ones are not"
+            )
         if self._writer is None:
             folder.mkdir(parents=True, exist_ok=True)
             before = set(folder.glob(_NAMES))
@@ -119,27 +121,27 @@ class TensorBoardWriter:
             (self._file,) = {*folder.glob(_NAMES)} - before
 
     @contextlib.contextmanager
-    def _forgiven(self) -> Iterator[None]:
-        """Says what goes wrong inside, and has it tried again later, in another file: this one may end amid a record."""
+    def _log_errors(self) -> Iterator[None]:
+        """Logs an error inside and starts a pause; the next attempt uses another file, because this one may end within a record."""
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
             log.warning(
-                f"points for TensorBoard cannot be written to {self._folder} ({_reason(error)}): training goes on "
-                f"without them; tried again in {_PAUSE:.0f} s"
+                f"points for TensorBoard cannot be written to {self._folder} ({_reason(error)}): training continues "
+                f"without them; next attempt in {_PAUSE:.0f} s"
             )
             self._writer = self._file = None
             self._lost_until = self._now() + _PAUSE
 
 
 def truncate(folder: Path, step: int) -> int:
-    """Takes every point after `step` out of the event files of a folder, and a last record that a crash cut short.
+    """Removes every point after `step` from the event files of a folder, and a last record that a crash left incomplete.
 
     Returns:
-      How many records were taken out.
+      The number of removed records.
     """
-    taken = 0
-    for file in folder.glob(f"{_NAMES}{_PURGE}"):  # of an earlier cut
+    removed = 0
+    for file in folder.glob(f"{_NAMES}{_PURGE}"):  # from an earlier call
         file.unlink()
     files = sorted(folder.glob(_NAMES))
     for file in files:
@@ -147,34 +149,34 @@ def truncate(folder: Path, step: int) -> int:
         records = list(iter_records(content))
         whole = b"".join(raw for raw, event in records if event.step <= step)
         if whole != content:
-            taken += sum(1 for _, event in records if event.step > step)
+            removed += sum(1 for _, event in records if event.step > step)
             partial = file.with_name(f".cut-{file.name.replace('tfevents', 'partial')}")
             partial.write_bytes(whole)
             os.replace(partial, file)
     if files:
-        # A TensorBoard that is open has read those points: this has it forget them. By its name it comes after the files
-        # there are and, named by their second, before the next one.
+        # An open TensorBoard has read those points; this file makes it forget them. By name it sorts after the existing files
+        # and before the next one, whose name holds a later second.
         if files[-1].name.startswith(f"events.out.tfevents.{int(time.time()):010d}"):
             time.sleep(1.0 - time.time() % 1.0)
         start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
         with tf.io.TFRecordWriter(str(folder / f"{files[-1].name}{_PURGE}")) as writer:
             restart = tf.compat.v1.Event(wall_time=time.time(), step=step + 1, session_log=start)
-            # Twice: the first one that it sees is no restart to it.
+            # Twice: TensorBoard ignores the first one.
             for event in (tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2"), restart, restart):
                 writer.write(event.SerializeToString())
-    return taken
+    return removed
 
 
 def iter_records(content: bytes) -> Iterator[tuple[bytes, tf.compat.v1.Event]]:
-    """The whole records of an event file, each as it is and decoded; ends where the file is not whole any more."""
-    at, head, tail = 0, 12, 4  # a length and its checksum before, the data's checksum behind
+    """Yields the whole records of an event file, raw and decoded; ends at the first incomplete or damaged record."""
+    at, head, tail = 0, 12, 4  # a length and its checksum before the data, the data's checksum after it
     while at + head + tail <= len(content):
         length, checksum = struct.unpack_from("<QI", content, at)
         end = at + head + length + tail
         if checksum != _checksum(content[at : at + 8]) or end > len(content):
             return
         data = content[at + head : end - tail]
-        # Checksums are slow here; only what was written last can be wrong.
+        # Checksums are slow in Python; only the last record can be wrong.
         last = end + head > len(content) or struct.unpack_from("<I", content, end + 8)[0] != _checksum(
             content[end : end + 8]
         )

@@ -1,4 +1,4 @@
-"""From what `Trainer` is given to what it runs: a mode, its replicas, the recipe made on them, and batches cut for them."""
+"""Builds what a `Trainer` runs from its arguments: the replicas of its mode, the recipe on them, and sharded batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def replicas_for(mode: Mode) -> Replicas:
     """The replicas of a mode in this process.
 
     Raises:
-      ConfigError: the mode needs processes that only the command line starts, or devices that are not there.
+      ConfigError: the mode needs processes that only the command line starts, or devices that do not exist.
     """
     if mode.strategy == "multiworker":
         raise ConfigError(
@@ -38,17 +38,17 @@ def replicas_for(mode: Mode) -> Replicas:
 def make_recipe(
     recipe: Recipe | Callable[[], Recipe], replicas: Replicas, mode: Mode, *, steps: int, nonfinite: str
 ) -> Recipe:
-    """The recipe itself, or the one that a function makes where its variables belong.
+    """Returns the recipe, or calls the function that makes it within the scope of the replicas.
 
     Args:
-      recipe: as `Trainer` is given it.
-      replicas, mode: where and how it is run.
-      steps: of the run, for optimizers that do not know it.
-      nonfinite: the policy for what is not finite, for every optimizer.
+      recipe: the argument of `Trainer`.
+      replicas, mode: where and how it runs.
+      steps: number of steps, for optimizers without it.
+      nonfinite: the policy for values that are not finite, for every optimizer.
 
     Raises:
-      ConfigError: the recipe was made already, and its variables are not on the replicas or in the precision of the mode.
-      TypeError: there is no recipe.
+      ConfigError: the recipe exists already, and its variables are not on the replicas or in the precision of the mode.
+      TypeError: it is no recipe.
     """
     if not isinstance(recipe, Recipe) and callable(recipe):
         tf_setup.set_precision(mode)
@@ -70,11 +70,11 @@ def make_recipe(
 def make_data(
     data: Data | Mapping[str, Any], recipe: Recipe, replicas: Replicas, mode: Mode, *, batch_size: int
 ) -> Data:
-    """Batches of a step: `data` itself, or made of arrays.
+    """Returns `data`, or makes it from arrays.
 
     Raises:
-      ConfigError: the arrays do not make batches, or cannot be cut into equal shares.
-      TypeError: there are no arrays.
+      ConfigError: the arrays do not make batches, or a batch cannot be sharded equally.
+      TypeError: they are no arrays.
     """
     if isinstance(data, Data):
         assert data.sharding.parts == recipe.micro_batches, "data is sharded for another number of micro-batches"

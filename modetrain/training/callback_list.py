@@ -1,4 +1,4 @@
-"""The callbacks of a trainer: which step they want next, and who is called when."""
+"""The callbacks of a trainer: the next step that they want, and their calls in order."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class CallbackList:
     """Calls every callback in its order.
 
     Args:
-      callbacks: in the order in which they are called.
+      callbacks: the callbacks in the order of their calls.
 
     Attributes:
-      active: the callback that is called now, and its method, as text; None between two calls.
-      pending: callbacks that want to see this step and have not yet.
+      active: the callback that runs now, and its method, as text; None between two calls.
+      pending: callbacks that want this step and have not run yet.
     """
 
     def __init__(self, callbacks: Sequence[Callback]):
@@ -42,7 +42,7 @@ class CallbackList:
             self._call(callback.on_train_begin, trainer)
 
     def next_step(self, step: int, last: int) -> int:
-        """The first step after `step` that a callback wants to see, at most `last`."""
+        """The first step after `step` that a callback wants, at most `last`."""
         self._wanted = [callback.next_step(step) for callback in self._callbacks]
         return min([last, *(one for one in self._wanted if one is not None)])
 
@@ -51,12 +51,12 @@ class CallbackList:
             self._call(callback.on_steps_end, trainer, metrics)
 
     def on_step(self, trainer: TrainerProtocol) -> None:
-        """Calls those that wanted this step."""
+        """Calls the callbacks that want this step."""
         self.pending = [c for c, step in zip(self._callbacks, self._wanted, strict=True) if step == trainer.step]
         self.call_pending(trainer)
 
     def call_pending(self, trainer: TrainerProtocol) -> None:
-        """Calls those that want to see this step and have not yet: after an error, those from the failed one on."""
+        """Calls the pending callbacks: after an error, those from the failed one on."""
         while self.pending:
             self._call(self.pending[0].on_step, trainer)
             self.pending = self.pending[1:]
@@ -78,14 +78,14 @@ class CallbackList:
         return True
 
     def on_train_end(self, trainer: TrainerProtocol, failure: BaseException | None) -> BaseException | None:
-        """Ends every callback that has begun, whatever fails; returns the first failure."""
+        """Ends every callback that has begun, even if one fails; returns the first failure."""
         for callback in self._begun:
             try:
                 callback.on_train_end(trainer)
             except BaseException as error:
                 if failure is None:
                     failure = error
-                elif isinstance(error, NotSavedError):  # its own text is complete, and is needed once
+                elif isinstance(error, NotSavedError):  # its text is complete, and needed once
                     if not isinstance(failure, NotSavedError):
                         failure.add_note(f"modetrain: {error}")
                 else:

@@ -1,4 +1,4 @@
-"""One evaluation: means over every evaluation example, exact however the examples are divided."""
+"""One evaluation: means over every evaluation example, exact for any division into batches."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from modetrain.training.step_errors import explain, failing_step
 
 
 def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> dict[str, float]:
-    """Evaluates with the averaged weights where an optimizer keeps them; all workers must call this.
+    """Evaluates, with the averaged weights if an optimizer has them; all workers must call this.
 
     Args:
-      trainer: whose recipe, data and mode are used.
-      steps_per_call: the most batches of one call of the program.
+      trainer: has the recipe, the data and the mode.
+      steps_per_call: maximum number of batches in one call of the program.
     """
     program = trainer.programs.eval
     means = RunningMeans()

@@ -1,4 +1,4 @@
-"""What a run has measured: metrics of its last steps, and the results of its evaluations."""
+"""The measurements of a run: metrics of its last steps, and the results of its evaluations."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from modetrain.engine.metrics import RunningMeans, StepMetrics
 from modetrain.training.stragglers import WorkerTimes
 
-_RECENT = 100  # results["train"] is the mean over the last steps, this many
-_KEPT = 100_000  # steps that `train` holds: a run of days must not fill the memory
+_RECENT = 100  # results["train"] is the mean over this many last steps
+_KEPT = 100_000  # steps in `train`: a run of days must not fill the memory
 
 
 class History:
@@ -19,9 +19,9 @@ class History:
 
     Attributes:
       evaluations: means over the evaluation examples, by step; `{10: {"loss": 0.5}, ...}`.
-      evaluation: the latest of them.
+      evaluation: the latest evaluation.
       evaluated: its step, or None.
-      worker_times: times of several workers, once the run has ended well.
+      worker_times: times of several workers, once the run has ended without an error.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class History:
         self.worker_times: WorkerTimes | None = None
 
     def add_steps(self, metrics: StepMetrics) -> None:
-        """Takes the metrics of one call of the program."""
+        """Adds the metrics of one call of the program."""
         self._chunks.append(metrics)
         self._kept += len(metrics.values)
         while self._kept - len(self._chunks[0].values) >= _KEPT:
@@ -46,15 +46,15 @@ class History:
         )
 
     def add_evaluation(self, step: int, means: Mapping[str, float]) -> None:
-        """Takes the results of one evaluation."""
+        """Adds the results of one evaluation."""
         self.evaluation, self.evaluated = dict(means), step
         self.evaluations[step] = self.evaluation
 
     @property
     def train(self) -> dict[int, dict[str, float]]:
-        """RunningMeans over the batch of each step, by the number of updates completed after it; the last 100,000 steps.
+        """Means over the batch of each step, by the number of updates completed after it; the last 100,000 steps.
 
-        A metric that nothing is counted for in a step (the gradient norm where no callback needs it) is left out.
+        A metric with a count of 0 in a step is left out, such as a gradient norm that no callback needs.
         """
         found: dict[int, dict[str, float]] = {}
         for chunk in self._chunks:
@@ -71,13 +71,13 @@ class History:
         return {"train": means, "eval": self.evaluation}
 
     def state(self) -> dict[str, Any]:
-        """What `results` needs, as JSON."""
+        """The state that `results` needs, as JSON."""
         recent = self._recent
         kept = {} if recent is None else {"names": list(recent.names), "values": recent.values.tolist()}
         return {"recent": kept, "evaluation": dict(self.evaluation), "evaluated": self.evaluated}
 
     def load_state(self, state: Mapping[str, Any], *, step: int) -> None:
-        """Takes back what `state` returned, and forgets what was measured after `step`."""
+        """Loads what `state` returned, and forgets measurements after `step`."""
         self._recent = None
         if recent := state.get("recent"):
             values = np.array(recent["values"], np.float64).reshape(-1, len(recent["names"]), 2)

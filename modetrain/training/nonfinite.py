@@ -1,7 +1,7 @@
-"""What a NaN or an infinity in a loss or a gradient leads to: stop there, skip the update, or go back.
+"""The reaction to a NaN or an infinity in a loss or a gradient: stop, skip the update, or roll back.
 
-Found by a flag that every update returns with its metrics, in every mode: XLA leaves TensorFlow's own checks out. Each
-step has its own flag, so that the step is known exactly, however many a call runs.
+Every update returns a flag with its metrics, in every mode: XLA leaves out TensorFlow's own checks. Each step has its own
+flag, so the step is known exactly, even if a call runs many steps.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from modetrain.settings import NonfiniteSettings
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NonFiniteValue:
-    """Something that is not finite.
+    """A value that is not finite.
 
     Attributes:
-      step: updates completed before the step it is in.
-      what: in words.
+      step: updates completed before its step.
+      what: the value in words.
     """
 
     step: int
@@ -34,15 +34,15 @@ log = logging.getLogger(__name__)
 
 
 class NonfiniteGuard:
-    """Looks through the rows of every call.
+    """Checks the metrics of every call for values that are not finite.
 
     Args:
-      settings: what to do about it.
+      settings: the policy.
 
     Attributes:
       settings: as given.
-      skipped: updates that were skipped so far.
-      in_a_row: how many of them were the last ones.
+      skipped: number of skipped updates so far.
+      in_a_row: number of successive skipped updates up to now.
     """
 
     def __init__(self, settings: NonfiniteSettings):
@@ -51,10 +51,10 @@ class NonfiniteGuard:
         self.in_a_row = 0
 
     def look(self, rows: StepMetrics) -> tuple[StepMetrics, NonFiniteValue | None]:
-        """Takes the flags out of the rows, and of skipped steps what would spoil every mean.
+        """Removes the flags, and the values of skipped steps that would spoil every mean.
 
         Returns:
-          The rows for everybody else, and what ends the run or sends it back, if anything does.
+          The other metrics, and the value that ends the run or rolls it back, or None.
         """
         if self.settings.policy == "ignore":
             return rows, None
@@ -62,7 +62,7 @@ class NonfiniteGuard:
         losses = [n for n, name in enumerate(rows.names) if is_loss(name)]
         finite = np.isfinite(rows.values[:, :, 0])
         flagged = (rows.values[:, flags, 0] != 0).any(axis=1)
-        # A loss that is shown and not minimized has no flag; other metrics may well be infinite or undefined.
+        # A loss that is returned but not minimized has no flag; other metrics may be infinite or undefined.
         bad = flagged | ~finite[:, losses].all(axis=1)
         shown = [n for n in range(len(rows.names)) if n not in flags]
         kept = StepMetrics(first=rows.first, names=tuple(rows.names[n] for n in shown), values=rows.values[:, shown])
@@ -81,14 +81,14 @@ class NonfiniteGuard:
             if bad[index] and not self.skipped:
                 log.warning(
                     f"{_what(rows, index, losses)} in step {rows.first + index + 1}: its update is skipped "
-                    "(nonfinite.policy=skip); later ones are counted only"
+                    "(nonfinite.policy=skip); later ones are only counted"
                 )
             self.skipped += int(bad[index])
             if self.in_a_row > self.settings.limit:
                 many = f", after nonfinite.limit={self.settings.limit} skipped updates in a row"
                 return kept, NonFiniteValue(step=rows.first + index, what=_what(rows, index, losses) + many)
         values = kept.values.copy()
-        values[bad[:, None] & ~np.isfinite(values[:, :, 0])] = 0.0  # nothing counted
+        values[bad[:, None] & ~np.isfinite(values[:, :, 0])] = 0.0  # a count of 0
         return dataclasses.replace(kept, values=values), None
 
     def state(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class NonfiniteGuard:
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state` gave."""
+        """Loads what `state` returned."""
         self.skipped, self.in_a_row = state.get("skipped", 0), state.get("in_a_row", 0)
 
 

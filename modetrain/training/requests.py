@@ -1,4 +1,4 @@
-"""What a run is asked from outside while it trains, by a signal or a callback: to stop, or to save."""
+"""Requests to a running training, by a signal or a callback: to stop, or to save."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from modetrain.engine.devices import Replicas
 
 
 class Requests:
-    """Requests to one worker or another, which take effect on all workers after the same step.
+    """Requests to any worker, which take effect on all workers after the same step.
 
     Args:
-      replicas: of the run.
+      replicas: the run's replicas.
 
     Attributes:
-      stop_signal: the signal that stops the run; None while it goes on.
-      save: whether a checkpoint is wanted after this step.
+      stop_signal: the signal that stops the run, or None.
+      save: whether a checkpoint is requested after this step.
     """
 
     def __init__(self, replicas: Replicas):
@@ -28,19 +28,19 @@ class Requests:
         self.save = False
 
     def request_stop(self, signum: int) -> None:
-        """Any thread may call this."""
+        """Requests a stop. Any thread may call this."""
         self._stop = signum
-        if self._replicas.workers == 1:  # other workers have to know first: see `sum_over_workers`
+        if self._replicas.workers == 1:  # several workers stop together: see `sum_over_workers`
             self.stop_signal = signum
 
     def request_save(self) -> None:
-        """Any thread may call this."""
+        """Requests a checkpoint. Any thread may call this."""
         self._save = True
 
     def sum_over_workers(self, rows: np.ndarray) -> np.ndarray:
         """Sums rows [steps, replicas, metrics, 2] over all replicas, and shares the requests of every worker.
 
-        All of them travel in one sum, so that no worker waits a second time.
+        One sum carries all of them, so no worker waits a second time.
         """
         here = rows.sum(axis=1, dtype=np.float64)
         save, self._save = self._save, False

@@ -1,6 +1,6 @@
-"""What a run keeps over a restart besides its variables: open windows, counters, the latest results.
+"""The state of a run besides its variables: open windows, counters, the latest results.
 
-It goes into each checkpoint as JSON (`collect`) and comes back from there (`load`), on resuming and on a rollback alike.
+Each checkpoint holds it as JSON (`collect`). Resuming and a rollback load it (`load`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from modetrain.diagnostics import location
 
 
 def collect(trainer: TrainerProtocol) -> dict[str, Any]:
-    """All that the run needs to continue from here."""
+    """The state that the run needs to continue from here."""
     callbacks = list(iter_named(trainer.callbacks))
     return {
         **trainer.history.state(),
@@ -27,7 +27,7 @@ def collect(trainer: TrainerProtocol) -> dict[str, Any]:
 
 
 def load(trainer: TrainerProtocol, state: Mapping[str, Any]) -> None:
-    """Gives a trainer what `collect` took from it, or from the one before it; older checkpoints hold less."""
+    """Loads into a trainer what `collect` returned; older checkpoints hold less."""
     trainer.history.load_state(state, step=trainer.step)
     trainer.loader.skipped_batches = [(step, count) for step, count in state.get("left_out", [])]
     trainer.loader.reset()
@@ -41,16 +41,16 @@ def load(trainer: TrainerProtocol, state: Mapping[str, Any]) -> None:
 
 
 def iter_named(callbacks: Iterable[Callback]) -> Iterator[tuple[str, Callback]]:
-    """Each callback with the name of its class, and a number where there are several of one."""
+    """Each callback with the name of its class, and a number if there are several of a class."""
     seen: dict[str, int] = {}
     for callback in callbacks:
-        name = type(callback).__name__  # which checkpoints hold: `Log` and `Checkpoint` keep their names
+        name = type(callback).__name__  # checkpoints hold it: `Log` and `Checkpoint` keep their names
         seen[name] = seen.get(name, 0) + 1
         yield (name if seen[name] == 1 else f"{name}-{seen[name]}"), callback
 
 
 def _state(name: str, callback: Callback, trainer: TrainerProtocol) -> Mapping[str, Any]:
-    """What a callback keeps, checked to be JSON here, where its owner is known."""
+    """The state of a callback; checks here, where the callback is known, that it is JSON."""
     example = 'write def state(self, trainer): return {"count": self.count}'
     if not callable(callback.state):
         with _add_note(f"{name}.state is a {type(callback.state).__name__} and no method: {example}", callback):
@@ -66,7 +66,7 @@ def _state(name: str, callback: Callback, trainer: TrainerProtocol) -> Mapping[s
 
 @contextlib.contextmanager
 def _add_note(what: str, callback: Callback) -> Iterator[None]:
-    """Adds to an error raised inside which callback it is of."""
+    """Adds a note on the callback to an error raised inside."""
     try:
         yield
     except Exception as error:

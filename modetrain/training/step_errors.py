@@ -1,4 +1,4 @@
-"""What is added to the error of a step: recipe, step, mode, the batch, and a plain sentence for everyday mistakes."""
+"""Notes on the error of a step: recipe, step, mode, the batch, and a plain sentence for common mistakes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from modetrain.training.nonfinite import NonFiniteValue
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss or gradient that is NaN or infinite.
+    """A loss or gradient is NaN or infinite.
 
     Attributes:
-      step: the step it is in (updates completed before it).
+      step: its step (updates completed before it).
     """
 
     def __init__(self, found: NonFiniteValue, trainer: TrainerProtocol, block: StackedBatches):
@@ -35,7 +35,7 @@ class NonFiniteError(ArithmeticError):
         )
 
     def after(self, what: str) -> None:
-        """Adds to the message what was tried before the run ended."""
+        """Adds to the message what the run tried before it ended."""
         self.args = (f"{self._what}, after {what} {self._where}",)
 
 
@@ -53,22 +53,22 @@ def explain(
     Args:
       trainer: the trainer.
       method: the recipe's method that is called inside (`train_step`, `eval_step`, `prepare`).
-      block: the batches; None where there are none yet.
-      step: returns the step that is running (in evaluation, the batch).
+      block: the batches; None if they do not exist yet.
+      step: returns the running step (in evaluation the batch).
       evaluating: whether a `prepare` is for evaluation; an `eval_step` always is.
     """
     evaluating = evaluating or method == "eval_step"
     try:
         yield
-    except bdb.BdbQuit:  # who quits the debugger knows where they are
+    except bdb.BdbQuit:  # the user has quit the debugger, and needs no notes
         raise
-    except ConfigError as error:  # it says itself what to do; AutoGraph puts a stack of the library's before it
+    except ConfigError as error:  # its text is complete; AutoGraph puts a stack of the library before it
         _, wrapped, text = str(error).rpartition(f"{type(error).__name__}: ")
         if wrapped and tf_errors.read(error) is not None:
             raise type(error)(text.strip()) from error
         raise
     except Exception as error:
-        if trainer.replicas.workers > 1 and lost_a_peer(error):  # the step itself did not fail here
+        if trainer.replicas.workers > 1 and lost_a_peer(error):  # the step did not fail on this worker
             raise
         if sentence := tf_errors.plain_sentence(error):
             error.add_note(f"modetrain: {sentence}")
@@ -81,7 +81,7 @@ def explain(
 
 
 def failing_step(mode: Mode, program: Program, first: int) -> Callable[[], int]:
-    """Returns a function that tells the step running in `program`; an XLA program fails as a whole."""
+    """Returns a function that returns the step running in `program`; an XLA program fails as a whole."""
     return lambda: first if mode.compile == "xla" else max(first, program.reached)
 
 

@@ -1,7 +1,7 @@
-"""Which worker holds the others up: what each worker's steps took, side by side.
+"""Finds the worker that slows down the others, from the times of each worker's steps.
 
-Workers wait for each other in every step, so that all of them seem equally slow; what tells them apart is what a worker did
-by itself, waiting for its data and computing. A worker that sleeps does neither: it cannot be told from those that wait for it.
+Workers wait for each other in every step, so all of them seem equally slow. They differ in the time that a worker waits for its
+data and computes. A worker that sleeps does neither: it cannot be distinguished from those that wait for it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ STANDS_OUT = 0.1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorkerTimes:
-    """Milliseconds a step, per worker.
+    """Milliseconds a step for each worker.
 
     Attributes:
-      step_ms: from one step to the next, waiting for the others included.
-      data_wait_ms: waiting for data.
-      cpu_ms: processor time of all of its threads.
+      step_ms: from one step to the next, including the wait for the others.
+      data_wait_ms: wait for data.
+      cpu_ms: processor time of all threads.
     """
 
     step_ms: np.ndarray
@@ -33,16 +33,16 @@ class WorkerTimes:
 
     @classmethod
     def gather(cls, replicas: Replicas, spent: TimerReading) -> WorkerTimes:
-        """The times of all workers. All of them must call this."""
+        """Gathers the times of all workers; all workers must call this."""
         steps = max(spent.steps, 1)
         table = replicas.gather_from_workers([1e3 * s / steps for s in (spent.busy_s, spent.data_s, spent.cpu_s)])
         return cls(step_ms=table[:, 0], data_wait_ms=table[:, 1], cpu_ms=table[:, 2])
 
     @property
     def slowest(self) -> int | None:
-        """The worker that stands out by what it has to do by itself, waiting for data and computing; None if none does.
+        """The worker whose own time, waiting for data and computing, stands out; None if none does.
 
-        It does where it has more of that than the median worker, by more than a tenth of that, and of a step: less is noise.
+        It must exceed the median worker's own time by more than a tenth of that time and of a step; less is noise.
         """
         own = self.data_wait_ms + self.cpu_ms
         usual, worker = float(np.median(own)), int(np.argmax(own))
@@ -50,7 +50,7 @@ class WorkerTimes:
         return worker if own[worker] - usual > least else None
 
     def spread(self) -> Mapping[str, Mapping[str, float]]:
-        """Per kind of time min, median and max over the workers."""
+        """Min, median and max over the workers, by kind of time."""
         return {
             field.name: {
                 "min": float(np.min(times := getattr(self, field.name))),

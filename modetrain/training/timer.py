@@ -1,7 +1,7 @@
-"""The clock books every second of a run to one account: what is booked inside another booking is not counted twice.
+"""Measures the time of a run by account; a measurement inside another one is not counted twice.
 
-with clock.measure("eval"): ...
-clock.seconds["eval"]
+with timer.measure("eval"): ...
+timer.seconds["eval"]
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TimerReading:
-    """What was booked up to a moment, or with `later - earlier` between two.
+    """The measurements up to a moment, or with `later - earlier` between two moments.
 
     Attributes:
-      steps, calls: how many.
+      steps, calls: numbers of steps and calls.
       steps_s, data_s: seconds in steps, and waiting for data.
       cpu_s: processor time in steps, of all threads of this process.
     """
@@ -37,7 +37,7 @@ class TimerReading:
 
     @property
     def busy_s(self) -> float:
-        """Seconds that examples took."""
+        """Seconds in steps and waiting for data."""
         return self.steps_s + self.data_s
 
 
@@ -46,10 +46,10 @@ class Timer:
 
     Args:
       now: reads a monotonic time in seconds.
-      start: when the run began, by the same time; what lies between is booked as `import`.
+      start: when the run began, by the same time; the time since then goes to `import`.
 
     Attributes:
-      seconds: per account the seconds booked (`compile`, `data`, `steps`, `eval`, `checkpoint`, ...).
+      seconds: seconds by account (`compile`, `data`, `steps`, `eval`, `checkpoint`, ...).
     """
 
     def __init__(self, now: Callable[[], float] = time.perf_counter, *, start: float | None = None):
@@ -66,7 +66,7 @@ class Timer:
 
     @contextlib.contextmanager
     def measure(self, account: str) -> Iterator[None]:
-        """Books the time of the block to `account`; an enclosing booking pauses meanwhile."""
+        """Adds the time of the `with` block to `account`; an enclosing measurement pauses meanwhile."""
         self._settle()
         self._open.append(account)
         try:
@@ -77,7 +77,7 @@ class Timer:
 
     @contextlib.contextmanager
     def measure_steps(self, count: int) -> Iterator[None]:
-        """Books one call of `count` steps, which ends at a true synchronisation point."""
+        """Measures one call of `count` steps, which ends at a true synchronisation point."""
         before, cpu = self.seconds["steps"], time.process_time()
         with self.measure("steps"):
             yield
@@ -86,7 +86,7 @@ class Timer:
         self._cpu += time.process_time() - cpu
 
     def read(self) -> TimerReading:
-        """What has been booked so far."""
+        """The measurements so far."""
         return TimerReading(
             steps=self._steps,
             calls=len(self._calls),
@@ -97,7 +97,7 @@ class Timer:
 
     @property
     def doing(self) -> str | None:
-        """The account that is being booked to; any thread may ask."""
+        """The account that is measured now; any thread may read it."""
         try:
             return self._open[-1]
         except IndexError:
@@ -105,13 +105,13 @@ class Timer:
 
     @property
     def total(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since the run began."""
         return self._now() - self._start
 
     def step_ms(self, since: int = 0) -> dict[str, float]:
-        """p50, p90 and max of the milliseconds a step took, from call number `since` on.
+        """p50, p90 and max of the milliseconds a step, from call number `since` on.
 
-        Within a call of several steps each counts with the call's mean: nobody can look in between.
+        Each step of a call counts with the call's mean: steps inside a call cannot be measured.
         """
         calls = self._calls[since:]
         if not calls:

@@ -415,5 +415,5 @@ def test_a_folder_in_use_is_refused_and_free_again_once_its_process_is_killed(en
     assert "is writing there. Wait for its end or stop it" in second.err
     assert "Traceback" not in second.err
     assert third.code == 0, third.err
-    assert "which did not end it" in third.out
+    assert "left this run folder without an end" in third.out
     assert third.json["steps"] == 8

@@ -328,7 +328,7 @@ def test_a_failed_run_is_replayed_and_resumed_by_what_it_printed(shell):
     words = [*SMALL, "recipe=picks", "steps=5", "optimizer.warmup=0", "callbacks.checkpoint.every=2"][1:]
     failed = shell.run(arguments.printed({"run_dir": FOLDER}, words=words))
     assert failed.returncode == 1, failed.stderr
-    replayed = shell.run(command_in(failed.stderr, "to make that step once more"), typed="c\nq\n")
+    replayed = shell.run(command_in(failed.stderr, "to run that step again"), typed="c\nq\n")
     assert replayed.returncode == 1, replayed.stderr
     assert "do=replay of step 4 from" in replayed.stdout
     (shell.folder / "recipes/picks.py").write_text(PICKS.format(until=9))

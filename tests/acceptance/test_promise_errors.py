@@ -170,7 +170,7 @@ def test_a_failed_run_says_where_and_how_to_step_through_it(failed):
         "modetrain: failed in step 8 of 20: Picks.train_step in mode=graph (compile=graph, precision=float32); "
         "batch {image: uint8 (64, 28, 28, 1), label: int32 (64,)}"
     )
-    assert said[-2] == "modetrain: to make that step once more, line by line, in the debugger:"
+    assert said[-2] == "modetrain: to run that step again, line by line, in the debugger:"
     assert "recipes/picks.py" in failed.err, "the user's own file"
 
 

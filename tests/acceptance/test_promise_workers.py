@@ -99,7 +99,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened
     out = run.end()
     assert run.code == 0, out
     assert f"restart 1 of 3: worker {worker} was killed by SIGKILL; all workers start again from step " in out
-    assert "which did not end it" not in out, "nobody else has left the run folder"
+    assert "left this run folder without an end" not in out, "nobody else has left the run folder"
     assert run.json["results"]["state_digest"] == uninterrupted
     assert run.json["status"] == "completed"
     (restart,) = run.json["restarts"]
@@ -242,7 +242,7 @@ def test_workers_that_do_not_join_leave_the_cause(tmp_path):
     assert run.code == 1, run.out
     told = (run.folder / "error.txt").read_text().splitlines()
     assert told[0].startswith("workers 0 and 1 did not join within 0.1 s")
-    assert told[1] == "All that was printed: late/workers"
+    assert told[1] == "The output of all workers: late/workers"
 
 
 def test_kill_9_of_the_launcher_leaves_no_worker(tmp_path):

@@ -56,7 +56,7 @@ def test_sigusr1_saves_and_goes_on(make_trainer, tmp_path, recorder):
     assert (trainer.status, trainer.step) == ("completed", 9)
     assert run_folder.steps(tmp_path) in ([3, 9], [4, 9]), "after the call under way, or the next one"
     assert looks.looks == [5]
-    assert any("saving a checkpoint, as asked" in line for line in trainer.said)
+    assert any("saving a checkpoint on request" in line for line in trainer.said)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])

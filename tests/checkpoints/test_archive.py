@@ -238,7 +238,7 @@ def test_one_variable_in_two_places_of_one_name_is_no_clash():
             self.x = {1: one, "1": one, 2: "text", "2": "other text"}
 
     holder = Holder()
-    assert variables.variables(holder) == {"x/1": holder.x[1]}
+    assert variables.find_variables(holder) == {"x/1": holder.x[1]}
 
 
 # --- what a file cannot hold -----------------------------------------------------------------------------------------

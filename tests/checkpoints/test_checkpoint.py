@@ -213,7 +213,7 @@ def test_what_does_not_fit_is_listed_and_nothing_is_assigned(path):
     with pytest.raises(CheckpointError) as caught:
         checkpoint.restore(checkpoint.load(path), {**run, "d": tf.Variable(0.0)}, path)
     assert str(caught.value).splitlines() == [
-        f"{path} is of another model or optimizer:",
+        f"{path} belongs to another model or optimizer:",
         "  d: not in the checkpoint",
         "  b: float32 (2,) in the checkpoint, float32 (1, 2) in this run",
         "  c: int32 () in the checkpoint, int64 () in this run",
@@ -307,7 +307,7 @@ def test_a_best_that_is_not_whole_is_said_and_replaced_by_the_next(tmp_path, mak
     rest.train()
     (line,) = [line for line in rest.said if line.startswith("WARNING")]
     assert "best.npz" in line
-    assert line.endswith("The best value so far is forgotten: the next evaluation's takes its place.")
+    assert line.endswith("The best value so far is forgotten: the next evaluation replaces it.")
     assert checkpoint.load(best).step == 6
 
 
@@ -426,7 +426,7 @@ def test_content_that_was_changed_with_its_checksums_is_found_out(path):
     with np.load(path) as archive:
         changed = {**archive, "w": np.array([1.0, 3.0], np.float32)}
     np.savez(path, **changed)
-    with pytest.raises(CheckpointError, match=r"is damaged: SHA-256 \w+... instead of the \w+..."):
+    with pytest.raises(CheckpointError, match=r"is damaged: its SHA-256 is \w+... and was \w+... when it was written"):
         checkpoint.load(path)
 
 

@@ -42,7 +42,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(mode, steps, make_trainer, 
         rest = make_trainer(mode, steps=STEPS, seed=0, step=step, **SCHEDULED)
         for variable in rest.recipe.model.trainable_variables:
             variable.assign(variable * 0)  # what comes back must come from the checkpoint
-        assert resume.restore(place, rest.recipe, settings(), lambda line: None).step == step
+        assert resume.restore(place, rest.recipe, settings()).step == step
         rest.train()
         rest.recipe.seek(STEPS)
         assert checkpoint.digest(rest.recipe.state()) == wanted, f"resumed at step {step}"
@@ -51,9 +51,7 @@ def test_a_resumed_run_ends_where_the_whole_one_does(mode, steps, make_trainer, 
 def test_a_run_can_be_resumed_in_another_mode(make_trainer, tmp_path, settings):
     make_trainer("eager", steps=3, callbacks=[Checkpoint(every=3)]).train()
     rest = make_trainer("graph", steps=5, step=3)
-    resume.restore(
-        ResumePoint(folder=tmp_path, checkpoints=(run_folder.newest(tmp_path),)), rest.recipe, settings(), print
-    )
+    resume.restore(ResumePoint(folder=tmp_path, checkpoints=(run_folder.newest(tmp_path),)), rest.recipe, settings())
     rest.train()
     assert int(rest.recipe.optimizer.updates.numpy()) == 5
 
@@ -75,37 +73,36 @@ def folder(tmp_path, make_recipe):
 
 
 def test_latest_is_the_newest_first(folder, settings):
-    place = resume.place(settings(run_dir=folder, resume="latest"), print)
+    place = resume.find_folder(settings(run_dir=folder, resume="latest"))
     assert place.folder == folder
     assert [checkpoint.load(path).step for path in place.checkpoints] == [6, 4, 2]
 
 
 def test_a_folder_or_a_file_can_be_named(folder, tmp_path, settings):
-    place = resume.place(settings(resume=str(folder)), print)
+    place = resume.find_folder(settings(resume=str(folder)))
     assert [checkpoint.load(path).step for path in place.checkpoints] == [6, 4, 2]
-    place = resume.place(settings(resume=str(run_folder.checkpoint(folder, 4))), print)
+    place = resume.find_folder(settings(resume=str(run_folder.checkpoint(folder, 4))))
     assert place.folder == folder, "it goes on in the folder of the run"
     assert [checkpoint.load(path).step for path in place.checkpoints] == [4]
 
 
 def test_it_may_go_on_in_another_folder(folder, tmp_path, settings):
-    place = resume.place(settings(resume=str(folder), run_dir=tmp_path / "other" / "one"), print)
+    place = resume.find_folder(settings(resume=str(folder), run_dir=tmp_path / "other" / "one"))
     assert place.folder == tmp_path / "other" / "one"
     assert place.folder.is_dir()
     assert len(place.checkpoints) == 3
 
 
 @pytest.mark.parametrize("folder", [".", "not/there/yet"])
-def test_a_folder_without_a_checkpoint_starts_at_step_0_and_says_so(tmp_path, settings, folder):
-    said = []
-    place = resume.place(settings(run_dir=tmp_path / folder, resume="latest"), said.append)
+def test_a_folder_without_a_checkpoint_starts_at_step_0_and_says_so(tmp_path, settings, folder, said):
+    place = resume.find_folder(settings(run_dir=tmp_path / folder, resume="latest"))
     assert place.checkpoints == ()
     assert said == [f"resume=latest: {tmp_path / folder} holds no checkpoint yet; this run starts at step 0"]
 
 
 def test_a_new_run_has_a_new_folder(tmp_path, monkeypatch, settings):
     monkeypatch.chdir(tmp_path)
-    places = [resume.place(settings(), print) for _ in range(2)]
+    places = [resume.find_folder(settings()) for _ in range(2)]
     assert len({place.folder for place in places}) == 2
     for place in places:
         assert place.folder.is_dir()
@@ -121,25 +118,24 @@ def damage(path):
     path.write_bytes(content[: len(content) // 2])
 
 
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_that_is_said(folder, make_recipe, settings):
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_and_that_is_said(folder, make_recipe, settings, said):
     damage(run_folder.checkpoint(folder, 6))
-    said = []
     recipe = make_recipe()
-    place = resume.place(settings(run_dir=folder, resume="latest"), said.append)
-    assert resume.restore(place, recipe, settings(), said.append).step == 4
+    place = resume.find_folder(settings(run_dir=folder, resume="latest"))
+    assert resume.restore(place, recipe, settings()).step == 4
     assert int(recipe.optimizer.updates.numpy()) == 4
     assert said[0].startswith(f"WARNING: {run_folder.checkpoint(folder, 6)} is damaged")
-    assert said[0].endswith("Going on from the checkpoint before it.")
+    assert said[0].endswith("Resuming from the checkpoint before it.")
     assert said[1] == f"resumed at step 4 from {run_folder.checkpoint(folder, 4)}"
 
 
 def test_where_every_one_is_damaged_the_run_does_not_start_over_by_itself(folder, make_recipe, settings):
     for step in (2, 4, 6):
         damage(run_folder.checkpoint(folder, step))
-    place = resume.place(settings(run_dir=folder, resume="latest"), print)
+    place = resume.find_folder(settings(run_dir=folder, resume="latest"))
     now = settings(resume="latest", run_dir=folder)
     with pytest.raises(CheckpointError, match="is damaged") as caught:
-        resume.restore(place, make_recipe(), now, lambda line: None)
+        resume.restore(place, make_recipe(), now)
     first, last = str(caught.value).splitlines()
     assert "zip file." in first, "a sentence ends"
     assert last == (
@@ -155,9 +151,9 @@ def test_where_only_the_best_is_left_it_can_be_named(folder, make_recipe, settin
         damage(run_folder.checkpoint(folder, step))
     now = settings(resume="latest", run_dir=folder)
     with pytest.raises(
-        CheckpointError, match=f"best.npz, of step 4, is whole. Type resume={best} to go on from it, or "
+        CheckpointError, match=f"best.npz, of step 4, is whole. Type resume={best} to resume from it, or "
     ):
-        resume.restore(resume.place(now, print), make_recipe(), now, lambda line: None)
+        resume.restore(resume.find_folder(now), make_recipe(), now)
 
 
 def test_where_the_named_file_is_damaged_another_can_be_named(folder, make_recipe, settings):
@@ -167,25 +163,24 @@ def test_where_the_named_file_is_damaged_another_can_be_named(folder, make_recip
     with pytest.raises(
         CheckpointError, match=rf"is damaged.*zip file. Type resume={folder} to go on from the newest whole"
     ):
-        resume.restore(resume.place(now, print), make_recipe(), now, lambda line: None)
+        resume.restore(resume.find_folder(now), make_recipe(), now)
 
 
 @pytest.mark.parametrize("content", [None, b"{", b"[1]"])
-def test_an_index_that_does_not_help_is_missed(folder, make_recipe, settings, content):
+def test_an_index_that_does_not_help_is_missed(folder, make_recipe, settings, content, said):
     index = folder / "checkpoints" / checkpoint.INDEX
     index.unlink() if content is None else index.write_bytes(content)
-    said = []
     now = settings(resume="latest", run_dir=folder)
-    assert resume.restore(resume.place(now, print), make_recipe(), now, said.append).step == 6
+    assert resume.restore(resume.find_folder(now), make_recipe(), now).step == 6
     warnings = [line for line in said if line.startswith("WARNING")]
     assert len(warnings) == 1
     assert f"{index} {'is missing' if content is None else 'cannot be read'}" in warnings[0]
 
 
 def test_another_model_is_no_damage(folder, make_recipe, mlp, settings):
-    place = resume.place(settings(run_dir=folder, resume="latest"), print)
-    with pytest.raises(CheckpointError, match="step-00000006.npz is of another model or optimizer"):
-        resume.restore(place, make_recipe(model=mlp(units=9)), settings(), print)
+    place = resume.find_folder(settings(run_dir=folder, resume="latest"))
+    with pytest.raises(CheckpointError, match="step-00000006.npz belongs to another model or optimizer"):
+        resume.restore(place, make_recipe(model=mlp(units=9)), settings())
 
 
 def test_other_examples_are_refused(make_trainer, make_recipe, tmp_path, settings):
@@ -193,8 +188,8 @@ def test_other_examples_are_refused(make_trainer, make_recipe, tmp_path, setting
     make_trainer("eager", steps=1, callbacks=[Checkpoint(every=1, meta={"facts": kept})]).train()
     place = ResumePoint(folder=tmp_path, checkpoints=(run_folder.newest(tmp_path),))
     with pytest.raises(ConfigError, match="had data.source bundled, this one has tfds"):
-        resume.restore(place, make_recipe(), settings(), print, facts={**kept, "data.source": "tfds"})
-    assert resume.restore(place, make_recipe(), settings(), print, facts=kept)
+        resume.restore(place, make_recipe(), settings(), facts={**kept, "data.source": "tfds"})
+    assert resume.restore(place, make_recipe(), settings(), facts=kept)
 
 
 def test_going_on_from_an_older_checkpoint_leaves_the_newer_ones_behind(make_trainer, make_recipe, tmp_path):
@@ -217,11 +212,10 @@ def test_a_damaged_one_that_is_left_behind_is_no_branch(make_trainer, tmp_path):
 # --- what changes ----------------------------------------------------------------------------------------------------
 
 
-def test_what_the_run_does_differently_is_said(folder, make_recipe, settings):
-    said = []
-    place = resume.place(settings(run_dir=folder, resume="latest"), said.append)
+def test_what_the_run_does_differently_is_said(folder, make_recipe, settings, said):
+    place = resume.find_folder(settings(run_dir=folder, resume="latest"))
     now = settings(resolved={"steps": 9, "optimizer": {"learning_rate": 0.2}, "callbacks": {"log": {"every": 1}}})
-    resume.restore(place, make_recipe(), now, said.append)
+    resume.restore(place, make_recipe(), now)
     assert said[1:] == [
         "  differs from the run it resumes: optimizer.learning_rate: 0.1 -> 0.2",
         "  differs from the run it resumes: steps: 7 -> 9",
@@ -229,12 +223,12 @@ def test_what_the_run_does_differently_is_said(folder, make_recipe, settings):
 
 
 def test_a_refusal_says_which_settings_differ_too(folder, make_recipe, mlp, settings):
-    place = resume.place(settings(run_dir=folder, resume="latest"), print)
+    place = resume.find_folder(settings(run_dir=folder, resume="latest"))
     now = settings(resolved={"steps": 7, "optimizer": {"learning_rate": 0.2}})
     with pytest.raises(CheckpointError) as caught:
-        resume.restore(place, make_recipe(model=mlp(units=9)), now, print)
+        resume.restore(place, make_recipe(model=mlp(units=9)), now)
     first, *_, last = str(caught.value).splitlines()
-    assert first.endswith("is of another model or optimizer:")
+    assert first.endswith("belongs to another model or optimizer:")
     assert last == "  differs from the run it resumes: optimizer.learning_rate: 0.1 -> 0.2"
 
 
@@ -378,7 +372,9 @@ def test_sums_are_the_same_in_whatever_pieces_they_come(size):
 # --- a fuzz of checkpoint files --------------------------------------------------------------------------------------
 
 
-def test_whatever_happens_to_checkpoint_files_no_wrong_one_is_restored(make_trainer, make_recipe, tmp_path, settings):
+def test_whatever_happens_to_checkpoint_files_no_wrong_one_is_restored(
+    make_trainer, make_recipe, tmp_path, settings, said
+):
     """Truncated, flipped, deleted, exchanged, several at once: what comes back is what was saved, or a sentence."""
     draw = random.Random(0)
     make_trainer("eager", steps=4, folder=tmp_path / "good", callbacks=[Checkpoint(every=1, keep=9)]).train()
@@ -398,11 +394,11 @@ def test_whatever_happens_to_checkpoint_files_no_wrong_one_is_restored(make_trai
             there = [run_folder.checkpoint(folder, step) for step in run_folder.steps(folder)]
             if there:
                 hurt(draw, draw.choice(there), draw.choice(there))
-        said: list[str] = []
+        said.clear()
         found = None
         try:
-            place = resume.place(settings(run_dir=folder, resume="latest"), said.append)
-            found = resume.restore(place, recipe, settings(), said.append)
+            place = resume.find_folder(settings(run_dir=folder, resume="latest"))
+            found = resume.restore(place, recipe, settings())
         except CheckpointError as error:
             outcomes.append("refused")
             assert str(folder) in str(error)

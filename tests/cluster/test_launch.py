@@ -59,9 +59,12 @@ from pathlib import Path
 from modetrain.cluster.launcher.launch import launch
 from modetrain.cluster.launcher.supervisor import Limits
 
-outcome = launch({command!r}, workers=2, folder=Path({folder!r}), say=print, restarts={restarts}, limits={limits!r})
+outcome = launch({command!r}, workers=2, folder=Path({folder!r}), restarts={restarts}, limits={limits!r})
 sys.exit(outcome.code)
 """
+
+
+PREFIX = "launcher: "
 
 
 class Bench:
@@ -70,7 +73,6 @@ class Bench:
     def __init__(self, folder: Path):
         self.folder = folder
         self.stream = io.StringIO()
-        self.said: list[str] = []
         (folder / "worker.py").write_text(WORKER)
         self.environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.environ.pop("PYTHONUNBUFFERED", None)
@@ -83,16 +85,17 @@ class Bench:
             self.command(code),
             workers=workers,
             folder=self.folder,
-            say=self.say,
+            prefix=PREFIX,
             limits=limits,
             stream=self.stream,
             environ=self.environ,
             **given,
         )
 
-    def say(self, line: str) -> None:
-        self.said.append(line)
-        self.stream.write(f"{line}\n")
+    @property
+    def said(self) -> list[str]:
+        """The launcher's own lines."""
+        return [line.removeprefix(PREFIX) for line in self.stream.getvalue().splitlines() if line.startswith(PREFIX)]
 
     def start(self, code: str, *, restarts: int = 0, command: list[str] | None = None, **given) -> subprocess.Popen:
         """Launches in a process of its own, which can be signalled and killed."""
@@ -163,9 +166,7 @@ def test_each_worker_knows_the_cluster_and_itself(bench):
     bench.launch("ready(); import json; print(json.dumps(dict(os.environ)))")
     found = [json.loads(bench.log(worker).splitlines()[1]) for worker in range(2)]
     clusters = [from_environment(environ) for environ in found]
-    assert [(cluster.index, cluster.origin, cluster.chief) for cluster in clusters] == [
-        *((0, "local", True), (1, "local", False)),
-    ]
+    assert [(cluster.index, cluster.origin) for cluster in clusters] == [(0, "local"), (1, "local")]
     assert clusters[0].workers == clusters[1].workers
     assert all(address.startswith("127.0.0.1:") for address in clusters[0].workers)
     assert [(environ["MODETRAIN_WORKER"], environ["MODETRAIN_RESTART"]) for environ in found] == [
@@ -236,11 +237,11 @@ for piece in (b"caf\xc3", b"\xa9 \xe2\x82", b"\xac", b"\xff", b" no newline\xe2"
 
 def test_the_launchers_own_lines_begin_on_a_line_of_their_own():
     stream = io.StringIO()
-    screen = Screen(stream, lambda line: stream.write(f"{line}\n"))
+    screen = Screen(stream)
     screen.write(b"step 3 caf\xc3")
-    screen.say("restart 1 of 3")
+    screen.write_line("restart 1 of 3")
     screen.write(b"\xa9\n")
-    screen.say("done\nreally")
+    screen.write_line("done\nreally")
     assert stream.getvalue() == "step 3 caf\nrestart 1 of 3\né\ndone\nreally\n"
 
 
@@ -328,7 +329,8 @@ if report.lost_a_peer: worker.leave()
     bench.launch(code, limits=Limits(startup=20, grace=120))
     assert time.monotonic() - began < 60
     shown = bench.stream.getvalue()
-    assert shown.startswith("step 3\nworker 1 failed first: ValueError: the label is 11\n[worker 1] Traceback")
+    first = "step 3\nlauncher: worker 1 failed first: ValueError: the label is 11\nlauncher: [worker 1] Traceback"
+    assert shown.startswith(first)
     assert "heartbeat" not in shown
 
 
@@ -633,11 +635,11 @@ def test_no_worker_outlives_a_launcher_that_was_killed_before_it_began(bench):
     assert not list(bench.folder.glob("began-*"))
 
 
-def test_no_worker_is_left_where_the_launcher_fails(bench):
-    def say(line):
+def test_no_worker_is_left_where_the_launcher_fails(bench, monkeypatch):
+    def fail(screen, line):
         raise BrokenPipeError(line)
 
-    bench.say = say
+    monkeypatch.setattr(Screen, "write_line", fail)
     with pytest.raises(BrokenPipeError, match="SIGTERM: all workers save and stop"):
         bench.launch(f"""{PID}
 while me == 0 and not os.path.exists(f"{{os.path.dirname(sys.argv[0])}}/pid-1"): wait(0.05)

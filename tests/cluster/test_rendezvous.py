@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[2]
 # What TensorFlow would do is left out: it is seen whether it would be come to.
 WAITS = """
 import os, signal, sys
+from modetrain import console
 from modetrain.cluster import rendezvous as joining
+
+console.show_log()
 
 before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 try:

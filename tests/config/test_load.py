@@ -167,9 +167,9 @@ WRONG_WORDS = [
     ([M, "mode=graph", "mode.xla_unit=step"], ["XLA compiles nothing there", "mode.compile=xla"]),
     (
         [M, "mode=mirrored", "mode.compile=xla", "mode.replicas=2", "mode.devices=cpu", "mode.xla_unit=step"],
-        ["between GPUs only"],
+        ["only between GPUs"],
     ),
-    ([M, "mode=multiworker", "mode.compile=xla", "mode.devices=cpu", "mode.xla_unit=step"], ["between GPUs only"]),
+    ([M, "mode=multiworker", "mode.compile=xla", "mode.devices=cpu", "mode.xla_unit=step"], ["only between GPUs"]),
     ([M, "mode=tpu", "mode.tpu=local", "mode.xla_unit=step"], ["always the step"]),
     ([M, "-m", "mode=graph,multiworker"], ["neither TF_CONFIG nor Slurm nor Kubernetes"]),
     ([M, "mode=multiworker"], ["neither TF_CONFIG nor Slurm nor Kubernetes", "Type mode.workers=2"]),
@@ -233,7 +233,10 @@ WRONG_WORDS = [
     ([M, "optimizer.schedule=constant", "optimizer.final_fraction=0.1"], ["only cosine and linear use it"]),
     ([M, "data.source=bundled", "data.name=fashion_mnist"], ["sample is of mnist", "data.source=tfds"]),
     ([M, "data.source=folder"], ["no folder to read", "data.path=FOLDER"]),
-    ([M, "data.path=."], ["data.path=. with data.source=auto: only folder uses it", "Type data=folder data.path=."]),
+    (
+        [M, "data.path=."],
+        ["data.path=. with data.source=auto: only data.source=folder uses it", "Type data=folder data.path=."],
+    ),
     ([M, "data.source=bundled", "data.dir=."], ["only auto and tfds use it"]),
     ([M, "data=folder"], ["data.path=FOLDER"]),
     ([M, "data=folder", "data.path=nowhere"], ["data.path=nowhere", "does not exist"]),
@@ -305,8 +308,7 @@ def test_more_workers_than_memory_holds_are_refused(folder, capsys, monkeypatch)
     monkeypatch.setattr("modetrain.data.sources.arrays.free_memory", lambda: 2 * 2**30)
     err = refused(capsys, [M, "mode=multiworker", "mode.workers=500", "data.batch_size=500"])
     assert (
-        "mode.workers=500: a worker takes 0.3 GiB and more before it has a model, which makes 150 GiB, and 2.0 GiB"
-        in err
+        "mode.workers=500: a worker needs at least 0.3 GiB before it has a model, together 150 GiB, and 2.0 GiB" in err
     )
     assert "Type mode.workers=5 or fewer" in err
     assert not (folder / "runs").exists(), "nothing was begun"

@@ -11,6 +11,7 @@ import hashlib
 import http.server
 import io
 import json
+import logging
 import os
 import shutil
 import socket
@@ -31,10 +32,28 @@ from modetrain.settings import DataSettings
 ROOT = Path(__file__).parents[2]
 
 
+class Lines(logging.Handler):
+    """Keeps the lines that the library logs."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
 def load(**given):
-    said = []
-    source = sources.load(DataSettings(**{"name": "mnist", **given}), say=said.append)
-    return source, said
+    """The source, and the lines that loading it logs."""
+    log, kept = logging.getLogger("modetrain"), Lines()
+    level = log.level
+    log.addHandler(kept)
+    log.setLevel(logging.INFO)
+    try:
+        return sources.load(DataSettings(**{"name": "mnist", **given})), kept.lines
+    finally:
+        log.removeHandler(kept)
+        log.setLevel(level)
 
 
 def refused(**given) -> str:
@@ -123,7 +142,7 @@ WRONG = {
     "no folder to read": {"source": "folder"},
     "does not exist": {"source": "folder", "path": "/no/such/folder"},
     "is a file": {"source": "folder", "path": __file__},
-    "Type data.download=true to have it": {"source": "tfds", "download": False, "dir": "/no/such/folder"},
+    "Type data.download=true to download it": {"source": "tfds", "download": False, "dir": "/no/such/folder"},
     "has no split 'valid'; it has test, train. Type data.eval_split=test.": {"eval_split": "valid"},
 }
 
@@ -174,7 +193,7 @@ def test_advice_can_be_typed(value):
 
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    (word,) = shlex.split(messages.typed("train_split", value))
+    (word,) = shlex.split(messages.data_override("train_split", value))
     override = OverridesParser.create().parse_override(word)
     assert (override.key_or_group, override.value()) == ("data.train_split", value)
 

@@ -13,7 +13,7 @@ from tensorflow.python.distribute import mirrored_strategy
 
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.diagnostics import graph_ops, stack
-from modetrain.engine import batch_norm, optimizer, random
+from modetrain.engine import batch_norm, optimizer, replica_random, xla_random
 from modetrain.engine.devices import Replicas, replica_number
 from modetrain.engine.guards.guard import GuardError
 from modetrain.engine.guards.step_guards import find_unguarded
@@ -86,13 +86,13 @@ def test_replicas_draw_their_rows_of_the_whole_batch(draw, how, replicas):
         def drawn():
             return [DRAWS[draw](shape) for shape in SHARES]
 
-        with random.of_replica(3):
+        with replica_random.replica_share(3):
             return (tf.function(drawn, jit_compile=True) if how == "xla" else drawn)()
 
     def run():
         return replicas.run(on_replica, [tf.constant(0)] * replicas.count)
 
-    with random.portable() if how == "xla" else contextlib.nullcontext(), random.by_replica():
+    with xla_random.portable() if how == "xla" else contextlib.nullcontext(), replica_random.replica_draws():
         by_replica = run() if how == "eager" else tf.function(run, autograph=False)()
     for shape, *rows in zip(SHARES, *by_replica, strict=True):
         whole = DRAWS[draw]([3 * replicas.count, *shape[1:]]).numpy()
@@ -104,10 +104,10 @@ def test_replicas_draw_their_rows_of_the_whole_batch(draw, how, replicas):
 
 def test_draws_that_belong_to_no_example_are_the_same_on_all(replicas):
     def on_replica(_):
-        with random.of_replica(3):
+        with replica_random.replica_share(3):
             return [tf.random.stateless_uniform(shape, [1, 2]) for shape in ([], [4], [5, 2])]
 
-    with random.by_replica():
+    with replica_random.replica_draws():
         found = replicas.run(on_replica, [tf.constant(0)] * replicas.count)
     for drawn in found:
         for one, shape in zip(drawn, ([], [4], [5, 2]), strict=True):
@@ -116,10 +116,10 @@ def test_draws_that_belong_to_no_example_are_the_same_on_all(replicas):
 
 def test_examples_along_another_axis_have_their_part(replicas):
     def on_replica(_):
-        with random.of_replica(3):
+        with replica_random.replica_share(3):
             return tf.random.stateless_normal([5, 3, 2], [1, 2])
 
-    with random.by_replica():
+    with replica_random.replica_draws():
         found = replicas.run(on_replica, [tf.constant(0)] * replicas.count)
     whole = tf.random.stateless_normal([5, 3 * replicas.count, 2], [1, 2]).numpy()
     assert np.concatenate(found, axis=1).tobytes() == whole.tobytes()
@@ -127,7 +127,7 @@ def test_examples_along_another_axis_have_their_part(replicas):
 
 def test_nothing_is_left_of_it_afterwards(replicas):
     before = tf.random.stateless_uniform([6, 2], [1, 2]).numpy()
-    with random.by_replica():
+    with replica_random.replica_draws():
         assert tf.random.stateless_uniform([6, 2], [1, 2]).numpy().tobytes() == before.tobytes(), "outside a replica"
     assert tf.random.stateless_uniform([6, 2], [1, 2]).numpy().tobytes() == before.tobytes()
 
@@ -486,7 +486,7 @@ def test_plain_batch_normalisation_is_warned_about_and_is_another_computation(ma
         trainer.train()
         trainers.append(trainer)
     (line,) = said
-    assert line.startswith("WARNING: mode.sync_batch_norm=false: in 1 layer (")
+    assert line.startswith("WARNING: mode.sync_batch_norm=false: batch normalisation in 1 layer (")
     with pytest.raises(AssertionError):
         assert_same(*trainers, tolerance=1e-3)
 

@@ -101,7 +101,7 @@ def test_a_cluster_that_a_mode_makes_nothing_of_is_told(name, strategy, monkeypa
     monkeypatch.setenv("TF_CONFIG", others)
     (note,) = connect_devices(mode).notes
     assert note == (
-        f"WARNING: TF_CONFIG says that this is worker 1 of 2, but mode={name} runs in this process alone. Type "
+        f"WARNING: TF_CONFIG says that this is worker 1 of 2, but mode={name} runs only in this process. Type "
         "mode=multiworker to run in all of them"
     )
     for none in ("", others.replace(', "b:1"', "").replace("1}", "0}")):
@@ -112,15 +112,11 @@ def test_a_cluster_that_a_mode_makes_nothing_of_is_told(name, strategy, monkeypa
         for variable, value in (("JOB_COMPLETION_INDEX", "3"), ("MODETRAIN_WORKERS", "2")):
             within.setenv(variable, value)
         (note,) = connect_devices(mode).notes
-        assert note.startswith(
-            f"mode={name} makes nothing of the cluster that the environment tells of, and that is wrong: "
-        )
+        assert note.startswith(f"mode={name} ignores the cluster that the environment describes, which is wrong: ")
     monkeypatch.setenv("TF_CONFIG", "nonsense")
     if strategy == "one_device":
         assert (
-            connect_devices(mode)
-            .notes[0]
-            .startswith("mode=graph makes nothing of the cluster that the environment tells of")
+            connect_devices(mode).notes[0].startswith("mode=graph ignores the cluster that the environment describes")
         )
     else:  # TensorFlow reads it there too, and fails
         with pytest.raises(ConfigError, match="TF_CONFIG: nonsense"):
@@ -130,7 +126,7 @@ def test_a_cluster_that_a_mode_makes_nothing_of_is_told(name, strategy, monkeypa
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
 def test_a_single_replica_that_nobody_asked_for_is_told(cli):
     words = ("recipe=mnist", "model=mlp", "mode=mirrored", "steps=1", "data.source=bundled", "callbacks.evaluate=null")
-    told = "there is no GPU here: mode=mirrored has one replica, the CPU. Type mode.replicas=2 to rehearse two"
+    told = "this machine has no GPU: mode=mirrored has one replica, the CPU. Type mode.replicas=2 to rehearse two"
     run = cli.run(*words, folder="alone")
     assert run.code == 0, run.err
     assert f"  {told}\n" in run.out

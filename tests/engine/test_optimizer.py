@@ -302,7 +302,7 @@ def test_an_optimizer_used_twice_with_accumulation_is_refused(mode, make_trainer
             return self.minimize(loss)
 
     trainer = make_trainer(mode, Twice, steps=1, accumulate=2)
-    with pytest.raises(ValueError, match=r"used twice in one step with optimizer.accumulate=2: .*accumulate=1"):
+    with pytest.raises(ValueError, match=r"uses one optimizer twice with optimizer.accumulate=2: .*accumulate=1"):
         trainer.train()
     trainer = make_trainer(mode if mode != "xla" else "graph", Twice, steps=3)
     trainer.train()
@@ -310,5 +310,5 @@ def test_an_optimizer_used_twice_with_accumulation_is_refused(mode, make_trainer
 
 
 def test_a_variable_that_is_not_keras_s_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"was given gate:0, which is no Keras variable. Make it with keras.Variable"):
+    with pytest.raises(ValueError, match=r"got gate:0, which is no Keras variable. Make it with keras.Variable"):
         Optimizer([tf.Variable(1.0, name="gate")], OptimizerSettings(name="sgd", learning_rate=0.1), steps=1)

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.python.ops import gen_stateless_random_ops_v2 as stateless_ops
 
-from modetrain.engine import random
+from modetrain.engine import xla_random
 from modetrain.engine.random import Draws, named_seed
 
 SHAPES = ([1], [2], [3], [65], [2, 3, 5, 7], [1003], [])
@@ -18,7 +18,7 @@ SHAPES = ([1], [2], [3], [65], [2, 3, 5, 7], [1003], [])
 
 def under_xla(draw):
     """What a function draws where XLA compiles it, traced as the library traces a step."""
-    with random.portable():
+    with xla_random.portable():
         return tf.function(draw, jit_compile=True)()
 
 
@@ -82,16 +82,16 @@ def test_normal_draws_are_close(dtype, tolerance):
 @pytest.mark.parametrize("draw", ["stateless_random_uniform_v2", "stateless_random_normal_v2"])
 def test_tensorflow_is_left_as_it_was(draw):
     own = getattr(stateless_ops, draw)
-    with random.portable():
+    with xla_random.portable():
         assert getattr(stateless_ops, draw) is not own
     assert getattr(stateless_ops, draw) is own
-    with pytest.raises(ZeroDivisionError), random.portable():
+    with pytest.raises(ZeroDivisionError), xla_random.portable():
         raise ZeroDivisionError
     assert getattr(stateless_ops, draw) is own
 
 
 def test_the_installed_tensorflow_can_be_made_to_agree():
-    assert random.portable_works()
+    assert xla_random.is_portable()
 
 
 # --- seeds by name ---------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def test_masks_are_the_same_in_a_graph_and_under_xla():
         held.seek(step)
         return layer(tf.ones([65]), training=True)
 
-    with random.portable():
+    with xla_random.portable():
         compiled = tf.function(draw, jit_compile=True, autograph=False)(tf.constant(9, tf.int64)).numpy()
     traced = tf.function(draw, autograph=False)(tf.constant(9, tf.int64)).numpy()
     eager = draw(tf.constant(9, tf.int64)).numpy()

@@ -148,4 +148,4 @@ def test_a_full_disk_is_said_once_and_nothing_is_raised(tmp_path, said):
         signal.signal(signal.SIGXFSZ, handler)
     events.close()
     assert len(said) == 1
-    assert "training goes on without them" in said[0]
+    assert "training continues without them" in said[0]

@@ -237,7 +237,7 @@ def test_resumed_anywhere_it_ends_where_the_whole_run_does(policy, tmp_path, set
         policy("rollback", "eager", BadExample, steps=stop, callbacks=callbacks, folder=folder).train()
         rest = policy("rollback", "eager", BadExample, steps=9, step=stop, callbacks=[keeping()], folder=folder)
         place = ResumePoint(folder=folder, checkpoints=(run_folder.newest(folder),))
-        found = resume.restore(place, rest.recipe, settings(), lambda line: None)
+        found = resume.restore(place, rest.recipe, settings())
         rest.load_state(found.meta["carry"], step=found.step)
         assert rest.step == stop
         rest.train()

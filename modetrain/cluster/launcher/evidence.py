@@ -1,6 +1,6 @@
-"""What the end of a worker tells: an exception it reported, an exit code, a signal, or the loss of a peer.
+"""Evidence from the end of a worker: an exception that it reported, an exit code, a signal, or the loss of a peer.
 
-Whoever lost a peer fails as well, 2 to 10 s later, and that is no cause; `modetrain.cluster.launcher.supervisor` decides what is.
+A worker that lost a peer fails too, 2 to 10 s later, and is no cause; `modetrain.cluster.launcher.supervisor` decides.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from modetrain.cluster.protocol import Report
 from modetrain.diagnostics.lost_peer import LOST_PEER
 
 _MOST_NAMED = 4
-# Being told to stop is no failure.
+# A signal to stop is no failure.
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Exit codes of errors that no worker has alone: a wrong configuration, which all of them share, and a loss that is not finite.
+# Exit codes of errors that all workers share: a wrong configuration, and a loss that is not finite.
 _OF_ALL = (2, 3)
 
 
@@ -26,8 +26,8 @@ class Exit:
     Attributes:
       at: when it was seen.
       code: its exit code, or minus the signal that killed it.
-      log_tail: what it printed last.
-      alive_at: when the process was last seen running; `at` where nobody looked before.
+      log_tail: its last output.
+      alive_at: when the process was last seen running; None if it never was.
     """
 
     at: float
@@ -37,14 +37,14 @@ class Exit:
 
     @property
     def signal(self) -> signal.Signals | None:
-        """The signal behind the code: -9 of a process, 137 of a shell around it, 143 of one that saved and left."""
+        """The signal behind the code: -9 from a process, 137 from a shell around it, 143 from a run that saved and left."""
         number = -self.code if self.code < 0 else self.code - 128
         return signal.Signals(number) if number in signal.valid_signals() else None
 
     @property
     def lost_a_peer(self) -> bool:
-        """Whether what it printed last, without having reported an exception, is an error about its peers."""
-        # TensorFlow's C++ side aborts at some of these errors; 2 is a wrong configuration, whatever its words.
+        """Whether its last output is an error about its peers."""
+        # TensorFlow's C++ code aborts at some of these errors; code 2 is always a wrong configuration.
         failed = (self.code > 0 and self.code != 2 and self.signal is None) or self.signal == signal.SIGABRT
         return failed and LOST_PEER.search(self.log_tail) is not None
 
@@ -55,13 +55,13 @@ class Cause:
 
     Attributes:
       kind: `error` (an exception), `exit` (an exit code), `signal` (a crash), `stalled` (it stopped answering), `missing`
-        (it never joined), `lost` (peers lost each other and nobody says why).
-      workers: whose fault it is, ascending; several where the same happened to several.
+        (it never joined), `lost` (peers lost each other without a known reason).
+      workers: the workers at fault, ascending; several if the same happened to several.
       what: what happened to them, as the rest of a sentence.
       at: when it showed first.
-      code: the exit code that it stands for.
-      repeats: whether it would happen again after a restart, as far as anyone can tell.
-      report: the exception, for an `error`; that of the first of `workers`.
+      code: the launch's exit code.
+      repeats: whether it probably happens again after a restart.
+      report: for an `error` the exception of the first of `workers`.
     """
 
     kind: str
@@ -81,27 +81,27 @@ class Cause:
 
     @property
     def of_all(self) -> bool:
-        """Whether it is an error that all workers find, in what they have reduced or in the settings that they share."""
+        """Whether all workers find the error, in reduced values or in their shared settings."""
         return self.report is not None and _is_of_all(self.report)
 
     @property
     def rank(self) -> tuple[int, float, tuple[int, ...]]:
-        """The smallest is the cause: a loss that is not finite, a wrong configuration, and then the earliest.
+        """The smallest is the cause: first a loss that is not finite, then a wrong configuration, then the earliest.
 
-        Those two have exit codes of their own, and neither follows from the end of another worker.
+        The first two have their own exit codes, and never follow from the end of another worker.
         """
         return (-self.code, self.at, self.workers)
 
 
 def find_causes(reports: Mapping[int, Report], exits: Mapping[int, Exit]) -> list[Cause]:
-    """All that is a cause by itself, the first one first; what happened to several workers alike is one cause."""
+    """All causes, the first one first; the same event on several workers is one cause."""
     found: dict[Hashable, list[int]] = {}
     for worker, report in sorted(reports.items()):
         if not report.lost_a_peer:
             alike = report.code if _is_of_all(report) else (report.type, report.line)
             found.setdefault(alike, []).append(worker)
     for worker, exit in sorted(exits.items()):
-        # It has said why; it was done; it was told to; it lost a peer.
+        # Such an exit is no cause: it has a report, was successful, followed a stop signal, or followed a lost peer.
         if not (worker in reports or exit.code == 0 or exit.signal in STOPS or exit.lost_a_peer):
             ended = ("exit", exit.code) if exit.signal is None else ("signal", exit.signal)
             found.setdefault(ended, []).append(worker)
@@ -131,22 +131,23 @@ def _error(workers: list[int], reports: list[Report]) -> Cause:
 
 
 def _end(workers: list[int], exits: list[Exit]) -> Cause:
-    """Of processes that ended alike and said nothing."""
+    """The cause for processes that ended alike without a report."""
     number, code = exits[0].signal, exits[0].code
     if number is None:
         at = min(exit.at for exit in exits)
-        told = code if code in _OF_ALL else 1
+        launch_code = code if code in _OF_ALL else 1
         return Cause(
-            kind="exit", workers=tuple(workers), what=f"exited with code {code}", at=at, code=told, repeats=True
+            kind="exit", workers=tuple(workers), what=f"exited with code {code}", at=at, code=launch_code, repeats=True
         )
-    # A crash is seen at the next look. What others said since the last one may follow from it, but TensorFlow aborts too.
+    # A crash is seen at the next poll, and other workers' reports since the last poll may follow from it. An abort may itself
+    # follow from a lost peer, so it counts when it is seen.
     at = min(exit.at if number == signal.SIGABRT or exit.alive_at is None else exit.alive_at for exit in exits)
     was = "was" if len(workers) == 1 else "were"
     return Cause(kind="signal", workers=tuple(workers), what=f"{was} killed by {number.name}", at=at)
 
 
 def find_consequences(reports: Mapping[int, Report], exits: Mapping[int, Exit]) -> list[tuple[float, int, str]]:
-    """When which worker told of a lost peer, and how, the earliest first."""
+    """(time, worker, error) of all errors about lost peers, the earliest first."""
     found = [(report.at, worker, report.line) for worker, report in reports.items() if report.lost_a_peer]
     found += [
         (exit.at, worker, f"exit code {exit.code}")

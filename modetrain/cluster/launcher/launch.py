@@ -1,7 +1,7 @@
-"""Starts the workers of a run on this machine, watches them, and ends with all of them; like torchrun.
+"""Starts the workers of a run on this machine, watches them, and ends when all have ended; like torchrun.
 
     outcome = launch(
-        [sys.executable, "-m", "modetrain", *words], workers=2, folder=run_dir, say=print,
+        [sys.executable, "-m", "modetrain", *words], workers=2, folder=run_dir,
         restarts=3, limits=Limits(startup=120),
         on_restart=lambda restart: Again(command=[*command, "resume=latest"], workers=2),
     )
@@ -9,9 +9,9 @@
     sys.exit(outcome.code)
 
 Each worker finds TF_CONFIG in its environment and calls the three functions of `modetrain.cluster.protocol`. Worker 0's output is
-shown as it comes, in a terminal if ours is one; all output is kept in `<folder>/workers/worker-<k>.log`. Ctrl-C and SIGTERM
-are passed on to all workers once, and a second one ends them at once. What is to be done when is decided by
-`supervisor.py`. Call it from the main thread: signals are handled there, and the workers' lives are tied to it.
+shown at once, in a terminal if ours is one; all output is kept in `<folder>/workers/worker-<k>.log`. A first Ctrl-C or SIGTERM is
+passed on to all workers, a second one ends them at once. `supervisor.py` decides what to do. Call it from the main
+thread: that thread handles the signals, and the workers die with it.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class Restart:
 
     Attributes:
       attempt: 1 for the first restart.
-      workers: which were the cause.
+      workers: the workers that caused it.
       cause: what happened, in a sentence.
       at_s: when the cause was known, in seconds since the launch.
-      noticed_s: from the first sign of trouble until the cause was known; of a worker that stopped answering, from its
-        last sign of life, where it gave any.
-      restarted_s: from then until all workers had joined again; None where they never did.
+      noticed_s: seconds from the first sign of trouble until the cause was known; for a worker that stopped answering, from
+        its last sign of life.
+      restarted_s: seconds from then until all workers had joined again; None if they never did.
     """
 
     attempt: int
@@ -55,11 +55,11 @@ class Restart:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Again:
-    """How to go on after a restart.
+    """How to continue after a restart.
 
     Attributes:
       command, workers: see `launch`.
-      begin: where from, in words.
+      begin: where the workers start from, in words.
     """
 
     command: Sequence[str]
@@ -74,9 +74,9 @@ class Outcome:
     Attributes:
       code: the exit code: 0 all done, 1 failed, 2 the configuration is wrong, 3 a loss or weights are not finite, 129, 130 or
         143 stopped by a signal.
-      restarts: the restarts it took.
-      cause: what ended it, in a sentence; None where nothing failed.
-      traceback: of the exception that ended it, complete; None where it was none.
+      restarts: all restarts.
+      cause: what ended it, in a sentence; None if nothing failed.
+      traceback: the complete traceback of the exception that ended it, or None.
     """
 
     code: int
@@ -90,33 +90,33 @@ def launch(
     *,
     workers: int,
     folder: Path,
-    say: Callable[[str], None],
     restarts: int = 0,
     limits: Limits | None = None,
     environ: Mapping[str, str] | None = None,
     on_restart: Callable[[Restart], Again] | None = None,
     stream: TextIO | None = None,
+    prefix: str = "",
 ) -> Outcome:
-    """Runs `command` once for each worker until all are done, and says who failed first where one fails.
+    """Runs `command` once for each worker until all are done; if one fails, reports which failed first.
 
     Args:
       command: the program and its words, the same for all workers.
-      workers: how many.
+      workers: number of workers.
       folder: the run folder; logs go to its `workers` folder, which is made.
-      say: prints one line of the launcher's own.
       restarts: how often all workers are started again after one was killed, froze or did not join, or all lost each
-        other. Exceptions and exit codes of a worker's own would come again, and end the launch.
-      limits: how long to wait for what.
-      environ: the workers' environment, to which theirs is added; this process's by default.
-      on_restart: told of each restart before it is made; returns how to go on. Without it, the same again.
-      stream: where worker 0's output is shown; standard output by default.
+        other. A worker's exception or exit code would repeat, so it ends the launch.
+      limits: how long to wait.
+      environ: the workers' environment, to which their own variables are added; this process's by default.
+      on_restart: called before each restart; returns how to continue. Without it the same command starts again.
+      stream: shows worker 0's output and the launcher's lines; standard output by default.
+      prefix: begins each of the launcher's lines.
 
     Returns:
-      How it ended. No worker runs any more, whether it returns or raises.
+      How it ended. No worker runs any longer, whether it returns or raises.
     """
     assert workers > 0
     limits = limits or Limits()
-    screen = Screen(stream or sys.stdout, say)
+    screen = Screen(stream or sys.stdout, prefix)
     started = time.monotonic()
     made: list[Restart] = []
     with _signals() as received:
@@ -144,13 +144,13 @@ def launch(
             command, workers = again.command, again.workers
             who = "all workers" if workers == before else f"{workers} instead of {before} workers"
             since = f" (its last sign of life was {silent_s:.0f} s ago)" if silent_s is not None else ""
-            screen.say(
+            screen.write_line(
                 f"restart {len(made)} of {restarts}: {restart.cause}{since}; {who} start again from {again.begin}"
             )
         _explain(watch, attempt, screen)
         if made and watch.restartable:
-            screen.say(f"no restart is left: {restarts} of {restarts} were made")
-    # A signal that came after the workers had ended found nobody to stop, but it forbids to start them again.
+            screen.write_line(f"no restart is left: {restarts} of {restarts} were made")
+    # A signal that comes after the workers have ended stops none, but forbids a restart.
     code = 128 + received[0] if received and watch.restartable else watch.code
     cause = watch.cause
     return Outcome(
@@ -163,7 +163,7 @@ def launch(
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT, SIGTERM and SIGHUP instead of dying by them; one that is ignored stays ignored (nohup)."""
+    """Within this SIGINT, SIGTERM and SIGHUP are collected; one that is ignored stays ignored (nohup)."""
     received: list[int] = []
     before = {signum: signal.getsignal(signum) for signum in STOPS}
     caught = [signum for signum, handler in before.items() if handler is not signal.SIG_IGN]
@@ -177,26 +177,28 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _explain(watch: Supervisor, attempt: Attempt, screen: Screen) -> None:
-    """Says who failed first, shows what it left, and says who stopped because of it."""
+    """Reports which worker failed first, its error, and which workers stopped because of it."""
     if watch.stopped_by is not None:
-        screen.say(f"{watch.stopped_by.name} reached a worker: all workers have stopped")
+        screen.write_line(f"{watch.stopped_by.name} reached a worker: all workers have stopped")
     cause = watch.cause
     if cause is None:
         return
     report = cause.report
     first = report is not None and not cause.of_all
-    screen.say(f"{format_workers(cause.workers)} failed first: {report.line}" if first and report else cause.sentence)
+    screen.write_line(
+        f"{format_workers(cause.workers)} failed first: {report.line}" if first and report else cause.sentence
+    )
     for worker in cause.workers[:1] if report else cause.workers:  # an error is the same for all of them
         tail = attempt.tail(worker)
-        told = (report.told.strip() or report.type).splitlines() if report else []
-        # Worker 0's output has been shown, unless it was ended before it could print.
-        if worker != 0 or any(line not in tail for line in told):
-            for line in ((report.told or report.traceback) if report else tail).splitlines():
-                screen.say(f"[worker {worker}] {line}")
-            screen.say(f"[worker {worker}] (its log: {attempt.log(worker)})")
+        expected = (report.text.strip() or report.type).splitlines() if report else []
+        # Worker 0's output is shown already, unless the worker ended before it could print.
+        if worker != 0 or any(line not in tail for line in expected):
+            for line in ((report.text or report.traceback) if report else tail).splitlines():
+                screen.write_line(f"[worker {worker}] {line}")
+            screen.write_line(f"[worker {worker}] (its log: {attempt.log(worker)})")
     for other in watch.others:
-        screen.say(
+        screen.write_line(
             f"{format_workers(other.workers)} failed too: {other.report.line}" if other.report else other.sentence
         )
     for worker in watch.followers:
-        screen.say(f"worker {worker} stopped because of it")
+        screen.write_line(f"worker {worker} stopped because of it")

@@ -1,6 +1,6 @@
-"""The launcher's standard output, which worker 0's live output and the launcher's own lines share.
+"""The launcher's standard output: worker 0's live output and the launcher's own lines.
 
-Bytes are passed on as they come, for a progress bar to work; what is cut in the middle of a character waits for the rest.
+Bytes are passed on at once, so that a progress bar works; a character that is cut in the middle waits for the rest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import select
 import struct
 import termios
 import threading
-from collections.abc import Callable
 from typing import BinaryIO, TextIO
 
 
@@ -21,45 +20,45 @@ class Screen:
     """Writes worker 0's output and the launcher's lines, one at a time.
 
     Args:
-      stream: where to; standard output.
-      say: prints one line of the launcher's own.
+      stream: where to write, usually standard output.
+      prefix: begins each of the launcher's lines.
     """
 
-    def __init__(self, stream: TextIO, say: Callable[[str], None]):
+    def __init__(self, stream: TextIO, prefix: str = ""):
         self._stream = stream
-        self._say = say
+        self._prefix = prefix
         self._lock = threading.Lock()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._line_open = False
 
     @property
     def terminal(self) -> bool:
-        """Whether somebody watches it in a terminal."""
+        """Whether it is a terminal."""
         return self._stream.isatty()
 
     def write(self, chunk: bytes) -> None:
-        """Shows a piece of output."""
+        """Writes a piece of worker 0's output."""
         with self._lock:
-            self._show(self._decoder.decode(chunk))
+            self._write(self._decoder.decode(chunk))
 
     def end(self) -> None:
-        """The output has ended; what it left incomplete is shown as it is."""
+        """Ends worker 0's output; writes an incomplete character as it is."""
         with self._lock:
-            self._show(self._decoder.decode(b"", final=True))
+            self._write(self._decoder.decode(b"", final=True))
             self._decoder.reset()
 
-    def say(self, text: str) -> None:
-        """Prints the launcher's own lines, each on a line of its own."""
+    def write_line(self, text: str) -> None:
+        """Writes the launcher's own lines, each on a new line."""
         with self._lock:
             if self._line_open:
-                self._show("\n")
+                self._write("\n")
             for line in text.splitlines():
-                self._say(line)
+                self._write(f"{self._prefix}{line}\n")
 
-    def _show(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         if not text:
             return
-        # Whoever read our output may be gone (`... | head`); the workers go on, and their logs are whole.
+        # The reader of our output may be gone (`... | head`); the workers continue, and their logs are complete.
         with contextlib.suppress(OSError, ValueError):
             encoding = self._stream.encoding or "utf-8"
             self._stream.write(text.encode(encoding, "replace").decode(encoding))
@@ -68,16 +67,16 @@ class Screen:
 
 
 class OutputTee:
-    """Carries the output of one process to a log, and to the screen while it comes.
+    """Copies the output of one process to a log and, at once, to the screen.
 
-    The process is given a terminal where the screen is one, so that its progress bar is drawn.
+    If the screen is a terminal the process gets a terminal too, so that it draws its progress bar.
 
     Args:
-      screen: where it is shown.
-      log: where it is kept, as it came.
+      screen: shows the output.
+      log: keeps the output unchanged.
 
     Attributes:
-      writer: the descriptor to give to the process as its standard output and error; close it once it is started.
+      writer: the descriptor for the process's standard output and error; close it once the process has started.
     """
 
     def __init__(self, screen: Screen, log: BinaryIO):
@@ -88,7 +87,7 @@ class OutputTee:
         if self._terminal:
             self._reader, self.writer = os.openpty()
             settings = termios.tcgetattr(self.writer)
-            settings[1] &= ~termios.OPOST  # newlines are made into \r\n by the real terminal, and not in the log
+            settings[1] &= ~termios.OPOST  # the real terminal makes newlines into \r\n; the log keeps them
             termios.tcsetattr(self.writer, termios.TCSANOW, settings)
             self._resize()
         else:
@@ -97,13 +96,13 @@ class OutputTee:
         self._thread.start()
 
     def end(self) -> None:
-        """Carries what is left, once the process has ended; returns within seconds whatever holds the other end."""
+        """Copies the rest, once the process has ended; returns within seconds even if another process holds the other end."""
         self._ended.set()
         self._thread.join(timeout=5)
 
     def _carry(self) -> None:
         while True:
-            # A process that worker 0 left behind may hold the other end open for ever.
+            # A process that worker 0 has left may hold the other end open for ever.
             ended = self._ended.is_set()
             readable, _, _ = select.select([self._reader], [], [], 0.1)
             if not readable:
@@ -112,13 +111,13 @@ class OutputTee:
                 continue
             try:
                 chunk = os.read(self._reader, 65536)
-            except OSError:  # how a terminal says that its other end is closed
+            except OSError:  # a terminal whose other end is closed
                 break
             if not chunk:
                 break
             if self._terminal:
                 self._resize()
-            with contextlib.suppress(OSError):  # a full disk is no reason to stop the run
+            with contextlib.suppress(OSError):  # a full disk does not stop the run
                 self._log.write(chunk)
                 self._log.flush()
             self._screen.write(chunk)

@@ -1,6 +1,6 @@
-"""The worker processes of one attempt on this machine: started, looked after as the verdict asks, and ended, every one.
+"""The worker processes of one attempt on this machine: starts them, acts as the supervisor decides, and ends all of them.
 
-No process outlives the context, and none outlives this process either (`modetrain.cluster.protocol`).
+No process outlives the context, and none outlives this process (`modetrain.cluster.protocol`).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from modetrain.cluster.launcher.supervisor import Action, Limits, Supervisor
 from modetrain.files import quoting, run_folder
 from modetrain.files.lock import HEARTBEAT
 
-# Ports below those that Linux hands out to outgoing connections: a worker binds its own seconds after it was chosen.
+# Ports below those that Linux uses for outgoing connections: a worker binds its port seconds after it was chosen.
 _PORTS = range(20_000, 32_000)
-_LOOK_EVERY = 0.05  # seconds
+_POLL_EVERY = 0.05  # seconds
 _TAIL = 40  # lines
-_MARKS = ("waiting", "ready", "failed")  # files by which workers tell how far they are
+_MARKS = ("waiting", "ready", "failed")  # files by which workers report their progress
 
 
 class Attempt:
@@ -36,12 +36,12 @@ class Attempt:
 
     Args:
       command: the program and its words, the same for all workers.
-      workers: how many.
+      workers: number of workers.
       number: 0 for the first attempt, 1 after the first restart.
       folder: the run folder; logs go to its `workers` folder.
-      environ: the workers' environment, to which theirs is added; this process's by default.
-      screen: where worker 0's output is shown.
-      received: signals to the launcher so far; once there is one, no more workers are started.
+      environ: the workers' environment, to which their own variables are added; this process's by default.
+      screen: shows worker 0's output.
+      received: signals to the launcher so far; after the first one, no more workers are started.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class Attempt:
 
     def __enter__(self) -> Attempt:
         self._folder.mkdir(parents=True, exist_ok=True)
-        # Of an earlier launch in this folder that was killed.
+        # An earlier launch in this folder may have been killed.
         self._remove_marks()
         self._pipe = os.pipe()
         try:
             for worker in range(len(self._addresses)):
                 self._start(worker)
-                if self._received:  # many take a while
+                if self._received:  # starting many workers takes a while
                     break
         except BaseException:
             self.__exit__()
@@ -96,7 +96,7 @@ class Attempt:
         self._remove_marks()
 
     def watch(self, limits: Limits) -> Supervisor:
-        """Watches until all have ended, and does meanwhile what the verdict asks for."""
+        """Watches until all have ended, and acts as the supervisor decides."""
         watch = Supervisor(len(self._processes), now=time.monotonic(), limits=limits)
         passed_on = 0
         while True:
@@ -109,13 +109,13 @@ class Attempt:
                 return watch
             if action is Action.FORWARD:
                 name = signal.Signals(self._received[0]).name
-                self._screen.say(f"{name}: all workers save and stop; once more ends them at once")
+                self._screen.write_line(f"{name}: all workers save and stop; once more ends them at once")
                 self._signal(self._received[0])
             elif action is Action.TERMINATE:
                 self._signal(signal.SIGTERM)
             elif action is Action.KILL:
                 self._kill()
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_EVERY)
 
     def silent_s(self, workers: Sequence[int], now: float) -> float:
         """How long before `now` (monotonic) the first of these workers gave its last sign of life."""
@@ -123,7 +123,7 @@ class Attempt:
         return max(0.0, time.time() - last - (time.monotonic() - now))
 
     def _last_sign(self, worker: int) -> float:
-        """When a worker last wrote anything in this attempt, as `time.time()` counts."""
+        """When a worker last wrote anything in this attempt, as `time.time()` measures."""
         signs = [self._started]
         for file in (*(self._mark(what, worker) for what in _MARKS), self.log(worker)):
             with contextlib.suppress(OSError):
@@ -134,7 +134,7 @@ class Attempt:
         return max(signs)
 
     def log(self, worker: int) -> Path:
-        """Where a worker's output is kept."""
+        """The file of a worker's output."""
         return self._folder / f"worker-{worker}.log"
 
     def tail(self, worker: int) -> str:
@@ -170,12 +170,12 @@ class Attempt:
         try:
             process = subprocess.Popen(
                 self._command,
-                # Python holds back what it prints to a pipe or a file: nothing would be live, and a kill would lose it.
+                # Otherwise Python buffers output to a pipe or a file: it would not be live, and a kill would lose it.
                 env={"PYTHONUNBUFFERED": "1", **self._environ, **mine},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone, who passes it on
+                start_new_session=True,  # Ctrl-C in a terminal reaches only the launcher, which passes it on
                 pass_fds=[self._pipe[0]],
             )
         finally:
@@ -194,7 +194,7 @@ class Attempt:
         return self._folder / f".{what}-{worker}-{self._number}"
 
     def _look(self, watch: Supervisor) -> None:
-        # Exits last: whoever reports a lost peer does so after that peer is gone.
+        # Exits last: a worker reports a lost peer after that peer has ended.
         for worker in range(len(self._processes)):
             if worker not in self._exited:
                 self._read_marks(worker, watch)
@@ -205,7 +205,7 @@ class Attempt:
             if process.poll() is None:
                 self._alive_at[worker] = now
                 continue
-            self._read_marks(worker, watch)  # it may have left some since
+            self._read_marks(worker, watch)  # it may have written some since the last poll
             self._exited.add(worker)
             alive_at = self._alive_at.get(worker)
             watch.exited(worker, process.returncode, time.monotonic(), self.tail(worker), alive_at=alive_at)
@@ -222,7 +222,7 @@ class Attempt:
         return ((n, process) for n, process in enumerate(self._processes) if process.poll() is None)
 
     def _frozen(self) -> set[int]:
-        """Workers that are stopped (SIGSTOP), where the system tells."""
+        """Workers that are stopped (SIGSTOP), if the system shows it."""
         found = set()
         for worker, process in self._running():
             with contextlib.suppress(OSError, IndexError):
@@ -238,11 +238,11 @@ class Attempt:
     def _kill(self) -> None:
         for _, process in self._running():
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # with whatever it has started
+                os.killpg(process.pid, signal.SIGKILL)  # with all processes that it has started
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on."""
+    """Unused ports of this machine."""
     ports: list[int] = []
     for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
         if len(ports) == count:

@@ -1,13 +1,13 @@
-"""Which worker failed first, and what to do about it: decided from events alone, with the time given by the caller.
+"""Decides which worker failed first and what to do, from events alone; the caller gives the time.
 
     watch = Supervisor(workers=2, now=now)
     watch.ready(0, now); watch.failed(1, report); watch.exited(1, -9, now)      # events, as they are seen
     action = watch.next(now)                                                    # Action.WAIT, ..., Action.DONE
 
-The order in which workers exit says little: one that lost a peer fails seconds after it, and one whose own code raised may
-exit after those, or be killed before it does. So what a worker wrote about itself, with its time and exit code, and a signal
-that killed it are causes. Which of them is the first says `evidence.Cause.rank`. Where there are only errors about lost peers,
-the worker that says nothing is the cause. The same events give the same verdict, in whatever order they are seen.
+The order in which workers exit says little. A worker that lost a peer fails seconds later, and the worker whose code raised may
+exit after it, or be killed first. So causes are a worker's own report, with its time and exit code, and a signal that killed
+it. `evidence.Cause.rank` orders them. If there are only errors about lost peers, the silent worker is the cause. The
+same events give the same verdict in any order.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from collections.abc import Collection
 from modetrain.cluster.launcher.evidence import STOPS, Cause, Exit, find_causes, find_consequences, format_workers
 from modetrain.cluster.protocol import Report
 
-_INTERRUPTIONS = ("KeyboardInterrupt", "SystemExit")  # the exit code tells the same
+_INTERRUPTIONS = ("KeyboardInterrupt", "SystemExit")  # the exit code has the same information
 
-# How far a worker has come that has not joined.
+# The progress of a worker that has not joined.
 _FINISHED, _FROZEN, _STARTS, _WAITS = (
     "had finished before",
     "stopped answering",
@@ -39,10 +39,10 @@ class Limits:
       startup: for all workers to join.
       grace: for the others to end by themselves once a cause is known, before they get SIGTERM.
       term: from SIGTERM to SIGKILL.
-      silence: from the first error about a lost peer until a worker that says nothing counts as the lost one; longer
-        than TensorFlow's heartbeats, which take about 10 s.
-      stop: for all workers to save and exit once they were told to stop; `grace` where they had not joined yet.
-      kill: for killed workers to be gone.
+      silence: from the first error about a lost peer until a silent worker counts as the lost one; longer than
+        TensorFlow's heartbeats, which take about 10 s.
+      stop: for all workers to save and exit after a signal to stop; before they have joined it is `grace`.
+      kill: for killed workers to end.
     """
 
     startup: float = 120
@@ -64,17 +64,17 @@ class Action(enum.Enum):
 
 
 class Supervisor:
-    """The workers of one attempt, as the events tell of them.
+    """The state of the workers of one attempt, from the events.
 
     Args:
-      workers: how many there are.
+      workers: number of workers.
       now: the time at which they were started.
-      limits: how long to wait for what.
+      limits: how long to wait.
 
     Attributes:
-      cause: what ended the attempt, once it is known; None where nothing failed.
+      cause: what ended the attempt, once it is known; None if nothing failed.
       known_at: when the cause was known.
-      joined_at: when the last worker had joined.
+      joined_at: when the last worker joined.
     """
 
     def __init__(self, workers: int, *, now: float, limits: Limits | None = None):
@@ -96,7 +96,7 @@ class Supervisor:
     # --- events
 
     def waiting(self, worker: int) -> None:
-        """The worker is about to join, and waits for the others."""
+        """The worker waits for the others to join."""
         self._waiting.add(worker)
 
     def ready(self, worker: int, now: float) -> None:
@@ -106,7 +106,7 @@ class Supervisor:
             self.joined_at = now
 
     def failed(self, worker: int, report: Report) -> None:
-        """The worker has written what ended it; it may still run."""
+        """The worker has reported the error that ends it; it may still run."""
         if report.type not in _INTERRUPTIONS and not self._acted_before(report.at):
             self._reports.setdefault(worker, report)
 
@@ -115,17 +115,17 @@ class Supervisor:
         self._exits.setdefault(worker, Exit(at=now, code=code, log_tail=log_tail, alive_at=alive_at))
 
     def signalled(self, signum: int) -> None:
-        """The launcher was told to stop."""
+        """The launcher has received a signal to stop."""
         self._signals.append(signum)
 
     # --- what to do
 
     def next(self, now: float, frozen: Collection[int] = ()) -> Action:
-        """What to do now; each action but WAIT and DONE is asked for once.
+        """What to do now; returns each action except WAIT and DONE once.
 
         Args:
           now: the time.
-          frozen: workers whose processes are known to be stopped (SIGSTOP); of use while `in_trouble`.
+          frozen: workers whose processes are stopped (SIGSTOP); needed while `in_trouble`.
         """
         limits = self._limits
         if len(self._exits) == len(self._workers):
@@ -146,7 +146,7 @@ class Supervisor:
             self._know(known or self._left_behind(now, frozen), now)
         if self.cause is not None:
             assert self.known_at is not None
-            if self.cause.kind in ("stalled", "missing"):  # nothing is gained by waiting for it
+            if self.cause.kind in ("stalled", "missing"):  # waiting for it is useless
                 return self._kill(now)
             if self._terminated_at is None and now - self.known_at >= limits.grace:
                 self._terminated_at = now
@@ -154,22 +154,22 @@ class Supervisor:
             if self._terminated_at is not None and now - self._terminated_at >= limits.term:
                 return self._kill(now)
             return Action.WAIT
-        told = [stop.at for stop in self._stops()] + [at for at in (self._forwarded_at,) if at is not None]
-        # Before all have joined there is nothing to save, and those that wait for one that has left wait for ever.
-        if told and now - min(told) >= (limits.grace if self.joined_at is None else limits.stop):
+        stops = [stop.at for stop in self._stops()] + [at for at in (self._forwarded_at,) if at is not None]
+        # Before all have joined there is nothing to save, and workers that wait for one that has left wait for ever.
+        if stops and now - min(stops) >= (limits.grace if self.joined_at is None else limits.stop):
             return self._kill(now)
         return Action.WAIT
 
     @property
     def in_trouble(self) -> bool:
-        """Whether it is worth looking who is frozen: some have lost a peer, or have ended, or are slow to find each other."""
+        """Whether to check for frozen workers: some have lost a peer, or have ended, or are slow to join."""
         return self.cause is None and (self._first_loss is not None or self.joined_at is None or bool(self._exits))
 
     # --- the verdict, once done
 
     @property
     def code(self) -> int:
-        """The exit code that all this comes to."""
+        """The exit code of the launch."""
         cause, codes = self.cause, [exit.code for exit in self._exits.values()]
         if cause is not None and cause.kind in ("error", "exit", "signal"):
             return cause.code
@@ -182,26 +182,26 @@ class Supervisor:
 
     @property
     def restartable(self) -> bool:
-        """Whether starting all workers again may help, and nobody asked to stop."""
+        """Whether a restart of all workers may help, and no signal asked to stop."""
         return self.cause is not None and not self.cause.repeats and not self._signals
 
     @property
     def stopped_by(self) -> signal.Signals | None:
-        """The signal that was sent to one worker, upon which all stopped of their own accord."""
+        """The signal that one worker received, after which all stopped by themselves."""
         if self.cause is not None or self._signals:
             return None
-        # Of several signals the largest number, since which worker ended first says nothing.
+        # The largest of several signals, since the order of the ends says nothing.
         return max((stop.signal for stop in self._stops() if stop.signal is not None), default=None)
 
     @property
     def first_sign(self) -> float:
-        """When the first thing that has to do with the cause was seen."""
+        """When the first sign of the cause was seen."""
         assert self.cause is not None
         return self.cause.at if self._first_loss is None else min(self.cause.at, self._first_loss)
 
     @property
     def others(self) -> list[Cause]:
-        """What would have been a cause too, had the first one not come before it."""
+        """The later causes."""
         assert self.cause is not None
         return [other for other in self._causes() if not {*other.workers} & {*self.cause.workers}]
 
@@ -218,7 +218,7 @@ class Supervisor:
     # --- evidence
 
     def _causes(self) -> list[Cause]:
-        # How a worker ends upon our own signal tells nothing.
+        # An end after our own signal is no evidence.
         exits = {worker: exit for worker, exit in self._exits.items() if not self._acted_before(exit.at)}
         return find_causes(self._reports, exits)
 
@@ -226,16 +226,16 @@ class Supervisor:
         return next(iter(self._causes()), None)
 
     def _stops(self) -> list[Exit]:
-        """Exits of workers that were told to stop, and not by us for a cause; the earliest first."""
-        told = [exit for exit in self._exits.values() if exit.signal in STOPS and not self._acted_before(exit.at)]
-        return sorted(told, key=lambda exit: exit.at)
+        """Exits of workers after a signal to stop that the launcher did not send for a cause, the earliest first."""
+        stops = [exit for exit in self._exits.values() if exit.signal in STOPS and not self._acted_before(exit.at)]
+        return sorted(stops, key=lambda exit: exit.at)
 
     @property
     def _first_loss(self) -> float | None:
         return next((at for at, _, _ in find_consequences(self._reports, self._exits)), None)
 
     def _silent(self, now: float, frozen: Collection[int]) -> Cause | None:
-        """Where all errors are consequences, the one that says nothing is the cause."""
+        """If all errors are consequences, the silent worker is the cause."""
         first = self._first_loss
         if first is None or self._stops():
             return None
@@ -270,20 +270,20 @@ class Supervisor:
         for worker in self._workers:
             if worker not in self._ready:
                 how_far.setdefault(self._how_far(worker, frozen), []).append(worker)
-        # Whoever only waits is not to blame, unless all do.
+        # Workers that only wait are not to blame, unless all wait.
         missing = [worker for far, workers in how_far.items() if far != _WAITS for worker in workers]
         to_blame_first = sorted(how_far.items(), key=lambda group: group[0] == _WAITS)
-        told = ", ".join(f"{format_workers(workers)} {far}" for far, workers in to_blame_first)
+        progress = ", ".join(f"{format_workers(workers)} {far}" for far, workers in to_blame_first)
         return Cause(
             kind="missing",
             workers=tuple(sorted(missing or how_far[_WAITS])),
-            what=f"did not join within {self._limits.startup:g} s ({told})",
+            what=f"did not join within {self._limits.startup:g} s ({progress})",
             at=now,
             repeats=_FINISHED in how_far or not missing,  # all waited: they are too many, or cannot reach each other
         )
 
     def _left_behind(self, now: float, frozen: Collection[int]) -> Cause | None:
-        """A worker that froze amid its own end: its peers have finished, and miss nothing."""
+        """A worker that froze while it ended: its peers have finished and lost nothing."""
         stopped = tuple(worker for worker in frozen if worker not in self._exits)
         if not stopped or not self._exits or self._signals or self._stops():
             return None
@@ -306,7 +306,7 @@ class Supervisor:
             self.known_at = now if self.known_at is None else self.known_at
 
     def _settle(self, now: float) -> None:
-        """The last word: what was written meanwhile may be earlier than what was seen first."""
+        """Decides finally: a report that was read last may be the earliest."""
         known = self.cause if self.cause is None or self.cause.kind != "lost" else self._lost()
         self._know(self._direct() or known or self._silent(now, ()), now)
 
@@ -315,6 +315,6 @@ class Supervisor:
         return Action.KILL
 
     def _acted_before(self, at: float) -> bool:
-        """Whether what happened then may be the launcher's own doing."""
+        """Whether an event at that time may be caused by the launcher's own signals."""
         acted = [when for when in (self._terminated_at, self._killed_at) if when is not None]
         return bool(acted) and at >= min(acted)

@@ -41,8 +41,8 @@ def run_dir(settings: Settings) -> str | None:
     if other is not None and run_folder.holds_run(target) and target != run_folder.owner(other):
         return (
             f"run_dir={named} resume={_path(other)}: {named} already holds another run, which would be "
-            f"overwritten. Type {shell_path_override('run_dir', target)} resume=latest to continue that one, or {_other(target)} for a "
-            "new one."
+            f"overwritten. Type {shell_path_override('run_dir', target)} resume=latest to continue that one, or "
+            f"{_other(target)} for a new one."
         )
     return None
 

@@ -1,1 +1,1 @@
-"""Where examples come from: TFDS, the bundled sample of MNIST, or a folder of arrays; `load.py` is the way in."""
+"""Sources of examples: TFDS, the bundled sample of MNIST, or a folder of arrays; `load.py` is the entry point."""

@@ -1,4 +1,4 @@
-"""What every source ends in: checked, resized and sliced host arrays, and never more than memory holds."""
+"""Checks, resizes and slices the host arrays of every source, within the memory of the machine."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from modetrain.settings import DataSettings
 
 Arrays = Mapping[str, np.ndarray]
 
-# Training holds a second copy, as tensors; the rest is for the model and batches in flight.
+# Training holds a second copy as tensors; the rest is for the model and prefetched batches.
 _SHARE_OF_MEMORY = 0.4
 _RESIZE_AT_ONCE = 256
 _SLICE = re.compile(r"(?P<name>[\w-]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
 def select(splits: Mapping[str, Arrays], settings: DataSettings, *, where: str) -> tuple[Arrays, Arrays]:
-    """Training and evaluation arrays: the split expressions applied to whole splits, resized.
+    """Applies the split expressions to whole splits; returns training and evaluation arrays, resized.
 
     Args:
-      splits: per split name its arrays.
-      where: what the splits are part of, for messages.
+      splits: arrays by split name.
+      where: the data set's name in messages.
     """
     train = resize(_slice("train_split", settings.train_split, splits, where), settings, where=where)
     evaluation = resize(_slice("eval_split", settings.eval_split, splits, where), settings, where=where)
@@ -37,14 +37,15 @@ def select(splits: Mapping[str, Arrays], settings: DataSettings, *, where: str) 
 
 
 def _slice(key: str, expression: str, splits: Mapping[str, Arrays], where: str) -> Arrays:
-    """The examples that a split expression names; views of the whole arrays unless splits are joined."""
+    """The examples that a split expression names: views of the whole arrays, or copies where it joins splits."""
     parts = []
     for part in expression.split("+"):
         match = _SLICE.fullmatch(part.strip())
         if not match:
             raise ConfigError(
                 f"data.{key}={expression}: {part.strip()!r} cannot be read. "
-                f"Type {data_override(key, 'train')}, {data_override(key, 'train[:90%]')} or {data_override(key, 'train[100:200]')}."
+                f"Type {data_override(key, 'train')}, {data_override(key, 'train[:90%]')} or "
+                f"{data_override(key, 'train[100:200]')}."
             )
         if match["name"] not in splits:
             raise unknown_split(key, expression, match["name"], list(splits), where)
@@ -67,23 +68,23 @@ def _slice(key: str, expression: str, splits: Mapping[str, Arrays], where: str) 
 
 
 def _boundary(text: str | None, count: int) -> int | None:
-    """One end of a slice; per cents are rounded to the closest example, as TFDS rounds them."""
+    """One end of a slice; percentages are rounded to the closest example, as in TFDS."""
     if text is None:
         return None
     return round(int(text[:-1]) * count / 100) if text.endswith("%") else int(text)
 
 
 def validate(given: Mapping[str, np.ndarray], *, files: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The arrays of one split as the trainer wants them; memory-mapped images stay memory-mapped.
+    """Checks the arrays of one split and brings them into the trainer's form; memory-mapped images stay memory-mapped.
 
     Args:
-      given: per name an array: `image` and `label`, and any more with the same first dimension.
-      files: per name the file it came from, for messages.
+      given: arrays by name: `image` and `label`, and any others with the same first dimension.
+      files: each array's file by name, for messages.
 
     Raises:
-      ConfigError: names the file, what was seen in it and what is expected.
+      ConfigError: names the file, its content and what is expected.
     """
-    # TensorFlow takes the byte order of the machine only.
+    # TensorFlow takes only the byte order of the machine.
     given = {
         name: array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
         for name, array in given.items()
@@ -106,30 +107,30 @@ def validate(given: Mapping[str, np.ndarray], *, files: Mapping[str, str]) -> di
     lowest, highest = int(label.min()), int(label.max())
     if lowest < 0 or highest > np.iinfo(np.int32).max:
         raise ConfigError(
-            f"{files['label']}: labels reach from {lowest} to {highest}. Classes are numbered from 0: leave unlabelled "
-            "examples out and save the labels as integers in 0..classes-1."
+            f"{files['label']}: labels reach from {lowest} to {highest}. Classes are numbered from 0: remove unlabelled "
+            "examples and save the labels as integers in 0..classes-1."
         )
     return {**given, "image": image, "label": np.asarray(label, np.int32)}
 
 
 def _unfit(name: str, given: Mapping[str, np.ndarray], files: Mapping[str, str], expected: str) -> ConfigError:
     seen = given[name]
-    return ConfigError(f"{files[name]}: `{name}` is {seen.dtype} of shape {list(seen.shape)}. Expected are {expected}.")
+    return ConfigError(f"{files[name]}: `{name}` is {seen.dtype} of shape {list(seen.shape)}. Expected: {expected}.")
 
 
 def check_same_shape(train: Arrays, evaluation: Arrays, *, where: str) -> None:
-    """Raises ConfigError where the model could not take both images."""
+    """Raises ConfigError if one model cannot take both kinds of images."""
     one, other = train["image"], evaluation["image"]
     if one.shape[1:] == other.shape[1:] and one.dtype == other.dtype:
         return
     sizes = f"{one.dtype} of {_times(one.shape[1:])} and {other.dtype} of {_times(other.shape[1:])}"
     resizable = one.shape[3] == other.shape[3] and one.dtype == other.dtype
     advice = f"Type 'data.image_size=[{one.shape[1]},{one.shape[2]}]'." if resizable else "Save both alike."
-    raise ConfigError(f"{where}: training and evaluation images are {sizes}, and one model must take both. {advice}")
+    raise ConfigError(f"{where}: training and evaluation images are {sizes}, but one model must take both. {advice}")
 
 
 def resize(given: Arrays, settings: DataSettings, *, where: str) -> Arrays:
-    """The arrays with every image at `data.image_size`, of the dtype they had."""
+    """Resizes every image to `data.image_size`; the dtype stays."""
     size, image = settings.image_size, given["image"]
     if size is None or image.shape[1:3] == tuple(size):
         return given
@@ -141,16 +142,16 @@ def resize(given: Arrays, settings: DataSettings, *, where: str) -> Arrays:
 
 
 def resize_images(images: Any, size: tuple[int, int]) -> Any:
-    """Images [..., height, width, channels] as a tensor [..., *size, channels] of the same dtype.
+    """Resizes images [..., height, width, channels] to a tensor [..., *size, channels] of the same dtype.
 
-    Averages over all the pixels that fall together where a side shrinks, else bilinear.
+    Where a side shrinks a pixel is the average of its area, otherwise the interpolation is bilinear.
     """
     import tensorflow as tf
 
     with tf.device("CPU:0"):  # the images are on the host and stay there
         images = tf.convert_to_tensor(images)
         values = tf.cast(images, tf.float32)
-        # Bilinear with antialias=True would be one call for both, and six times slower.
+        # Bilinear with antialias=True would do both in one call, but six times slower.
         out = tf.cond(
             tf.reduce_any(tf.shape(images)[-3:-1] > tf.constant(size)),
             lambda: tf.image.resize(values, size, method="area"),
@@ -160,7 +161,7 @@ def resize_images(images: Any, size: tuple[int, int]) -> Any:
 
 
 def allocate(shape: tuple[int, ...], dtype, *, where: str) -> np.ndarray:
-    """An empty array, or ConfigError where it would not fit into memory."""
+    """Makes an empty array; raises ConfigError if it does not fit into memory."""
     check_memory(
         int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize,
         f"{shape[0]:,} images of {_times(shape[1:])}",
@@ -170,24 +171,24 @@ def allocate(shape: tuple[int, ...], dtype, *, where: str) -> np.ndarray:
 
 
 def check_memory(needed: int, what: str, where: str) -> None:
-    """Raises ConfigError when `needed` bytes are more than a fair share of the memory that is free."""
+    """Raises ConfigError if `needed` bytes are more than a fair share of the free memory."""
     free = free_memory()
     if needed > _SHARE_OF_MEMORY * free:
         raise ConfigError(
-            f"{where}: {what} are {needed / 2**30:.1f} GiB once decoded, and of {free / 2**30:.1f} GiB of free memory "
-            f"at most {_SHARE_OF_MEMORY:.0%} is used for examples. Type 'data.image_size=[32,32]' for smaller images, "
+            f"{where}: {what} are {needed / 2**30:.1f} GiB once decoded; at most {_SHARE_OF_MEMORY:.0%} of the "
+            f"{free / 2**30:.1f} GiB of free memory may hold examples. Type 'data.image_size=[32,32]' for smaller images, "
             f"or {data_override('train_split', 'train[:10%]')} for fewer."
         )
 
 
 def free_memory() -> int:
-    """Bytes that can be allocated without swapping, under the limit of a container too."""
+    """Bytes that can be allocated without swapping, and within the limit of a container."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):  # not Linux: all of the memory is the best guess
         free = _number("MemAvailable:", Path("/proc/meminfo").read_text()) * 1024
     with contextlib.suppress(OSError, ValueError):  # no control group, or one without a limit
         group = Path("/sys/fs/cgroup")
-        # Files that the kernel caches count as used, and are given up when memory is asked for.
+        # Cached files count as used, but the kernel frees them when memory is needed.
         cached = _number("inactive_file", (group / "memory.stat").read_text())
         used = int((group / "memory.current").read_text()) - cached
         free = min(free, int((group / "memory.max").read_text()) - used)
@@ -195,7 +196,7 @@ def free_memory() -> int:
 
 
 def _number(name: str, text: str) -> int:
-    """The number that follows `name` at the beginning of a line."""
+    """The number after `name` at the beginning of a line."""
     return int((re.findall(rf"^{name}\s+(\d+)", text, re.MULTILINE) or [""])[0])
 
 

@@ -15,7 +15,7 @@ CLASSES = 10
 
 
 def load(settings: DataSettings, *, because: str) -> Source:
-    """The sample, `because` being why it is the sample that is used."""
+    """Loads the sample; `because` says why the sample is used."""
     with np.load(SAMPLE) as sample:
         splits = {
             name: {"image": sample[f"{name}_image"], "label": sample[f"{name}_label"].astype(np.int32)}

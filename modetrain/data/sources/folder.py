@@ -1,4 +1,4 @@
-"""A folder of the user's own: `.npz` or `.npy` arrays, TFRecords, or what TFDS prepared (see docs/your-data.md)."""
+"""The user's own folder: `.npz` or `.npy` arrays, TFRecords, or a data set that TFDS prepared (see docs/your-data.md)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REQUIRED = ("image", "label")
 
 
 def check(settings: DataSettings) -> None:
-    """Raises ConfigError where the folder or one of its splits is not there; opens no file."""
+    """Raises ConfigError if the folder or one of its splits does not exist; opens no file."""
     folder = _path(settings)
     if (folder / "dataset_info.json").is_file():
         return
@@ -46,15 +46,15 @@ def check(settings: DataSettings) -> None:
             )
             raise ConfigError(
                 f"data.path={format_path(folder)}: it holds {listing or 'nothing'}. "
-                f"Expected for data.{key}={getattr(settings, key)} is {_LAYOUTS.format(name)}. {advice}"
+                f"Expected for data.{key}={getattr(settings, key)}: {_LAYOUTS.format(name)}. {advice}"
             )
 
 
 def load(settings: DataSettings) -> Source:
-    """The examples of the folder; call `check` first.
+    """Loads the examples of the folder; call `check` first.
 
     Raises:
-      ConfigError: names the file, what was seen in it and what is expected.
+      ConfigError: names the file, its content and what is expected.
     """
     folder = _path(settings)
     if (folder / "dataset_info.json").is_file():
@@ -68,7 +68,7 @@ def load(settings: DataSettings) -> Source:
         description=f"folder {where} ({arrays.format_counts(train, evaluation)})",
         train=train,
         eval=evaluation,
-        # Over whole splits, so that a slice does not change the model.
+        # From whole splits, so that a slice does not change the model.
         classes=1 + max(int(split["label"].max()) for split in whole.values()),
     )
 
@@ -84,17 +84,17 @@ def _path(settings: DataSettings) -> Path:
         advice = (
             data_override("path", format_path(folder.parent)) if folder.is_file() else "data.path=FOLDER of your data"
         )
-        raise ConfigError(f"data.path={format_path(folder)}: that folder {seen}: nothing to read. Type {advice}.")
+        raise ConfigError(f"data.path={format_path(folder)}: that folder {seen}. Type {advice}.")
     return folder.resolve()
 
 
 def _wanted_splits(settings: DataSettings) -> list[tuple[str, str]]:
-    """(key, split) pairs that the settings ask for."""
+    """The (key, split) pairs of the settings."""
     return [(key, name) for key in ("train_split", "eval_split") for name in splits.split_names(getattr(settings, key))]
 
 
 def _layout(folder: Path, name: str) -> str | None:
-    """`npz`, `npy` or `tfrecord`: how the split is stored; None where it is not."""
+    """How the split is stored: `npz`, `npy` or `tfrecord`; None if it is not there."""
     if (folder / f"{name}.npz").is_file():
         return "npz"
     if (folder / name).is_dir() and any((folder / name).glob("*.npy")):
@@ -103,13 +103,13 @@ def _layout(folder: Path, name: str) -> str | None:
 
 
 def _record_files(folder: Path, name: str) -> list[Path]:
-    # `trainval.tfrecord` is not of the split `train`.
+    # `trainval.tfrecord` does not belong to the split `train`.
     pattern = re.compile(rf"{re.escape(name)}([-_.\d].*)?\.tfrecord.*")
     return sorted(file for file in folder.glob("*.tfrecord*") if pattern.fullmatch(file.name) and file.is_file())
 
 
 def _splits(folder: Path) -> list[str]:
-    """Names of the splits that the folder does hold."""
+    """Names of the splits that the folder holds."""
     stems = {entry.name.split(".")[0].split("-")[0] for entry in folder.iterdir()}
     return sorted(stem for stem in stems if stem and _layout(folder, stem))
 
@@ -130,10 +130,10 @@ def _split(folder: Path, name: str, settings: DataSettings) -> dict[str, np.ndar
         files = dict.fromkeys(given, str(shards[0]))
     for key in _REQUIRED:
         if key not in given:
-            place = folder / (f"{name}.npz" if layout == "npz" else f"{name}/")
+            held = folder / (f"{name}.npz" if layout == "npz" else f"{name}/")
             raise ConfigError(
-                f"{place}: holds {', '.join(sorted(given)) or 'no array'}, and no `{key}`. Expected are `image` "
-                "[n, height, width, channels] and `label` [n], and any more arrays of n rows."
+                f"{held}: holds {', '.join(sorted(given)) or 'no array'}, and no `{key}`. Expected: `image` "
+                "[n, height, width, channels], `label` [n], and any other arrays of n rows."
             )
     return arrays.validate(given, files=files)
 
@@ -159,11 +159,11 @@ def _npy(file: Path) -> np.ndarray:
 
 def _unreadable(file: Path, error: Exception, expected: str) -> ConfigError:
     seen = "arrays of Python objects" if "allow_pickle" in str(error) else str(error).split("\n")[0].rstrip(".")
-    return ConfigError(f"{file}: cannot be read ({seen}). Expected is {expected}.")
+    return ConfigError(f"{file}: cannot be read ({seen}). Expected: {expected}.")
 
 
 def _records(files: list[Path], settings: DataSettings) -> Mapping[str, np.ndarray]:
-    """TFRecords of `tf.train.Example`: the first one says how all of them are stored."""
+    """Reads TFRecords of `tf.train.Example`; the first record shows how all of them are stored."""
     import tensorflow as tf
 
     from modetrain.data.sources import records
@@ -171,18 +171,18 @@ def _records(files: list[Path], settings: DataSettings) -> Mapping[str, np.ndarr
     shards = [records.Shard(file=str(file), skip=0, take=records.count_records(str(file))) for file in files]
     shards = [shard for shard in shards if shard.take]
     if not shards:
-        raise ConfigError(f"{files[0]}: holds no record. Expected are tf.train.Example records, one per example.")
+        raise ConfigError(f"{files[0]}: holds no record. Expected: tf.train.Example records, one per example.")
     first = next(iter(shards[0].records())).numpy()
     try:
         held = dict(tf.train.Example.FromString(first).features.feature)
-    except Exception as error:  # protobuf's DecodeError, which has moved between its versions
+    except Exception as error:  # protobuf's DecodeError; its module differs between versions
         raise ConfigError(f"{shards[0].file}: record 0 is no tf.train.Example ({error}).") from error
     kinds = {key: feature.WhichOneof("kind") for key, feature in held.items()}
     raw = {"height", "width"} <= set(kinds)
     if kinds.get("image") != "bytes_list" or kinds.get("label") != "int64_list":
         raise ConfigError(
             f"{shards[0].file}: record 0 holds {', '.join(f'{key} ({kind})' for key, kind in sorted(kinds.items()))}. "
-            "Expected are `image` (bytes: PNG, JPEG, or raw uint8 with int64 `height`, `width` and `channels`) and "
+            "Expected: `image` (bytes: PNG, JPEG, or raw uint8 with int64 `height`, `width` and `channels`) and "
             "`label` (one int64)."
         )
     one = tf.io.FixedLenFeature((), tf.int64)
@@ -212,12 +212,12 @@ def _tfds(folder: Path, settings: DataSettings) -> Source:
         with network.silence_logs():
             builder = tfds.builder_from_directory(folder)
             gap = prepared.find_gap(builder)
-    except Exception as error:  # whatever TFDS makes of a broken file
+    except Exception as error:  # TFDS raises anything for a broken file
         raise ConfigError(
             f"data.path={settings.path}: TFDS cannot read the data set in {format_path(folder)} "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). Prepare or copy it anew."
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). Prepare or copy it again."
         ) from error
     if gap:
-        raise ConfigError(f"data.path={settings.path}: only half prepared, {gap}. Prepare or copy it anew.")
+        raise ConfigError(f"data.path={settings.path}: only half prepared, {gap}. Prepare or copy it again.")
     where = format_path(folder)
     return prepared.read(builder, settings, kind="folder", where=where, description=f"folder {where}, prepared by TFDS")

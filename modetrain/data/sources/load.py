@@ -1,17 +1,16 @@
-"""Where the examples come from: TFDS, the bundled sample of MNIST, or a folder of the user's own.
+"""Loads the examples: from TFDS, the bundled sample of MNIST, or the user's own folder.
 
     check(settings.data)                  # light: before TensorFlow is imported
-    source = load(settings.data, say=print)
+    source = load(settings.data)
     source.train["image"], source.train["label"]
 
-Everything ends up decoded in host arrays, because the trainer gathers batches by index: which examples make up
-step 1,000 is then a function of (seed, step) and of nothing that was read before.
+All examples are decoded into host arrays, because the trainer gathers batches by index. The examples of step 1,000 then
+depend on (seed, step) only, and on nothing that was read before.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 from modetrain.data.sources.messages import BUNDLED, data_override, format_path
 from modetrain.data.sources.source import Source
@@ -19,12 +18,12 @@ from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import DataSettings
 
 SOURCES = ("auto", "tfds", "bundled", "folder")
-# What TFDS accepts; the arrays of `bundled` and `folder` accept the same but for shards.
+# What TFDS accepts; `bundled` and `folder` accept the same without shards.
 _SPLIT = re.compile(r"[\w-]+(\[[\w%:.-]+\])?(\s*\+\s*[\w-]+(\[[\w%:.-]+\])?)*")
 
 
 def check(settings: DataSettings) -> None:
-    """Raises ConfigError for what can be seen to be wrong without TensorFlow, TFDS or the network."""
+    """Raises ConfigError for settings that are wrong, as far as it shows without TensorFlow, TFDS and the network."""
     if settings.source not in SOURCES:
         raise ConfigError(
             f"data.source={settings.source}: not one of {', '.join(SOURCES)}.{did_you_mean(settings.source, SOURCES)} "
@@ -43,8 +42,8 @@ def check(settings: DataSettings) -> None:
         )
     if settings.path is not None and settings.source != "folder":
         raise ConfigError(
-            f"data.path={format_path(settings.path)} with data.source={settings.source}: only folder uses it, so it would be "
-            f"ignored. Type data=folder {data_override('path', format_path(settings.path))}, or data.path=null."
+            f"data.path={format_path(settings.path)} with data.source={settings.source}: only data.source=folder uses it. "
+            f"Type data=folder {data_override('path', format_path(settings.path))}, or data.path=null."
         )
     from modetrain.data.sources import names, splits
 
@@ -63,15 +62,14 @@ def check(settings: DataSettings) -> None:
     splits.check(settings)
 
 
-def load(settings: DataSettings, *, say: Callable[[str], None]) -> Source:
-    """Decodes the examples that the settings ask for.
+def load(settings: DataSettings) -> Source:
+    """Decodes the examples that the settings ask for; logs a download before it starts.
 
     Args:
       settings: the `data` group of the config.
-      say: told about whatever takes longer than a moment (a download), one line at a time.
 
     Raises:
-      ConfigError: the data is not there, cannot be had, or is not image classification; nothing is left half done.
+      ConfigError: the data does not exist, is not available, or is not image classification; no partial data is left.
     """
     check(settings)
     if settings.source == "folder":
@@ -84,4 +82,4 @@ def load(settings: DataSettings, *, say: Callable[[str], None]) -> Source:
         return bundled.load(settings, because="data.source=bundled")
     from modetrain.data.sources import tfds
 
-    return tfds.load(settings, say=say)
+    return tfds.load(settings)

@@ -1,4 +1,4 @@
-"""The names of TFDS's data sets, known without importing TFDS (a second) or TensorFlow (five)."""
+"""The names of TFDS's data sets, found without importing TFDS (one second) or TensorFlow (five seconds)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def data_dir(settings: DataSettings) -> str:
 
 
 def check(settings: DataSettings) -> None:
-    """Raises ConfigError for a name that is neither TFDS's nor prepared in the data folder, and for no such folder."""
+    """Raises ConfigError for a name that neither TFDS nor the data folder has, and for a data folder that is a file."""
     if settings.dir is not None and Path(settings.dir).is_file():
         raise ConfigError(
             f"data.dir={format_path(settings.dir)}: TFDS keeps data in a folder, and that is a file. Type data.dir=FOLDER."
@@ -36,7 +36,7 @@ def check(settings: DataSettings) -> None:
     base = match["base"]
     if not (Path(data_dir(settings)) / base).is_dir():
         known = shipped_names()
-        # Code that was imported by now may have registered data sets of its own with TFDS.
+        # Imported code may have registered its own data sets with TFDS.
         if known and base not in known and "tensorflow_datasets" in sys.modules:
             known |= registered_names()
         if known and base not in known:
@@ -45,13 +45,12 @@ def check(settings: DataSettings) -> None:
     if not can_be_had and not find_infos(settings):
         raise ConfigError(
             f"data.name={settings.name} data.download=false: it is not prepared in {format_path(data_dir(settings))}. Type "
-            "data.download=true to have it downloaded, or data.dir=FOLDER in which TFDS has prepared it."
+            "data.download=true to download it, or data.dir=FOLDER in which TFDS has prepared it."
         )
 
 
 def find_infos(settings: DataSettings) -> list[Path]:
-    """TFDS's descriptions (`dataset_info.json`) of whatever is prepared of a data set: any configuration and version,
-    unless the name has one."""
+    """TFDS's descriptions (`dataset_info.json`) of the prepared configurations and versions that the name allows."""
     match = _NAME.fullmatch(settings.name)
     if not match:
         return []
@@ -74,14 +73,14 @@ def registered_names() -> set[str]:
     """Names of the data sets that TFDS has imported code for; imports TFDS."""
     import tensorflow_datasets as tfds
 
-    # With the community's, it would ask a bucket in the cloud, and without a network for ever.
+    # For the community's data sets it would ask a cloud bucket, and wait for ever without a network.
     return set(tfds.list_builders(with_community_datasets=False))
 
 
 def shipped_names() -> set[str]:
-    """Names of the data sets that the installed TFDS has code for, read off its files.
+    """Names of the data sets that the installed TFDS has code for, by its file names.
 
-    The robotics and text sets that share one file are missing; they are not image classification.
+    Robotics and text sets that share one file are missing; they are not image classification.
     """
     spec = importlib.util.find_spec("tensorflow_datasets")
     if spec is None or not spec.submodule_search_locations:

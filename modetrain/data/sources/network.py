@@ -1,6 +1,6 @@
-"""Finds out in seconds whether a download can work, and keeps TFDS from trying for minutes.
+"""Finds out within seconds whether a download can work, and keeps TFDS from trying for minutes.
 
-TFDS sets no time-out and retries ten times: a refused connection costs it 205 s, one that hangs for ever.
+TFDS sets no time-out and retries ten times: a refused connection takes 205 s, and one that hangs never ends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-# How long a host may take to say anything at all, and how long a download may stand still.
+# How long a host may take to answer, and how long a download may receive nothing.
 PROBE_SECONDS = 3.0
 STALL_SECONDS = 15.0
 _HOSTS = 4
@@ -24,8 +24,8 @@ _RETRIES = 2
 def why_unreachable(urls: Iterable[str]) -> str | None:
     """Why none of the hosts of these addresses answers, or None if one does; takes at most `PROBE_SECONDS`.
 
-    Goes the way of the download itself, so that proxies of the environment and certificates count. Any answer is an
-    answer: what it is worth, the download finds out.
+    It uses the library of the download itself, so it respects proxies and certificates. Any answer counts: the download
+    then finds out whether it works.
     """
     import requests
 
@@ -35,18 +35,18 @@ def why_unreachable(urls: Iterable[str]) -> str | None:
             hosts.setdefault(urlsplit(url).netloc, url)
     asked = dict(list(hosts.items())[:_HOSTS])
     if not asked:
-        return None  # nothing to ask: the download decides
+        return None  # no host to ask: the download decides
     answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def ask(host: str, url: str) -> None:
         try:
             requests.head(url, timeout=PROBE_SECONDS, allow_redirects=False).close()
             answers.put(None)
-        except Exception as error:  # whatever it is, this host is no help
+        except Exception as error:  # of any type: this host does not answer
             answers.put(f"{host} cannot be reached ({summarize(error)})")
 
-    # Threads, because a name server that does not answer keeps a look-up waiting beyond any time-out; daemons,
-    # because such a look-up must not keep the process from ending.
+    # Threads, because a look-up waits for a silent name server beyond any time-out; daemons, because such a look-up
+    # must not keep the process alive.
     for host, url in asked.items():
         threading.Thread(target=ask, args=(host, url), daemon=True).start()
     deadline = time.monotonic() + PROBE_SECONDS
@@ -64,9 +64,9 @@ def why_unreachable(urls: Iterable[str]) -> str | None:
 
 @contextlib.contextmanager
 def bound_requests(*, online: bool) -> Iterator[None]:
-    """Within it every request of the process has a time-out and few retries; with `online=False` it has no chance.
+    """Within this every request of the process has a time-out and few retries; with `online=False` it fails at once.
 
-    The latter lets TFDS prepare from files that it downloaded before, and fail at once where it needs another.
+    TFDS can then still prepare from files that it downloaded before, and fails at once if it needs another.
     """
     from requests.adapters import HTTPAdapter
     from requests.exceptions import ConnectionError
@@ -76,7 +76,7 @@ def bound_requests(*, online: bool) -> Iterator[None]:
     def bounded_send(self: Any, request: Any, *rest: Any, **options: Any) -> Any:
         if not online:
             raise ConnectionError("no network", request=request)
-        # A server that is busy may ask to be left alone for an hour.
+        # A busy server may ask for a retry after an hour.
         retries = min(_RETRIES, self.max_retries.total or 0)
         self.max_retries = self.max_retries.new(total=retries, respect_retry_after_header=False)
         options["timeout"] = options.get("timeout") or (PROBE_SECONDS, STALL_SECONDS)
@@ -91,7 +91,7 @@ def bound_requests(*, online: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def silence_logs() -> Iterator[None]:
-    """Keeps back what libraries log about each retry and each file; errors are raised, not logged."""
+    """Within this libraries do not log each retry and each file; errors are raised, not logged."""
     loggers = [logging.getLogger(name) for name in ("absl", "urllib3", "tensorflow_datasets")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -104,7 +104,7 @@ def silence_logs() -> Iterator[None]:
 
 
 def summarize(error: BaseException) -> str:
-    """One clause for what went wrong, instead of the chain of exceptions that requests nests into a message."""
+    """One clause for the cause, instead of the chain of exceptions in the message of requests."""
     text = f"{type(error).__name__}: {error}"
     for mark, clause in (
         ("ProxyError", "the proxy of the environment does not let it through"),

@@ -1,4 +1,4 @@
-"""Decodes `tf.train.Example` records, thousands at a time, into arrays: TFDS's files and the user's alike."""
+"""Decodes `tf.train.Example` records into arrays, thousands at a time: TFDS's files and the user's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from modetrain.data.sources import arrays
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
 
-# Of decoded images in one batch; several batches are in flight.
+# Bytes of decoded images in one batch; several batches are decoded at once.
 _BATCH_BYTES = 2**23
 
 
@@ -41,10 +41,10 @@ class Format:
     """How an example is stored.
 
     Attributes:
-      features: what `tf.io.parse_example` is asked for.
-      image: the image [height, width, channels] of one parsed example.
-      label: the feature that holds the label, an int64.
-      fixed: all images are known to have one size, so that they can be resized by the batch.
+      features: the features for `tf.io.parse_example`.
+      image: returns the image [height, width, channels] of one parsed example.
+      label: name of the feature that holds the label, an int64.
+      fixed: whether all images are known to have one size, so that whole batches can be resized.
     """
 
     features: Mapping[str, Any]
@@ -54,23 +54,23 @@ class Format:
 
 
 def count_records(file: str) -> int:
-    """Number of records of a file; ConfigError where it is cut off or no TFRecord."""
+    """Number of records in a file; raises ConfigError if it is cut off or no TFRecord file."""
     try:
         batches = Shard(file=file, skip=0, take=-1).records().batch(1024)
         return sum(len(batch) for batch in batches.as_numpy_iterator())
     except tf.errors.OpError as error:
         raise ConfigError(
-            f"{file}: not a whole TFRecord file ({_first_line(error)}). Write or copy it anew; "
+            f"{file}: not a whole TFRecord file ({_first_line(error)}). Write or copy it again; "
             "only files whose name ends in .gz are read as compressed."
         ) from error
 
 
 def read(shards: Sequence[Shard], form: Format, settings: DataSettings, *, where: str) -> dict[str, np.ndarray]:
-    """The examples of the shards, in order: `image` [n, height, width, channels] and `label` int32 [n].
+    """Decodes the examples of the shards, in order: `image` [n, height, width, channels] and `label` int32 [n].
 
     Raises:
       ConfigError: a record is damaged, lacks a feature or does not decode, images differ in size and
-        `data.image_size` does not make them equal, or memory would not hold them.
+        `data.image_size` does not make them equal, or they do not fit into memory.
     """
     total = sum(shard.take for shard in shards)
     size = settings.image_size
@@ -79,13 +79,13 @@ def read(shards: Sequence[Shard], form: Format, settings: DataSettings, *, where
         image = form.image(parsed)
         return arrays.resize_images(image, size) if size and not form.fixed else image
 
-    # A function of whole batches in threads of our own, and no `Dataset.map`: that would be run image by image, thirty
-    # times slower, while `tf.data.experimental.enable_debug_mode()` is on for the user's own functions.
+    # Our own threads call it on whole batches. `Dataset.map` would run image by image, thirty times slower, while
+    # `tf.data.experimental.enable_debug_mode()` is on for the user's functions.
     @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.string)])
     def decode(serialized):
         with tf.device("CPU:0"):
             parsed = tf.io.parse_example(serialized, dict(form.features))
-            # One image at a time: the threads are the parallelism, and large images must not pile up.
+            # One image at a time: the threads run in parallel, and large images must not fill the memory.
             images = tf.map_fn(decode_one, parsed, fn_output_signature=signature, parallel_iterations=1)
             return arrays.resize_images(images, size) if size and form.fixed else images, parsed[form.label]
 
@@ -103,12 +103,12 @@ def read(shards: Sequence[Shard], form: Format, settings: DataSettings, *, where
     except (tf.errors.OpError, ValueError, StopIteration) as error:
         raise _explain(error, shards, form, settings, where=where) from error
     if at != total:
-        raise ConfigError(f"{where}: {at:,} examples were read, {total:,} were expected. Prepare or copy it anew.")
+        raise ConfigError(f"{where}: {at:,} examples were read, {total:,} were expected. Prepare or copy it again.")
     return {"image": image, "label": label}
 
 
 def _batches(shards: Sequence[Shard], size: int) -> Iterator[tf.Tensor]:
-    """Serialized examples of all the shards, in order, a bounded number at a time."""
+    """Batches of the serialized examples of all shards, in order, each of bounded size."""
     for shard in shards:
         yield from shard.records().batch(min(512, max(1, size))).prefetch(2)
 
@@ -129,7 +129,7 @@ def _map_in_threads(function: Callable[[Any], Any], inputs: Iterator[Any]) -> It
 def _explain(
     error: Exception, shards: Sequence[Shard], form: Format, settings: DataSettings, *, where: str
 ) -> ConfigError:
-    """Names the record that cannot be read, by reading them one by one: slow, and only after a failure."""
+    """The error that names the unreadable record. It reads them one by one, which is slow, and only after a failure."""
     usual, usual_at = None, ""
     for shard in shards:
         name, index = Path(shard.file).name, shard.skip - 1
@@ -142,7 +142,7 @@ def _explain(
                 break
             except tf.errors.OpError as damage:
                 return ConfigError(
-                    f"{shard.file}: damaged at record {index} ({_first_line(damage)}). Write, copy or prepare it anew."
+                    f"{shard.file}: damaged at record {index} ({_first_line(damage)}). Write, copy or prepare it again."
                 )
             try:
                 shape = tuple(form.image(tf.io.parse_single_example(serialized, dict(form.features))).shape)
@@ -153,19 +153,21 @@ def _explain(
                 )
                 return ConfigError(
                     f"{shard.file}: record {index} holds {seen or 'no feature'} and cannot be decoded "
-                    f"({_first_line(damage)}). Expected is what docs/your-data.md says under TFRecords."
+                    f"({_first_line(damage)}). docs/your-data.md, under TFRecords, says what is expected."
                 )
             if usual is None:
                 usual, usual_at = shape, f"record {index} of {name}"
             elif shape[2:] != usual[2:] or (shape != usual and settings.image_size is None):
                 sizes = f"{list(usual)} in {usual_at}, {list(shape)} in record {index} of {name}"
                 if shape[2:] != usual[2:]:
-                    return ConfigError(f"{where}: images differ in channels ({sizes}). Save all of them alike.")
+                    return ConfigError(
+                        f"{where}: images differ in channels ({sizes}). Save all of them with the same channels."
+                    )
                 return ConfigError(
                     f"{where}: images differ in size ({sizes}) and data.image_size is not set, so they cannot be "
                     "batched. Type 'data.image_size=[64,64]', or another height and width."
                 )
-    return ConfigError(f"{where}: cannot be read ({_first_line(error)}). Prepare or copy it anew.")
+    return ConfigError(f"{where}: cannot be read ({_first_line(error)}). Prepare or copy it again.")
 
 
 def _first_line(error: Exception) -> str:

@@ -15,11 +15,11 @@ class Source:
     """The examples of a run, decoded.
 
     Attributes:
-      kind: `tfds`, `bundled` or `folder`: what `data.source=auto` came to.
-      description: one line, which of them is used and why.
-      train, eval: `image` [n, height, width, channels] (uint8, or the dtype of the user's own arrays), `label` int32
-        [n] in 0..classes-1, and any further arrays of the user's folder, with the same first dimension. Memory-mapped
-        where the folder holds `.npy` files.
+      kind: `tfds`, `bundled` or `folder`; for `data.source=auto` the one that is used.
+      description: one line: which source is used and why.
+      train, eval: `image` [n, height, width, channels] (uint8, or the dtype of the user's arrays), `label` int32
+        [n] in 0..classes-1, and any other arrays of the user's folder, with the same first dimension. Arrays from
+        `.npy` files are memory-mapped.
       classes: number of classes.
     """
 

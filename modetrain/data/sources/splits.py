@@ -1,6 +1,6 @@
-"""Which splits a data set has, and which of them an expression such as `train[:90%]+test` reads.
+"""The splits that a data set has, and those that an expression such as `train[:90%]+test` reads.
 
-Known without importing TFDS or TensorFlow where the data is prepared or bundled; elsewhere it shows when it is loaded.
+For prepared and bundled data they are known without importing TFDS or TensorFlow; for other data, when it is loaded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from modetrain.data.sources.messages import BUNDLED, data_override, format_path
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import DataSettings
 
-OF_SAMPLE = ("train", "test")  # of the bundled sample, and of TFDS's MNIST itself
+OF_SAMPLE = ("train", "test")  # the splits of the bundled sample, and of TFDS's MNIST
 
 
 def split_names(expression: str) -> list[str]:
@@ -43,18 +43,18 @@ def _check(settings: DataSettings, known: Collection[str], where: str, *, also: 
 
 
 def _prepared_splits(infos: Collection[Path]) -> set[str]:
-    """The splits that any of TFDS's descriptions of prepared data has; empty where none can be read."""
+    """All splits in TFDS's descriptions of prepared data; empty if one cannot be read."""
     found: set[str] = set()
     for file in infos:
         try:
             found.update(split["name"] for split in json.loads(file.read_text(encoding="utf-8"))["splits"])
-        except (OSError, ValueError, KeyError, TypeError):  # whatever is wrong with it is said when it is loaded
+        except (OSError, ValueError, KeyError, TypeError):  # loading it reports the error
             return set()
     return found
 
 
 def unknown_split(key: str, expression: str, name: str, known: Collection[str], where: str) -> ConfigError:
-    """The error for a split that does not exist, with the override that does."""
+    """The error for a split that does not exist, with an override for one that does."""
     known = sorted(known)
     if known == ["train"]:
         advice = f"Type {data_override('train_split', 'train[:90%]')} {data_override('eval_split', 'train[90%:]')}."

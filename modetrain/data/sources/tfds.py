@@ -1,16 +1,17 @@
-"""TFDS image classification by name: what is prepared is read, what is not is downloaded, offline costs seconds.
+"""TFDS image classification by name: reads prepared data, downloads other data, and fails within seconds offline.
 
-With `data.source=auto` and MNIST, the bundled sample steps in where TFDS's cannot be had, and says why.
+With `data.source=auto` and MNIST, the bundled sample replaces TFDS's data if that is not available, and says why.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,26 +27,28 @@ from modetrain.data.sources.source import Source
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import DataSettings
 
+log = logging.getLogger(__name__)
+
 
 class Unavailable(Exception):
-    """The data set is fine and its data cannot be had; the message is a clause that says why."""
+    """The data set exists, but its data is not available; the message is a clause that says why."""
 
 
-def load(settings: DataSettings, *, say: Callable[[str], None]) -> Source:
-    """TFDS's data set, or the bundled sample instead of it where `data.source=auto` allows that."""
+def load(settings: DataSettings) -> Source:
+    """Loads TFDS's data set, or the bundled sample instead if `data.source=auto` allows that."""
     try:
         with network.silence_logs():
-            builder, how = _prepare(settings, say)
+            builder, how = _prepare(settings)
     except Unavailable as why:
         if settings.source == "auto" and settings.name == BUNDLED:
             from modetrain.data.sources import bundled
 
             return bundled.load(settings, because=str(why))
-        there = "" if settings.download else "data.download=true to have it downloaded, or "
+        there = "" if settings.download else "data.download=true to download it, or "
         instead = (
             "data.source=bundled for the bundled sample of 5,000 digits"
             if settings.name == BUNDLED
-            else "data=mnist, of which a sample is bundled"
+            else "data=mnist, which has a bundled sample"
         )
         raise ConfigError(
             f"data.name={settings.name} data.source={settings.source}: {why}. Type {there}data.dir=DIR for a folder "
@@ -77,13 +80,13 @@ def read(builder: Any, settings: DataSettings, *, kind: str, where: str, descrip
 
 
 def image_and_label(builder: Any, where: str) -> tuple[str, str]:
-    """Names of the features that hold the image and the class; ConfigError for other than image classification."""
+    """Names of the features that hold the image and the class; raises ConfigError if it is not image classification."""
     features = dict(builder.info.features)
     supervised = builder.info.supervised_keys
     if isinstance(supervised, tuple) and len(supervised) == 2 and all(isinstance(key, str) for key in supervised):
         image, label = supervised
     else:
-        # Not said, so it must be plain: one image, one class.
+        # TFDS does not name them: there must be exactly one image and one class.
         images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
         labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
         image, label = (images[0], labels[0]) if len(images) == len(labels) == 1 else ("", "")
@@ -93,8 +96,8 @@ def image_and_label(builder: Any, where: str) -> tuple[str, str]:
     ):
         held = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
         raise ConfigError(
-            f"data.name={builder.name}: {where} is not image classification. It holds {held}, and one image with one "
-            f"class is needed. Type data.name={BUNDLED}, or save the arrays you want and type data=folder "
+            f"data.name={builder.name}: {where} is not image classification. It holds {held}; needed are one image and one "
+            f"class. Type data.name={BUNDLED}, or save the arrays you want and type data=folder "
             "data.path=DIR."
         )
     return image, label
@@ -107,7 +110,7 @@ def _check_split(builder: Any, key: str, expression: str, where: str) -> None:
             raise splits.unknown_split(key, expression, name, known, where)
     try:
         left = builder.info.splits[expression].num_examples
-    except Exception as error:  # TFDS has several classes of error for an expression it cannot read
+    except Exception as error:  # TFDS raises several classes for an expression that it cannot read
         raise ConfigError(
             f"data.{key}={expression}: TFDS cannot read it ({str(error).splitlines()[-1]}). "
             f"Type {data_override(key, known[0])} or {data_override(key, known[0] + '[:90%]')}."
@@ -121,7 +124,7 @@ def _check_split(builder: Any, key: str, expression: str, where: str) -> None:
 def _decode(
     builder: Any, split: str, image: str, label: str, settings: DataSettings, where: str
 ) -> dict[str, np.ndarray]:
-    """`image` and `label` of one split; the examples in the order in which they lie on disk."""
+    """Decodes `image` and `label` of one split, in the order on disk."""
     import tensorflow as tf
 
     info = builder.info.splits[split]
@@ -129,7 +132,7 @@ def _decode(
     if builder.info.file_format.value != "tfrecord":
         raise ConfigError(
             f"{where}: prepared as {builder.info.file_format.value}, and only TFRecord files are read. "
-            f"Prepare it anew with `tfds build {settings.name} --file_format=tfrecord`."
+            f"Prepare it again with `tfds build {settings.name} --file_format=tfrecord`."
         )
     feature = builder.info.features[image]
     form = records.Format(
@@ -153,12 +156,12 @@ def _decode(
     return {"image": read["image"], "label": read["label"].astype(np.int32)}
 
 
-def _prepare(settings: DataSettings, say: Callable[[str], None]) -> tuple[Any, str]:
-    """The builder of a data set whose files are all there, and how they came to be there.
+def _prepare(settings: DataSettings) -> tuple[Any, str]:
+    """The builder of a data set with all its files, and how the files were made; downloads them if needed.
 
     Raises:
-      ConfigError: TFDS has no such data set, or it is not image classification, so that downloading it is in vain.
-      Unavailable: it is not prepared, and cannot be.
+      ConfigError: TFDS has no such data set, or it is not image classification.
+      Unavailable: it is not prepared, and cannot be prepared.
     """
     builder = _builder(settings)
     gap = find_gap(builder)
@@ -167,12 +170,12 @@ def _prepare(settings: DataSettings, say: Callable[[str], None]) -> tuple[Any, s
     name = _full_name(builder)
     root = format_path(builder.data_dir_root)
     if gap:
-        # Never repaired by itself: TFDS would begin by deleting the folder, and it may be a mount that is not there.
+        # Not repaired automatically: TFDS would first delete the folder, and the files may be on a mount that is missing now.
         raise Unavailable(
-            f"TFDS {name} is only half prepared, {gap}; delete {format_path(builder.data_dir)} to prepare it anew"
+            f"TFDS {name} is only half prepared, {gap}; delete {format_path(builder.data_dir)} to prepare it again"
         )
     if isinstance(builder, ReadOnlyBuilder):
-        raise Unavailable(f"TFDS {name} is not prepared in {root}, and there is no code that could prepare it")
+        raise Unavailable(f"TFDS {name} is not prepared in {root}, and TFDS has no code to prepare it")
     image_and_label(builder, f"TFDS {name}")
     if not settings.download:
         raise Unavailable(f"TFDS {name} is not prepared in {root}, and data.download=false")
@@ -181,19 +184,19 @@ def _prepare(settings: DataSettings, say: Callable[[str], None]) -> tuple[Any, s
         raise Unavailable(f"TFDS {name} is not prepared in {root}, and {offline}")
     if not offline:
         hosts = sorted({urlsplit(url).netloc for url in builder.url_infos or ()})
-        say(f"downloading {name}{' from ' + ', '.join(hosts) if len(hosts) == 1 else ''} and preparing it in {root}")
+        log.info(f"downloading {name}{' from ' + hosts[0] if len(hosts) == 1 else ''} and preparing it in {root}")
     why = _download(builder, online=not offline)
     builder = _builder(settings)
-    # Asked of the disk, whatever became of the attempt: another process may have prepared it at the same time.
+    # The disk decides, not the attempt: another process may have prepared it at the same time.
     if find_gap(builder) is None:
         done = "prepared from earlier downloads" if offline else "downloaded and prepared"
         return builder, f"{done} in {format_path(builder.data_dir)}"
-    why = offline or why or "preparing it left nothing there"
+    why = offline or why or "preparing it left no files"
     raise Unavailable(f"TFDS {name} is not prepared in {root}, and {why}")
 
 
 def _builder(settings: DataSettings) -> Any:
-    """TFDS's builder; makes nothing and asks nobody."""
+    """TFDS's builder; makes no files and uses no network."""
     try:
         return tfds.builder(settings.name, data_dir=names.data_dir(settings))
     except DatasetNotFoundError as error:
@@ -203,7 +206,7 @@ def _builder(settings: DataSettings) -> Any:
             f"data.name={settings.name}: TFDS has the data set, and its code needs a package that is not installed "
             f"({error}). Install it with pip, or type data.name={BUNDLED}."
         ) from error
-    except Exception as error:  # a wrong configuration or version, or a folder that TFDS cannot read
+    except Exception as error:  # for a wrong configuration or version, or a folder that TFDS cannot read
         base = re.split(r"[/:]", settings.name)[0]
         configs = sorted(tfds.builder_cls(base).builder_configs) if base in names.registered_names() else []
         config = re.sub(r":.*", "", settings.name).partition("/")[2]
@@ -224,7 +227,7 @@ def _builder(settings: DataSettings) -> Any:
 
 
 def find_gap(builder: Any) -> str | None:
-    """None where every file of the data set is there, "" where there is nothing, else what is missing."""
+    """What is missing of the data set's files, in words; None if they are complete, "" if there are none."""
     folder = builder.data_path
     if not folder.exists():
         return ""
@@ -239,19 +242,19 @@ def find_gap(builder: Any) -> str | None:
 
 
 def _download(builder: Any, *, online: bool) -> str | None:
-    """Has TFDS download and prepare, with its progress bars on a terminal. Returns why it failed, or None."""
+    """Downloads and prepares with TFDS, with its progress bars on a terminal. Returns why it failed, or None."""
     tfds.display_progress_bar(sys.stderr.isatty())
     try:
-        # TFDS also prints what it does; the caller has said it in one line.
+        # TFDS also prints what it does; the caller has logged one line.
         earlier_only = contextlib.nullcontext() if online else _no_downloads()
         with network.bound_requests(online=online), earlier_only, contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-    except Exception as error:  # downloads, checksums, disks, missing packages: all of them mean "not this way"
+    except Exception as error:  # a download, a checksum, a disk, a missing package: preparing has failed
         if isinstance(error, tfds.download.DownloadError):
             return f"the download failed: {_last_clause(error)}"
         if type(error).__name__ == "NonMatchingChecksumError":
             return (
-                "what was downloaded is not the data set (wrong checksum; does a page of the network ask for a login?)"
+                "the downloaded file is not the data set (wrong checksum; does the network answer with a login page?)"
             )
         return f"preparing it failed: {network.summarize(error)}"
     finally:
@@ -261,10 +264,10 @@ def _download(builder: Any, *, online: bool) -> str | None:
 
 @contextlib.contextmanager
 def _no_downloads() -> Iterator[None]:
-    """Within it TFDS fails as soon as it needs a file that is not there.
+    """Within this TFDS fails as soon as it needs a file that is not there.
 
-    It gives up at the first one that fails; its threads for the others, were they started, would try for minutes after that,
-    when no bound holds them any more, and keep the process from ending.
+    TFDS stops at the first file that fails. Its threads for other files would try for minutes after that, no longer within
+    `bound_requests`, and keep the process alive.
     """
     start = downloader._Downloader.download
 
@@ -287,5 +290,5 @@ def _full_name(builder: Any) -> str:
 def _last_clause(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = (lines[0] if lines else type(error).__name__).rstrip(".: ")
-    text = text.split('}": ')[-1]  # past what TFDS was constructing, which the caller names
+    text = text.split('}": ')[-1]  # without the description of what TFDS constructs; the caller names it
     return text if len(text) <= 200 else text[:197] + "..."

@@ -1,11 +1,11 @@
 """Guards inside branches, loops and functions: `tf.cond`, `tf.while_loop`, `tf.map_fn`, `tf.scan`, a `tf.function` in a step.
 
-    with bodies:                  # trace the step; operations are guarded as they are made
+    with bodies:                 # trace the step; operations are guarded as they are made
         ...
         failed = bodies.take()   # int32: 0, or the number of the first of `bodies.guards` that failed
 
-Nothing but what it returns comes out of such a body, so a guard there leaves its number in a variable, which the step reads and
-clears at its end.
+Such a body has no output but its results, so a guard inside writes its number to a variable. The step reads and clears the
+variable at its end.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from tensorflow.python.framework import func_graph
 from modetrain.engine.guards.checks import CHECKS
 from modetrain.engine.guards.guard import Guard, guard
 
-# Every loop over a tensor reads its items so, in range, and would be slowed down.
+# Every loop over a tensor reads its items with it, always in range; a guard would slow the loop down.
 _OF_LOOPS = "TensorListGetItem"
 
 
 class Bodies:
-    """Guards what is inside a step that is traced within a `with` block.
+    """Guards the bodies of a step that is traced within a `with` block.
 
     Args:
-      failed: int64 variable that holds the number of the first guard that failed, 0 before.
+      failed: int64 variable for the number of the first guard that failed, 0 before.
 
     Attributes:
       guards: in the order in which their operations were made.
@@ -55,7 +55,7 @@ class Bodies:
         func_graph.FuncGraph._create_op_internal = self._original
 
     def take(self) -> tf.Tensor:
-        """The number of the guard that failed, which is forgotten."""
+        """Returns the number of the guard that failed, and clears it."""
         failed = self._failed.read_value()
         self._failed.assign(0)
         return tf.cast(failed, tf.int32)
@@ -75,11 +75,11 @@ class Bodies:
 
 
 def _is_body(op: tf.Operation) -> bool:
-    """Whether an operation is in a body that the user's step has, and not in that of a gradient or of an assertion."""
+    """Whether an operation is in a body of the user's step, and not in the body of a gradient or an assertion."""
     graph = op.graph
     if (
         not isinstance(graph.outer_graph, func_graph.FuncGraph) or "loop_body" in op.name
-    ):  # what tf.vectorized_map rewrites
+    ):  # tf.vectorized_map rewrites it
         return False
     while isinstance(graph, func_graph.FuncGraph):
         if "Grad" in type(graph).__name__ or "backward" in graph.name or "AssertGuard" in graph.name:

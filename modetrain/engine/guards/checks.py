@@ -1,4 +1,4 @@
-"""What would have stopped eager and graph mode at an operation: a check of what it reads, per type of operation."""
+"""What stops eager and graph mode at an operation: a check of its inputs for each type of operation."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from tensorflow.python.ops import handle_data_util
 
 from modetrain.diagnostics import graph_ops
 
-# Code, what has gone wrong in words, and a bool in the graph.
+# The code, the failure in words, and a bool tensor that is true where it fails.
 Flagged = tuple[str, str, tf.Tensor] | None
 
 
 def _outside(indices: tf.Tensor, size) -> tf.Tensor:
-    """Whether any index is not in [0, size); size is a number, or a tensor that the indices' last dimension fits."""
+    """Whether any index is not in [0, size); size is a number, or a tensor as long as the indices' last dimension."""
     return tf.reduce_any((indices < 0) | (indices >= tf.cast(size, indices.dtype)))
 
 
@@ -31,8 +31,8 @@ def _bare_assertion(op: tf.Operation) -> Flagged:
 
 def _numerics(op: tf.Operation) -> Flagged:
     message = op.get_attr("message").decode()
-    said = f"check_numerics found NaN or infinity ({message})" if message else "check_numerics found NaN or infinity"
-    return "MT605", said, tf.logical_not(tf.reduce_all(tf.math.is_finite(op.inputs[0])))
+    what = f"check_numerics found NaN or infinity ({message})" if message else "check_numerics found NaN or infinity"
+    return "MT605", what, tf.logical_not(tf.reduce_all(tf.math.is_finite(op.inputs[0])))
 
 
 def _gather(op: tf.Operation) -> Flagged:
@@ -82,7 +82,7 @@ def _tensor_scatter(op: tf.Operation) -> Flagged:
 
 def _segments(op: tf.Operation) -> Flagged:
     ids, count = op.inputs[1], op.inputs[2]
-    # Negative ids are dropped by all, as documented.
+    # All modes drop negative ids, as documented.
     return "MT601", "a segment id is too large", tf.reduce_any(ids >= tf.cast(count, ids.dtype))
 
 

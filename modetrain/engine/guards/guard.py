@@ -1,4 +1,4 @@
-"""A guard: one operation that XLA would let fail without a word, with the user's line, and the error it stands for."""
+"""A guard: one operation whose failure XLA would drop silently, with the user's line and the error to raise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modetrain.engine.guards.checks import CHECKS
 
 
 class GuardError(Exception):
-    """What eager and graph mode would have stopped at, raised from an XLA program.
+    """An error that stops eager and graph mode, found by an XLA program.
 
     Attributes:
       step: updates completed before the step that failed.
@@ -30,8 +30,8 @@ class Guard:
     """One operation that is guarded.
 
     Attributes:
-      code: what its failing means: see `inspect/codes.py`.
-      what: what has gone wrong, in words.
+      code: code of the failure, see `inspect/codes.py`.
+      what: the failure in words.
       place: the user's line.
     """
 
@@ -40,7 +40,7 @@ class Guard:
     place: Location | None
 
     def error(self, step: int) -> GuardError:
-        """What to raise where it has failed.
+        """The error to raise after the guard has failed.
 
         Args:
           step: updates completed before the step.
@@ -49,15 +49,15 @@ class Guard:
         if self.place is not None:
             where = f'\n  File "{self.place.file}", line {self.place.line}\n    {self.place.text}'
         return GuardError(
-            f"{self.code}: {self.what} in step {step + 1}.{where}\nmode=eager and mode=graph stop here; XLA would have computed "
-            "on (mode.guards=false lets it).",
+            f"{self.code}: {self.what} in step {step + 1}.{where}\nmode=eager and mode=graph stop here; XLA alone would continue "
+            "(mode.guards=false lets it).",
             step,
             self.place,
         )
 
 
 def guard(op: tf.Operation) -> tuple[Guard, tf.Tensor] | None:
-    """The guard of an operation, made in its graph, with a bool that is true where it fails; None where none is needed."""
+    """Makes the guard of an operation in its graph, with a bool tensor that is true where it fails; None if it needs none."""
     check = CHECKS.get(op.type)
     if check is None or graph_ops.is_gradient(op):
         return None

@@ -1,8 +1,8 @@
 """The guards of one traced step.
 
 guards = Guards.find(graph, bodies)          # while the step is traced, after its last operation
-guards.failed                              # int32: 0, or the number of the first guard that failed
-raise guards.error(number, step)           # on the host
+guards.failed                                # int32: 0, or the number of the first guard that failed
+raise guards.error(number, step)             # on the host
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from modetrain.engine.guards.bodies import Bodies
 from modetrain.engine.guards.checks import CHECKS
 from modetrain.engine.guards.guard import Guard, GuardError, guard
 
-GUARDED = "guarded_program"  # in the names of XLA programs inside the step that return what failed in them
+GUARDED = "guarded_program"  # in the names of XLA programs inside the step that return their failed guard
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Guards:
 
     @classmethod
     def join(cls, several: Sequence[Guards]) -> Guards:
-        """Several guards as one, whose tensors are of one graph."""
+        """Joins several guards of one graph into one."""
         several = [one for one in several if one.guards]
         if not several:
             return cls.none()
@@ -57,8 +57,8 @@ class Guards:
         """Guards every operation of a graph that is being traced.
 
         Args:
-          graph: of the step.
-          bodies: heard while it was traced.
+          graph: the step's graph.
+          bodies: the guards inside bodies, entered while the step was traced.
         """
         found = [one for op in list(graph.get_operations()) if (one := guard(op)) is not None]
         several = [cls(guards=(one,), failed=tf.cast(flag, tf.int32)) for one, flag in found]
@@ -70,17 +70,17 @@ class Guards:
         """The error of a guard that failed.
 
         Args:
-          number: as `failed` says.
+          number: the value of `failed`.
           step: updates completed before the step.
         """
         return self.guards[number - 1].error(step)
 
 
 def find_unguarded(graph: tf.Graph) -> list[Location]:
-    """The user's lines that may fail in an XLA program inside the step, where no guard is.
+    """The user's lines that may fail without a guard in an XLA program inside the step.
 
-    Such are the branches and loops of a replica's program, such programs in branches and loops of the step, and functions that
-    the user has XLA compile.
+    They are in branches and loops of a replica's program, in such programs inside branches and loops of the step, and in
+    functions that the user compiles with XLA.
     """
     library = graph.as_graph_def().library.function
     programs = {function.signature.name for function in library if function.attr["_XlaMustCompile"].b}
@@ -103,7 +103,7 @@ def _beyond_guards(program: tf.Graph) -> list[tf.Operation]:
 
 
 def _may_fail(op: tf.Operation) -> bool:
-    if op.type == "Assert" and "AssertGuard" in op.graph.name:  # is told by the branch that it is in
+    if op.type == "Assert" and "AssertGuard" in op.graph.name:  # the branch around it is checked instead
         return False
     if op.type == "If":
         return any(one.type == "Assert" for inner in graph_ops.inner_graphs(op) for one in inner.get_operations())

@@ -52,7 +52,7 @@ def run(settings: Settings, line: CommandLine, cwd: Path) -> int:
     """
     words = variant_words(settings, line, cwd)
     console.show_log()
-    where = resume.place(settings, log.info)
+    where = resume.find_folder(settings)
     folder = paths.format_path(where.folder, cwd)
     modes = _format_modes(settings.compare.modes)
     log.info(f"modetrain: recipe={settings.recipe_name} do=compare compare.modes={modes} -> {folder}")

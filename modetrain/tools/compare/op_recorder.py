@@ -20,7 +20,7 @@ from tensorflow.python.framework import op_callbacks
 
 from modetrain.diagnostics import location
 from modetrain.diagnostics.location import Location
-from modetrain.engine import random
+from modetrain.engine import random, replica_random, xla_random
 from modetrain.engine.autograph import autograph_on
 from modetrain.engine.context import StepContext
 from modetrain.tools.compare.gradient_ops import GradientListener
@@ -42,6 +42,8 @@ _EXACT = (
     *("SelectV2", "Neg"),
 )
 _GRADIENT_FILE = "backprop.py"
+
+_RANDOM = (random.__file__, replica_random.__file__, xla_random.__file__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +153,7 @@ class CompiledStep:
 
 def _as_compiled(compile: str) -> contextlib.AbstractContextManager:
     """Within this a step is traced as it is for training."""
-    return random.portable() if compile == "xla" else contextlib.nullcontext()
+    return xla_random.portable() if compile == "xla" else contextlib.nullcontext()
 
 
 def _step_function(runner: StepRunner, number: int):
@@ -212,7 +214,7 @@ def _trace(run: Callable, batches, number, autograph: Any) -> list[_Output]:
     for op in tf.compat.v1.get_default_graph().get_operations():
         frames = [(frame.filename, frame.lineno, frame.name) for frame in op.traceback]
         # The bits of random numbers are arranged otherwise in eager's kernels.
-        draws = any(file == random.__file__ for file, _, _ in frames)
+        draws = any(file in _RANDOM for file, _, _ in frames)
         tensors = [tensor for tensor in op.outputs if tensor.dtype.is_floating or not draws]
         if op.type in _SILENT or not tensors:
             continue

@@ -109,7 +109,6 @@ class Subprocesses(Runner):
                 [sys.executable, "-m", _MODULE, str(self.store.folder), job.name],
                 workers=int(settings.mode.workers),
                 folder=folder,
-                say=lambda line: print(line, file=output, flush=True),
                 limits=Limits(startup=settings.mode.startup_timeout),
                 stream=output,
             )

@@ -15,7 +15,7 @@ from modetrain.app.build import make_recipe
 from modetrain.checkpoints import file
 from modetrain.checkpoints.capsule import Capsule
 from modetrain.diagnostics.location import Location
-from modetrain.engine import random
+from modetrain.engine import replica_random
 from modetrain.engine.batching import BatchSharding
 from modetrain.engine.metrics import NONFINITE
 from modetrain.recipe import Info, Recipe
@@ -122,7 +122,7 @@ class ReplayedStep:
 
     def _as_replica(self) -> contextlib.AbstractContextManager[None]:
         replica = self.settings.replay.replica
-        return contextlib.nullcontext() if replica is None else random.alone(replica, self._replicas)
+        return contextlib.nullcontext() if replica is None else replica_random.single_replica(replica, self._replicas)
 
 
 def is_nonfinite(metrics: Mapping[str, float]) -> bool:

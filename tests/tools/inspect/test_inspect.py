@@ -167,7 +167,9 @@ def test_a_mode_of_several_replicas_is_judged_for_several(mode, cli):
     assert run.code == 1, run.out + run.err
     found = json.loads((run.folder / "inspect.json").read_text())["findings"]
     assert [(one["code"], one["line"]) for one in found] == [("MT701", 11), ("MT703", 13)]
-    assert f"strategy={mode[0].removeprefix('mode=')}, judged for 2 replicas" in run.out, "and not that of this process"
+    assert f"strategy={mode[0].removeprefix('mode=')}, checked for 2 replicas" in run.out, (
+        "and not that of this process"
+    )
     assert "inspect: judged for 2 replicas" in run.out
 
 

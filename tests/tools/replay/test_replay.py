@@ -139,7 +139,7 @@ def test_the_newest_are_kept(make_trainer, tmp_path):
     trainer = make_trainer("graph", steps=3, command=COMMAND, callbacks=[keeper])
     trainer.train()
     for number in range(4):
-        assert recording.beside(trainer, why="asked", said=str(number))
+        assert recording.write_capsule_beside(trainer, why="asked", said=str(number))
         time.sleep(0.01)
     assert [capsule.load(path).said for path in capsule.list_capsules(tmp_path)] == ["2", "3"]
 
@@ -156,7 +156,7 @@ def test_copies_take_no_more_than_their_share_of_the_time(make_trainer, monkeypa
         taken.append(now[0])
         return {}
 
-    monkeypatch.setattr(recording.file, "copied", copied)
+    monkeypatch.setattr(recording.file, "copy_values", copied)
     keeper.on_train_begin(trainer)
     for _ in range(1000):
         now[0] += 0.1
@@ -176,7 +176,7 @@ def test_a_capsule_that_cannot_be_written_hides_nothing(make_trainer, tmp_path):
 def test_a_damaged_capsule_is_refused(make_trainer, tmp_path):
     trainer = make_trainer("graph", steps=1, command=COMMAND, callbacks=[recorder()])
     trainer.train()
-    recording.beside(trainer, why="asked", said="")
+    recording.write_capsule_beside(trainer, why="asked", said="")
     (path,) = capsule.list_capsules(tmp_path)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -482,7 +482,7 @@ def test_sigquit_writes_a_capsule_and_the_run_goes_on(cli, poisoned):
     run = cli.signal_after(5, signal.SIGQUIT, *words, folder="asked")
     assert run.json["status"] == "completed"
     (path,) = capsule.list_capsules(run.folder)
-    said = f"SIGQUIT: to make the step under way once more:\n  python -m modetrain do=replay replay.from={path} mode=eager\n"
+    said = f"SIGQUIT: to run this step again:\n  python -m modetrain do=replay replay.from={path} mode=eager\n"
     assert said in run.out.replace("asked/", f"{run.folder}/")
     made = capsule.load(path)
     assert (made.why, made.method) == ("asked", "train_step")

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.python.util import pywrap_xla_ops
 
 from modetrain.diagnostics import graph_ops, stack
-from modetrain.engine import random
+from modetrain.engine import replica_random
 from modetrain.tools.inspect.finding import Finding, make_finding
 
 _PYTHON = ("PyFunc", "EagerPyFunc", "PyFuncStateless")
@@ -85,7 +85,7 @@ def is_stateful(op: tf.Operation) -> bool:
 
 def draws_without_rows(op: tf.Operation) -> bool:
     """Whether an operation draws random numbers, and the library cannot give each replica its rows of them."""
-    return random.by_chance(op.type) and op.type not in random.COVERED
+    return replica_random.is_random_op(op.type) and op.type not in replica_random.COVERED
 
 
 def is_python(op: tf.Operation) -> bool:

@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from modetrain.diagnostics import graph_ops, stack
 from modetrain.diagnostics.location import Location, is_users
-from modetrain.engine import random
+from modetrain.engine import replica_random
 from modetrain.engine.optimizer import Optimizer
 from modetrain.tools.inspect.detectors import collectives
 from modetrain.tools.inspect.detectors.operations import draws_without_rows
@@ -105,7 +105,7 @@ def _run(
         step.restore_variables(perturbed=True),
         restore_python_state(step.recipe),
         _as_replica(replica, replicas),
-        random.alone(replica, replicas),
+        replica_random.single_replica(replica, replicas),
         _without_updates(),
         observe_eager_operations(record),
     ):
