@@ -203,7 +203,7 @@ def test_what_an_error_says_to_type_can_be_typed(name, here):
     word = str(refused.value).rpartition(", or ")[2].partition(" for a new one.")[0]
     (words,) = pasted([f"python {word}"], "sh")
     assert config.load([*SMALL, *words], here).run_dir == Path(f"{folder}-2")
-    (words,) = pasted([f"python {messages.typed('path', str(folder))}"], "sh")
+    (words,) = pasted([f"python {messages.data_override('path', str(folder))}"], "sh")
     assert overrides.resolved_value_of(words[0]) == str(folder)
 
 

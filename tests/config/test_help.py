@@ -15,7 +15,7 @@ import modetrain
 from modetrain.__main__ import main
 from modetrain.config import help as help_page
 from modetrain.config.arguments import FLAGS
-from modetrain.files.paths import conf_dirs, options, shipped
+from modetrain.files.paths import conf_dirs, find_options, shipped_dir
 from modetrain.keys import KEYS
 
 ISSUED = (  # names that scripts type
@@ -52,7 +52,7 @@ def python(folder: Path, *words: str) -> subprocess.CompletedProcess:
 def test_help_lists_every_option_with_what_its_file_says(tmp_path):
     text = help_page.text(conf_dirs(tmp_path), width=120)
     for group, _ in help_page.GROUPS:
-        found = options(group, [shipped() / "conf"])
+        found = find_options(group, [shipped_dir() / "conf"])
         assert found
         for name in found:
             assert re.search(rf"^  {group}={name}\s+\w", text, re.M), f"{group}={name} is not described"

@@ -14,7 +14,7 @@ from modetrain.__main__ import main
 from modetrain.config import load as config
 from modetrain.config.targets import instantiate
 from modetrain.errors import ConfigError
-from modetrain.files.paths import install_recipes, shipped
+from modetrain.files.paths import install_recipes, shipped_dir
 from modetrain.keys import KEYS, defaults, leaves
 
 M = "recipe=mnist"
@@ -592,12 +592,12 @@ def test_nothing_is_left_of_the_attempt_to_write(folder):
 def test_every_shipped_option_composes(folder, monkeypatch):
     monkeypatch.setenv("TPU_NAME", "local")
     for group in ("model", "optimizer", "mode", "debug"):
-        for file in sorted((shipped() / "conf" / group).glob("*.yaml")):
+        for file in sorted((shipped_dir() / "conf" / group).glob("*.yaml")):
             recipe = "recipe=gan" if (group, file.stem) == ("model", "gan") else M
             more = ["mode.workers=2"] if file.stem == "multiworker" else []
             settings = config.load([recipe, f"{group}={file.stem}", *more], folder)
             assert dict(settings.resolved["mode"]).keys() == vars(settings.mode).keys()
-    for file in sorted((shipped() / "conf" / "recipe").glob("*.yaml")):
+    for file in sorted((shipped_dir() / "conf" / "recipe").glob("*.yaml")):
         assert config.load([f"recipe={file.stem}"], folder).recipe_name == file.stem
 
 
@@ -889,7 +889,7 @@ def test_the_users_recipes_override_and_add_with_and_without_an_init_file(folder
         "print(recipes.models.WHOSE, recipes.added.WHOSE, importlib.util.find_spec('recipes.mnist').origin)\n"
         "print(getattr(recipes, 'INIT', 'no init'))"
     )
-    expected = f"the user the user {shipped() / 'recipes' / 'mnist.py'}\n"
+    expected = f"the user the user {shipped_dir() / 'recipes' / 'mnist.py'}\n"
     assert python(folder, "-c", code).stdout == expected + "no init\n"
     write(folder, {"recipes/__init__.py": "INIT = 'init was run'\n"})
     assert python(folder, "-c", code).stdout == expected + "init was run\n"
