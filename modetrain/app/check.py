@@ -133,6 +133,10 @@ def _model_problems(own: Mapping[str, Any], composition: Composition, folders: S
     recipe, model = own["recipe"], own["model"]
     parameter = inspect.signature(targets.find(recipe["_target_"])).parameters.get("model")
     wanted = targets.annotated(targets.find(recipe["_target_"]), parameter.annotation) if parameter is not None else Any
+    # Recipe's own takes a built model too, which a configuration cannot give.
+    wanted = next(
+        (one for one in typing.get_args(wanted) if typing.get_origin(one) is collections.abc.Callable), wanted
+    )
     if typing.get_origin(wanted) is not collections.abc.Callable:
         return
     trains = typing.get_args(wanted)[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from modetrain.callback import Callback, StepFailure, TrainerProtocol
@@ -39,7 +39,7 @@ class CallbackList:
         self._begun = []
         for callback in self._callbacks:
             self._begun.append(callback)
-            self._call(callback.on_train_begin, trainer)
+            self._call(callback, "on_train_begin", trainer)
 
     def next_step(self, step: int, last: int) -> int:
         """The first step after `step` that a callback wants, at most `last`."""
@@ -48,7 +48,7 @@ class CallbackList:
 
     def on_steps_end(self, trainer: TrainerProtocol, metrics: StepMetrics) -> None:
         for callback in self._callbacks:
-            self._call(callback.on_steps_end, trainer, metrics)
+            self._call(callback, "on_steps_end", trainer, metrics)
 
     def on_step(self, trainer: TrainerProtocol) -> None:
         """Calls the callbacks that want this step."""
@@ -58,12 +58,12 @@ class CallbackList:
     def call_pending(self, trainer: TrainerProtocol) -> None:
         """Calls the pending callbacks: after an error, those from the failed one on."""
         while self.pending:
-            self._call(self.pending[0].on_step, trainer)
+            self._call(self.pending[0], "on_step", trainer)
             self.pending = self.pending[1:]
 
     def on_save(self, trainer: TrainerProtocol) -> None:
         for callback in self._callbacks:
-            self._call(callback.on_save, trainer)
+            self._call(callback, "on_save", trainer)
 
     def on_step_error(self, trainer: TrainerProtocol, failure: StepFailure) -> None:
         for callback in self._callbacks:
@@ -92,10 +92,10 @@ class CallbackList:
                     failure.add_note(f"modetrain: {type(callback).__name__}.on_train_end failed too: {error!r}")
         return failure
 
-    def _call(self, method: Callable[..., None], trainer: TrainerProtocol, *more: Any) -> None:
-        self.active = f"{type(method.__self__).__name__}.{method.__name__}"  # type: ignore[attr-defined]
+    def _call(self, callback: Callback, method: str, trainer: TrainerProtocol, *more: Any) -> None:
+        self.active = f"{type(callback).__name__}.{method}"
         try:
-            method(trainer, *more)
+            getattr(callback, method)(trainer, *more)
             self.active = None
         except Exception as error:
             if not getattr(error, "__notes__", ()) and not isinstance(error, NotSavedError):

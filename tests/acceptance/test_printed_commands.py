@@ -17,6 +17,7 @@ import yaml
 from rich.console import Console
 
 from modetrain import console as terminal
+from modetrain.__main__ import _load
 from modetrain.app import report, sweep
 from modetrain.callbacks import flight_recorder
 from modetrain.config import arguments, overrides
@@ -185,7 +186,7 @@ def test_each_command_names_the_folder_that_it_is_about(name, here):
         settings.command,  # as run.json keeps it
     ]
     *runs, curves, kept = pasted(commands, "sh")
-    resumed, replayed, resumed_from, begun_from = [config.load(words[2:], here) for words in runs]
+    resumed, replayed, resumed_from, begun_from = [_load(words[2:], here) for words in runs]
     assert (resumed.run_dir, resumed.resume) == (folder, "latest")
     assert (replayed.replay.path, replayed.replay.step) == (str(folder), 2)
     assert resumed_from.resume == str(checkpoint)
@@ -337,7 +338,7 @@ def test_a_failed_run_is_replayed_and_resumed_by_what_it_printed(shell):
     assert "resumed at step 2" in resumed.stdout
     assert json.loads((shell.folder / FOLDER / "run.json").read_text())["status"] == "completed"
     kept = json.loads((shell.folder / FOLDER / "run.json").read_text())["command"]
-    assert "nothing to do" in shell.run(kept).stdout
+    assert "already finished" in shell.run(kept).stdout
 
 
 def test_a_job_of_a_sweep_is_resumed_by_what_it_printed_on_a_narrow_terminal(shell):
