@@ -161,7 +161,7 @@ def test_where_the_named_file_is_damaged_another_can_be_named(folder, make_recip
     damage(file)
     now = settings(resume=str(file))
     with pytest.raises(
-        CheckpointError, match=rf"is damaged.*zip file. Type resume={folder} to go on from the newest whole"
+        CheckpointError, match=rf"is damaged.*zip file. Type resume={folder} to resume from the newest whole"
     ):
         resume.restore(resume.find_folder(now), make_recipe(), now)
 

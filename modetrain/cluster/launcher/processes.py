@@ -146,7 +146,7 @@ class Attempt:
 
     def _start(self, worker: int) -> None:
         assert self._pipe is not None
-        words = quoting.join(self._command)
+        words = quoting.join(self._command).replace("\n", " ")  # the head of a log is one line
         head = f"=== worker {worker} of {len(self._addresses)}, attempt {self._number}"
         head += f", {datetime.datetime.now():%Y-%m-%d %H:%M:%S}, {self._addresses[worker]}: {words}\n"
         log = self.log(worker).open("ab")
