@@ -1,7 +1,8 @@
 """The reaction to a NaN or an infinity in a loss or a gradient: stop, skip the update, or roll back.
 
 Every update returns a flag with its metrics, in every mode: XLA leaves out TensorFlow's own checks. Each step has its own
-flag, so the step is known exactly, even if a call runs many steps.
+flag, so the step is known exactly, even if a call runs many steps. `engine/optimizer.py` computes the flag, the trainer raises
+`NonFiniteError` (`step_errors.py`), and `callbacks/rollback.py` goes back.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 from modetrain.engine.metrics import NONFINITE, StepMetrics
 from modetrain.settings import NonfiniteSettings
 
+log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NonFiniteValue:
@@ -28,9 +31,6 @@ class NonFiniteValue:
 
     step: int
     what: str
-
-
-log = logging.getLogger(__name__)
 
 
 class NonfiniteGuard:
