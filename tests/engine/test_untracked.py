@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from modetrain import Recipe
-from modetrain.app.build import make_recipe as chosen_recipe
+from modetrain.app import build
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.checkpoints import file
 from modetrain.errors import ConfigError
@@ -145,7 +145,7 @@ def chosen(settings, cls):
         "recipe": {"_target_": f"tests.engine.test_untracked.{cls.__name__}"},
         "model": {"_target_": "recipes.models.mlp"},
     }
-    return chosen_recipe(settings(**named), INFO)
+    return build.make_recipe(settings(**named), INFO)
 
 
 # --- a model that is not kept ----------------------------------------------------------------------------------------
