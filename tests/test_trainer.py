@@ -1,4 +1,4 @@
-"""A trainer runs straight to whatever step somebody asked to see, makes exactly `steps` updates, and ends cleanly."""
+"""A trainer runs straight to whatever step a callback wants, makes exactly `steps` updates, and ends cleanly."""
 
 from __future__ import annotations
 

@@ -421,7 +421,7 @@ def test_another_runs_file_of_the_same_step_is_found_out(tmp_path, make_trainer)
 
 
 def test_content_that_was_changed_with_its_checksums_is_found_out(path):
-    """Somebody has opened the archive, changed a weight, and written it again: CRC and shapes are right."""
+    """Another program has opened the archive, changed a weight, and written it again: CRC and shapes are right."""
     checkpoint.save(path, {"w": tf.Variable([1.0, 2.0])}, step=7, meta={})
     with np.load(path) as archive:
         changed = {**archive, "w": np.array([1.0, 3.0], np.float32)}

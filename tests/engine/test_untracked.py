@@ -218,7 +218,7 @@ def test_one_that_a_checkpoint_holds_is_not_refused(cls, settings):
     assert all(any(v is one or v.value is one for one in kept) for v in recipe.optimizer.trainable)
 
 
-def test_what_is_typed_as_told_is_trained_and_resumed(make_trainer, tmp_path):
+def test_the_proposed_line_is_trained_and_resumed(make_trainer, tmp_path):
     def trainer(name, **given):
         return make_trainer("graph", AsTyped, folder=tmp_path / name, callbacks=[Checkpoint(every=2)], **given)
 

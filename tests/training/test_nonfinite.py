@@ -245,7 +245,7 @@ def test_resumed_anywhere_it_ends_where_the_whole_run_does(policy, tmp_path, set
         assert state_of(rest) == state_of(whole), f"stopped at step {stop}"
 
 
-def test_a_profile_that_is_gone_back_from_is_begun_anew(policy, tmp_path):
+def test_a_profile_is_started_again_after_a_rollback(policy, tmp_path):
     callbacks = [Profile(at=1, steps=30), keeping()]
     trainer = policy("rollback", "graph", BadExample, steps=40, callbacks=callbacks)
     trainer.train()
