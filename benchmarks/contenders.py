@@ -1,6 +1,6 @@
 """The contenders: functions (task, windows) that set up a training loop and run it window by window.
 
-Hand-written loops are what somebody who knows TensorFlow well would write for the mode: Keras's model and Adam, a
+Hand-written loops are what an expert in TensorFlow would write for the mode: Keras's model and Adam, a
 cached and prefetched pipeline, and only the metrics' sums brought back to the host. Each keeps the mean loss and
 accuracy, as `fit` and modetrain do.
 """
@@ -171,7 +171,7 @@ def _fit(task: Task, windows: Windows, **compile_arguments) -> None:
         metrics=["accuracy"],
         **compile_arguments,
     )
-    # A window is an epoch of one endless `fit`, so that neither the iterator nor its shuffle buffer begins anew. The
+    # A window is an epoch of one endless `fit`, so that neither the iterator nor its shuffle buffer starts again. The
     # progress bar, which costs time at every step, is off.
     try:
         model.fit(pipeline(task), epochs=10**9, steps_per_epoch=windows.steps, verbose=0, callbacks=[Gate()])

@@ -282,7 +282,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--reference", choices=CONTENDERS, default="hand_graph")
     parser.add_argument("--steps-per-call", type=int, default=100, help="K of the contenders that run K steps a call")
     parser.add_argument("--warmup", type=int, default=3, help="windows before the first recorded one; at least 1")
-    parser.add_argument("--restarts", type=int, default=1, help="start all workers anew so many times, `rounds` each")
+    parser.add_argument(
+        "--restarts", type=int, default=1, help="start all workers again this many times, `rounds` each"
+    )
     parser.add_argument("--json", type=Path, help="write every window's time there")
     options = parser.parse_args(argv)
     options.contenders = options.contenders.split(",")

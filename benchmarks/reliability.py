@@ -67,10 +67,10 @@ def worker(arm: str, words: list[str], pipe: Connection, folder: str) -> None:
 
         def on_step(self, trainer):
             *_, keeper = trainer.callbacks
-            keeper.saver.wait()  # what a window began is paid in it
+            keeper.writer.wait()  # what a window began is paid in it
             now = (time.perf_counter(), time.process_time())
             seconds = [late - early for late, early in zip(now, self.began, strict=True)]
-            pipe.send((seconds, trainer.timer.seconds["checkpoint"], keeper.saver.seconds))
+            pipe.send((seconds, trainer.timer.seconds["checkpoint"], keeper.writer.seconds))
             self.ask(trainer)
 
         def ask(self, trainer):

@@ -32,7 +32,7 @@ class Windows:
         self._began: tuple[float, float] | None = None
 
     def wait(self) -> bool:
-        """Ends the window under way and waits for the next; False when there is none."""
+        """Ends the running window and waits for the next; False when there is none."""
         if self._began is not None:
             wall, cpu = time.perf_counter() - self._began[0], time.process_time() - self._began[1]
             self._connection.send((1e3 * wall / self.steps, 1e3 * cpu / self.steps))

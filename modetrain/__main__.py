@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _announced(words: list[str]) -> int:
-    """Does what the words say. A worker announces to its launcher what fails before there is a run."""
+    """Does what the words say; a worker announces an error to its launcher, also one before a run exists."""
     try:
         return _main(words, Path.cwd())
     except Exception as error:
@@ -88,7 +88,7 @@ def _main(words: Sequence[str], cwd: Path) -> int:
         from modetrain.tools.compare import compare_command
 
         return compare_command.run(settings, line, cwd)
-    if settings.mode.strategy == "multiworker" and settings.do != "inspect":  # which needs no workers
+    if settings.mode.strategy == "multiworker" and settings.do != "inspect":  # inspect needs no workers
         from modetrain.cluster import multiworker
 
         code = multiworker.start(settings, line, cwd)
@@ -99,9 +99,9 @@ def _main(words: Sequence[str], cwd: Path) -> int:
     with _quiet_stderr():
         import tensorflow  # noqa: F401
     if settings.do == "replay":
-        from modetrain.tools.replay import replay_command as replaying
+        from modetrain.tools.replay import replay_command
 
-        return replaying.replay(settings, line, cwd)
+        return replay_command.replay(settings, line, cwd)
     from modetrain.app.session import run
     from modetrain.tools.inspect_command import TOOLS
 
@@ -118,7 +118,7 @@ def _main(words: Sequence[str], cwd: Path) -> int:
 
 def _load(words: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> Settings:
     """The settings of a run, checked as far as that goes without TensorFlow."""
-    if "do=replay" in words:  # configured as the run that it is of; may need no data: a capsule has its batch
+    if "do=replay" in words:  # has the settings of the run it repeats; may need no data: a capsule has its batch
         from modetrain.tools.replay import source
 
         return source.load(words, cwd, config_dirs)
@@ -128,7 +128,7 @@ def _load(words: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> S
 
 
 def _check_code(line: arguments.CommandLine, cwd: Path) -> None:
-    """Checks what the user's own code takes, which imports it."""
+    """Imports the user's own code and checks its arguments."""
     from modetrain.app import check
 
     check.code(line.overrides, cwd, line.config_dirs)
@@ -138,7 +138,7 @@ def _check_code(line: arguments.CommandLine, cwd: Path) -> None:
 def _quiet_stderr() -> Iterator[None]:
     """Holds back what is written to stderr, C++ included, and shows it only if the block fails.
 
-    TensorFlow logs that it found no GPU before any of its log levels apply; which devices are used is said later.
+    TensorFlow logs that it found no GPU before any of its log levels apply; the run logs later which devices it uses.
     """
     sys.stderr.flush()
     with tempfile.TemporaryFile() as held:

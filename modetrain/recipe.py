@@ -191,35 +191,35 @@ class Recipe:
     @tf.autograph.experimental.do_not_convert
     def seed(self, name: str) -> tf.Tensor:
         """An int32 [2] seed for `tf.random.stateless_*`, a function of (seed, step, name)."""
-        call = context.now()
-        return named_seed(self.info.seed, name, call.number, call.part)
+        running = context.now()
+        return named_seed(self.info.seed, name, running.number, running.part)
 
     # --- what the library calls -------------------------------------------------------------------------------------
 
-    def run_train_step(self, batch: Batch, call: StepContext) -> tuple[list[str], tf.Tensor]:
+    def run_train_step(self, batch: Batch, running: StepContext) -> tuple[list[str], tf.Tensor]:
         """Runs `train_step` on a batch or a micro-batch; the last micro-batch of a step makes the update.
 
         Returns:
           The metrics' names and their [metrics, 2] row (see `metrics.pack_row`); the optimizers' metrics come last.
         """
-        self._draws().seek(call.number, call.part)
+        self._draws().seek(running.number, running.part)
         batch = scale_images(batch)
         with replica_share(_count_examples(batch)), self._keep_finite():
-            values = self._run(self.train_step, batch, call)
+            values = self._run(self.train_step, batch, running)
         row = metrics.pack_row(values, _count_examples(batch))
-        clash = sorted(set(call.seen) & set(values))
+        clash = sorted(set(running.seen) & set(values))
         if clash:
             raise ValueError(f"a step must not return {', '.join(clash)}: the library reports it itself.")
-        if call.seen:
-            pairs = tf.stack([tf.stack([tf.cast(x, row.dtype) for x in pair]) for pair in call.seen.values()])
+        if running.seen:
+            pairs = tf.stack([tf.stack([tf.cast(x, row.dtype) for x in pair]) for pair in running.seen.values()])
             row = tf.concat([row, pairs], axis=0)
-        return [*values, *call.seen], row
+        return [*values, *running.seen], row
 
-    def run_eval_step(self, batch: Batch, call: StepContext) -> tuple[list[str], tf.Tensor]:
-        """Evaluates batch number `call.number`; returns the metrics' names and their row."""
-        self._draws().seek(call.number)
+    def run_eval_step(self, batch: Batch, running: StepContext) -> tuple[list[str], tf.Tensor]:
+        """Evaluates batch number `running.number`; returns the metrics' names and their row."""
+        self._draws().seek(running.number)
         batch = scale_images(batch)
-        values = self._run(self.eval_step, batch, call)
+        values = self._run(self.eval_step, batch, running)
         return list(values), metrics.pack_row(values, _count_examples(batch))
 
     @property
@@ -276,8 +276,8 @@ class Recipe:
 
     # --- private ----------------------------------------------------------------------------------------------------
 
-    def _run(self, step: Callable[[Batch], Values], batch: Batch, call: StepContext) -> Values:
-        context.begin(call)
+    def _run(self, step: Callable[[Batch], Values], batch: Batch, running: StepContext) -> Values:
+        context.begin(running)
         with keras_scales_nothing():
             values = convert(step)(batch)
         context.end()  # not after a failure: the debugger may read self.step

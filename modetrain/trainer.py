@@ -217,7 +217,7 @@ class Trainer:
             ):
                 block = self.loader.block(self.step)
             metrics = self._run_block(block, self.step - block.first, min(block.length, stop - block.first))
-            metrics, found = self.nonfinite.look(metrics)
+            metrics, found = self.nonfinite.check(metrics)
             if found is not None:
                 raise NonFiniteError(found, self, block)
             self.step += len(metrics.values)

@@ -211,7 +211,7 @@ def test_step_and_seed_are_functions_of_the_step(mode, make_trainer, recorder):
         assert list(seen.values("step").values()) == list(range(6)), "updates completed before the step"
         assert int(trainer.recipe.count.numpy()) == 6, "a variable of the step's own is assigned once a step"
         runs.append([*seen.values("noise").values(), *seen.values("other").values()])
-        assert len(set(runs[-1])) == 12, "each step and each name draws anew"
+        assert len(set(runs[-1])) == 12, "each step and each name draws other numbers"
     assert runs[0] == runs[-2], "however many steps a call runs"
     assert not set(runs[-2]) & set(runs[-1])
 

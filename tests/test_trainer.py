@@ -1,4 +1,4 @@
-"""A trainer runs straight to whatever step somebody asked to see, makes exactly `steps` updates, and ends cleanly."""
+"""A trainer runs straight to whatever step a callback wants, makes exactly `steps` updates, and ends cleanly."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_time_is_booked_where_it_was_spent(make_trainer):
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph"])
-def test_a_stopped_run_ends_after_the_call_under_way(mode, make_trainer, recorder):
+def test_a_stopped_run_ends_after_the_running_call(mode, make_trainer, recorder):
     class Stop(Callback):
         def on_steps_end(self, trainer, rows):
             if trainer.step >= 4:

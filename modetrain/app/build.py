@@ -1,4 +1,4 @@
-"""Builds the parts of a run from its settings: devices, and the recipe with its model and optimizers."""
+"""Builds the parts of a run from its settings: devices, the recipe with its model and optimizers, and its batches."""
 
 from __future__ import annotations
 

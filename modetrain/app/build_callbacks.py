@@ -25,7 +25,7 @@ from modetrain.errors import ConfigError
 from modetrain.files.tensorboard import TensorBoardWriter
 from modetrain.settings import Settings
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)  # `log` is a callback here
 
 
 def build_callbacks(

@@ -1,4 +1,4 @@
-"""What a run is checked for besides its configuration: its data before TensorFlow is imported, the user's code after.
+"""Checks of a run: configuration and data before TensorFlow is imported, the user's own code after.
 
 settings = check.load(words, cwd, config_dirs)     # in well under a second
 import tensorflow
@@ -29,7 +29,7 @@ from modetrain.settings import AUTO, Settings
 
 
 def load(words: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> Settings:
-    """The settings of a run, whose data can be there as far as is seen without TensorFlow.
+    """Loads and checks the settings of a run, and its data as far as that goes without TensorFlow.
 
     Raises:
       ConfigError: the configuration cannot run.
@@ -40,10 +40,10 @@ def load(words: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> Se
 
 
 def code(words: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> None:
-    """Imports the code that the configuration names, and checks what it takes; slow, for it imports TensorFlow.
+    """Imports the code that the configuration names, and checks its arguments. Slow, because it imports TensorFlow.
 
     Raises:
-      ConfigError: it takes something else, or is no recipe, model or callback; a line for each reason.
+      ConfigError: the arguments do not fit, or it is no recipe, model or callback; a line for each reason.
       Exception: whatever importing it raises.
     """
     problems = list(dict.fromkeys(_problems(config.composed(words, cwd, config_dirs), cwd, config_dirs)))

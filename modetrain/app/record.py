@@ -122,8 +122,8 @@ class Record:
 
 
 def _describe_run(trainer: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
-    clock = trainer.timer
-    spent = clock.read()
+    timer = trainer.timer
+    spent = timer.read()
     digest = None
     if trainer.status in ("completed", "stopped"):
         # The state of the seed generators is a function of the step; evaluation may have changed it.
@@ -145,15 +145,15 @@ def _describe_run(trainer: Trainer, settings: Settings, source: Source) -> dict[
         },
         "results": {**trainer.results, "state_digest": digest},
         "time": {
-            "compile_s": clock.seconds["compile"],
-            "step_ms": clock.step_ms() or dict.fromkeys(("p50", "p90", "max")),
-            "data_s": clock.seconds["data"],
-            "steps_s": clock.seconds["steps"],
-            "eval_s": clock.seconds["eval"],
-            "checkpoint_s": clock.seconds["checkpoint"],
-            "import_s": clock.seconds["import"],
-            "setup_s": clock.seconds["setup"],
-            "total_s": clock.total,
+            "compile_s": timer.seconds["compile"],
+            "step_ms": timer.step_ms() or dict.fromkeys(("p50", "p90", "max")),
+            "data_s": timer.seconds["data"],
+            "steps_s": timer.seconds["steps"],
+            "eval_s": timer.seconds["eval"],
+            "checkpoint_s": timer.seconds["checkpoint"],
+            "import_s": timer.seconds["import"],
+            "setup_s": timer.seconds["setup"],
+            "total_s": timer.total,
         },
         "nonfinite": {
             "skipped": trainer.nonfinite.skipped,

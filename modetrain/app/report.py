@@ -41,15 +41,15 @@ def summary(trainer: Trainer, settings: Settings, folder: str) -> Table:
             table.add_row(split, shown)
     if nonfinite.skipped:
         table.add_row("skipped updates", f"{nonfinite.skipped}")
-    clock = trainer.timer
+    timer = trainer.timer
     accounts = {
-        name: clock.seconds[name] for name in ("import", "setup", "compile", "data", "steps", "eval", "checkpoint")
+        name: timer.seconds[name] for name in ("import", "setup", "compile", "data", "steps", "eval", "checkpoint")
     }
-    accounts["other"] = max(clock.total - sum(accounts.values()), 0.0)
+    accounts["other"] = max(timer.total - sum(accounts.values()), 0.0)
     spent = "  ".join(f"{name} {seconds:.1f}" for name, seconds in accounts.items())
-    table.add_row("seconds", f"{spent}  total {clock.total:.1f}")
-    if step_ms := clock.step_ms():
-        read = clock.read()
+    table.add_row("seconds", f"{spent}  total {timer.total:.1f}")
+    if step_ms := timer.step_ms():
+        read = timer.read()
         speed = read.steps * settings.data.batch_size / read.busy_s
         shown = "  ".join(f"{name} {value:.2f}" for name, value in step_ms.items())
         table.add_row("ms a step", f"{shown}  ({speed:,.0f} examples/s, {trainer.traces} traces)")

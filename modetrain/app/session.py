@@ -96,7 +96,7 @@ def run(
     Raises:
       ConfigError: the data or the recipe do not fit the settings.
     """
-    clock = Timer(start=started)
+    timer = Timer(start=started)
     terminal.show_log()
     where = resume.find_folder(settings)
     folder = paths.format_path(where.folder, Path.cwd())
@@ -109,7 +109,7 @@ def run(
     if settings.do == "train" and ended and where.step == settings.steps and where.holds():
         log.info(f"already finished ({settings.steps} steps); pass a larger steps= to continue")
         return Outcome(code=EXIT_DONE, folder=where.folder)
-    with clock.measure("setup"):
+    with timer.measure("setup"):
         replicas = connect_devices(mode_here(settings))
         try:
             check()
@@ -120,7 +120,7 @@ def run(
         config_consensus.check(replicas, config_consensus.shared_settings(settings.resolved))
     protocol.announce_ready(os.environ)
     with _owned(where.folder, replicas):
-        return _run(settings, where, replicas, clock, tools)
+        return _run(settings, where, replicas, timer, tools)
 
 
 def mode_here(settings: Settings) -> Mode:
@@ -161,16 +161,16 @@ def _writable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _run(settings: Settings, where: resume.ResumePoint, replicas: Replicas, clock: Timer, tools: Tools) -> Outcome:
+def _run(settings: Settings, where: resume.ResumePoint, replicas: Replicas, timer: Timer, tools: Tools) -> Outcome:
     outcome = functools.partial(Outcome, folder=where.folder)
     console = terminal.stdout()
     with _writable(where.folder):
         run_record = record.Record(where.folder, settings, worker=replicas.worker)
         run_record.write()
-    points = TensorBoardWriter(where.folder if replicas.chief else None)
+    events = TensorBoardWriter(where.folder if replicas.chief else None)
     try:
-        with clock.measure("setup"):
-            trainer, source = build(settings, where, replicas, clock, console, points, tools)
+        with timer.measure("setup"):
+            trainer, source = build(settings, where, replicas, timer, console, events, tools)
             run_record.follow(trainer, source)
         run_record.write()
         if settings.do == "inspect":
@@ -207,7 +207,7 @@ def _run(settings: Settings, where: resume.ResumePoint, replicas: Replicas, cloc
             raise
         return outcome(code=code or EXIT_FAILED, error=error, text=text)
     finally:
-        points.close()
+        events.close()
     folder = paths.format_path(where.folder, Path.cwd())
     try:
         run_record.write()
@@ -225,9 +225,9 @@ def build(
     settings: Settings,
     where: resume.ResumePoint,
     replicas: Replicas,
-    clock: Timer,
+    timer: Timer,
     console: Console,
-    points: TensorBoardWriter,
+    events: TensorBoardWriter,
     tools: Tools = Tools(),
 ) -> tuple[Trainer, Source]:
     """Builds all parts of a run, in the order that TensorFlow's global settings need."""
@@ -263,16 +263,16 @@ def build(
         mode=mode,
         replicas=replicas,
         steps=settings.steps,
-        callbacks=build_callbacks(settings, facts, made_of, points, console, replicas, extra),
+        callbacks=build_callbacks(settings, facts, made_of, events, console, replicas, extra),
         folder=where.folder,
         nonfinite=settings.nonfinite,
-        timer=clock,
+        timer=timer,
     )
     tools.watch(trainer, settings)
     if restored is not None:
         trainer.load_state(restored.meta.get("carry", {}), step=restored.step)
     if settings.do == "train" and settings.resume is not None:
-        points.rewind(step)
+        events.rewind(step)
     if mode.strategy != settings.mode.strategy and settings.mode.strategy == "tpu":
         log.info("no TPU is used: the step is checked by its shapes, and by what XLA can compile on this machine")
     where_run = f"strategy={mode.strategy} replicas={replicas.count}"

@@ -42,7 +42,7 @@ _QUIET = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_log
 def run(jobs: Sequence[sweep.Job], arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> int:
     """Has Hydra launch the jobs, prints a table that compares them, and returns the first exit code that is not 0.
 
-    A signal ends the jobs under way, as it would end a single run, and with them the sweep.
+    A signal ends the running jobs, as it would end a single run, and with them the sweep.
     """
     folders = paths.conf_dirs(cwd, [*config_dirs, *overrides.search_path(arguments)])
     fixed, words = _for_hydra(arguments, folders)
@@ -148,15 +148,15 @@ def _stoppable(working: Path) -> Iterator[None]:
     While a job runs in this process, they go to that (`_signals`).
     """
 
-    def under_way() -> list[int]:
+    def running() -> list[int]:
         return [one["pid"] for one in _results(working) if "code" not in one and _is_alive(one["pid"])]
 
     def stop(number: int, frame: object) -> None:
         (working / _STOP).touch()
-        for pid in under_way() if number != signal.SIGINT or not _in_terminal() else ():
+        for pid in running() if number != signal.SIGINT or not _in_terminal() else ():
             with contextlib.suppress(OSError):
                 os.kill(pid, number)
-        while under_way():
+        while running():
             time.sleep(0.1)
         raise SystemExit(128 + number)
 

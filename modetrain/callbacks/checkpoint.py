@@ -44,7 +44,7 @@ class Checkpoint(Callback):
       first: also save the step that the run begins with, for `nonfinite.policy=rollback`.
 
     Attributes:
-      saver: writes the checkpoints.
+      writer: writes the checkpoints.
       written: number of checkpoints written.
     """
 
@@ -70,7 +70,7 @@ class Checkpoint(Callback):
         self._save_first = first
         self._first = 0
         self._saved: int | None = None
-        self.saver = AsyncWriter(background=background)
+        self.writer = AsyncWriter(background=background)
         self.written = 0
 
     def next_step(self, step):
@@ -93,8 +93,8 @@ class Checkpoint(Callback):
             with trainer.timer.measure("checkpoint"):
                 self._save(trainer)
 
-    def on_steps_end(self, trainer, rows):
-        self.saver.check()
+    def on_steps_end(self, trainer, metrics):
+        self.writer.check()
 
     def on_step(self, trainer):
         self._save_if_due(trainer, due=bool(self.every) and trainer.step % self.every == 0)
@@ -108,7 +108,7 @@ class Checkpoint(Callback):
         if trainer.status in ("completed", "stopped") or (trainer.state_is_consistent and trainer.step > self._first):
             self._save_if_due(trainer, due=True)
         with trainer.timer.measure("checkpoint"):
-            self.saver.wait()
+            self.writer.wait()
 
     def state(self, trainer):
         return {"best": self._best, "best_value": self._best_value}
@@ -126,11 +126,11 @@ class Checkpoint(Callback):
     def on_nonfinite(self, trainer, error):
         if trainer.nonfinite.settings.policy != "rollback":
             return False
-        self.saver.wait()
+        self.writer.wait()
         return roll_back(trainer, error, every=self.every or 0)
 
     def summary(self):
-        return {"checkpoints": {"written": self.written, "write_s": self.saver.seconds}}
+        return {"checkpoints": {"written": self.written, "write_s": self.writer.seconds}}
 
     def _check_best(self, trainer) -> None:
         """Forgets the best value if the best checkpoint is missing, damaged or exchanged."""
@@ -187,7 +187,7 @@ class Checkpoint(Callback):
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def _save(self, trainer, *, due: bool = True, best: bool = False) -> None:
-        self.saver.check()
+        self.writer.check()
         # Evaluation may have changed the seed generators; their state is a function of the step.
         trainer.recipe.seek(trainer.step)
         state, step, folder = trainer.recipe.state(), trainer.step, trainer.folder
@@ -205,7 +205,7 @@ class Checkpoint(Callback):
             self._write(folder, arrays, step, meta, due=due, best=best)
             self.written += 1
 
-        self.saver.submit(write)
+        self.writer.submit(write)
 
     def _write(self, run_dir: Path, arrays, step: int, meta, *, due: bool, best: bool) -> None:
         folder, path = run_dir / run_folder.CHECKPOINTS, run_folder.checkpoint(run_dir, step)

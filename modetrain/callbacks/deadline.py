@@ -22,7 +22,7 @@ class Deadline(Callback):
         self._after = after
         self._stopping = False
 
-    def on_steps_end(self, trainer, rows):
+    def on_steps_end(self, trainer, metrics):
         if not self._stopping and trainer.timer.total >= self._after:
             self._stopping = True
             log.info(f"step {trainer.step}: stop_after={self._after:.0f}s is over; stopping")

@@ -64,7 +64,7 @@ class FlightRecorder(Callback):
     def on_train_begin(self, trainer):
         self._copy_state(trainer)
 
-    def on_steps_end(self, trainer, rows):
+    def on_steps_end(self, trainer, metrics):
         if time.perf_counter() - self._taken >= self._pause:
             self._copy_state(trainer)
 

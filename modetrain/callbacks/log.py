@@ -40,17 +40,17 @@ class Log(Callback):
         self._means = RunningMeans()
         self._read = TimerReading()
 
-    def on_steps_end(self, trainer, rows):
-        last = rows.first + len(rows.values)
-        ends = range((rows.first // self._window + 1) * self._window, last + 1, self._window)
+    def on_steps_end(self, trainer, metrics):
+        last = metrics.first + len(metrics.values)
+        ends = range((metrics.first // self._window + 1) * self._window, last + 1, self._window)
         rates = _learning_rates(trainer, ends)
         taken = 0
         for n, end in enumerate(ends):
-            self._add_steps(rows, taken, end - rows.first)
+            self._add_steps(metrics, taken, end - metrics.first)
             self._write_point(trainer, end, {tag: rate[n] for tag, rate in rates.items()})
             self._means = RunningMeans()
-            taken = end - rows.first
-        self._add_steps(rows, taken, len(rows.values))
+            taken = end - metrics.first
+        self._add_steps(metrics, taken, len(metrics.values))
         if ends:
             self._write_speed(trainer)
 
@@ -74,9 +74,9 @@ class Log(Callback):
     def on_rollback(self, trainer):
         self._events.rewind(trainer.step)
 
-    def _add_steps(self, rows, start: int, stop: int) -> None:
+    def _add_steps(self, metrics, start: int, stop: int) -> None:
         if start < stop:
-            self._means = self._means.add_steps(rows.names, rows.values[start:stop])
+            self._means = self._means.add_steps(metrics.names, metrics.values[start:stop])
 
     def _write_point(self, trainer, step: int, rates: Mapping[str, float]) -> None:
         means = self._means.means()
@@ -88,10 +88,10 @@ class Log(Callback):
             log.info(f"step {step}/{trainer.steps}: {', '.join(metrics)}")
 
     def _write_speed(self, trainer) -> None:
-        clock, now = trainer.timer, trainer.timer.read()
+        timer, now = trainer.timer, trainer.timer.read()
         spent = now - self._read
-        values = {"speed/compile_s": clock.seconds["compile"], "speed/traces": trainer.traces}
-        values |= {f"speed/step_ms_{name}": value for name, value in clock.step_ms(self._read.calls).items()}
+        values = {"speed/compile_s": timer.seconds["compile"], "speed/traces": trainer.traces}
+        values |= {f"speed/step_ms_{name}": value for name, value in timer.step_ms(self._read.calls).items()}
         if spent.steps and spent.busy_s > 0:
             values["speed/data_wait_ms"] = 1e3 * spent.data_s / spent.steps
             values["speed/examples_per_s"] = spent.steps * trainer.data.settings.batch_size / spent.busy_s

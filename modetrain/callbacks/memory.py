@@ -54,8 +54,8 @@ class MemoryMonitor(Callback):
     def summary(self):
         return {"system": {name: dataclasses.asdict(trend) for name, trend in self.trends.items()}}
 
-    def on_steps_end(self, trainer, rows):
-        if trainer.step // self._window == rows.first // self._window:
+    def on_steps_end(self, trainer, metrics):
+        if trainer.step // self._window == metrics.first // self._window:
             return
         spent = trainer.timer.read() - self._read
         self._read = trainer.timer.read()

@@ -37,8 +37,8 @@ class ProgressBar(Callback):
         )
         self._progress.start()
 
-    def on_steps_end(self, trainer, rows):
-        means = RunningMeans.from_rows(rows.names, rows.values).means()
+    def on_steps_end(self, trainer, metrics):
+        means = RunningMeans.from_rows(metrics.names, metrics.values).means()
         spent = trainer.timer.read()
         rate = spent.steps * trainer.data.settings.batch_size / spent.busy_s if spent.busy_s else 0.0
         loss = next((f"{name} {value:.4f}" for name, value in means.items() if is_loss(name)), "")

@@ -64,7 +64,7 @@ class Watchdog(Callback):
             )
             self._thread.start()
 
-    def on_steps_end(self, trainer, rows):
+    def on_steps_end(self, trainer, metrics):
         self._moved, self._reported = self._now(), False
 
     def on_train_end(self, trainer):

@@ -1,4 +1,4 @@
-"""Writes while the run continues: runs jobs one after the other in a thread, and reports every failure.
+"""Writes checkpoints while the run continues: runs jobs one after the other in a thread, and reports every failure.
 
     writer.submit(job)     # waits if two jobs are pending already
     writer.check()         # raises the error of an earlier job
@@ -48,7 +48,7 @@ class AsyncWriter:
             self.check()
             return
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="modetrain-saver", daemon=True)
+            self._thread = threading.Thread(target=self._work, name="modetrain-writer", daemon=True)
             self._thread.start()
         self._jobs.put(job)
 

@@ -132,7 +132,7 @@ def printed(
 ) -> str:
     """A command as a run prints it: one line that can be pasted into a POSIX shell.
 
-    Print it on a line of its own, with what wraps nothing (`terminal.plain`).
+    Print it on a line of its own, without wrapping (`console.plain`).
 
     Args:
       pairs: overrides by key; a path sets exactly that path.

@@ -212,7 +212,7 @@ def _lookup(config: Any, key: str) -> tuple[bool, Any]:
 
 
 def _check_sections(overrides: Sequence[Override], base: Mapping[str, Any]) -> None:
-    """Refuses what would take a section apart, which cannot be told afterwards."""
+    """Refuses what would replace a section by a single value, which later checks could not see."""
     known = [name for name, _ in leaves(base)]
     for override in overrides:
         key, typed, value = override.key_or_group, line(override), override.value()

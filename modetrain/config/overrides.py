@@ -38,7 +38,7 @@ INSTEAD_OF_HYDRA: Mapping[str, tuple[str, ...]] = {
 }
 
 MAY_BE_LEFT_OUT = ("model", "callbacks", "debug")  # groups that null or ~ switches off
-MAY_BE_SEVERAL = ("callbacks",)  # groups of which a list of options is merged
+MAY_BE_SEVERAL = ("callbacks",)  # groups that take a list of options, which are merged
 
 
 def parse(arguments: Sequence[str], folders: Sequence[Path], *, sweep: bool = False) -> list[Override]:

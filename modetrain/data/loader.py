@@ -16,6 +16,8 @@ from modetrain.data.dataset import Data
 from modetrain.diagnostics import tf_errors
 from modetrain.engine.batching import StackedBatches
 
+log = logging.getLogger(__name__)
+
 # Errors that may be gone a second later; `UnknownError` is an exception of the user's Python in a `py_function`.
 _TRANSIENT = (
     OSError,
@@ -25,9 +27,6 @@ _TRANSIENT = (
     tf.errors.DeadlineExceededError,
 )
 _PAUSE = 1.0  # seconds, doubled each time
-
-
-log = logging.getLogger(__name__)
 
 
 class BatchLoader:

@@ -134,7 +134,7 @@ def innermost(frames: Iterable[tuple[str, int, str]]) -> Location | None:
 
 
 def of_caller() -> Location | None:
-    """The innermost of the user's lines that are running now, within the step under way."""
+    """The innermost of the user's lines that are running now, within the running step."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file, function = frame.f_code.co_filename, frame.f_code.co_name
@@ -161,6 +161,6 @@ def of_threads() -> list[Location]:
 
 
 def _of_step(frames: list[tuple[str, int, str]]) -> list[tuple[str, int, str]]:
-    """The frames within the step under way, without those that call the library."""
+    """The frames within the running step, without those that call the library."""
     starts = [n for n, (file, _, function) in enumerate(frames) if file == _RECIPE and function == "run_train_step"]
     return frames[starts[-1] + 1 :] if starts else frames

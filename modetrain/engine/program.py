@@ -120,7 +120,7 @@ class Program:
         return self._built[_shapes(block)](block, lo, hi, watch_every)
 
     def trace(self, block: StackedBatches, last_part: bool) -> Concrete:
-        """Traces the step once more for batches of this shape.
+        """Traces the step again for batches of this shape.
 
         Args:
           block: stacked batches.

@@ -1,4 +1,4 @@
-"""The tools as functions, for tests of one's own: `modetrain.inspect(...)` and `modetrain.build(...)`.
+"""`modetrain.inspect(...)` and `modetrain.build(...)`: the tools as functions, for tests of your own recipes.
 
 build_recipe, batches = modetrain.build("recipe=mnist", "data.batch_size=8")
 assert not modetrain.inspect(build_recipe, batches, modes=["graph", "xla"])
@@ -21,7 +21,7 @@ from modetrain.errors import ConfigError, did_you_mean
 from modetrain.files.quoting import key_of
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
-from modetrain.tools import first_difference
+from modetrain.tools.differing_line import find_differing_line
 from modetrain.tools.inspect.finding import Finding, first_per_line
 from modetrain.tools.inspect.inspected_step import Batch
 from modetrain.tools.inspect.inspector import Inspector
@@ -73,7 +73,7 @@ def inspect(
             target=compile_ if name == "mirrored" else name,
             several=name == "mirrored",
             prints=modes is not None,
-            find_first_difference=first_difference.find_line,
+            find_differing_line=find_differing_line,
         )
         found.extend(inspector.find())
     return first_per_line(found)

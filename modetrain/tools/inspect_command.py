@@ -11,7 +11,7 @@ from pathlib import Path
 from modetrain.app.session import Tools
 from modetrain.callback import Callback
 from modetrain.settings import Settings
-from modetrain.tools import first_difference
+from modetrain.tools.differing_line import find_differing_line
 from modetrain.tools.inspect import findings_report
 from modetrain.tools.inspect.detectors.split_batch import REPLICAS
 from modetrain.tools.inspect.detectors.stale_state import StaleStateCallback
@@ -38,7 +38,7 @@ def run(trainer: Trainer, settings: Settings, folder: Path) -> list[Finding]:
       The findings.
     """
     target = target_of(settings)
-    several = settings.mode.strategy != "one_device"  # replicas or cores, none of which is here
+    several = settings.mode.strategy != "one_device"  # replicas or cores, all inspected on one device
     inspector = Inspector(
         trainer.recipe,
         [trainer.data.batch(step) for step in range(_BATCHES)],
@@ -46,7 +46,7 @@ def run(trainer: Trainer, settings: Settings, folder: Path) -> list[Finding]:
         replicas=trainer.replicas,
         target=target,
         several=several,
-        find_first_difference=first_difference.find_line,
+        find_differing_line=find_differing_line,
     )
     findings = inspector.find()
     findings_report.write_json(folder, findings, target)
@@ -54,7 +54,7 @@ def run(trainer: Trainer, settings: Settings, folder: Path) -> list[Finding]:
         log.info(line)
     if several:
         log.info(
-            f"inspect: judged for {REPLICAS} replicas, each of which gets its share of a batch, on one device: what goes wrong "
+            f"inspect: judged for {REPLICAS} replicas on one device; each gets its share of a batch. What goes wrong "
             f"on {REPLICAS} goes wrong on more"
         )
     log.info(findings_report.format_summary(findings, target))

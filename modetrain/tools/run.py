@@ -1,4 +1,4 @@
-"""`modetrain.run(...)`: the command line's door from Python.
+"""`modetrain.run(...)`: a run of the command line, from Python.
 
 result = modetrain.run("recipe=mnist", "mode=xla", steps=200)
 result.history.train[200]["loss"]

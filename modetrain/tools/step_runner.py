@@ -9,8 +9,7 @@ The program is the one that training runs. Nothing is added to it, since an adde
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -38,7 +37,7 @@ class StepRunner:
       method: `train_step` or `eval_step`.
       first: number of the first batch in the run.
       replicas: where steps run; one device by default.
-      cut: how a batch is split; by default over the replicas and, in training, into the recipe's micro-batches.
+      sharding: how a batch is sharded; by default over the replicas and, in training, into the recipe's micro-batches.
 
     Attributes:
       recipe, mode, replicas, batches, first: as given.
@@ -56,7 +55,7 @@ class StepRunner:
         method: str = "train_step",
         first: int = 0,
         replicas: Replicas | None = None,
-        cut: BatchSharding | None = None,
+        sharding: BatchSharding | None = None,
     ):
         training = method == "train_step"
         self.recipe = recipe
@@ -65,14 +64,14 @@ class StepRunner:
         self.batches = batches
         self.first = first
         self.steps = len(next(iter(batches.values())))
-        self._cut = cut or BatchSharding.over(self.replicas, recipe.micro_batches if training else 1)
+        self._sharding = sharding or BatchSharding.over(self.replicas, recipe.micro_batches if training else 1)
         step = recipe.run_train_step if training else recipe.run_eval_step
         self.program = Program(step, mode, replicas=self.replicas, state=recipe.state)
         self.block = self.stack(batches)
 
     def stack(self, batches: Batches, number: int = 0) -> StackedBatches:
         """Other batches as the program takes them; `number` counts from the runner's first step."""
-        return StackedBatches.from_batches(batches, self.first + number, self._cut)
+        return StackedBatches.from_batches(batches, self.first + number, self._sharding)
 
     def run(self, number: int, block: StackedBatches | None = None) -> dict[str, float]:
         """Runs one step from the state there is; returns its metrics as means over the global batch.
@@ -101,13 +100,3 @@ class StepRunner:
         """Sets every variable of the recipe; floats are converted where it computes in another precision."""
         for name, variable in self.recipe.state().items():
             variable.assign(tf.cast(state[name], variable.dtype))
-
-    @contextlib.contextmanager
-    def state_restored(self) -> Iterator[None]:
-        """Puts every variable of the recipe back at the end of the block."""
-        kept = [(variable, tf.identity(variable)) for variable in self.recipe.state().values()]
-        try:
-            yield
-        finally:
-            for variable, value in kept:
-                variable.assign(value)

@@ -1,7 +1,8 @@
 """The reaction to a NaN or an infinity in a loss or a gradient: stop, skip the update, or roll back.
 
 Every update returns a flag with its metrics, in every mode: XLA leaves out TensorFlow's own checks. Each step has its own
-flag, so the step is known exactly, even if a call runs many steps.
+flag, so the step is known exactly, even if a call runs many steps. `engine/optimizer.py` computes the flag, the trainer raises
+`NonFiniteError` (`step_errors.py`), and `callbacks/rollback.py` goes back.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 from modetrain.engine.metrics import NONFINITE, StepMetrics
 from modetrain.settings import NonfiniteSettings
 
+log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NonFiniteValue:
@@ -28,9 +31,6 @@ class NonFiniteValue:
 
     step: int
     what: str
-
-
-log = logging.getLogger(__name__)
 
 
 class NonfiniteGuard:
@@ -50,43 +50,45 @@ class NonfiniteGuard:
         self.skipped = 0
         self.in_a_row = 0
 
-    def look(self, rows: StepMetrics) -> tuple[StepMetrics, NonFiniteValue | None]:
+    def check(self, metrics: StepMetrics) -> tuple[StepMetrics, NonFiniteValue | None]:
         """Removes the flags, and the values of skipped steps that would spoil every mean.
 
         Returns:
           The other metrics, and the value that ends the run or rolls it back, or None.
         """
         if self.settings.policy == "ignore":
-            return rows, None
-        flags = [n for n, name in enumerate(rows.names) if name.split("/")[0] == NONFINITE]
-        losses = [n for n, name in enumerate(rows.names) if is_loss(name)]
-        finite = np.isfinite(rows.values[:, :, 0])
-        flagged = (rows.values[:, flags, 0] != 0).any(axis=1)
+            return metrics, None
+        flags = [n for n, name in enumerate(metrics.names) if name.split("/")[0] == NONFINITE]
+        losses = [n for n, name in enumerate(metrics.names) if is_loss(name)]
+        finite = np.isfinite(metrics.values[:, :, 0])
+        flagged = (metrics.values[:, flags, 0] != 0).any(axis=1)
         # A loss that is returned but not minimized has no flag; other metrics may be infinite or undefined.
         bad = flagged | ~finite[:, losses].all(axis=1)
-        shown = [n for n in range(len(rows.names)) if n not in flags]
-        kept = StepMetrics(first=rows.first, names=tuple(rows.names[n] for n in shown), values=rows.values[:, shown])
+        shown = [n for n in range(len(metrics.names)) if n not in flags]
+        kept = StepMetrics(
+            first=metrics.first, names=tuple(metrics.names[n] for n in shown), values=metrics.values[:, shown]
+        )
         if not bad.any():
             self.in_a_row = 0
             return kept, None
         if self.settings.policy != "skip":
             index = int(np.argmax(bad))
-            return kept, NonFiniteValue(step=rows.first + index, what=_what(rows, index, losses))
+            return kept, NonFiniteValue(step=metrics.first + index, what=_what(metrics, index, losses))
         for index in range(len(bad)):
             if bad[index] and not flagged[index]:
                 return kept, NonFiniteValue(
-                    step=rows.first + index, what=_what(rows, index, losses) + ", which no update saw"
+                    step=metrics.first + index, what=_what(metrics, index, losses) + ", which no update saw"
                 )
             self.in_a_row = self.in_a_row + 1 if bad[index] else 0
             if bad[index] and not self.skipped:
                 log.warning(
-                    f"{_what(rows, index, losses)} in step {rows.first + index + 1}: its update is skipped "
+                    f"{_what(metrics, index, losses)} in step {metrics.first + index + 1}: its update is skipped "
                     "(nonfinite.policy=skip); later ones are only counted"
                 )
             self.skipped += int(bad[index])
             if self.in_a_row > self.settings.limit:
                 many = f", after nonfinite.limit={self.settings.limit} skipped updates in a row"
-                return kept, NonFiniteValue(step=rows.first + index, what=_what(rows, index, losses) + many)
+                return kept, NonFiniteValue(step=metrics.first + index, what=_what(metrics, index, losses) + many)
         values = kept.values.copy()
         values[bad[:, None] & ~np.isfinite(values[:, :, 0])] = 0.0  # a count of 0
         return dataclasses.replace(kept, values=values), None
@@ -105,11 +107,11 @@ def is_loss(name: str) -> bool:
     return "loss" in name and not name.startswith("loss_scale")
 
 
-def _what(rows: StepMetrics, index: int, losses: list[int]) -> str:
+def _what(metrics: StepMetrics, index: int, losses: list[int]) -> str:
     for n in losses:
-        total, count = rows.values[index, n]
+        total, count = metrics.values[index, n]
         if not np.isfinite(total):
-            return f"{rows.names[n]} is {total}"
+            return f"{metrics.names[n]} is {total}"
         if n == losses[-1]:
-            return f"a gradient is not finite ({rows.names[n]} is {total / count if count else total:.4g})"
+            return f"a gradient is not finite ({metrics.names[n]} is {total / count if count else total:.4g})"
     return "a gradient is not finite"

@@ -124,7 +124,7 @@ def run(words: Sequence[str], folder: Path, log: Path, *, dies_after: float | No
 
 
 def crash(words: Sequence[str], folder: Path, kills: int, draw: random.Random, longest: float) -> tuple[int, int]:
-    """Kills and resumes a run until it completes; from so many kills on it is left alone.
+    """Kills and resumes a run until it completes; after this many kills it is left alone.
 
     Most die up to `longest` seconds after their first line about a step, one in eight anywhere from its start.
 

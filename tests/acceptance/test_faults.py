@@ -32,7 +32,7 @@ NOBODY = 65534
 
 @contextlib.contextmanager
 def no_file_above(size):
-    """No file of this process may grow beyond so many bytes: what a full disk is to whoever writes."""
+    """No file of this process may grow beyond this many bytes, as on a full disk."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
@@ -107,7 +107,7 @@ def test_room_that_comes_back_is_used(make_trainer, tmp_path):
     assert whole_checkpoints(tmp_path)[-1] == trainer.step > 2
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, or become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, or become another user")
 def test_a_real_full_disk(make_trainer, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -123,7 +123,7 @@ def test_a_real_full_disk(make_trainer, tmp_path):
         os.system(f"umount {disk}")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_folder_that_becomes_read_only(make_trainer):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -139,7 +139,7 @@ def test_a_folder_that_becomes_read_only(make_trainer):
         assert whole_checkpoints(folder) == [2]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_folder_that_is_read_only_is_refused_before_anything_is_done():
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
@@ -384,7 +384,7 @@ def test_too_little_memory_says_what_to_type_and_the_steps_before_are_there(ends
 def test_a_nan_ends_with_a_code_of_its_own_and_the_checkpoints_before(ends):
     run = ends["stop"]
     assert run.code == 3
-    # A rectifier makes 0 of NaN: the loss alone would not have told.
+    # A rectifier makes 0 of NaN: the loss alone would not have shown it.
     assert "a gradient is not finite (loss is 2." in run.err
     assert "in step 6 of 8 in mode=graph" in run.err
     assert whole_checkpoints(run.folder) == [2, 4]

@@ -90,7 +90,7 @@ def test_a_failing_prepare_is_named_too(make_trainer, make_data):
 
 
 @pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
-def test_a_failing_prepare_is_named_by_its_own_step_amid_a_block(mode, make_trainer, make_data):
+def test_a_failing_prepare_is_named_by_its_own_step_within_a_block(mode, make_trainer, make_data):
     bad = int(make_data().batch(3)["index"][0])
 
     def prepare(batch, *, seed, training):

@@ -80,7 +80,7 @@ def test_killed_and_resumed_it_ends_bit_for_bit_where_the_whole_run_does(mode, k
     assert parts[-1].json["results"]["eval"] == trainings(mode).json["results"]["eval"]
 
 
-def test_it_was_killed_amid_an_epoch_each_time(interrupted):
+def test_it_was_killed_within_an_epoch_each_time(interrupted):
     last = interrupted["graph"][-1].json
     assert resumed_at(interrupted["graph"][-1]) * last["data"]["batch_size"] < last["data"]["train_examples"]
 

@@ -217,7 +217,7 @@ class CallsBack(Digits):
 """
 
 
-def test_a_step_that_fails_on_one_worker_is_told_by_the_users_lines_and_made_again_by_that_workers_part(tmp_path):
+def test_a_step_that_fails_on_one_worker_is_reported_by_the_users_lines_and_replayed_by_that_workers_part(tmp_path):
     (tmp_path / "calls_back.py").write_text(CALLS_BACK)
     run = Launched(tmp_path, "step", "recipe._target_=calls_back.CallsBack", "steps=40")
     lines = [line.removeprefix("modetrain: ") for line in run.end().splitlines()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modetrain.app.build import make_recipe as chosen_recipe
+from modetrain.app import build
 from modetrain.errors import ConfigError
 from modetrain.recipe import Info
 from recipes.mnist import Digits
@@ -29,7 +29,7 @@ def chosen(settings, cls):
         "recipe": {"_target_": f"tests.app.test_build_recipe.{cls.__name__}"},
         "model": {"_target_": "recipes.models.mlp"},
     }
-    return chosen_recipe(settings(**named), INFO)
+    return build.make_recipe(settings(**named), INFO)
 
 
 def test_a_recipe_that_keeps_no_info_is_told_what_its_init_must_call(settings):

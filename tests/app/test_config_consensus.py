@@ -90,7 +90,7 @@ def test_what_is_each_machines_own_may_differ(two):
     assert [code for code, _, _ in found] == [0, 0], found
 
 
-def test_settings_are_told_by_their_keys():
+def test_settings_are_compared_by_their_keys():
     config = {"steps": 3, "run_dir": "a", "data": {"dir": "b", "batch_size": 4}, "compare": {"modes": ["eager"]}}
     config["recipe"] = {"vocabulary": "/scratch/n1/v.txt", "extra": {}}
     told = {"steps": 3, "data.batch_size": 4, "compare.modes": ["eager"], "recipe.extra": {}}

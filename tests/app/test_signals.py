@@ -1,4 +1,4 @@
-"""Signals save, stop, or end a run at once, however long the call under way takes: real ones, to real processes."""
+"""Signals save, stop, or end a run at once, however long the running call takes: real ones, to real processes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_sigusr1_saves_and_goes_on(make_trainer, tmp_path, recorder):
     trainer = make_trainer("eager", steps=9, callbacks=callbacks)
     train(trainer)
     assert (trainer.status, trainer.step) == ("completed", 9)
-    assert run_folder.steps(tmp_path) in ([3, 9], [4, 9]), "after the call under way, or the next one"
+    assert run_folder.steps(tmp_path) in ([3, 9], [4, 9]), "after the running call, or the next one"
     assert looks.looks == [5]
     assert any("saving a checkpoint on request" in line for line in trainer.said)
 
@@ -192,12 +192,12 @@ console.show_log()
 with signals.signals_to(Run()):
     print("running", flush=True)
     import ctypes
-    ctypes.PyDLL(None) and ctypes.CDLL(None).sleep(60)  # C code, amid which no handler of Python's runs
+    ctypes.PyDLL(None) and ctypes.CDLL(None).sleep(60)  # C code, during which no handler of Python's runs
 print("over", flush=True)
 """
 
 
-def test_a_second_one_ends_at_once_even_amid_c_code():
+def test_a_second_one_ends_at_once_even_within_c_code():
     # sleep() itself would end at a signal: what is blocked in the main thread goes to the other one.
     code = STUCK.replace("sleep(60)", "pause()").replace(
         "    import ctypes", "    import ctypes, signal; signal.pthread_sigmask(signal.SIG_BLOCK, [15])"

@@ -1,4 +1,4 @@
-"""Whoever watches a run from outside sees that it lives and how fast; where it stands still, its stacks say why."""
+"""From outside a run shows that it lives and how fast; where it stands still, its stacks say why."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from modetrain.training.timer import Timer
 
 
 class Time:
-    """A clock that somebody else sets."""
+    """A clock that the test sets."""
 
     def __init__(self):
         self.now = 100.0
@@ -112,7 +112,7 @@ def test_a_step_that_does_not_end_leaves_all_stacks_and_goes_on(make_trainer, tm
     assert not (tmp_path / "heartbeat.json").exists()
 
 
-def test_a_stall_is_told_once_and_the_next_one_again(make_trainer, tmp_path):
+def test_a_stall_is_reported_once_and_the_next_one_again(make_trainer, tmp_path):
     now = Time()
     watch = Watchdog(after=10.0, heartbeat=0, now=now)
     trainer = make_trainer("eager")
@@ -152,7 +152,7 @@ holds()
 """
 
 
-def test_code_that_holds_pythons_lock_is_told_too(tmp_path):
+def test_code_that_holds_pythons_lock_is_reported_too(tmp_path):
     code = HOLDS_THE_LOCK.format(tests=str(Path(__file__).parents[2]), folder=str(tmp_path))
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == -signal.SIGALRM
     assert "in holds" in (tmp_path / "blocked.txt").read_text()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain.app.build import make_recipe as chosen_recipe
+from modetrain.app import build
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.checkpoints import archive, capsule
 from modetrain.checkpoints import file as checkpoint
@@ -39,7 +39,7 @@ def chosen(settings, cls):
         "recipe": {"_target_": f"tests.checkpoints.test_archive.{cls.__name__}"},
         "model": {"_target_": "recipes.models.mlp"},
     }
-    return chosen_recipe(settings(**named), INFO)
+    return build.make_recipe(settings(**named), INFO)
 
 
 # --- any name --------------------------------------------------------------------------------------------------------

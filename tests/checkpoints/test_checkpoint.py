@@ -421,7 +421,7 @@ def test_another_runs_file_of_the_same_step_is_found_out(tmp_path, make_trainer)
 
 
 def test_content_that_was_changed_with_its_checksums_is_found_out(path):
-    """Somebody has opened the archive, changed a weight, and written it again: CRC and shapes are right."""
+    """Another program has opened the archive, changed a weight, and written it again: CRC and shapes are right."""
     checkpoint.save(path, {"w": tf.Variable([1.0, 2.0])}, step=7, meta={})
     with np.load(path) as archive:
         changed = {**archive, "w": np.array([1.0, 3.0], np.float32)}
@@ -484,7 +484,7 @@ def test_steps_do_not_wait_for_the_disk(make_trainer, tmp_path):
 
     class Notes(Callback):
         def on_steps_end(self, trainer, rows):
-            steps.append((trainer.step, keep.saver.jobs))
+            steps.append((trainer.step, keep.writer.jobs))
 
     keep = SlowDisk(every=2)
     trainer = make_trainer("eager", steps=5, callbacks=[Notes(), keep])
@@ -498,7 +498,7 @@ def test_steps_do_not_wait_for_the_disk(make_trainer, tmp_path):
     trainer.train()
     assert (3, 0) in steps, "the first one is still being written"
     assert booked[0] < 0.5
-    assert keep.saver.seconds > 2.9
+    assert keep.writer.seconds > 2.9
     assert run_folder.steps(tmp_path) == [2, 4, 5]
     assert trainer.timer.seconds["checkpoint"] > 0.5, "the end waits for the last one"
 

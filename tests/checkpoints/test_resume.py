@@ -32,7 +32,7 @@ SCHEDULED = {"name": "adamw", "learning_rate": 0.05, "schedule": "cosine", "warm
 
 @pytest.mark.parametrize(("mode", "steps"), [("eager", range(1, STEPS)), ("graph", [1, 4, 5]), ("xla", [3])])
 def test_a_resumed_run_ends_where_the_whole_one_does(mode, steps, make_trainer, tmp_path, settings):
-    """At any step: amid an epoch, amid a call, amid warm-up; with dropout, slots, averages and a schedule."""
+    """At any step: within an epoch, a call or the warm-up; with dropout, slots, averages and a schedule."""
     whole = make_trainer(mode, steps=STEPS, callbacks=[Checkpoint(every=1, keep=99)], **SCHEDULED)
     whole.train()
     whole.recipe.seek(STEPS)

@@ -362,7 +362,7 @@ def test_a_wrong_configuration_has_its_own_code(bench):
     assert bench.launch("fail(ConfigError('steps=x'))").code == 2
 
 
-def test_a_worker_that_is_ended_before_it_exits_has_the_code_that_it_told(bench):
+def test_a_worker_that_is_ended_before_it_exits_has_the_code_that_it_reported(bench):
     # As with TensorFlow, which waits at the end for peers that have left, or aborts.
     code = """
 class NonFiniteError(Exception): pass
@@ -375,13 +375,13 @@ finally: wait()
     assert (outcome.code, outcome.cause) == (3, "all workers stopped: NonFiniteError: loss is nan")
 
 
-def test_an_error_that_all_raise_is_told_once(bench):
+def test_an_error_that_all_raise_is_reported_once(bench):
     outcome = bench.launch("ready(); fail(ValueError('the label is 11'))", limits=Limits(startup=20, grace=60))
     assert outcome.cause == "workers 0 and 1 failed: ValueError: the label is 11"
     assert bench.said == ["workers 0 and 1 failed first: ValueError: the label is 11"]
 
 
-def test_workers_that_go_on_are_told_and_then_killed(bench):
+def test_workers_that_continue_are_stopped_and_then_killed(bench):
     code = f"""{PID}
 if me == 0: signal.signal(signal.SIGTERM, lambda *_: (print("told", flush=True), sys.exit(1)))
 if me == 1: signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -494,7 +494,7 @@ def test_a_worker_that_freezes_after_its_peers_have_finished_is_replaced(bench):
     assert (outcome.code, outcome.restarts[0].cause) == (0, "worker 1 stopped answering after others had finished")
 
 
-def test_how_long_a_frozen_worker_was_silent_is_told_by_its_last_sign_of_life(bench):
+def test_how_long_a_frozen_worker_was_silent_is_measured_from_its_last_sign_of_life(bench):
     (bench.folder / "heartbeat-worker-1.json").write_text('{"time": 1000.0}')  # of an earlier run
     beats = (
         f"import json; open('{bench.folder}/heartbeat-worker-1.json', 'w').write(json.dumps({{'time': time.time()}}))"

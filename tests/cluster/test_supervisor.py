@@ -1,4 +1,4 @@
-"""Who failed first and what is done about it, told with events and times that are made up."""
+"""Who failed first and what is done about it, shown with invented events and times."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ Detected at node Log defined at (most recent call last):
     ("message", "line"),
     [("", "E"), ("bad\nreally", "E: bad"), (" \n bad", "E: bad"), (GRAPH, "E: 2 root error(s) found.")],
 )
-def test_an_exception_is_told_in_a_line(message, line):
+def test_an_exception_is_reported_in_a_line(message, line):
     assert Report(at=0, type="E", message=message, traceback="").line == line
 
 
@@ -314,7 +314,7 @@ def test_who_has_not_joined_in_time_is_missing():
     assert (story.watch.code, story.watch.restartable) == (1, True)
 
 
-def test_how_far_each_came_is_told():
+def test_how_far_each_came_is_reported():
     story = Story(4, joined=False)
     for worker in (0, 3):
         story.watch.waiting(worker)

@@ -95,7 +95,7 @@ def test_devices_that_are_not_there_are_refused(given, message, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "strategy"), [("graph", "one_device"), ("mirrored", "mirrored")])
-def test_a_cluster_that_a_mode_makes_nothing_of_is_told(name, strategy, monkeypatch):
+def test_a_cluster_that_a_mode_ignores_is_reported(name, strategy, monkeypatch):
     mode = Mode(name=name, strategy=strategy, compile="graph", replicas=1, devices="cpu")
     others = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}'
     monkeypatch.setenv("TF_CONFIG", others)
@@ -124,7 +124,7 @@ def test_a_cluster_that_a_mode_makes_nothing_of_is_told(name, strategy, monkeypa
 
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU")
-def test_a_single_replica_that_nobody_asked_for_is_told(cli):
+def test_a_single_replica_that_was_not_requested_is_reported(cli):
     words = ("recipe=mnist", "model=mlp", "mode=mirrored", "steps=1", "data.source=bundled", "callbacks.evaluate=null")
     told = "this machine has no GPU: mode=mirrored has one replica, the CPU. Type mode.replicas=2 to rehearse two"
     run = cli.run(*words, folder="alone")

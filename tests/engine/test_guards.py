@@ -204,7 +204,7 @@ class DividesInOnePart(Bad):
 
 
 @pytest.mark.parametrize("position", [0, 7])
-def test_a_micro_batch_that_fails_is_told_whichever_it_is(position, make_trainer, make_data, mlp):
+def test_a_micro_batch_that_fails_is_reported_whichever_it_is(position, make_trainer, make_data, mlp):
     trainer = make_trainer("xla", DividesInOnePart, steps=8, model=mlp(units=0, dropout=0.0), accumulate=2)
     trainer.recipe.row = int(make_data().batch(FAILS_AT)["index"][position])
     with pytest.raises(GuardError) as caught:

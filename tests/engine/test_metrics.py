@@ -78,7 +78,7 @@ def test_a_step_that_returns_no_mapping_is_told_what_to_write(returned):
         metrics.pack_row(returned, 8)
 
 
-# --- RunningMeans: sums that become means when somebody looks ---------------------------------------------------------------
+# --- RunningMeans: sums that become means when they are read ---------------------------------------------------------------
 
 
 def rows(values, counts):

@@ -121,7 +121,7 @@ def test_a_step_is_watched_by_its_own_number(mode, make_program):
     assert not program(block, 0, 7)[:, 0, norm, 1].any(), "without watch_every never"
 
 
-def test_the_step_under_way_is_known(make_program):
+def test_the_running_step_is_known(make_program):
     for mode in ("eager", "graph"):
         _, program, block = make_program(mode)
         program(moved(block, 20), 2, 6)

@@ -136,7 +136,7 @@ def mask(layer, held, step):
 def test_a_mask_depends_on_the_step_and_not_on_what_ran_before():
     layer, held = dropout(seed=0)
     first = [mask(layer, held, step) for step in range(5)]
-    for _ in range(3):  # an evaluation, a look by somebody, anything
+    for _ in range(3):  # an evaluation, a look by a callback, anything
         layer(tf.ones([64]), training=True)
     backwards = [mask(layer, held, step) for step in reversed(range(5))][::-1]
     assert np.array_equal(first, backwards)

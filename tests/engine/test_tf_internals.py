@@ -1,10 +1,12 @@
-"""What is changed inside Keras is where it was, and Keras counts replicas nowhere else.
+"""What is changed inside Keras is where it was, Keras counts replicas nowhere else, and every private import is known.
 
 What needs two devices is in `keras_on_replicas.py` and runs in a process of its own, for how a CPU is split is global.
 """
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
 import re
 import subprocess
@@ -20,6 +22,7 @@ from keras.src.losses import loss as keras_loss
 from modetrain.engine import tf_internals
 
 HERE = Path(__file__).parent
+PACKAGE = Path(tf_internals.__file__).parents[1]
 KERAS = Path(keras.__file__).parent / "src"
 # What of Keras asks how many replicas there are, or computes over them, and how often.
 COUNTS = {
@@ -37,6 +40,48 @@ COUNTS = {
         "backend/tensorflow/optimizer.py": 1,  # changed
     },
 }
+# What the library imports that TensorFlow and Keras keep private, and may move or remove in any version.
+PRIVATE = {
+    "keras.src.backend.tensorflow.optimizer.TFOptimizer",
+    "keras.src.losses.loss",
+    "keras.src.random.seed_generator",
+    "tensorflow.python.autograph.impl.api",
+    "tensorflow.python.autograph.pyct.origin_info",
+    "tensorflow.python.eager.backprop",
+    "tensorflow.python.eager.context",
+    "tensorflow.python.eager.polymorphic_function.polymorphic_function",
+    "tensorflow.python.eager.polymorphic_function.polymorphic_function.OptionalXlaContext",
+    "tensorflow.python.eager.wrap_function.VariableHolder",
+    "tensorflow.python.eager.wrap_function.WrappedFunction",
+    "tensorflow.python.framework.func_graph",
+    "tensorflow.python.framework.op_callbacks",
+    "tensorflow.python.ops.gen_stateless_random_ops_v2",
+    "tensorflow.python.ops.handle_data_util",
+    "tensorflow.python.ops.resource_variable_ops",
+    "tensorflow.python.pywrap_tfe",
+    "tensorflow.python.util.pywrap_xla_ops",
+    "tensorflow.python.util.tf_stack",
+}
+
+
+def test_every_private_import_is_listed():
+    nodes = (node for file in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(file.read_text())))
+    found = {
+        f"{node.module}.{alias.name}"
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("tensorflow.python", "keras.src"))
+        for alias in node.names
+    }
+    assert found == PRIVATE
+
+
+@pytest.mark.parametrize("name", sorted(PRIVATE))
+def test_a_private_import_is_still_there(name):
+    module, _, attribute = name.rpartition(".")
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        assert hasattr(importlib.import_module(module), attribute), f"TensorFlow {tf.__version__} has no {name}"
 
 
 @pytest.mark.parametrize("word", COUNTS)
@@ -47,7 +92,7 @@ def test_keras_counts_replicas_where_it_did(word):
         if times and not file.name.endswith("_test.py"):
             found[file.relative_to(KERAS).as_posix()] = times
     assert found == COUNTS[word], (
-        f"Keras {keras.__version__} has {word!r} elsewhere than the Keras that modetrain/tf_internals.py was written for: "
+        f"Keras {keras.__version__} has {word!r} elsewhere than the Keras that engine/tf_internals.py was written for: "
         "read what it does there over several replicas, change it there too if it scales, then change this list"
     )
 

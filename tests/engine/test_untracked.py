@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from modetrain import Recipe
-from modetrain.app.build import make_recipe as chosen_recipe
+from modetrain.app import build
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.checkpoints import file
 from modetrain.errors import ConfigError
@@ -145,7 +145,7 @@ def chosen(settings, cls):
         "recipe": {"_target_": f"tests.engine.test_untracked.{cls.__name__}"},
         "model": {"_target_": "recipes.models.mlp"},
     }
-    return chosen_recipe(settings(**named), INFO)
+    return build.make_recipe(settings(**named), INFO)
 
 
 # --- a model that is not kept ----------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_one_that_a_checkpoint_holds_is_not_refused(cls, settings):
     assert all(any(v is one or v.value is one for one in kept) for v in recipe.optimizer.trainable)
 
 
-def test_what_is_typed_as_told_is_trained_and_resumed(make_trainer, tmp_path):
+def test_the_proposed_line_is_trained_and_resumed(make_trainer, tmp_path):
     def trainer(name, **given):
         return make_trainer("graph", AsTyped, folder=tmp_path / name, callbacks=[Checkpoint(every=2)], **given)
 

@@ -71,7 +71,7 @@ def test_asking_does_not_take_it(tmp_path):
 
 @pytest.mark.parametrize(("age", "refused"), [(5, True), (900, False)])
 def test_another_machine_counts_while_its_heart_beats(age, refused, tmp_path):
-    """Where a file system keeps locks of one machine alone, the lock is free here whoever has it there."""
+    """Where a file system keeps locks of one machine alone, the lock is free here, although another machine has it."""
     (tmp_path / NAME).write_text(json.dumps({"pid": 7, "host": "elsewhere", "since": "today"}))
     (tmp_path / "heartbeat.json").write_text(json.dumps({"time": time.time() - age}))
     assert (find_holder(tmp_path) is not None) == refused

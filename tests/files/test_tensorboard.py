@@ -106,7 +106,7 @@ def test_a_worker_that_is_not_the_chief_writes_nothing(tmp_path, monkeypatch):
 # --- what goes wrong with them costs curves alone --------------------------------------------------------------------
 
 
-def test_a_folder_that_is_removed_is_made_anew_and_that_is_said(tmp_path, said):
+def test_a_folder_that_is_removed_is_made_again_and_logged(tmp_path, said):
     folder = tmp_path / "run"
     events = TensorBoardWriter(folder)
     folder.mkdir()
@@ -121,7 +121,7 @@ def test_a_folder_that_is_removed_is_made_anew_and_that_is_said(tmp_path, said):
     assert "was removed while this run writes to it" in said[0]
 
 
-def test_files_that_are_removed_are_begun_anew(tmp_path):
+def test_files_that_are_removed_are_started_again(tmp_path):
     events = TensorBoardWriter(tmp_path)
     events.scalars({"train/loss": 1.0}, 1)
     events.flush()

@@ -185,16 +185,16 @@ def test_a_good_step_ends_the_row_and_the_count_survives_a_restart():
         values = np.array([[[np.nan if one else 1.0, 8.0], [float(one), 1.0]] for one in bad])
         return StepMetrics(first=first, names=("loss", "nonfinite"), values=values)
 
-    judge = NonfiniteGuard(NonfiniteSettings(policy="skip", limit=2))
-    kept, found = judge.look(rows(0, [1, 1, 0, 1, 1]))
+    guard = NonfiniteGuard(NonfiniteSettings(policy="skip", limit=2))
+    kept, found = guard.check(rows(0, [1, 1, 0, 1, 1]))
     assert found is None
     assert kept.names == ("loss",)
     assert kept.values[:, 0, 1].tolist() == [0, 0, 8, 0, 0]
     other = NonfiniteGuard(NonfiniteSettings(policy="skip", limit=2))
-    other.load_state(judge.state())
-    assert other.look(rows(5, [1]))[1].step == 5
-    assert judge.look(rows(5, [0, 1]))[1] is None
-    assert judge.skipped == 5
+    other.load_state(guard.state())
+    assert other.check(rows(5, [1]))[1].step == 5
+    assert guard.check(rows(5, [0, 1]))[1] is None
+    assert guard.skipped == 5
 
 
 def test_with_loss_scaling_an_overflow_is_no_accident(policy):
@@ -245,7 +245,7 @@ def test_resumed_anywhere_it_ends_where_the_whole_run_does(policy, tmp_path, set
         assert state_of(rest) == state_of(whole), f"stopped at step {stop}"
 
 
-def test_a_profile_that_is_gone_back_from_is_begun_anew(policy, tmp_path):
+def test_a_profile_is_started_again_after_a_rollback(policy, tmp_path):
     callbacks = [Profile(at=1, steps=30), keeping()]
     trainer = policy("rollback", "graph", BadExample, steps=40, callbacks=callbacks)
     trainer.train()

@@ -1,4 +1,4 @@
-"""The clock books every second to one account, and means what it says about steps; told with a clock that is set by hand."""
+"""A timer adds every second to one account, and measures steps; shown with a clock that is set by hand."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ def problems(settings: Settings, composition: Composition) -> Iterator[str]:
     """Yields what is wrong with the keys together, one sentence each.
 
     Args:
-      settings: every value of which is good by itself.
-      composition: what they were made from, which knows where a value comes from.
+      settings: the settings; each value is good by itself.
+      composition: the source of the settings; it knows where each value comes from.
     """
     yield from _ignored(composition)
     try:

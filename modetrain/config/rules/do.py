@@ -84,7 +84,7 @@ def replay(settings: Settings) -> str | None:
     mode = settings.mode
     if mode.strategy != "one_device":
         return (
-            f"mode={mode.name} with do=replay: a step is made again on one device, which gives what all replicas gave "
+            f"mode={mode.name} with do=replay: replay runs a step on one device, which gives what all replicas gave "
             "together. Type mode=eager, mode=graph or mode=xla."
         )
     if settings.resume is not None:

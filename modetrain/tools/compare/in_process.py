@@ -1,4 +1,4 @@
-"""Comparison as a library: all modes in this process, for tests of one's own recipes.
+"""Comparison as a library: all modes in this process, for tests of your own recipes.
 
 assert modetrain.compare(build_recipe, batches, modes=["graph", "xla"]).agrees
 """
@@ -42,8 +42,8 @@ def compare(
     """Runs the same training steps in several modes and says where they differ and why.
 
     Every step of every mode begins from the state that the reference had there. All of it happens in this process: a crash of
-    XLA ends it, several replicas cannot be compared, and memory is not measured. `do=compare` has none of these limits. What
-    is under way is logged.
+    XLA ends it, several replicas cannot be compared, and memory is not measured. `do=compare` has none of these limits. The
+    progress is logged.
 
     Args:
       recipe: builds a recipe, the same one at each call (set the seed in it). A recipe that exists already serves too, but

@@ -163,10 +163,10 @@ def _step_function(runner: StepRunner, number: int):
 
     def run(batches: Sequence[Mapping[str, tf.Tensor]], number: tf.Tensor) -> None:
         for part, batch in enumerate(batches):
-            call = StepContext(
+            running = StepContext(
                 number=number, watch=tf.constant(True), part=tf.constant(part), last_part=part == len(batches) - 1
             )
-            runner.recipe.run_train_step(dict(batch), call)
+            runner.recipe.run_train_step(dict(batch), running)
 
     return run, parts, runner.block.numbers[number, 0]
 

@@ -53,7 +53,7 @@ class Inspector:
       target: `graph`, `xla` or `tpu`.
       several: whether to report what goes wrong on several replicas, also where `replicas` is one device.
       prints: whether tf.print counts, which XLA cannot compile.
-      find_first_difference: finds where a traced step begins to compute something else; see `first_difference.py`.
+      find_differing_line: finds where a traced step begins to compute something else; see `differing_line.py`.
       methods: which of a recipe's steps are inspected.
     """
 
@@ -65,7 +65,7 @@ class Inspector:
     target: str
     several: bool = False
     prints: bool = True
-    find_first_difference: step_results.FindLine | None = None
+    find_differing_line: step_results.FindLine | None = None
     methods: Sequence[str] = METHODS
 
     def find(self) -> list[Finding]:
@@ -116,14 +116,14 @@ class Inspector:
         self, step: InspectedStep, concrete: Concrete, results: Sequence[step_results.StepResult]
     ) -> list[Finding]:
         """Where the traced step computes something else, from the weights as they are or from others."""
-        find_line = self.find_first_difference
-        if found := list(step_results.compare_traced_run(step, concrete, results, find_first_difference=find_line)):
+        find_line = self.find_differing_line
+        if found := list(step_results.compare_traced_run(step, concrete, results, find_differing_line=find_line)):
             return found
         _, perturbed = step_results.run_eagerly(step, "graph", perturbed=True)
         if perturbed is None:
             return []
         return list(
-            step_results.compare_traced_run(step, concrete, perturbed, perturbed=True, find_first_difference=find_line)
+            step_results.compare_traced_run(step, concrete, perturbed, perturbed=True, find_differing_line=find_line)
         )
 
 

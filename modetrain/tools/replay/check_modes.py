@@ -87,7 +87,7 @@ def conclude(checks: Sequence[ModeCheck], made: Capsule) -> str:
         return f"fails in {_join(failing)}: the model or its data makes it, not the compilation"
     failed = f"fails in {_join(failing)} and not in {_join(fine)}"
     if "eager" in fine:
-        return f"{failed}: the compilation makes it. do=compare tells which operation differs."
+        return f"{failed}: the compilation makes it. do=compare shows which operation differs."
     return f"{failed}: compilation masks it"
 
 

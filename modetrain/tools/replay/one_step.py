@@ -108,11 +108,11 @@ class ReplayedStep:
     def _runner(self) -> StepRunner:
         assert self.capsule.batch is not None
         batches = {name: value[np.newaxis] for name, value in self.capsule.batch.items()}
-        replica, cut = self.settings.replay.replica, None
+        replica, sharding = self.settings.replay.replica, None
         if replica is not None and self._method == "train_step":
-            cut = BatchSharding(parts=self.recipe.micro_batches, replicas=self._replicas, first=replica, local=1)
+            sharding = BatchSharding(parts=self.recipe.micro_batches, replicas=self._replicas, first=replica, local=1)
         return StepRunner(
-            self.recipe, self.settings.mode, batches, method=self._method, first=self.capsule.number, cut=cut
+            self.recipe, self.settings.mode, batches, method=self._method, first=self.capsule.number, sharding=sharding
         )
 
     @property

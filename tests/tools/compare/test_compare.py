@@ -385,7 +385,7 @@ def test_nan_of_a_folded_constant_has_its_line(compared, batches):
     assert "it is no rounding" not in finding.message
 
 
-def test_gradients_that_are_not_finite_in_the_reference_are_told(compared):
+def test_gradients_that_are_not_finite_in_the_reference_are_reported(compared):
     class Overflows(Planted):
         def change_loss(self, loss, logits):
             return loss + tf.reduce_mean(tf.sqrt(tf.nn.relu(logits) * 0.0), axis=-1)
@@ -461,7 +461,7 @@ def test_a_reference_that_cannot_make_one_step_agrees_with_nothing(compared):
     assert "graph compared with eager: no step could be" in str(comparison)
 
 
-def test_modes_that_fail_otherwise_are_told_with_their_lines(compared):
+def test_modes_that_fail_otherwise_are_reported_with_their_lines(compared):
     comparison = compared(FailsOtherwise)
     first, second = comparison.findings
     assert (first.mode, first.kind, second.mode, second.kind) == ("eager", "error", "graph", "error")

@@ -108,7 +108,7 @@ def test_modes_that_agree_exit_with_0_and_say_so(agreeing, found):
 
 
 def test_compare_json_is_as_documented(found):
-    """docs/reference/compare.md names every key; whoever adds one adds it there."""
+    """docs/reference/compare.md names every key; a new key is added there."""
     page = (Path(__file__).parents[3] / "docs" / "reference" / "compare.md").read_text()
     for key in [*found, *found["arms"]["graph"], *found["arms"]["graph"]["time"]]:
         assert re.search(rf"[`.]{key}[`.]", page), key
@@ -238,7 +238,7 @@ def test_a_variable_that_replicas_assign_differently_is_named_with_its_line(shar
 
 
 @pytest.mark.long
-def test_a_value_that_is_no_mean_over_examples_is_told_why(shared):
+def test_a_value_that_is_no_mean_over_examples_is_explained(shared):
     finding = shared("Largest", "mirrored")
     assert (finding["kind"], finding["tensor"], finding["blame"]) == ("different", "largest", "replicas")
     assert "what is no mean over examples" in finding["message"]

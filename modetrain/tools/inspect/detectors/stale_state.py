@@ -27,7 +27,7 @@ class StaleStateCallback(Callback):
         super().__init__(every=every)
         self._detector: StaleStateDetector | None = None
 
-    def on_steps_end(self, trainer, rows):
+    def on_steps_end(self, trainer, metrics):
         if self._detector is None:  # the first call has traced the step
             self._detector = StaleStateDetector(trainer.recipe)
 

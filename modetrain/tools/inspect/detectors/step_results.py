@@ -28,7 +28,7 @@ _EAGER = "the step run eagerly on the batches"
 _COMPARED = "eager and graph compared"
 # Variables this small may be all rounding: the mean of what is centred already.
 _SMALL = 1e-3
-# Finds where the traced step begins to compute something else: `first_difference.find_line`.
+# Finds where the traced step begins to compute something else: `find_differing_line`.
 FindLine: TypeAlias = Callable[..., Location | None]
 
 
@@ -83,7 +83,7 @@ def compare_traced_run(
     results: Sequence[StepResult],
     *,
     perturbed: bool = False,
-    find_first_difference: FindLine | None = None,
+    find_differing_line: FindLine | None = None,
 ) -> Iterator[Finding]:
     """Runs the traced step on the same batches: it should give the same.
 
@@ -102,8 +102,8 @@ def compare_traced_run(
             traced.append(StepResult(row=row, own_variables=_own_variables(step)))
     if difference := _describe_difference(results, traced):
         line = divergence.find_line(step)
-        if line is None and find_first_difference is not None:
-            line = find_first_difference(step, perturbed=perturbed)
+        if line is None and find_differing_line is not None:
+            line = find_differing_line(step, perturbed=perturbed)
         yield make_finding("MT307", line or step.place, difference, evidence=_COMPARED)
     elif (difference := _describe_variable(results, traced)) and (line := divergence.find_line(step, asked=False)):
         yield make_finding("MT307", line, difference, evidence=_COMPARED)

@@ -66,7 +66,7 @@ class ChangeTracer(LineTracer):
 
     @property
     def _place(self) -> Location | None:
-        """The line under way."""
+        """The running line."""
         return self._frames[-1][1] if self._frames else None
 
     def _compare(self) -> None:

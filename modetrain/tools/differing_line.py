@@ -14,7 +14,7 @@ from modetrain.tools.inspect.inspected_step import InspectedStep
 from modetrain.tools.inspect.python_state.source import nodes_of_file
 
 
-def find_line(step: InspectedStep, *, perturbed: bool) -> Location | None:
+def find_differing_line(step: InspectedStep, *, perturbed: bool) -> Location | None:
     """Runs the step in both modes.
 
     Args:
