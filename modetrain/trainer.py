@@ -27,7 +27,8 @@ from modetrain.errors import ConfigError
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
 from modetrain.settings import NonfiniteSettings
-from modetrain.training import assembly, state
+from modetrain.training import assembly
+from modetrain.training import state as training_state
 from modetrain.training.callback_list import CallbackList
 from modetrain.training.evaluation import evaluate
 from modetrain.training.history import History
@@ -161,19 +162,19 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """The state for a checkpoint besides the variables, as JSON."""
-        return state.collect(self)
+        return training_state.collect(self)
 
-    def load_state(self, kept: Mapping[str, Any], *, step: int) -> None:
+    def load_state(self, state: Mapping[str, Any], *, step: int) -> None:
         """Continues from `step`; the variables must be those of that step already.
 
         Args:
-          kept: what `state` returned.
+          state: what `state` returned.
           step: updates completed.
         """
         self.step, self._state_is_consistent = step, True
         if self.mode.steps_per_call == "auto":  # prepare no more batches than steps are left
             self.loader.length = max(1, min(self.loader.length, self.steps - step))
-        state.load(self, kept)
+        training_state.load(self, state)
 
     # --- what callbacks and reports read ----------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from modetrain.data.dataset import Data
 from modetrain.data.sources.source import Source
-from modetrain.engine import tf_setup, untracked
+from modetrain.engine import batch_norm, tf_setup, untracked
 from modetrain.engine.batching import BatchSharding
 from modetrain.engine.devices import Replicas
 from modetrain.errors import ConfigError
@@ -54,6 +54,8 @@ def make_recipe(
         tf_setup.set_precision(mode)
         with replicas.scope():
             recipe = recipe()
+        if isinstance(recipe, Recipe):
+            batch_norm.synchronise(recipe.models(), mode, replicas)
     elif isinstance(recipe, Recipe):
         _check_made(recipe, replicas, mode)
     if not isinstance(recipe, Recipe):

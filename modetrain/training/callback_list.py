@@ -67,14 +67,14 @@ class CallbackList:
 
     def on_step_error(self, trainer: TrainerProtocol, failure: StepFailure) -> None:
         for callback in self._callbacks:
-            callback.on_step_error(trainer, failure)
+            self._call(callback, "on_step_error", trainer, failure)
 
     def on_nonfinite(self, trainer: TrainerProtocol, error: ArithmeticError) -> bool:
         """Whether a callback brought the trainer back to an earlier step."""
-        if not any(callback.on_nonfinite(trainer, error) for callback in self._callbacks):
+        if not any(self._call(callback, "on_nonfinite", trainer, error) for callback in self._callbacks):
             return False
         for callback in self._callbacks:
-            callback.on_rollback(trainer)
+            self._call(callback, "on_rollback", trainer)
         return True
 
     def on_train_end(self, trainer: TrainerProtocol, failure: BaseException | None) -> BaseException | None:
@@ -92,12 +92,14 @@ class CallbackList:
                     failure.add_note(f"modetrain: {type(callback).__name__}.on_train_end failed too: {error!r}")
         return failure
 
-    def _call(self, callback: Callback, method: str, trainer: TrainerProtocol, *more: Any) -> None:
-        self.active = f"{type(callback).__name__}.{method}"
+    def _call(self, callback: Callback, method: str, trainer: TrainerProtocol, *more: Any) -> Any:
+        name = f"{type(callback).__name__}.{method}"
+        before, self.active = self.active, name  # a callback may evaluate, and a failing step calls callbacks in turn
         try:
-            getattr(callback, method)(trainer, *more)
-            self.active = None
+            return getattr(callback, method)(trainer, *more)
         except Exception as error:
             if not getattr(error, "__notes__", ()) and not isinstance(error, NotSavedError):
-                error.add_note(f"modetrain: {self.active} failed after step {trainer.step}")
+                error.add_note(f"modetrain: {name} failed after step {trainer.step}")
             raise
+        finally:
+            self.active = before
