@@ -27,6 +27,15 @@ from modetrain.files import paths
 from modetrain.schema import text
 from modetrain.settings import AUTO, Settings
 
+# What the hooks of a callback were called in version 0.1.
+_FORMER_HOOKS = {
+    "look": "on_step(self, trainer)",
+    "call": "on_steps_end(self, trainer, metrics)",
+    "start": "on_train_begin(self, trainer)",
+    "end": "on_train_end(self, trainer)",
+    "rewind": "on_rollback(self, trainer)",
+}
+
 
 def load(words: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> Settings:
     """Loads and checks the settings of a run, and its data as far as that goes without TensorFlow.
@@ -84,14 +93,33 @@ def _class_problems(section: str, node: Any, composition: Composition) -> Iterat
             f"class {cls.__name__}(modetrain.{base.__name__}): there."
         )
         return
+    if section != "recipe":
+        yield from _hook_problems(cls, given, where)
+        return
     do, callbacks = composition.config["do"]["name"], composition.config.get("callbacks") or {}
     evaluates = do == "evaluate" or callbacks.get("evaluate") is not None
-    needed = {"train_step": section == "recipe" and do != "evaluate", "eval_step": section == "recipe" and evaluates}
+    needed = {"train_step": do != "evaluate", "eval_step": evaluates}
     there = {name for one in cls.__mro__[: cls.__mro__.index(base)] for name in vars(one)}
     for method in (name for name, wanted in needed.items() if wanted and name not in there):
         near = closest(method, there - {*needed})
         fix = f"Did you mean {method}, where it says {near}?" if near else f"Write def {method}(self, batch): in it."
         yield f"{given}: class {cls.__name__} in {where} has no {method}, which the run calls. {fix}"
+
+
+def _hook_problems(cls: type, given: str, where: str) -> Iterator[str]:
+    """A callback overrides one of the hooks that the trainer calls, else it would do nothing."""
+    from modetrain.callback import Callback
+
+    hooks = [name for name in vars(Callback) if name.startswith("on_") or name == "next_step"]
+    if hasattr(cls, "restore") and cls.load_state is Callback.load_state:  # type: ignore[attr-defined]
+        yield f"{given}: class {cls.__name__} in {where} has restore, which is now load_state. Write def load_state(self, state):."
+    if any(getattr(cls, name) is not getattr(Callback, name) for name in hooks):
+        return
+    former = next((f"{name} is now {now}. " for name, now in _FORMER_HOOKS.items() if hasattr(cls, name)), "")
+    yield (
+        f"{given}: class {cls.__name__} in {where} has none of the methods that a trainer calls, so it would do nothing. {former}"
+        f"Write one of {', '.join(hooks)} in it."
+    )
 
 
 def _metric_problems(composition: Composition) -> Iterator[str]:

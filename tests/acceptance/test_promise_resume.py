@@ -23,12 +23,12 @@ from modetrain import Callback
 
 
 class Slow(Callback):
-    def call(self, run, rows):
+    def on_steps_end(self, trainer, metrics):
         time.sleep(0.25)
 
 
 class DiesLast(Callback):
-    def end(self, run):
+    def on_train_end(self, trainer):
         os.kill(os.getpid(), signal.SIGKILL)
 """
 SLOWLY = "+callbacks.slow._target_=slow.Slow"

@@ -183,7 +183,7 @@ def test_nan_on_one_worker_stops_all_with_exit_code_3(tmp_path):
 def test_an_error_of_the_users_own_is_named_and_not_repeated(tmp_path):
     (tmp_path / "breaking.py").write_text(
         "import os\n\nfrom modetrain import Callback\n\n\nclass Break(Callback):\n"
-        "    def look(self, run):\n        if os.environ['MODETRAIN_WORKER'] == '1':\n"
+        "    def on_step(self, trainer):\n        if os.environ['MODETRAIN_WORKER'] == '1':\n"
         "            raise ValueError('of the user, in worker 1')\n"
     )
     run = Launched(tmp_path, "broken", "+callbacks.mine._target_=breaking.Break", "+callbacks.mine.every=150")

@@ -501,9 +501,22 @@ WRONG_FILES = [
         ["that is a plain value (recipes/mine.py: thing = 3), not a class", "Type recipes.mine.Mine."],
     ),
     (
-        {"callback.py": "class Mine:\n    def look(self, run): ...\n"},
+        {"callback.py": "class Mine:\n    def on_step(self, trainer): ...\n"},
         [M, "+callbacks.mine._target_=callback.Mine"],
         ["class Mine in callback.py:1 is no callback", "Write class Mine(modetrain.Callback):"],
+    ),
+    (
+        {"callback.py": "import modetrain\n\nclass Mine(modetrain.Callback):\n    def look(self, run): ...\n"},
+        [M, "+callbacks.mine._target_=callback.Mine"],
+        ["class Mine in callback.py:3 has none of the methods", "look is now on_step(self, trainer)"],
+    ),
+    (
+        {
+            "callback.py": "import modetrain\n\nclass Mine(modetrain.Callback):\n    def on_step(self, trainer): ...\n"
+            "    def restore(self, state): ...\n"
+        },
+        [M, "+callbacks.mine._target_=callback.Mine"],
+        ["class Mine in callback.py:3 has restore, which is now load_state"],
     ),
     # run folders
     ({"out": ""}, [M, "run_dir=out"], ["out is a file"]),
