@@ -5,6 +5,7 @@ Small enough that a test can train in every mode: 40 examples of 4 x 4 pixels, m
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import gc
@@ -39,10 +40,15 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--long"):
-        for item in items:
-            if "long" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="takes long: pytest --long"))
+    if config.getoption("--long"):
+        return
+    seen: collections.Counter = collections.Counter()
+    for item in items:
+        sample = item.get_closest_marker("sampled")
+        case_of = item.nodeid.partition("[")[0]
+        seen[case_of] += 1
+        if "long" in item.keywords or (sample is not None and seen[case_of] > sample.args[0]):
+            item.add_marker(pytest.mark.skip(reason="takes long: pytest --long"))
 
 
 ROOT = Path(__file__).parent.parent

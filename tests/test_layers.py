@@ -16,7 +16,7 @@ def test_each_layer_imports_only_from_below_and_nothing_imports_in_a_circle():
 
 
 def test_the_trainer_loads_no_more_than_it_needs():
-    """`import modetrain.trainer` loads no configuration, no checkpoints, no tools, and at most 45 files."""
+    """`import modetrain.trainer` loads no configuration, no checkpoints, no tools, and at most 50 files."""
     code = "import sys, modetrain.trainer; print(*(name for name in sys.modules if name.startswith('modetrain.')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = done.stdout.split()
@@ -28,4 +28,4 @@ def test_the_trainer_loads_no_more_than_it_needs():
         "config",
         "checkpoints",
     }
-    assert len([name for name in loaded if name.count(".") > 1 or name == "modetrain.trainer"]) <= 45
+    assert len([name for name in loaded if name.count(".") > 1 or name == "modetrain.trainer"]) <= 50

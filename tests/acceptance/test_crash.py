@@ -10,6 +10,7 @@ import pytest
 
 
 @pytest.mark.parametrize(("arms", "kills"), [("eager K=1,graph K=50", 4)])
+@pytest.mark.long
 def test_runs_that_are_killed_at_random_end_where_the_whole_ones_do(arms, kills, tmp_path):
     harness = Path(__file__).with_name("crash.py")
     options = ["--kills", str(kills), "--most", "2", "--arms", arms, "--steps", "90", "--longest", "0.4"]

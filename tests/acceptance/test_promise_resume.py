@@ -120,7 +120,7 @@ def test_one_killed_after_its_last_checkpoint_is_ended_once(cli, interrupted, tr
     assert ended.json["results"]["eval"] == trainings("graph").json["results"]["eval"]
     points = {tag: steps for tag, steps in ended.scalars.items() if tag.startswith(("train/", "eval/"))}
     assert points == {tag: steps for tag, steps in trainings("graph").scalars.items() if tag in points}
-    assert "nothing to do" in cli.run(*words, "resume=latest", folder="late").out
+    assert "already finished" in cli.run(*words, "resume=latest", folder="late").out
 
 
 def test_the_points_in_tensorboard_go_on_without_a_gap(interrupted, trainings):

@@ -29,8 +29,8 @@ MODES = {
 
 
 @pytest.mark.parametrize("name", [*(pytest.param(n, marks=pytest.mark.long) for n in MODES if n != "graph"), "graph"])
-def test_a_run_of_version_0_1_goes_on_where_it_stopped(name, cli, tmp_path):
-    shutil.copytree(HERE / name, tmp_path / name)
+def test_a_run_of_version_0_1_goes_on_where_it_stopped(name, cli):
+    shutil.copytree(HERE / name, cli.cwd / name)
     run = cli.run(*WORDS, *MODES[name], folder=name)
     assert run.code == 0, run.out + run.err
     assert "resumed at step 10" in run.out

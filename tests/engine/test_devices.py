@@ -61,9 +61,10 @@ def test_one_device_is_wrapped_in_nothing():
         ),
         ({"devices": (0, 2), "strategy": "mirrored"}, r"mode.devices=\[0, 2\]: there is no GPU 0"),
         ({"strategy": "tpu", "compile": "xla"}, r"mode=tpu: neither mode.tpu= nor TPU_NAME .* Type mode.tpu=local"),
-        (
+        pytest.param(
             {"strategy": "tpu", "compile": "xla", "tpu": "local"},
             r"mode.tpu=local: no TPU answers \(TPUs not found in the cluster\). Type mode.tpu= with another name",
+            marks=pytest.mark.long,  # TensorFlow looks for more than a minute
         ),
         (
             {"strategy": "tpu", "compile": "xla", "tpu": "nonsense"},

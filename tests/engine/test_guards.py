@@ -168,6 +168,7 @@ def planted_line(cls) -> int:
 
 
 @pytest.mark.parametrize("cls", CASES)
+@pytest.mark.sampled(9)
 def test_what_xla_drops_is_raised_at_its_step_inside_a_call_of_many(cls, make_trainer, mlp):
     trainer = make_trainer(
         "xla", cls, steps=8, model=mlp(units=0, dropout=0.0), command="python -m modetrain recipe=bad"

@@ -172,6 +172,7 @@ def one(mine):
     ],
     ids=["graph", "xla", "workers"],
 )
+@pytest.mark.sampled(1)
 def test_runs_on_replicas_show_what_one_device_shows(mode, mine, one):
     many = mine.run("recipe=mine", *WORDS, *mode, folder="-".join(mode).replace("=", "_"))
     assert many.code == 0, many.out + many.err
@@ -179,6 +180,7 @@ def test_runs_on_replicas_show_what_one_device_shows(mode, mine, one):
         assert many.scalars[name] == pytest.approx(one.scalars[name], rel=1e-4), name
 
 
+@pytest.mark.long
 def test_inspect_names_a_sum_and_no_mean():
     """A sum of a Keras loss is that of a replica's share, as any other sum is."""
     command = [sys.executable, "-m", "tests.corpus.score", "SumOfAKerasLoss", "MeanOfAKerasLoss"]

@@ -317,6 +317,7 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("cls", PLANTED, ids=lambda cls: cls.__name__)
+@pytest.mark.sampled(5)
 def test_a_planted_disagreement_is_found_and_its_line_named(cls, compared):
     kind, mode, blame = PLANTED[cls]
     comparison = compared(cls, modes=[mode])
@@ -365,6 +366,7 @@ def test_a_generator_of_pythons_is_named_and_what_compiling_makes_of_it(compared
 
 
 @pytest.mark.parametrize("cls", [EpsilonFoldedSmall, EpsilonAveraged])
+@pytest.mark.sampled(1)
 def test_what_adds_nothing_up_is_no_rounding_however_small(cls, compared, batches):
     comparison = compared(cls, modes=["graph", "xla"], given=batches(examples=32))
     assert [(one.mode, one.kind) for one in comparison.findings] == [("graph", "different"), ("xla", "different")]
@@ -556,6 +558,7 @@ LONG = "numbers next to equal, in float32"
 
 
 @pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.long) if one == LONG else one for one in CLEAN])
+@pytest.mark.sampled(2)
 def test_a_clean_step_agrees(name, compared):
     cls, model, modes, settings = CLEAN[name]
     comparison = compared(cls, modes=modes, model=model, **settings)

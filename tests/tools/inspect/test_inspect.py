@@ -467,7 +467,7 @@ class AsksForAStaticShape(Tiny):
             CountsInABody,
             CountsBesideAnAddition,
             HalvesInABody,
-            OverflowsInALoop,
+            pytest.param(OverflowsInALoop, marks=pytest.mark.long),  # XLA compiles it for more than a minute
         ),
         *(AsksForAStaticValue, AsksForAStaticShape),
     ],

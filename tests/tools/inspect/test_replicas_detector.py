@@ -59,6 +59,7 @@ def test_a_line_is_no_loop_because_each_replica_runs_it(cli):
 
 
 @pytest.mark.parametrize("modes", [["graph"], ["mirrored"]])
+@pytest.mark.sampled(1)
 def test_accumulation_has_no_findings(modes, make_recipe, source):
     recipe = make_recipe(Digits, accumulate=2)
     batches = [{name: array[start : start + 8] for name, array in source.train.items()} for start in (0, 8)]
