@@ -294,7 +294,7 @@ def shell(tmp_path_factory):
 
         @staticmethod
         def on_terminal(command, columns):
-            """The exit code, and what a terminal of so many columns is given."""
+            """The exit code, and what a terminal of the given width shows."""
             ours, theirs = pty.openpty()
             process = subprocess.Popen(
                 ["bash", "-c", f"stty cols {columns} rows 24; {command}"],

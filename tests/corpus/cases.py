@@ -1,6 +1,6 @@
 """The cases of the corpus: each recipe with the lines that `inspect` or `compare` must name.
 
-`MT*.py` hold planted defects, `numeric/` steps whose numbers differ between modes, `clean/` steps of which nothing may be said.
+`MT*.py` hold planted defects, `numeric/` steps whose numbers differ between modes, `clean/` steps without a finding.
 A line to be found carries `# expect MT101`, or outside of the recipe's class `# expect MT101 (NameOfTheClass)`; several codes are
 alternatives. `# compare graph xla` marks the operation whose numbers differ, and the modes in which they do.
 """

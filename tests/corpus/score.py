@@ -148,7 +148,7 @@ def write_baseline(results: Mapping[str, Result]) -> None:
 
 
 def score(chosen: list[Case], processes: int) -> dict[str, Result]:
-    """Looks at cases, in processes that each take every so many of them."""
+    """Looks at cases, divided evenly among processes."""
     keys = [case.key for case in chosen]
     if processes == 1:
         return _look_at(keys)

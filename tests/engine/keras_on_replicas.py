@@ -111,7 +111,7 @@ class Values(Recipe):
 
 
 def values_of(split, batches, *, sums):
-    """What `Values` returns on batches of examples, the sizes of which are their weights."""
+    """What `Values` returns on batches of examples, weighted by their sizes."""
     y, z = np.eye(3)[split["label"]], logits(split["image"] / 255.0)
     found = {}
     for name, (_, numpy) in LOSSES.items():
