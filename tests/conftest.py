@@ -13,8 +13,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +20,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from tests.forked import ForkedRun, forked
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -354,32 +354,20 @@ class CommandLine:
 
     def run(self, *words: str, folder: str | None = None, typed: str = "") -> Run:
         """Runs to the end, with `typed` on its standard input."""
-        return self._end(self._start(words, folder), folder, typed)
+        with forked([*words, *([f"run_dir={folder}"] if folder else [])], cwd=self.cwd, typed=typed) as process:
+            return self._end(process, folder)
 
     def signal_after(self, step: int, signum: int, *words: str, folder: str) -> Run:
         """Sends a signal as soon as there is a checkpoint of `step` or later."""
-        process = self._start(words, folder)
         wanted = [self.cwd / folder / "checkpoints" / f"step-{n:08d}.npz" for n in range(step, step + 100)]
-        while process.poll() is None and not any(path.exists() for path in wanted):
-            time.sleep(0.005)
-        process.send_signal(signum)
-        return self._end(process, folder)
+        with forked([*words, f"run_dir={folder}"], cwd=self.cwd) as process:
+            while process.poll() is None and not any(path.exists() for path in wanted):
+                time.sleep(0.005)
+            process.send_signal(signum)
+            return self._end(process, folder)
 
-    def _start(self, words: tuple[str, ...], folder: str | None) -> subprocess.Popen:
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        own = [f"run_dir={folder}"] if folder else []
-        return subprocess.Popen(
-            [sys.executable, "-m", "modetrain", *words, *own],
-            cwd=self.cwd,
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def _end(self, process: subprocess.Popen, folder: str | None, typed: str = "") -> Run:
-        out, err = process.communicate(typed, timeout=300)
+    def _end(self, process: ForkedRun, folder: str | None) -> Run:
+        out, err = process.communicate(timeout=300)
         path = self.cwd / (folder or "")
         record = path / "run.json"
         kept = json.loads(record.read_text()) if record.exists() else {}

@@ -26,6 +26,7 @@ from modetrain.engine.devices import Replicas
 from modetrain.errors import ConfigError, NotSavedError
 from modetrain.files import run_folder
 from modetrain.files.tensorboard import TensorBoardWriter
+from tests.forked import forked
 
 NOBODY = 65534
 
@@ -343,12 +344,11 @@ def ends(cli):
     eager = (*TINY, "mode=eager")
 
     def locked():
-        process = cli._start((*eager, "+callbacks.stuck._target_=stuck.Stuck"), "locked")
-        while not (cli.cwd / "locked/checkpoints/step-00000002.npz").exists() and process.poll() is None:
-            time.sleep(0.02)
-        second = cli.run(*eager, "resume=latest", folder="locked")
-        process.kill()
-        process.communicate()
+        words = (*eager, "+callbacks.stuck._target_=stuck.Stuck", "run_dir=locked")
+        with forked(words, cwd=cli.cwd) as process:
+            while not (cli.cwd / "locked/checkpoints/step-00000002.npz").exists() and process.poll() is None:
+                time.sleep(0.02)
+            second = cli.run(*eager, "resume=latest", folder="locked")
         return second, cli.run(*eager, "resume=latest", folder="locked")
 
     jobs = {

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from modetrain.app import config_consensus
 from modetrain.cluster.launcher.processes import free_ports
-from tests.conftest import ROOT
+from tests.forked import forked
 
 WORDS = (
     *(
@@ -32,25 +30,15 @@ def two(tmp_path):
 
     def run(*more, folders=(tmp_path, tmp_path)):
         addresses = [f"localhost:{port}" for port in free_ports(2)]
-        started = []
-        for index, words in enumerate(more):
-            config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "modetrain", *WORDS, *words, f"run_dir={tmp_path / 'run'}"],
-                    env={**os.environ, "TF_CONFIG": json.dumps(config), "PYTHONPATH": str(ROOT)},
-                    cwd=folders[index],
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-        try:
+        with contextlib.ExitStack() as stack:
+            started = []
+            for index, words in enumerate(more):
+                config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+                words = [*WORDS, *words, f"run_dir={tmp_path / 'run'}"]
+                process = forked(words, cwd=folders[index], env={"TF_CONFIG": json.dumps(config)})
+                started.append(stack.enter_context(process))
             said = [process.communicate(timeout=600) for process in started]
-        finally:
-            for process in started:
-                process.kill()
-        return [(process.returncode, out, err) for process, (out, err) in zip(started, said, strict=True)]
+            return [(process.returncode, out, err) for process, (out, err) in zip(started, said, strict=True)]
 
     return run
 
@@ -59,10 +47,10 @@ def two(tmp_path):
     ("ours", "theirs", "told"),
     [
         ((), ("optimizer.learning_rate=0.5",), "optimizer.learning_rate is 0.001 for worker 0, and 0.5 for worker 1"),
-        (
-            ("callbacks.log.every=2",),
-            ("callbacks.log.every=3",),
+        pytest.param(
+            *(("callbacks.log.every=2",), ("callbacks.log.every=3",)),
             "callbacks.log.every is 2 for worker 0, and 3 for worker 1",
+            marks=pytest.mark.long,
         ),
     ],
 )

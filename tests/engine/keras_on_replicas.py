@@ -30,6 +30,7 @@ RUNS = [
     pytest.param("graph", ONE, id="one-graph"),
     *[pytest.param(compile, TWO, id=f"two-{compile}") for compile in ("eager", "graph", "xla")],
 ]
+LONG_BUT_TWO = dict.fromkeys(["one-graph", "two-xla"], pytest.mark.long)
 
 
 # --- NumPy's values, one for each example -----------------------------------------------------------------------------
@@ -132,7 +133,10 @@ def trained(make_trainer, recorder, compile, cls, where, *, prepare=None, **give
     return trainer, {name: seen.values(name).get(1) for name in seen.rows[0].names}
 
 
-@pytest.mark.parametrize(("compile", "where"), RUNS)
+@pytest.mark.parametrize(
+    ("compile", "where"),
+    [pytest.param(*run.values, id=run.id, marks=LONG_BUT_TWO.get(run.id, ())) for run in RUNS],
+)
 def test_loss_objects_have_the_values_of_the_whole_batch(compile, where, make_trainer, recorder, mlp, source):
     """But for a sum in training, which is the mean of the replicas' sums: see docs/many-devices.md."""
 
@@ -177,8 +181,9 @@ def assert_updated(trainer, wanted):
 @pytest.mark.parametrize(
     ("reduction", "accumulate"),
     [
-        *[("sum", 1), ("sum", 2), ("sum_over_batch_size", 1), ("sum_over_batch_size", 2), (None, 1)],
-        *[pytest.param(name, 1, marks=pytest.mark.long) for name in ("none", "mean", "mean_with_sample_weight")],
+        *[("sum", 2), ("sum_over_batch_size", 2), (None, 1)],
+        *[pytest.param(name, 1, marks=pytest.mark.long) for name in ("sum", "sum_over_batch_size", "none", "mean")],
+        pytest.param("mean_with_sample_weight", 1, marks=pytest.mark.long),
     ],
 )
 def test_an_update_is_that_of_the_whole_batch(

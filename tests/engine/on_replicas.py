@@ -145,10 +145,11 @@ def in_float64(batch, *, seed, training):
 
 
 PREPARED = {"prepare": in_float64}
+PLAIN_OR_ALL = [pytest.param(EVERYTHING, id="everything"), pytest.param({}, id="plain", marks=pytest.mark.long)]
 
 
 @pytest.mark.parametrize("compile", ["eager", "graph", "xla"])
-@pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("settings", PLAIN_OR_ALL)
 def test_training_and_evaluation_are_those_of_one_device(compile, settings, replicas, make_trainer, mlp, recorder):
     """Dropout, regularizers, accumulation, clipping, averages, a short last evaluation batch: all of it at once."""
     model = mlp(dtype="float64", regularizer=keras.regularizers.L2(0.01))
@@ -192,7 +193,7 @@ class LooksUp(Digits):
         return self.minimize(loss)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [2, pytest.param(1, marks=pytest.mark.long)])
 def test_what_xla_drops_inside_the_gradients_is_raised(accumulate, make_trainer, make_data, mlp, replicas):
     model = mlp(units=0, dropout=0.0)
     trainer = make_trainer("xla", LooksUp, model=model, steps=6, replicas=replicas, accumulate=accumulate)
@@ -239,7 +240,7 @@ def passed_off_as_gpus(monkeypatch):
     monkeypatch.setattr(mirrored_strategy, "_is_gpu_device", lambda device: True)
 
 
-@pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("settings", PLAIN_OR_ALL)
 def test_a_whole_step_is_one_program_of_each_replica(settings, make_trainer, mlp, passed_off_as_gpus):
     """Up to where XLA on a CPU has no collectives; on GPUs it was not tried."""
     trainer = make_trainer(
@@ -343,7 +344,7 @@ def test_a_replica_that_overflows_has_all_of_them_skip(compile, replicas, make_t
         ("graph", "skip"),
         ("xla", "skip"),
         ("graph", "rollback"),
-        ("xla", "rollback"),
+        pytest.param("xla", "rollback", marks=pytest.mark.long),
     ],
 )
 def test_nan_on_one_replica_leads_to_what_it_leads_to_on_one_device(

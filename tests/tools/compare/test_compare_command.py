@@ -245,6 +245,7 @@ def test_a_value_that_is_no_mean_over_examples_is_explained(shared):
     assert "Return one value per example" in finding["advice"]
 
 
+@pytest.mark.long
 def test_the_worker_that_was_lost_is_named(shared):
     finding = shared("Killed", "multiworker")
     assert finding["kind"] == "crash"
