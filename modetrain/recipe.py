@@ -75,6 +75,7 @@ class Recipe:
 
     model: keras.Model
     optimizer: Optimizer
+    best_is: Mapping[str, str] = {}  # which end of a metric is the better one: {"perplexity": "min"}
 
     def __init__(
         self,
@@ -343,7 +344,7 @@ def _count_examples(batch: Batch) -> int:
     return size
 
 
-_OURS = frozenset(name for name in vars(Recipe) if not name.startswith("_"))
+_OURS = frozenset(name for name in vars(Recipe) if not name.startswith("_")) - {"best_is"}
 
 
 def _check_optimizer(optimizer: Optimizer) -> Optimizer:

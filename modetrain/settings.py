@@ -216,7 +216,18 @@ class CheckpointSettings:
         None, "checkpoints at multiples of it are kept for good; null keeps none", 10000, at_least=1
     )
     background: bool = key(True, "steps go on while a checkpoint is written", also="async async_save")
-    best: str | None = key(AUTO, "metric whose best checkpoint is kept too; auto is accuracy, else loss", "accuracy")
+    best: str | None = key(
+        AUTO,
+        "metric whose best checkpoint is kept too: -METRIC where smaller is better, +METRIC; auto is accuracy, else loss",
+        "accuracy",
+        also="monitor monitor_metric",
+    )
+    best_is: str | None = key(
+        None,
+        "which end of that metric is best; null is what the recipe states, or its name",
+        "min",
+        choices=("min", "max"),
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

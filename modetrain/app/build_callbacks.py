@@ -94,6 +94,7 @@ def build_callbacks(
                 keep=save["keep"],
                 keep_every=save["keep_every"],
                 best=save["best"] if evaluate is not None else None,
+                best_is=save["best_is"],
                 evaluate_every=evaluate["every"] if evaluate is not None else None,
                 meta={"config": dict(settings.resolved), "facts": dict(facts), "fingerprint": dict(fingerprint)},
                 background=save["background"],

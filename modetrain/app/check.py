@@ -26,6 +26,7 @@ from modetrain.errors import ConfigError, closest
 from modetrain.files import paths
 from modetrain.schema import text
 from modetrain.settings import AUTO, Settings
+from modetrain.training.metric_direction import Monitored, name_of
 
 # What the hooks of a callback were called in version 0.1.
 _FORMER_HOOKS = {
@@ -123,17 +124,25 @@ def _hook_problems(cls: type, given: str, where: str) -> Iterator[str]:
 
 
 def _metric_problems(composition: Composition) -> Iterator[str]:
-    """The metric of `callbacks.checkpoint.best` is one that `eval_step` returns, where its text is plain enough to tell."""
+    """`callbacks.checkpoint.best` is a metric that `eval_step` returns, as far as its text tells, and has a direction."""
     config, key = composition.config, "callbacks.checkpoint.best"
     callbacks = config.get("callbacks") or {}
-    best, target = (callbacks.get("checkpoint") or {}).get("best"), config["recipe"]["_target_"]
+    save, target = callbacks.get("checkpoint") or {}, config["recipe"]["_target_"]
+    best, recipe = save.get("best"), targets.find(target)
     if best in (None, AUTO) or callbacks.get("evaluate") is None or config["do"]["name"] != "train":
         return
-    names = returned(getattr(targets.find(target), "eval_step", None))
-    if names and best not in names:
-        near = closest(best, names)
+    names, name = returned(getattr(recipe, "eval_step", None)), name_of(best)
+    if names and name not in names:
+        near = closest(name, names)
         fix = f"Did you mean {key}={near}?" if near else f"Type {key}={names[0]}, or {key}=null for none."
-        yield f"{composition.given(key, best)}: eval_step of {target} returns {', '.join(names)}, and no {best!r}. {fix}"
+        yield f"{composition.given(key, best)}: eval_step of {target} returns {', '.join(names)}, and no {name!r}. {fix}"
+        return
+    stated = getattr(recipe, "best_is", None)
+    if stated is None or isinstance(stated, Mapping):  # a property is read when the recipe is made
+        try:
+            Monitored.parse(best, save.get("best_is"), stated, owner=f"class {recipe.__name__}")
+        except ConfigError as error:
+            yield str(error)
 
 
 def returned(method: Any) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from modetrain.checkpoints.writer import AsyncWriter
 from modetrain.errors import NotSavedError, did_you_mean
 from modetrain.files import run_folder
 from modetrain.files.quoting import shell_path_override
+from modetrain.training.metric_direction import Monitored, name_of
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,10 @@ class Checkpoint(Callback):
       every: steps between checkpoints; 0 or None for only the end.
       keep: number of the last checkpoints to keep.
       keep_every: keep the checkpoint of each multiple of this number of steps permanently; None keeps none.
-      best: evaluation metric for the best checkpoint; smaller is better if its name contains `loss` or `error`. None keeps
-        none; `auto` is accuracy if the evaluation returns it, else loss.
+      best: evaluation metric for the best checkpoint: `-name` where smaller is better, `+name` where larger is. Without a
+        sign `best_is`, that of the recipe or a known name decides. None keeps none; `auto` is accuracy if the evaluation
+        returns it, else loss.
+      best_is: `min` or `max`.
       evaluate_every: steps between evaluations, which the best is chosen from.
       meta: stored in each checkpoint; a resumed run finds with it what has changed.
       background: whether steps continue while a checkpoint is written.
@@ -55,6 +57,7 @@ class Checkpoint(Callback):
         keep: int = 3,
         keep_every: int | None = None,
         best: str | None = None,
+        best_is: str | None = None,
         evaluate_every: int | None = None,
         meta: Mapping[str, Any] | None = None,
         background: bool = True,
@@ -64,8 +67,11 @@ class Checkpoint(Callback):
         self._keep = keep
         self._keep_every = keep_every
         self._best = best
+        self._best_is = best_is
+        self._monitored: Monitored | None = None
         self._evaluations = Callback(every=evaluate_every if best is not None else None)
         self._best_value: float | None = None
+        self._kept_best_is: str | None = None  # of the run that is resumed
         self._meta = dict(meta or {})
         self._save_first = first
         self._first = 0
@@ -79,6 +85,8 @@ class Checkpoint(Callback):
 
     def on_train_begin(self, trainer):
         self._first = trainer.step
+        if self._best not in (None, AUTO):
+            self._monitor(trainer, str(self._best))
         if not trainer.replicas.chief:
             return
         folder = trainer.folder / run_folder.CHECKPOINTS
@@ -111,12 +119,16 @@ class Checkpoint(Callback):
             self.writer.wait()
 
     def state(self, trainer):
-        return {"best": self._best, "best_value": self._best_value}
+        found = self._monitored
+        best, best_is = (found.name, found.best_is) if found is not None else (self._best, None)
+        return {"best": best, "best_is": best_is, "best_value": self._best_value}
 
     def load_state(self, state):
         # A value of another metric cannot be compared; `auto` becomes a metric with the first evaluation.
-        same = self._best in ("auto", state.get("best", self._best))
+        metric = self._monitored.name if self._monitored is not None else self._best and name_of(self._best)
+        same = metric in (AUTO, state.get("best", metric))
         self._best_value = state["best_value"] if same else None
+        self._kept_best_is = state.get("best_is")
 
     def on_rollback(self, trainer):
         self._saved = trainer.step
@@ -160,29 +172,33 @@ class Checkpoint(Callback):
         if not trainer.replicas.chief:
             return
         with trainer.timer.measure("checkpoint"):
-            if trainer.history.evaluated == trainer.step:
-                self._best = _resolve_best(self._best, trainer.results["eval"])
-            evaluated = self._best is not None and trainer.history.evaluated == trainer.step
-            unknown = evaluated and self._best not in trainer.results["eval"]
-            better = evaluated and not unknown and self._is_better(trainer.results["eval"][self._best])
+            evaluated = trainer.history.evaluated == trainer.step
+            if evaluated and self._best == AUTO:
+                self._best = _resolve_auto(trainer.results["eval"])
+                if self._best is not None:
+                    self._monitor(trainer, self._best)
+            metric, results = self._monitored if evaluated else None, trainer.results["eval"]
+            unknown = metric is not None and metric.name not in results
+            value = results[metric.name] if metric is not None and not unknown else None
+            better = value is not None and metric is not None and metric.is_better(value, self._best_value)
             if better:
-                self._best_value = trainer.results["eval"][self._best]
+                self._best_value = value
             # Even if the metric's name is wrong, the steps so far are not lost.
             if ((due or unknown) and self._saved != trainer.step) or better:
                 self._save(trainer, due=due or unknown, best=better)
-            if unknown:
-                results = trainer.results["eval"]
+            if metric is not None and unknown:
                 raise ValueError(
                     f"callbacks.checkpoint.best={self._best}: the evaluation returned {', '.join(sorted(results))}, "
-                    f"and no {self._best!r}.{did_you_mean(str(self._best), results)} Type callbacks.checkpoint.best="
+                    f"and no {metric.name!r}.{did_you_mean(metric.name, results)} Type callbacks.checkpoint.best="
                     f"{min(results)} or callbacks.checkpoint.best=null."
                 )
 
-    def _is_better(self, value: float) -> bool:
-        if math.isnan(value):
-            return False
-        sign = -1.0 if any(word in str(self._best) for word in ("loss", "error")) else 1.0
-        return self._best_value is None or sign * value > sign * self._best_value
+    def _monitor(self, trainer, best: str) -> None:
+        """Settles which end of the metric is the better one; another end than before forgets the best value."""
+        recipe = trainer.recipe
+        self._monitored = Monitored.parse(best, self._best_is, recipe.best_is, owner=f"class {type(recipe).__name__}")
+        if self._kept_best_is not in (None, self._monitored.best_is):
+            self._best_value = None
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -250,10 +266,8 @@ class Checkpoint(Callback):
         return [s for s in steps if s not in kept and not (s and self._keep_every and s % self._keep_every == 0)]
 
 
-def _resolve_best(metric: str | None, results: Container[str]) -> str | None:
-    """Resolves `callbacks.checkpoint.best=auto` once the evaluation's metrics are known, and logs it."""
-    if metric != AUTO:
-        return metric
+def _resolve_auto(results: Container[str]) -> str | None:
+    """The metric of `callbacks.checkpoint.best=auto`, once the evaluation's metrics are known; logs it."""
     found = next((name for name in ("accuracy", "loss") if name in results), None)
     what = (
         f"the checkpoint with the best {found} is kept too"

@@ -18,6 +18,7 @@ from modetrain.checkpoints import file as checkpoint
 from modetrain.checkpoints.file import CheckpointError
 from modetrain.errors import ConfigError
 from modetrain.files import run_folder
+from modetrain.training.metric_direction import Monitored
 from recipes.mnist import Digits
 
 
@@ -270,16 +271,18 @@ def test_the_last_step_is_kept_whatever_the_interval(tmp_path, make_trainer):
         ([0.1, 0.9, 0.5, 0.9, 0.2], "accuracy", 4),  # a tie does not count as better
         ([0.1, 0.2, 0.3, 0.4, 0.5], "accuracy", 10),
         ([3.0, 1.0, 2.0, 0.5, 0.7], "loss", 8),
-        ([3.0, 1.0, 2.0, 0.5, 0.7], "mean_image_error", 8),
+        ([3.0, 1.0, 2.0, 0.5, 0.7], "-perplexity", 8),
+        ([3.0, 1.0, 2.0, 0.5, 0.7], "+lossless_share", 2),
     ],
 )
 def test_the_best_is_kept_too(tmp_path, make_trainer, scores, name, best):
     keep = Checkpoint(every=2, keep=1, best=name)
-    make_trainer("graph", steps=10, callbacks=[Scores(scores, name), keep]).train()
+    name, larger = name.lstrip("+-"), name in ("accuracy", "+lossless_share")
+    make_trainer("eager", steps=10, callbacks=[Scores(scores, name), keep]).train()
     assert kept(tmp_path) == ["best.npz", "step-00000010.npz"]
     found = checkpoint.load(tmp_path / "checkpoints" / "best.npz")
     assert found.step == best
-    assert found.meta["best_value"] == (min if name != "accuracy" else max)(scores)
+    assert found.meta["best_value"] == (max if larger else min)(scores)
     assert found.meta["results"]["eval"][name] == found.meta["best_value"]
 
 
@@ -322,14 +325,27 @@ def test_the_best_of_another_metric_is_no_measure(tmp_path, make_trainer):
     assert checkpoint.load(tmp_path / "checkpoints" / "best.npz").step == 6
 
 
+def test_the_best_by_the_other_end_is_no_measure(tmp_path, make_trainer):
+    make_trainer("eager", steps=4, callbacks=[Scores([0.2, 0.9], "m"), Checkpoint(every=2, best="+m")]).train()
+    rest = make_trainer(
+        "eager", steps=6, step=4, callbacks=[Scores([0, 0, 0.5], "m"), Checkpoint(every=2, best="m", best_is="min")]
+    )
+    found = checkpoint.load(run_folder.checkpoint(tmp_path, 4))
+    rest.load_state(found.meta["carry"], step=found.step)
+    rest.train()
+    assert checkpoint.load(run_folder.best(tmp_path)).step == 6, (
+        "0.5 is no better than 0.9 by the end of the run before"
+    )
+
+
 def test_an_old_evaluation_does_not_make_a_new_checkpoint_the_best(tmp_path, make_trainer):
     make_trainer("graph", steps=5, callbacks=[Scores([0.5, 0.8]), Checkpoint(every=5, best="accuracy")]).train()
     assert kept(tmp_path) == ["step-00000005.npz"]
 
 
 def test_a_metric_that_is_not_there_is_named_with_those_that_are(make_trainer):
-    trainer = make_trainer("graph", steps=2, callbacks=[Scores([0.5]), Checkpoint(every=2, best="acuracy")])
-    with pytest.raises(Exception, match="best=acuracy") as caught:
+    trainer = make_trainer("graph", steps=2, callbacks=[Scores([0.5]), Checkpoint(every=2, best="+acuracy")])
+    with pytest.raises(Exception, match=r"best=\+acuracy") as caught:
         trainer.train()
     message = str(caught.value)
     assert "the evaluation returned accuracy, other" in message
@@ -525,3 +541,39 @@ def test_what_a_rollback_goes_back_to_is_kept_though_a_later_one_was_asked_for(t
         trainer.train()
         steps[first] = run_folder.steps(folder)
     assert steps == {True: [3, 5], False: [5]}
+
+
+# Names that stand for one end by themselves; and those that only look as if they did, or that nothing settles.
+SMALLER = ["loss", "Loss", "val_loss", "mae", "MSE", "eval/mean_absolute_error", "perplexity", "wer", "nll", "fid"]
+LARGER = ["accuracy", "val_accuracy", "AUC", "f1", "top5_accuracy", "BLEU", "mean-iou"]
+UNSETTLED = [
+    "lossless_share",
+    "error_free",
+    "terror_recall",
+    "glossary_hits",
+    "accuracy_loss_ratio",
+    "neg_log_loss",
+    "score",
+]
+
+
+def test_the_better_end_is_stated_or_known_and_never_guessed():
+    ends = {name: Monitored.parse(name).best_is for name in SMALLER + LARGER}
+    assert ends == {**dict.fromkeys(SMALLER, "min"), **dict.fromkeys(LARGER, "max")}
+    for name in UNSETTLED:
+        with pytest.raises(ConfigError, match=f"Type callbacks.checkpoint.best=-{name} where smaller is"):
+            Monitored.parse(name)
+    stated = {"score": "min", "accuracy": "min"}
+    assert Monitored.parse("score", stated=stated).best_is == "min"
+    assert Monitored.parse("accuracy", stated=stated).best_is == "min", "the recipe knows better than a table"
+    assert Monitored.parse("score", "max", stated).best_is == "max", "the configuration counts first"
+    assert Monitored.parse("+score", stated=stated) == Monitored(name="score", best_is="max")
+    with pytest.raises(ConfigError, match="Write 'min' or 'max' there"):
+        Monitored.parse("score", stated={"score": "lower"})
+
+
+def test_a_run_whose_best_nothing_settles_ends_before_its_first_step(make_trainer):
+    trainer = make_trainer("eager", steps=2, callbacks=[Checkpoint(every=2, best="score")])
+    with pytest.raises(ConfigError, match="in class Digits"):
+        trainer.train()
+    assert trainer.step == 0

@@ -285,6 +285,8 @@ WRONG_WORDS = [
     (["recipe=gan", "recipe.discriminator_speed=-1"], ["above 0, not -1", "recipe.discriminator_speed=1.0"]),
     (["recipe=gan", "model.latent=0"], ["at least 1, not 0"]),
     # metrics that its text says it does not return
+    ([M, "callbacks.checkpoint.best_is=min"], ["with callbacks.checkpoint.best=auto", "best=METRIC too"]),
+    ([M, "callbacks.checkpoint.best=-x", "callbacks.checkpoint.best_is=max"], ["the sign says the opposite"]),
     ([M, "callbacks.checkpoint.best=acuracy"], ["recipes.mnist.Digits returns loss, accuracy", "best=accuracy?"]),
     # models that a recipe cannot train
     ([M, "model=null"], ["model=null: recipes.mnist.Digits builds a model", "Type model=cnn or model=mlp."]),

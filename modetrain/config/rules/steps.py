@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from modetrain.errors import nearest_multiple
 from modetrain.mode import LOGICAL_CPUS
-from modetrain.settings import Settings
+from modetrain.schema import text
+from modetrain.settings import AUTO, Settings
 
 
 def tpu(settings: Settings) -> str | None:
@@ -99,3 +100,16 @@ def profile(settings: Settings) -> str | None:
         f"callbacks.profile.at={at} callbacks.profile.steps={length} with steps={steps}: the trace would end at step "
         f"{at + length}, after the run. Type {fix}, or steps={at + length}."
     )
+
+
+def best(settings: Settings) -> str | None:
+    save = settings.callbacks.get("checkpoint")
+    best, best_is = (save.get("best"), save.get("best_is")) if isinstance(save, Mapping) else (None, None)
+    if best_is is None:
+        return None
+    key, given = "callbacks.checkpoint.best", f"callbacks.checkpoint.best_is={best_is}"
+    if best in (None, AUTO):
+        return f"{given} with {key}={text(best)}: it says which end of a metric is best, and none is named. Type {key}=METRIC too."
+    if best[:1] in "+-" and best[:1] != {"min": "-", "max": "+"}[best_is]:
+        return f"{given} with {key}={best}: the sign says the opposite. Type {key}={best[1:]} with it, or leave {given} out."
+    return None
