@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from modetrain.callbacks.rollback import roll_back
 from modetrain.checkpoints import file
 from modetrain.checkpoints.writer import AsyncWriter
 from modetrain.errors import NotSavedError, did_you_mean
-from modetrain.files import run_folder
+from modetrain.files import atomic, run_folder
 from modetrain.files.quoting import shell_path_override
 from modetrain.training.metric_direction import Monitored, name_of
 
@@ -166,7 +165,7 @@ class Checkpoint(Callback):
                     why = "damaged"
                 file.remove_from_index(folder, file.read_index(folder), [left.name])
                 log.info(f"{left.name} is {why}: kept as {left.name}.left")
-                left.rename(left.with_name(f"{left.name}.left"))
+                atomic.replace(left, left.with_name(f"{left.name}.left"))
 
     def _save_if_due(self, trainer, *, due: bool) -> None:
         if not trainer.replicas.chief:
@@ -228,7 +227,7 @@ class Checkpoint(Callback):
         try:
             index = file.read_index(folder)
             for points in run_dir.glob("events.out.tfevents.*"):  # a resumed run does not write them again
-                file.sync_to_disk(points)
+                atomic.flush(points)
             if due:
                 index[path.name] = file.save(path, arrays, step=step, meta=meta)
             if best:
@@ -236,12 +235,12 @@ class Checkpoint(Callback):
             if best and due:
                 link = folder / f".{_BEST}.partial"
                 link.unlink(missing_ok=True)
-                os.link(path, link)
-                os.replace(link, run_folder.best(run_dir))
+                atomic.link(path, link)
+                atomic.replace(link, run_folder.best(run_dir))
                 index[_BEST] = index[path.name]
             elif best:
                 index[_BEST] = file.save(run_folder.best(run_dir), arrays, step=step, meta=meta)
-            steps = run_folder.steps(run_dir)
+            steps = sorted({*run_folder.steps(run_dir), *([step] if due else [])})  # a listing may lag behind
             gone = [run_folder.checkpoint(run_dir, one) for one in self._find_surplus(steps)]
             there = {_BEST, *(run_folder.checkpoint(run_dir, one).name for one in steps)} - {one.name for one in gone}
             # Before they are removed: resuming reports files that the index lists and that do not exist.

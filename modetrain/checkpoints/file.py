@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,23 +111,13 @@ def save(path: Path, state: Mapping[str, Any], *, step: int, meta: Mapping[str, 
     try:
         with open(partial, "wb") as file:
             sha = archive.write(file, arrays, {"step": step, "meta": dict(meta)})
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        sync_to_disk(path.parent)
+        atomic.flush(partial)
+        atomic.replace(partial, path)
+        atomic.flush(path.parent)
     except Exception:
         partial.unlink(missing_ok=True)  # on a full disk it takes space that is needed
         raise
     return sha
-
-
-def sync_to_disk(path: Path) -> None:
-    """Returns when a file, or the entries of a folder, would survive a loss of power."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def load(path: Path) -> CheckpointFile:
@@ -213,7 +202,7 @@ def _dtype_of(variable: Any) -> str:
 def read_index(folder: Path) -> dict[str, str]:
     """SHA-256 by file name of a folder of checkpoints; empty if its index cannot be read."""
     try:
-        found = json.loads((folder / INDEX).read_text())
+        found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return {name: sha for name, sha in found.items() if isinstance(sha, str)} if isinstance(found, dict) else {}

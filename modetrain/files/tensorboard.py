@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from modetrain.files import atomic
+
 _NAMES = "events.out.tfevents.*"
 _PURGE = ".purge"
 _PAUSE = 60.0  # seconds until the next attempt after a failed write
@@ -116,16 +118,17 @@ class TensorBoardWriter:
         if self._writer is None:
             folder.mkdir(parents=True, exist_ok=True)
             before = set(folder.glob(_NAMES))
-            self._writer = tf.summary.create_file_writer(str(folder))
+            self._writer = tf.summary.create_file_writer(os.fsencode(folder))  # bytes: any path
             self._writer.flush()
-            (self._file,) = {*folder.glob(_NAMES)} - before
+            # A network mount may list it later: then nothing tells whether it is removed.
+            self._file = next(iter({*folder.glob(_NAMES)} - before), None)
 
     @contextlib.contextmanager
     def _log_errors(self) -> Iterator[None]:
         """Logs an error inside and starts a pause; the next attempt uses another file, because this one may end within a record."""
         try:
             yield
-        except (OSError, tf.errors.OpError) as error:
+        except (OSError, UnicodeError, tf.errors.OpError) as error:  # TensorFlow takes paths in UTF-8
             log.warning(
                 f"points for TensorBoard cannot be written to {self._folder} ({_reason(error)}): training continues "
                 f"without them; next attempt in {_PAUSE:.0f} s"
@@ -152,14 +155,14 @@ def truncate(folder: Path, step: int) -> int:
             removed += sum(1 for _, event in records if event.step > step)
             partial = file.with_name(f".cut-{file.name.replace('tfevents', 'partial')}")
             partial.write_bytes(whole)
-            os.replace(partial, file)
+            atomic.replace(partial, file)
     if files:
         # An open TensorBoard has read those points; this file makes it forget them. By name it sorts after the existing files
         # and before the next one, whose name holds a later second.
         if files[-1].name.startswith(f"events.out.tfevents.{int(time.time()):010d}"):
             time.sleep(1.0 - time.time() % 1.0)
         start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-        with tf.io.TFRecordWriter(str(folder / f"{files[-1].name}{_PURGE}")) as writer:
+        with tf.io.TFRecordWriter(os.fsencode(folder / f"{files[-1].name}{_PURGE}")) as writer:
             restart = tf.compat.v1.Event(wall_time=time.time(), step=step + 1, session_log=start)
             # Twice: TensorBoard ignores the first one.
             for event in (tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2"), restart, restart):
