@@ -45,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except SystemExit as error:  # no code of ours
+        code = error.code if isinstance(error.code, int) and error.code else 1
+        print(f"modetrain: the code of this run called sys.exit({error.code!r}); exit code {code}", file=sys.stderr)
+        return code
 
 
 def _announced(words: list[str]) -> int:
@@ -139,9 +143,19 @@ def _quiet_stderr() -> Iterator[None]:
     """Holds back what is written to stderr, C++ included, and shows it only if the block fails.
 
     TensorFlow logs that it found no GPU before any of its log levels apply; the run logs later which devices it uses.
+
+    Raises:
+      ConfigError: no folder for temporary files is usable; importing TensorFlow needs one too.
     """
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
+    try:
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+    except OSError as error:
+        raise ConfigError(
+            f"no folder for temporary files can be written to ({error.strerror or error}), and TensorFlow needs one. Make room "
+            "there, or name another folder before the command: TMPDIR=FOLDER python -m modetrain ..."
+        ) from error
+    with file as held:
         stderr = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:

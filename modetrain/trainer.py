@@ -117,7 +117,7 @@ class Trainer:
         try:
             self.callbacks.on_train_begin(self)
             self.callbacks.call_pending(self)
-            while self.step < self.steps and self.stop_signal is None:
+            while self.step < self.steps and not self._requests.ended:
                 try:
                     self._run_to(self.callbacks.next_step(self.step, self.steps))
                 except NonFiniteError as error:
@@ -130,7 +130,8 @@ class Trainer:
                     self.callbacks.on_save(self)
             if self.replicas.workers > 1:
                 self.history.worker_times = WorkerTimes.gather(self.replicas, self.timer.read())
-            self.status = "completed" if self.step >= self.steps else "stopped"
+            whole = self.step >= self.steps or self.stopped_early is not None
+            self.status = "completed" if whole else "stopped"
         except BaseException as error:
             self.status = "failed"
             failure = error
@@ -153,8 +154,19 @@ class Trainer:
         return means
 
     def stop(self, signum: int = signal.SIGINT) -> None:
-        """Requests the end of the run after this call of the program, on all workers. Any thread may call it."""
+        """Requests the end of the run after this call of the program, on all workers. Any thread may call it.
+
+        The run can be resumed, as after a signal. `stop_early` ends a run that has reached its goal.
+        """
         self._requests.request_stop(signum)
+
+    def stop_early(self, why: str = "a callback asked for it") -> None:
+        """Ends the run after this call of the program as completed, with a last evaluation. Any thread may call it.
+
+        Args:
+          why: for the summary and `run.json`.
+        """
+        self._requests.request_early_stop(str(why) or "a callback asked for it")
 
     def save(self) -> None:
         """Requests a checkpoint after this call of the program; the run continues. Any thread may call it."""
@@ -199,6 +211,11 @@ class Trainer:
         return self._requests.stop_signal
 
     @property
+    def stopped_early(self) -> str | None:
+        """Why the run has ended before its last step although it is completed (`stop_early`), or None."""
+        return self._requests.stopped_early if self.step < self.steps else None
+
+    @property
     def results(self) -> dict[str, dict[str, float]]:
         """The latest means: `train` over the last 100 steps, `eval` over all evaluation examples."""
         return self.history.results
@@ -211,7 +228,7 @@ class Trainer:
     # --- plan -> run -> look ----------------------------------------------------------------------------------------
 
     def _run_to(self, stop: int) -> None:
-        while self.step < stop and self.stop_signal is None and not self._requests.save:
+        while self.step < stop and not self._requests.ended and not self._requests.save:
             with (
                 self.timer.measure("data"),
                 explain(self, "prepare", None, lambda: self.loader.find_failing_step(self.step)),

@@ -73,7 +73,9 @@ class Record:
         self.error = run_folder.worker_file(folder, run_folder.ERROR, worker)
         self.error.unlink(missing_ok=True)  # the error of the run that is resumed
         if self._chief:
-            (folder / run_folder.CONFIG).write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
+            (folder / run_folder.CONFIG).write_text(
+                yaml.safe_dump(dict(settings.resolved), sort_keys=False), encoding="utf-8"
+            )
 
     def follow(self, trainer: Trainer, source: Source) -> None:
         """From now on the record describes this trainer."""
@@ -83,7 +85,8 @@ class Record:
         """Replaces run.json at once, so that a reader never sees half of it."""
         if error is not None:
             try:
-                self.error.write_text("".join(traceback.format_exception(error)))
+                text = "".join(traceback.format_exception(error))
+                self.error.write_text(text, encoding="utf-8", errors="backslashreplace")
             except OSError as trouble:  # a full disk: the error itself matters more
                 error.add_note(f"modetrain: {self.error} could not be written: {trouble.strerror}")
         if not self._chief:
@@ -98,6 +101,7 @@ class Record:
             "command": settings.command,
             "notes": list(settings.notes),
             "status": "running",
+            "stopped_early": None,
             "mode": {"requested": settings.mode.name},
             "data": None,
             "results": None,
@@ -134,6 +138,7 @@ def _describe_run(trainer: Trainer, settings: Settings, source: Source) -> dict[
         "steps_wanted": trainer.steps,
         "notes": [*settings.notes, *trainer.replicas.notes],
         "status": trainer.status,
+        "stopped_early": trainer.stopped_early if trainer.status == "completed" else None,
         "mode": {"requested": settings.mode.name, "effective": effective_mode(trainer)},
         "data": {
             "source": source.kind,

@@ -32,7 +32,10 @@ def summary(trainer: Trainer, settings: Settings, folder: str) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("status", f"{trainer.status} at step {trainer.step} of {trainer.steps}")
+    early = (
+        f" (stopped early: {trainer.stopped_early})" if trainer.stopped_early and trainer.status == "completed" else ""
+    )
+    table.add_row("status", f"{trainer.status} at step {trainer.step} of {trainer.steps}{early}")
     nonfinite = trainer.nonfinite
     hidden = ("skipped",) if nonfinite.settings.policy == "skip" else ()  # the count says more than the mean
     for split, results in trainer.results.items():
@@ -97,6 +100,26 @@ def format_error(error: BaseException, file: Path, settings: Settings | None = N
             0, f"modetrain: once that is fixed, resume at step {run_folder.step_of(newest)} with:\n  {command}"
         )
     return "".join(format_lines(error, notes))
+
+
+def note_exit(error: BaseException, *, interrupted: bool) -> int | None:
+    """The exit code where the user's own code raised SystemExit or KeyboardInterrupt, with a note on it; else None.
+
+    Args:
+      error: what ended the run.
+      interrupted: whether a KeyboardInterrupt can only be the user's own, because signals are handled elsewhere.
+    """
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) and error.code else 1
+    elif isinstance(error, KeyboardInterrupt) and interrupted:
+        code = 130
+    else:
+        return None
+    error.add_note(
+        f"modetrain: code of this run raised {type(error).__name__}, so the run has failed (exit code {code}). A callback ends a "
+        "run well with trainer.stop_early('why'), and stops it to be resumed with trainer.stop()."
+    )
+    return code
 
 
 def format_headline(error: BaseException) -> str:

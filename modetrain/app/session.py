@@ -28,7 +28,7 @@ from modetrain.data.sources.source import Source
 from modetrain.engine import tf_setup
 from modetrain.engine.devices import Replicas, format_devices
 from modetrain.errors import ConfigError
-from modetrain.files import paths, run_json
+from modetrain.files import paths
 from modetrain.files.lock import Lock
 from modetrain.files.tensorboard import TensorBoardWriter
 from modetrain.mode import Mode
@@ -67,14 +67,15 @@ class Outcome:
       code: exit code of the process.
       folder: the run folder.
       trainer: the trainer; None if there was nothing to do.
-      error: the run's error, or None. It is in `error.txt` too.
+      error: the run's error, or None. It is in `error.txt` too. `SystemExit` and `KeyboardInterrupt` are errors if the
+        user's own code raises them.
       text: the error for the user.
     """
 
     code: int
     folder: Path
     trainer: Trainer | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
     text: str = ""
 
 
@@ -105,9 +106,8 @@ def run(
     for note in settings.notes:
         log.info(f"  {note}")
     # A run that was killed between its last checkpoint and run.json must still end; that makes no step.
-    ended = run_json.read(where.folder).get("status") == "completed"
-    if settings.do == "train" and ended and where.step == settings.steps and where.holds():
-        log.info(f"already finished ({settings.steps} steps); pass a larger steps= to continue")
+    if settings.do == "train" and (ended := where.ended(settings)):
+        log.info(f"already finished ({ended}); pass a larger steps= to continue")
         return Outcome(code=EXIT_DONE, folder=where.folder)
     with timer.measure("setup"):
         replicas = connect_devices(mode_here(settings))
@@ -168,6 +168,7 @@ def _run(settings: Settings, where: resume.ResumePoint, replicas: Replicas, time
         run_record = record.Record(where.folder, settings, worker=replicas.worker)
         run_record.write()
     events = TensorBoardWriter(where.folder if replicas.chief else None)
+    handles_signals = False
     try:
         with timer.measure("setup"):
             trainer, source = build(settings, where, replicas, timer, console, events, tools)
@@ -189,9 +190,10 @@ def _run(settings: Settings, where: resume.ResumePoint, replicas: Replicas, time
                 trainer.status = "stopped"
                 run_record.write()
 
-            with signals.signals_to(trainer, leave):
+            with signals.signals_to(trainer, leave) as handles_signals:
                 trainer.train()
     except BaseException as error:
+        left = report.note_exit(error, interrupted=handles_signals)
         text = str(error) if isinstance(error, ConfigError) else report.format_error(error, run_record.error, settings)
         code = EXIT_NOT_FINITE if isinstance(error, (NonFiniteError, NotFiniteError)) else None
         announced = protocol.announce_failure(
@@ -203,9 +205,9 @@ def _run(settings: Settings, where: resume.ResumePoint, replicas: Replicas, time
         if isinstance(error, bdb.BdbQuit):
             log.info("stopped in the debugger")
             return outcome(code=EXIT_FAILED)
-        if isinstance(error, ConfigError) or not isinstance(error, Exception):
+        if isinstance(error, ConfigError) or (left is None and not isinstance(error, Exception)):
             raise
-        return outcome(code=code or EXIT_FAILED, error=error, text=text)
+        return outcome(code=code or left or EXIT_FAILED, error=error, text=text)
     finally:
         events.close()
     folder = paths.format_path(where.folder, Path.cwd())

@@ -27,8 +27,10 @@ _END = b"\0"  # no signal has this number
 
 
 @contextlib.contextmanager
-def signals_to(trainer: Trainer, leave: Callable[[], None] = lambda: None) -> Iterator[None]:
+def signals_to(trainer: Trainer, leave: Callable[[], None] = lambda: None) -> Iterator[bool]:
     """Within this the run handles signals to the process. Outside the main thread there are no signals, and a line says so.
+
+    Yields whether signals are handled: a KeyboardInterrupt is then no Ctrl-C.
 
     Args:
       trainer: the trainer to stop.
@@ -36,7 +38,7 @@ def signals_to(trainer: Trainer, leave: Callable[[], None] = lambda: None) -> It
     """
     if threading.current_thread() is not threading.main_thread():
         log.info("signals do not reach this run: it is not in the main thread. Stop it with trainer.stop()")
-        yield
+        yield False
         return
     asked: set[int] = set()
 
@@ -84,7 +86,7 @@ def signals_to(trainer: Trainer, leave: Callable[[], None] = lambda: None) -> It
     handled = [one for one in (*_STOP, *_SAVE, *_RECORD) if not (one == signal.SIGHUP and ignored)]
     old = {signum: signal.signal(signum, lambda *_: None) for signum in handled}
     try:
-        yield
+        yield True
     finally:
         for signum, handler in old.items():
             signal.signal(signum, handler)

@@ -42,7 +42,8 @@ _QUIET = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_log
 def run(jobs: Sequence[sweep.Job], arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> int:
     """Has Hydra launch the jobs, prints a table that compares them, and returns the first exit code that is not 0.
 
-    A signal ends the running jobs, as it would end a single run, and with them the sweep.
+    A signal to this process ends the running jobs, as it would end a single run, and with them the sweep. A job that stops by
+    itself (`stop_after=`, `trainer.stop()`) or that alone is sent a signal ends as one job.
     """
     folders = paths.conf_dirs(cwd, [*config_dirs, *overrides.search_path(arguments)])
     fixed, words = _for_hydra(arguments, folders)
@@ -57,9 +58,8 @@ def run(jobs: Sequence[sweep.Job], arguments: Sequence[str], cwd: Path, config_d
     shutil.rmtree(working, ignore_errors=True)
     done = [result for result in results if "code" in result]
     codes = [result["code"] for result in done if result["code"]]
-    if code in (130, 143) or any(one in (129, 130, 143) for one in codes):
-        number = next((one for one in codes if one in (129, 130, 143)), code)
-        name = signal.Signals(number - 128).name
+    if code in (130, 143):
+        name = signal.Signals(code - 128).name
         print(f"\nstopped by {name}; jobs not started: {max(0, len(jobs) - len(results))}", flush=True)
     if done:
         _print_table(done, cwd)
@@ -123,8 +123,10 @@ def _launched(
     print(f"\n--- job {index}{count}: {job.name} -> {shown}", flush=True)
     file = working / f"{index}.json"
     described = {"index": index, "swept": job.swept, "folder": str(folder)}
-    code, stopped_by = _run_one(command, cwd, lambda pid: file.write_text(json.dumps({**described, "pid": pid})))
-    file.write_text(json.dumps({**described, "code": code}))
+    code, stopped_by = _run_one(
+        command, cwd, lambda pid: file.write_text(json.dumps({**described, "pid": pid}), encoding="utf-8")
+    )
+    file.write_text(json.dumps({**described, "code": code}), encoding="utf-8")
     if stopped_by is not None and os.getpid() == parent:
         raise SystemExit(128 + stopped_by)
     return _numbers(_get(run_json.read(folder), "results.eval")).get("loss", code)
@@ -137,7 +139,7 @@ def _plain(word: str) -> str:
 
 
 def _results(working: Path) -> list[dict[str, Any]]:
-    found = [json.loads(file.read_text()) for file in working.glob("*.json")]
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in working.glob("*.json")]
     return sorted(found, key=lambda one: one["index"])
 
 
@@ -190,17 +192,14 @@ def _folder(job: sweep.Job, cwd: Path) -> Path:
 
 
 def _run_one(command: Sequence[str], cwd: Path, started: Callable[[int], object]) -> tuple[int, signal.Signals | None]:
-    """Runs one process to its end; returns its exit code (128 + n for signal n) and the signal that stops the sweep."""
+    """Runs one process to its end; returns its exit code (128 + n for signal n) and the signal that stopped the sweep."""
     stopped_by: list[signal.Signals] = []
     with _signals(stopped_by) as children:
         process = subprocess.Popen(command, cwd=cwd)
         children.append(process)
         started(process.pid)
         code = process.wait()
-    code = 128 - code if code < 0 else code
-    if not stopped_by and code in (129, 130, 143):
-        stopped_by.append(signal.Signals(code - 128))
-    return code, stopped_by[0] if stopped_by else None
+    return 128 - code if code < 0 else code, stopped_by[0] if stopped_by else None
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from modetrain.checkpoints import file
 from modetrain.errors import ConfigError
-from modetrain.files import run_folder
+from modetrain.files import run_folder, run_json
 from modetrain.files.quoting import shell_path_override
 from modetrain.keys import affects
 from modetrain.settings import Settings
@@ -45,6 +45,16 @@ class ResumePoint:
             return path is not None and file.load(path).step >= 0
         except file.CheckpointError:
             return False
+
+    def ended(self, settings: Settings) -> str | None:
+        """How the run in the folder has ended, if it made all the steps that are wanted or stopped early; else None."""
+        found = run_json.read(self.folder)
+        early, wanted = found.get("stopped_early"), found.get("steps_wanted")
+        whole = self.step == settings.steps
+        stopped = early and self.step == found.get("steps") and isinstance(wanted, int) and settings.steps <= wanted
+        if found.get("status") != "completed" or not (whole or stopped) or not self.holds():
+            return None
+        return f"{settings.steps} steps" if whole else f"stopped early at step {self.step}: {early}"
 
 
 def find_folder(settings: Settings) -> ResumePoint:

@@ -35,6 +35,7 @@ class RunResult:
       recipe: the trained recipe.
       folder: the run folder.
       status: `completed` or `stopped`.
+      stopped_early: why a callback ended a completed run before its last step, or None.
     """
 
     history: History
@@ -42,6 +43,7 @@ class RunResult:
     recipe: Recipe
     folder: Path
     status: str
+    stopped_early: str | None = None
 
 
 def run(*words: str, callbacks: Sequence[Callback] = (), **keys: Any) -> RunResult:
@@ -92,6 +94,7 @@ def run(*words: str, callbacks: Sequence[Callback] = (), **keys: Any) -> RunResu
         recipe=trainer.recipe,
         folder=outcome.folder,
         status=trainer.status,
+        stopped_early=trainer.stopped_early,
     )
 
 

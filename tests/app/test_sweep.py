@@ -16,7 +16,7 @@ import modetrain
 from modetrain.__main__ import main
 from modetrain.app import sweep
 from modetrain.errors import ConfigError
-from modetrain.files import run_folder
+from modetrain.files import quoting, run_folder
 
 SMALL = ["recipe=mnist", "model=mlp", "data.source=bundled", "data.batch_size=8", "steps=2"]
 
@@ -149,31 +149,51 @@ def start(folder: Path, *words: str) -> subprocess.Popen:
     )
 
 
-BAD = """
-from recipes.mnist import Digits
+ENDS = """
+import modetrain
 
-class Bad(Digits):
-    def train_step(self, batch):
-        raise RuntimeError("a recipe's own mistake")
+class Ends(modetrain.Callback):
+    def __init__(self, how):
+        super().__init__(every=1)
+        self.how = how
+
+    def on_step(self, trainer):
+        if self.how == "exit":
+            raise SystemExit(0)
+        trainer.stop() if self.how == "stop" else trainer.stop_early("the goal is reached")
 """
 
 
 def test_jobs_run_in_processes_of_their_own_and_are_compared(folder):
-    (folder / "conf/recipe").mkdir(parents=True)
-    (folder / "conf/recipe/bad.yaml").write_text("# @package _global_\nrecipe:\n  _target_: recipes.bad.Bad\n")
-    (folder / "recipes").mkdir()
-    (folder / "recipes/bad.py").write_text(BAD)
-    process = start(folder, "-m", "recipe=bad,mnist", *SMALL[1:], "mode=eager", "run_dir=out dir")
+    (folder / "ends.py").write_text(ENDS)
+    own = ("+callbacks.ends._target_=ends.Ends", "+callbacks.ends.how=stop,exit,early")
+    process = start(folder, "-m", *SMALL, "mode=eager", "run_dir=out dir", *own)
     output, _ = process.communicate(timeout=240)
-    assert process.returncode == 1, output  # the first that is not 0
-    assert "job 0 (2 in all): recipe=bad" in output
-    assert "job 1 (2 in all): recipe=mnist" in output  # a failed job does not stop the others
-    status = {path.parent.name: json.loads(path.read_text())["status"] for path in folder.glob("out dir/*/run.json")}
-    assert status == {"0-recipe=bad": "failed", "1-recipe=mnist": "completed"}
+    assert process.returncode == 130, output  # the first that is not 0
+    assert "job 0 (3 in all): +callbacks.ends.how=stop" in output
+    assert "job 2 (3 in all): +callbacks.ends.how=early" in output  # a job that fails or stops does not stop the others
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("out dir/*/run.json"))]
+    assert [record["status"] for record in records] == ["stopped", "failed", "completed"]
+    assert [record["stopped_early"] for record in records] == [None, None, "the goal is reached"]
+    assert [bool(record["results"]["eval"]) for record in records] == [False, False, True]
+    assert "code of this run raised SystemExit, so the run has failed (exit code 1)" in output
+    assert "completed at step 1 of 2 (stopped early: the goal is reached)" in output
+    assert output.count("resume with:") == 1, "only the stopped job"
+    assert "jobs not started" not in output
     table = output[output.index("the sweep") :]
-    for part in ("recipe=bad", "failed (exit 1)", "recipe=mnist", "completed", "eval accuracy", "step p50 ms"):
+    for part in ("stopped (exit 130)", "failed (exit 1)", "completed", "eval accuracy", "step p50 ms"):
         assert part in table
     assert "tensorboard --logdir 'out dir'" in output
+    again = start(
+        folder,
+        *SMALL,
+        "mode=eager",
+        quoting.override("run_dir", "out dir/2-+callbacks.ends.how=early"),
+        "resume=latest",
+    )
+    output, _ = again.communicate(timeout=240)
+    assert again.returncode == 0
+    assert "already finished (stopped early at step 1: the goal is reached)" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -222,6 +222,20 @@ def test_a_run_that_did_not_finish_is_not_evaluated_at_its_end(make_trainer, wri
     assert trainer.history.evaluated is None
 
 
+def test_a_run_that_a_callback_ends_early_is_completed_and_evaluated(make_trainer, writer):
+    class Enough(Callback):
+        def on_steps_end(self, trainer, rows):
+            if trainer.step >= 3:
+                trainer.stop_early("the goal is reached")
+
+    trainer = make_trainer(
+        "graph", steps=9, callbacks=[Callback(every=3), Enough(), Evaluate(every=None, events=writer)]
+    )
+    trainer.train()
+    assert (trainer.status, trainer.step, trainer.history.evaluated) == ("completed", 3, 3)
+    assert trainer.stopped_early == "the goal is reached"
+
+
 # --- profile ---------------------------------------------------------------------------------------------------------
 
 
