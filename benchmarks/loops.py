@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, log in failed.items():
         print(f"\n{name} failed:\n{log[-3000:]}", file=sys.stderr)
     if options.json:
-        options.json.write_text(json.dumps(_report(options, measured), indent=2) + "\n")
+        options.json.write_text(json.dumps(_report(options, measured), indent=2) + "\n", encoding="utf-8")
     return 1 if failed else 0
 
 
@@ -121,7 +121,7 @@ class Worker:
     @property
     def log(self) -> str:
         """What the worker has printed."""
-        return self._log.read_text(errors="replace")
+        return self._log.read_text(encoding="utf-8", errors="replace")
 
 
 def _measure(
@@ -181,7 +181,7 @@ def _end(worker: Worker, workers: list[Worker], failed: dict[str, str]) -> Windo
 
 def _work(name: str, model: str, steps: int, steps_per_call: int, connection: Connection, log: Path) -> None:
     """A worker's whole life."""
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     os.chdir(ROOT)

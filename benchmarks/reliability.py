@@ -134,7 +134,7 @@ def main() -> None:
             line += f"  cpu x{statistics.median(cpus):.4f}"
         print(line + f"  (booked to checkpoints {booked[arm][0]:.3f} s, in the background {booked[arm][1]:.3f} s)")
     if options.json:
-        options.json.write_text(json.dumps(windows))
+        options.json.write_text(json.dumps(windows), encoding="utf-8")
 
 
 if __name__ == "__main__":

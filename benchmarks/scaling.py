@@ -140,7 +140,9 @@ def main() -> None:
     missing = [path for path in (*given.small, *given.large, *given.check) if not path.is_file()]
     if missing:
         parser.error(f"there is no {missing[0]}: make it with the commands at the top of this file")
-    small, large = ([json.loads(path.read_text()) for path in paths] for paths in (given.small, given.large))
+    small, large = (
+        [json.loads(path.read_text(encoding="utf-8")) for path in paths] for paths in (given.small, given.large)
+    )
     share = small[0]["batch_size"]
     if large[0]["batch_size"] <= share:
         parser.error(
@@ -163,7 +165,7 @@ def main() -> None:
     if network is not None:
         table(network, share)
     for path in given.check:
-        run = json.loads(path.read_text())
+        run = json.loads(path.read_text(encoding="utf-8"))
         effective, batch = run["mode"]["effective"], run["data"]["batch_size"]
         n, seen = effective["replicas"], run["time"]["step_ms"]["p50"]
         constants = found[run["mode"]["requested"]] if n > 1 else next(iter(found.values()))

@@ -59,7 +59,8 @@ class _LastingFile(io.FileIO):
 def outlive_readers() -> None:
     """From now on a failed write to `sys.stdout` or `sys.stderr` raises nothing; a replaced stream is not changed.
 
-    A run must not end because its terminal was closed, the `tee` after it was killed, or the disk of its log is full.
+    A run must not end because its terminal was closed, the `tee` after it was killed, the disk of its log is full, or the
+    encoding of the output has no such letter.
     """
     if sys.stdout is sys.__stdout__ and sys.stdout is not None:
         sys.stdout = _lasting(sys.stdout)
@@ -74,7 +75,7 @@ def _lasting(stream: TextIO) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(raw) if isinstance(stream.buffer, io.BufferedWriter) else raw,  # `python -u` has no buffer
         encoding=stream.encoding,
-        errors=stream.errors,
+        errors="backslashreplace" if stream.errors == "backslashreplace" else "replace",
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )

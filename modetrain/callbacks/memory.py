@@ -76,7 +76,7 @@ class MemoryMonitor(Callback):
 def resident_mb() -> float:
     """Megabytes of memory that this process holds; 0 if the system does not report it."""
     try:
-        pages = int(_STATM.read_text().split()[1])
+        pages = int(_STATM.read_text(encoding="utf-8").split()[1])
     except (OSError, IndexError, ValueError):
         return 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / _MB

@@ -57,7 +57,7 @@ class Watchdog(Callback):
         period = min((one for one in periods if one), default=0.0)
         if self._after:
             with contextlib.suppress(OSError):
-                self._blocked = open(_worker_file(trainer, _BLOCKED), "w")  # noqa: SIM115
+                self._blocked = open(_worker_file(trainer, _BLOCKED), "w", encoding="utf-8")  # noqa: SIM115
         if period:
             self._thread = threading.Thread(
                 target=self._watch, args=(trainer, period), daemon=True, name="modetrain-watch"
@@ -122,7 +122,7 @@ class Watchdog(Callback):
         if places := location.of_threads():
             text += f", at {' and '.join(map(str, places))}"
         try:
-            with open(path, "w") as file:
+            with open(path, "w", encoding="utf-8") as file:
                 file.write(
                     f"{text}\nrecipe {type(trainer.recipe).__name__}, mode={trainer.mode.name}, process {os.getpid()}\n\n"
                 )

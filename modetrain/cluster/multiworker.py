@@ -141,7 +141,7 @@ def _launch(settings: Settings, workers: int, line: CommandLine, cwd: Path) -> i
         logs = paths.format_path(where.folder / run_folder.WORKERS, cwd)
         with contextlib.suppress(OSError):
             (where.folder / run_folder.ERROR).write_text(
-                outcome.traceback or f"{outcome.cause}\nThe output of all workers: {logs}\n"
+                outcome.traceback or f"{outcome.cause}\nThe output of all workers: {logs}\n", encoding="utf-8"
             )
     run_json.update(where.folder, changes)
     return outcome.code

@@ -147,7 +147,7 @@ def leave(code: int = 1) -> NoReturn:
 def read_report(path: Path) -> Report | None:
     """What `announce_failure` wrote, or None."""
     try:
-        written = json.loads(path.read_text())
+        written = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return Report(**{field.name: written[field.name] for field in dataclasses.fields(Report)})

@@ -109,6 +109,6 @@ def _format_holder(holder: dict[str, Any]) -> str:
 
 def _has_heartbeat(folder: Path) -> bool:
     try:
-        return time.time() - json.loads((folder / HEARTBEAT).read_text())["time"] < _ALIVE
+        return time.time() - json.loads((folder / HEARTBEAT).read_text(encoding="utf-8"))["time"] < _ALIVE
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,9 @@ def quote_word(word: str) -> str:
     """A word, quoted for a POSIX shell.
 
     printf writes a character that a terminal does not show, or changes when it is pasted (a tab, a line break, a byte that is
-    no text).
+    no text, a letter that the encoding of the output does not have).
     """
-    if word.isprintable() or word.endswith("\n"):  # the substitution would drop a line break at the end
+    if _is_shown(word) or word.endswith("\n"):  # the substitution would drop a line break at the end
         return shlex.quote(word)
     return f"\"$(printf -- '{''.join(_in_printf(character) for character in word)}')\""
 
@@ -99,11 +100,20 @@ def _in_quotes(text: str) -> str:
     return QuotedString(text, Quote.double).with_quotes()
 
 
+def _is_shown(text: str) -> bool:
+    """Whether standard output shows a text as it is."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return text.isprintable()
+
+
 def _in_printf(character: str) -> str:
     if character == "%":
         return "%%"
     if character == "\\":
         return "\\\\"
-    if character.isprintable() and character != "'":
+    if _is_shown(character) and character != "'":
         return character
     return "".join(f"\\{byte:03o}" for byte in os.fsencode(character))

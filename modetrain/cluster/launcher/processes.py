@@ -130,7 +130,7 @@ class Attempt:
                 signs.append(file.stat().st_mtime)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             beat = run_folder.worker_file(self._folder.parent, HEARTBEAT, worker)
-            signs.append(float(json.loads(beat.read_text())["time"]))
+            signs.append(float(json.loads(beat.read_text(encoding="utf-8"))["time"]))
         return max(signs)
 
     def log(self, worker: int) -> Path:
@@ -226,7 +226,7 @@ class Attempt:
         found = set()
         for worker, process in self._running():
             with contextlib.suppress(OSError, IndexError):
-                status = Path(f"/proc/{process.pid}/stat").read_text()
+                status = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8")
                 if status.rpartition(")")[2].split()[0] in ("T", "t"):
                     found.add(worker)
         return found

@@ -185,13 +185,13 @@ def free_memory() -> int:
     """Bytes that can be allocated without swapping, and within the limit of a container."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):  # not Linux: all of the memory is the best guess
-        free = _number("MemAvailable:", Path("/proc/meminfo").read_text()) * 1024
+        free = _number("MemAvailable:", Path("/proc/meminfo").read_text(encoding="utf-8")) * 1024
     with contextlib.suppress(OSError, ValueError):  # no control group, or one without a limit
         group = Path("/sys/fs/cgroup")
         # Cached files count as used, but the kernel frees them when memory is needed.
-        cached = _number("inactive_file", (group / "memory.stat").read_text())
-        used = int((group / "memory.current").read_text()) - cached
-        free = min(free, int((group / "memory.max").read_text()) - used)
+        cached = _number("inactive_file", (group / "memory.stat").read_text(encoding="utf-8"))
+        used = int((group / "memory.current").read_text(encoding="utf-8")) - cached
+        free = min(free, int((group / "memory.max").read_text(encoding="utf-8")) - used)
     return max(free, 0)
 
 

@@ -56,7 +56,9 @@ def run(settings: Settings, line: CommandLine, cwd: Path) -> int:
     folder = paths.format_path(where.folder, cwd)
     modes = _format_modes(settings.compare.modes)
     log.info(f"modetrain: recipe={settings.recipe_name} do=compare compare.modes={modes} -> {folder}")
-    (where.folder / "config.yaml").write_text(yaml.safe_dump(dict(settings.resolved), sort_keys=False))
+    (where.folder / "config.yaml").write_text(
+        yaml.safe_dump(dict(settings.resolved), sort_keys=False), encoding="utf-8"
+    )
     working = where.folder / ".arms"
     shutil.rmtree(working, ignore_errors=True)  # left by a comparison that was killed
     store = ResultStore(working)
@@ -128,10 +130,10 @@ def write(
         **comparison.to_json(),
         "versions": dict(versions),
     }
-    (folder / JSON).write_text(json.dumps(described, indent=2, allow_nan=False) + "\n")
+    (folder / JSON).write_text(json.dumps(described, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     title = f"recipe={settings.recipe_name}"
     (folder / html_page.NAME).write_text(
-        html_page.render(comparison, title=title, command=settings.command, facts=versions)
+        html_page.render(comparison, title=title, command=settings.command, facts=versions), encoding="utf-8"
     )
 
 

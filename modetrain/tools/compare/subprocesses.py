@@ -100,11 +100,11 @@ class Subprocesses(Runner):
             return self.store.get(f"{job.name}/result")
         if self.store.has(f"{job.name}/{WRONG}"):
             raise ConfigError(self.store.get(f"{job.name}/{WRONG}"))
-        return self._death(job, code, cause, log.read_text(errors="replace") if log.exists() else "")
+        return self._death(job, code, cause, log.read_text(encoding="utf-8", errors="replace") if log.exists() else "")
 
     def _launch(self, job: Job, settings: Settings, folder: Path, log: Path) -> tuple[int, str | None]:
         """Runs the job on several workers; returns the exit code, and what ended it where something failed."""
-        with open(log, "w") as output:
+        with open(log, "w", encoding="utf-8") as output:
             outcome = launch(
                 [sys.executable, "-m", _MODULE, str(self.store.folder), job.name],
                 workers=int(settings.mode.workers),

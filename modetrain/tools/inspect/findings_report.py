@@ -47,4 +47,4 @@ def format_summary(findings: Sequence[Finding], target: str) -> str:
 def write_json(folder: Path, findings: Sequence[Finding], target: str) -> None:
     """Writes the findings into a run folder."""
     content = {"target": target, "findings": [dataclasses.asdict(one) for one in findings]}
-    (folder / FILE).write_text(json.dumps(content, indent=2) + "\n")
+    (folder / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -67,11 +67,11 @@ def _run(mode: str, words: Sequence[str], folder: Path) -> ModeCheck:
     answer, log = folder / f"{mode}.json", folder / f"{mode}.log"
     code = run_module("modetrain.tools.replay.step_process", str(answer), *words, log=log)
     if code == 0 and answer.exists():
-        found = ModeCheck(**json.loads(answer.read_text()))
+        found = ModeCheck(**json.loads(answer.read_text(encoding="utf-8")))
         answer.unlink()
         log.unlink()
         return found
-    lines = [text for text in log.read_text(errors="replace").splitlines() if text.strip()]
+    lines = [text for text in log.read_text(encoding="utf-8", errors="replace").splitlines() if text.strip()]
     died = f"the process died: {describe_exit(code)}"
     return ModeCheck(mode=mode, failed=True, said=died, first=lines[-1] if lines else None)
 
@@ -115,7 +115,7 @@ def write_json(folder: Path, checks: Sequence[ModeCheck], made: Capsule, setting
         "verdict": conclude(checks, made),
         "made_on": dict(made.made_on),
     }
-    (folder / JSON).write_text(json.dumps(described, indent=2, allow_nan=False) + "\n")
+    (folder / JSON).write_text(json.dumps(described, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _join(modes: Sequence[str]) -> str:
