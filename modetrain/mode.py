@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from typing import ClassVar
 
+from modetrain import other_names as names
 from modetrain.errors import ConfigError, did_you_mean
 from modetrain.schema import NAME, REQUIRED, common, key
 
@@ -32,10 +33,12 @@ PRESETS = {  # name: (compile, strategy)
 OF_MACHINE, NUMBERS = ("placement", "machine"), ("numbers",)  # what a key affects
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 MEANT = {  # words that people try for a precision
-    **dict.fromkeys(("bfloat16", "bf16", "mixed_bf16"), "mixed_bfloat16"),
-    **dict.fromkeys(("float16", "fp16", "f16", "half", "mixed", "amp", "mixed_fp16"), "mixed_float16"),
-    **dict.fromkeys(("fp32", "f32", "single"), "float32"),
-    **dict.fromkeys(("fp64", "f64", "double"), "float64"),
+    **dict.fromkeys(("bfloat16", "bf16", "mixed_bf16", "bf16-mixed", "bf16-true"), "mixed_bfloat16"),
+    **dict.fromkeys(
+        ("float16", "fp16", "f16", "16", "half", "mixed", "amp", "mixed_fp16", "16-mixed", "16-true"), "mixed_float16"
+    ),
+    **dict.fromkeys(("fp32", "f32", "32", "32-true", "single"), "float32"),
+    **dict.fromkeys(("fp64", "f64", "64", "64-true", "double"), "float64"),
 }
 
 
@@ -51,13 +54,15 @@ class Mode:
         "eager runs Python line by line, graph traces it, xla compiles it",
         "graph",
         choices=COMPILE,
-        also="jit_compile jit run_eagerly",
+        instead=names.COMPILE,
         affects=("numbers", "placement"),
     )
     strategy: str = key(
         "one_device",
         "where a step runs: one device, several of this machine, several processes, or a TPU",
         choices=STRATEGIES,
+        meant=names.STRATEGIES,
+        also="distribution_strategy distribute",
     )
     replicas: int | str = common(
         "auto",
@@ -66,7 +71,7 @@ class Mode:
         choices=("auto",),
         at_least=1,
         at_most=1024,
-        also="num_replicas gpus num_gpus num_devices",
+        instead=names.REPLICAS,
     )
     workers: int | str = common(
         "auto",
@@ -75,7 +80,7 @@ class Mode:
         choices=("auto",),
         at_least=1,
         at_most=1024,
-        also="num_workers nodes num_nodes nproc",
+        instead=names.WORKERS,
     )
     restarts: int = key(
         3,
@@ -101,7 +106,8 @@ class Mode:
         choices=DEVICES,
         at_least=0,
         shortest=1,
-        also="device accelerator",
+        also="device",
+        meant={"cuda": "gpu", "cuda:0": "gpu"},
         affects=OF_MACHINE,
     )
     tpu: str | None = key(None, "name or address of the TPU of mode=tpu, or local; null is TPU_NAME", "local")
@@ -129,7 +135,8 @@ class Mode:
         "mixed_bfloat16",
         choices=PRECISIONS,
         meant=MEANT,
-        also="dtype mixed_precision",
+        also="dtype dtype_policy mixed_precision",
+        instead=names.PRECISION,
         affects=NUMBERS,
     )
     deterministic: bool = common(False, "only kernels that repeat bit by bit", True, affects=NUMBERS)

@@ -56,7 +56,8 @@ class Key(Bounds):
       takes: what it takes in words, where its type does not say it well.
       path: whether a text is the path of a file or folder.
       common: whether `--help` lists it.
-      also: other names that people try, with spaces between them.
+      also: other names that people try, with spaces between them; they take the same value.
+      instead: names that people try and that mean something else, with the sentence that leads them on.
       meant: words that people try for one of the choices, with that choice.
       affects: what changes with it: `numbers` (what the same steps compute), `placement` (where and how steps run),
         `machine` (it may differ from machine to machine), `run` (it belongs to the run and not to its steps). By default
@@ -78,6 +79,7 @@ class Key(Bounds):
     path: bool = False
     common: bool = False
     also: str = ""
+    instead: Mapping[str, str] = dataclasses.field(default_factory=dict)
     meant: Mapping[str, str] = dataclasses.field(default_factory=dict)
     affects: tuple[str, ...] | None = None
     only: tuple[str, ...] | None = None
@@ -229,9 +231,9 @@ class Value:
         """The good value that was probably meant by a wrong one, else the example."""
         words = {"yes": True, "on": True, "1": True, "no": False, "off": False, "0": False}
         texts = [one for one in self.kind.examples if isinstance(one, str)]
-        near: list[Any] = [words.get(str(value).lower()), [value]]
+        near: list[Any] = [self.key.meant.get(str(value).lower()), words.get(str(value).lower()), [value]]
         if isinstance(value, str) and texts != ["TEXT"]:
-            near = [self.key.meant.get(value.lower()), closest(value.lower(), texts), *near]
+            near.insert(1, closest(value.lower(), texts))
         elif _is_number(value) and math.isfinite(value):
             near += [int(value), f"./{value}" if self.key.path else f"'\"{value}\"'"]
         return next((one for one in near if one is not None and self.accepts(one)), self.example)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from modetrain import other_names as names
 from modetrain.mode import Mode
 from modetrain.schema import NAME, REQUIRED, common, key
 
@@ -43,11 +44,17 @@ class DataSettings:
     )
     download: bool = key(True, "whether data that is not prepared may be downloaded", affects=MACHINE)
     train_split: str = key("train", "TFDS split to train on")
-    eval_split: str = key("test", "TFDS split to evaluate on")
+    eval_split: str = key("test", "TFDS split to evaluate on", also="test_split valid_split", instead=names.SPLITS)
     batch_size: int = common(
-        64, "examples in one training batch, over all devices", at_least=1, also="batch bs train_batch_size"
+        64,
+        "examples in one training batch, over all devices",
+        at_least=1,
+        also="batch bs batchsize train_batch_size global_batch_size minibatch_size",
+        instead=names.BATCHES,
     )
-    eval_batch_size: int = key(250, "examples in one evaluation batch", at_least=1, also="test_batch_size")
+    eval_batch_size: int = key(
+        250, "examples in one evaluation batch", at_least=1, also="test_batch_size val_batch_size validation_batch_size"
+    )
     image_size: tuple[int, int] | None = key(
         None, "[height, width] every image is resized to; null keeps it", [32, 32], at_least=1, takes=PAIR
     )
@@ -55,7 +62,11 @@ class DataSettings:
         0, "batches to repeat for ever; evaluation sees them too; 0 is off", 1, at_least=0, also="overfit_batches"
     )
     eval_batches: int | None = key(
-        None, "batches of one evaluation; null sees every example once", 10, at_least=1, also="limit_val_batches"
+        None,
+        "batches of one evaluation; null sees every example once",
+        10,
+        at_least=1,
+        also="limit_val_batches validation_steps",
     )
     retries: int = key(
         2, "how often a batch that could not be read is asked for again", at_least=0, affects=("machine",)
@@ -66,33 +77,60 @@ class DataSettings:
 class OptimizerSettings:
     """One optimizer: the update rule and what `minimize` does around it."""
 
-    name: str = key(REQUIRED, "the update rule", "adamw", choices=("adam", "adamw", "sgd"))
-    learning_rate: float = common(REQUIRED, "peak learning rate, after warm-up", 0.001, above=0, also="lr")
-    schedule: str = key(
-        "constant", "the learning rate after warm-up", "cosine", choices=SCHEDULES, also="lr_schedule scheduler decay"
+    name: str = key(REQUIRED, "the update rule", "adamw", choices=("adam", "adamw", "sgd"), instead=names.OBJECTIVE)
+    learning_rate: float = common(
+        REQUIRED,
+        "peak learning rate, after warm-up",
+        0.001,
+        above=0,
+        also="lr base_lr init_lr initial_learning_rate peak_lr",
     )
-    warmup: int = key(0, "updates over which the learning rate rises", 100, at_least=0, also="warmup_steps")
+    schedule: str = key(
+        "constant",
+        "the learning rate after warm-up",
+        "cosine",
+        choices=SCHEDULES,
+        also="lr_schedule learning_rate_schedule scheduler lr_scheduler lr_scheduler_type decay learning_rate_decay lr_decay",
+    )
+    warmup: int = key(
+        0,
+        "updates over which the learning rate rises",
+        100,
+        at_least=0,
+        also="warmup_steps num_warmup_steps lr_warmup_steps",
+        instead=names.WARMUP,
+    )
     final_fraction: float = key(
         0.0, "learning rate at the last step, as a fraction of the peak", 0.1, at_least=0, at_most=1, only=DECAYS
     )
-    weight_decay: float = key(0.0, "decoupled weight decay", 0.004, at_least=0, also="wd")
+    weight_decay: float = key(0.0, "decoupled weight decay", 0.004, at_least=0, also="wd", instead=names.DECAY)
     momentum: float = key(0.0, "of sgd", 0.9, at_least=0, below=1, only=SGD)
     nesterov: bool = key(False, "of sgd", True, only=SGD)
-    beta_1: float = key(0.9, "of adam and adamw", at_least=0, below=1, also="beta1", only=ADAM)
-    beta_2: float = key(0.999, "of adam and adamw", at_least=0, below=1, also="beta2", only=ADAM)
-    epsilon: float = key(1e-7, "of adam and adamw", above=0, also="eps", only=ADAM)
+    beta_1: float = key(0.9, "of adam and adamw", at_least=0, below=1, also="beta1 adam_beta1", only=ADAM)
+    beta_2: float = key(0.999, "of adam and adamw", at_least=0, below=1, also="beta2 adam_beta2", only=ADAM)
+    epsilon: float = key(1e-7, "of adam and adamw", above=0, also="eps adam_epsilon", only=ADAM)
     clip_norm: float | None = key(
         None,
         "bound on the gradients' global norm; null does not clip",
         1.0,
         above=0,
-        also="clip grad_clip max_grad_norm clipnorm global_clipnorm",
+        also="clip grad_clip gradient_clip gradient_clip_val max_grad_norm clip_grad_norm clipnorm global_clipnorm max_norm",
+        instead=names.CLIPPING,
     )
     accumulate: int = key(
-        1, "micro-batches a batch is cut into", 2, at_least=1, also="accumulate_steps gradient_accumulation_steps"
+        1,
+        "micro-batches a batch is cut into",
+        2,
+        at_least=1,
+        also="accumulate_steps accumulate_grad_batches gradient_accumulation gradient_accumulation_steps grad_accum_steps",
     )
     ema: float | None = key(
-        None, "decay of the averaged weights for evaluation; null is none", 0.999, above=0, below=1, also="ema_decay"
+        None,
+        "decay of the averaged weights for evaluation; null is none",
+        0.999,
+        above=0,
+        below=1,
+        also="ema_decay ema_momentum use_ema",
     )
 
 
@@ -122,7 +160,7 @@ class InitFromSettings:
         "run folder or checkpoint that a new run starts from",
         "runs/other",
         path=True,
-        also="pretrained init_checkpoint warm_start finetune",
+        also="pretrained pretrained_weights init_checkpoint load_weights weights warm_start finetune",
         affects=OWN,
     )
     include: tuple[str, ...] | None = key(
@@ -198,27 +236,50 @@ class ReplaySettings:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogSettings:
     AFFECTS: ClassVar = RUN
-    every: int = common(100, "steps between log lines and points in TensorBoard", at_least=1)
+    every: int = common(
+        100,
+        "steps between log lines and points in TensorBoard",
+        at_least=1,
+        also="log_every log_every_n_steps log_interval log_steps logging_steps print_every print_freq summary_interval",
+        instead=names.OUTPUT,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
     AFFECTS: ClassVar = RUN
-    every: int = common(500, "steps between evaluations; 0 is only at the end", at_least=0)
+    every: int = common(
+        500,
+        "steps between evaluations; 0 is only at the end",
+        at_least=0,
+        also="eval_every eval_interval eval_steps eval_freq evaluate_every val_check_interval validation_freq val_every",
+        instead=names.EVALUATION,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
     AFFECTS: ClassVar = RUN
-    every: int = common(500, "steps between checkpoints; 0 is only at the end", at_least=0)
-    keep: int = common(3, "how many of the last checkpoints are kept", at_least=1)
+    every: int = common(
+        500,
+        "steps between checkpoints; 0 is only at the end",
+        at_least=0,
+        also="checkpoint_every checkpoint_interval save_every save_interval save_steps save_freq every_n_train_steps",
+        instead=names.CHECKPOINTS,
+    )
+    keep: int = common(
+        3,
+        "how many of the last checkpoints are kept",
+        at_least=1,
+        also="max_to_keep save_total_limit keep_last save_top_k",
+    )
     keep_every: int | None = key(
         None, "checkpoints at multiples of it are kept for good; null keeps none", 10000, at_least=1
     )
     background: bool = key(True, "steps go on while a checkpoint is written", also="async async_save")
     best: str | None = key(
         AUTO,
-        "metric whose best checkpoint is kept too: -METRIC where smaller is better, +METRIC; auto is accuracy, else loss",
+        "metric of the best checkpoint, -METRIC if smaller is better; auto is accuracy, else loss",
         "accuracy",
         also="monitor monitor_metric",
     )
@@ -233,7 +294,9 @@ class CheckpointSettings:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProfileSettings:
     AFFECTS: ClassVar = RUN
-    at: int | None = common(None, "step at which a profiler trace begins; null takes none", 50, at_least=0)
+    at: int | None = common(
+        None, "step at which a profiler trace begins; null takes none", 50, at_least=0, instead=names.PROFILE
+    )
     steps: int = common(5, "steps in the profiler trace", at_least=1)
 
 
@@ -276,17 +339,27 @@ class Settings:
     model: Mapping[str, Any]
     command: str
     steps: int = common(
-        1000, "number of updates", at_least=1, at_most=LARGEST, also="epochs num_steps max_steps train_steps iterations"
+        1000,
+        "number of updates",
+        at_least=1,
+        at_most=LARGEST,
+        also="step num_steps max_steps total_steps train_steps num_train_steps training_steps iterations max_iters max_iter",
+        instead=names.LENGTH,
     )
     seed: int = common(
-        0, "every random draw is a function of it and the step", at_least=0, at_most=LARGEST, also="random_seed"
+        0,
+        "every random draw is a function of it and the step",
+        at_least=0,
+        at_most=LARGEST,
+        also="random_seed rng_seed manual_seed seed_everything",
+        instead=names.ORDER,
     )
     run_dir: Path | None = common(  # noqa: RUF009 (it makes a field)
         None,
         "the run folder; null is runs/<recipe>/<mode>/<time>",
         "runs/mine",
         path=True,
-        also="output_dir out_dir logdir log_dir output dir",
+        also="output_dir out_dir logdir log_dir output dir model_dir save_dir work_dir job_dir default_root_dir checkpoint_dir",
         affects=OWN,
     )
     resume: str | None = common(
@@ -294,7 +367,7 @@ class Settings:
         "latest, or the path of a run folder or a checkpoint",
         "latest",
         path=True,
-        also="checkpoint ckpt restore load",
+        also="checkpoint ckpt ckpt_path checkpoint_path resume_from resume_from_checkpoint restore load",
         affects=OWN,
     )
     stop_after: float | None = common(
@@ -302,14 +375,14 @@ class Settings:
         "the run saves and stops after this time; null lets it run",
         "2h",
         duration=True,
-        also="max_time time_limit deadline max_hours timeout",
+        also="max_time time_limit deadline timeout",
         affects=RUN,
     )
     check_numerics: bool = key(
         False,
         "stop at the first NaN or infinity and name its op (not under XLA)",
         True,
-        also="check_nan detect_nan nan",
+        also="check_nan detect_nan nan detect_anomaly debug_nans terminate_on_nan",
         affects=("numbers", "run"),
     )
     nonfinite: NonfiniteSettings = NonfiniteSettings()

@@ -11,6 +11,7 @@ import ast
 import collections.abc
 import contextlib
 import inspect
+import math
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ from modetrain.data.sources import load as sources
 from modetrain.diagnostics import location
 from modetrain.errors import ConfigError, closest
 from modetrain.files import paths
+from modetrain.files.quoting import key_of
+from modetrain.other_names import EPOCHS
 from modetrain.schema import text
 from modetrain.settings import AUTO, Settings
 from modetrain.training.metric_direction import Monitored, name_of
@@ -44,9 +47,26 @@ def load(words: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> Se
     Raises:
       ConfigError: the configuration cannot run.
     """
-    settings = config.load(words, cwd, config_dirs)
+    try:
+        settings = config.load(words, cwd, config_dirs)
+    except ConfigError as error:
+        more = ""
+        with contextlib.suppress(Exception):  # whatever is wrong besides
+            more = f"\n{_epochs_in_steps(words, cwd, config_dirs)}"
+        raise ConfigError(f"{error}{more}") from None
     sources.check(settings.data)
     return settings
+
+
+def _epochs_in_steps(words: Sequence[str], cwd: Path, config_dirs: Sequence[str]) -> str:
+    """How many steps the epochs are that were typed, where the number of examples is known."""
+    (typed,) = [word for word in words if key_of(word).rpartition(".")[2] in EPOCHS]
+    epochs = float(typed.partition("=")[2])
+    data = config.load([word for word in words if word != typed], cwd, config_dirs).data
+    examples = sources.count_training(data)
+    assert examples is not None
+    steps = math.ceil(epochs * examples / data.batch_size)
+    return f"{typed}: {epochs:g} epochs of {examples:,} examples are {steps} steps of {data.batch_size}. Type steps={steps}."
 
 
 def code(words: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> None:

@@ -124,7 +124,8 @@ def _unknown(found: Mapping[str, Any], composition: Composition, folders: Sequen
     for key, value in found.items():
         parent = key.rpartition(".")[0]
         callback = key.split(".")[1] if key.startswith("callbacks.") else ""
-        own = is_free(key) and (not callback or "_target_" in ((composition.config["callbacks"] or {})[callback] or {}))
+        node = (composition.config.get("callbacks") or {}).get(callback)
+        own = is_free(key) and (not callback or (isinstance(node, Mapping) and "_target_" in node))
         given, typed = composition.given(key, value), composition.override_of(key)
         if key in KEYS or (key in known and own) or (value is None and key == f"callbacks.{callback}"):
             continue
@@ -138,12 +139,19 @@ def _unknown(found: Mapping[str, Any], composition: Composition, folders: Sequen
             fix = f"{near}If its code takes it, type +{typed}."
             yield f"{given}: there is no {key} here; {parent} has {', '.join(has) or 'no keys'}. {fix}"
             continue
-        group = near_group(key, str(value), folders) if not {".", "/"} & {*key} else None
+        if own:
+            yield f"{given}: there is no {key} yet. Type +{typed} to add it."
+            continue
+        is_word = not {".", "/"} & {*key} and not suggest.by_other_name(key)
+        group = near_group(key, str(value), folders) if is_word else None
         hint = (
-            f"Did you mean {group}={value}?" if group else suggest.sentence(key, value=text(value) if typed else None)
+            f"Did you mean {group}={value}?"
+            if group
+            else suggest.sentence(key, value=text(suggest.fitting(key, value)) if typed else None)
         )
-        needs = f" A callback of your own needs callbacks.{callback}._target_." if callback not in CALLBACKS else ""
-        yield f"{given}: there is no key {key!r}. {hint}{needs if callback else ''}"
+        needs = callback and callback not in CALLBACKS and not suggest.by_other_name(key)
+        own_one = f" A callback of your own needs +callbacks.{callback}._target_=MODULE.CLASS." if needs else ""
+        yield f"{given}: there is no key {key!r}. {hint}{own_one}"
 
 
 def _code_problems(composition: Composition) -> Iterator[str]:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from modetrain.errors import closest
-from modetrain.keys import KEYS
+from modetrain.keys import KEYS, SECTIONS
+from modetrain.schema import Value
+from modetrain.settings import CALLBACKS
+
+# Sections whose keys mean the same wherever they are typed; `exclude` or `every` of others say nothing by themselves.
+_OF_THE_RUN = ("", "data", "optimizer", "mode")
 
 
 def keys(key: str, known: Iterable[str] = ()) -> list[str]:
@@ -15,28 +21,65 @@ def keys(key: str, known: Iterable[str] = ()) -> list[str]:
       key: what was typed.
       known: keys there are besides those of the table.
     """
-    key = key.replace("/", ".").replace("-", "_").strip(".")
+    key = _plain(key)
     names = {*KEYS, *known}
     if key in names:
         return [key]
     section, _, leaf = key.rpartition(".")
-    for name, entry in KEYS.items():
-        if leaf in entry.key.also.split():
-            return [name]
+    alike = by_other_name(key)
     siblings = [name for name in names if name.rpartition(".")[0] == section]
+    if inside := [name for name in alike if name in siblings]:
+        return inside[:1]
     if section and siblings:
         # Whole keys would be alike for their common section alone.
         near = closest(leaf, [name.rpartition(".")[2] for name in siblings])
         if near:
             return [f"{section}.{near}"]
+    if alike:
+        return alike[:1]
     same = sorted(name for name in names if name.rpartition(".")[2] == leaf)
+    if (root := section.partition(".")[0]) in SECTIONS:
+        same = [one for one in same if one.partition(".")[0] == root or one.rpartition(".")[0] in _OF_THE_RUN]
+    if callback := _own_callback(key):  # of another callback only where its name is alike
+        names = {one for one in names if closest(callback, one.split(".")[1:2])}
+        same = [one for one in same if one in names]
     if section and same:
         near = closest(key, same)
         return [near] if near else same
     if same or (section and siblings):
         return same
-    near = closest(key, names) or _near_leaf(leaf, names)
+    near = closest(key, [name for name in names if not section or closest(leaf, [name.rpartition(".")[2]])])
+    near = near or _near_leaf(leaf, names)
     return [near] if near else []
+
+
+def by_other_name(key: str) -> list[str]:
+    """The keys that another library's name stands for."""
+    leaf = _plain(key).rpartition(".")[2].lower()
+    return [name for name, one in KEYS.items() if leaf in one.key.also.split() or _instead(_plain(key), one)]
+
+
+def fitting(key: str, value: Any) -> Any:
+    """The value that was probably meant, of the key that was probably meant: `mixed_float16` for `precision=16`."""
+    found = [KEYS[name] for name in keys(key) if name in KEYS]
+    return value if len(found) != 1 or found[0].accepts(value) else found[0].propose(value)
+
+
+def _plain(key: str) -> str:
+    return key.replace("/", ".").replace("-", "_").strip(".")
+
+
+def _instead(key: str, entry: Value) -> str | None:
+    """The sentence of a key about another library's name: as it was typed, its last part, or that of a callback."""
+    whole = key.lower()
+    found = (entry.key.instead.get(name) for name in (whole, whole.rpartition(".")[2], _own_callback(whole)))
+    return next((sentence for sentence in found if sentence), None)
+
+
+def _own_callback(key: str) -> str:
+    """The name of the callback that a key belongs to, if it is none of the library's."""
+    section, name = [*key.split("."), "", ""][:2]
+    return name if section == "callbacks" and key.count(".") > 1 and name not in CALLBACKS else ""
 
 
 def _near_leaf(leaf: str, names: Iterable[str]) -> str | None:
@@ -54,6 +97,9 @@ def sentence(key: str, known: Iterable[str] = (), value: str | None = None) -> s
       key, known: as in `keys`.
       value: what was to be assigned, to make the proposal whole.
     """
+    leading = next(filter(None, (_instead(_plain(key), entry) for entry in KEYS.values())), None)
+    if leading is not None:
+        return leading
     found = keys(key, known)
     whole = [f"{name}={value}" if value is not None else name for name in found]
     section = key.rpartition(".")[0]

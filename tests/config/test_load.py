@@ -111,7 +111,11 @@ WRONG_WORDS = [
     ([M, "learning_rate=0.1"], ["Did you mean optimizer.learning_rate=0.1?"]),
     ([M, "lr=0.1"], ["Did you mean optimizer.learning_rate=0.1?"]),
     ([M, "batch_size=8"], ["Did you mean data.batch_size=8?"]),
-    ([M, "epochs=3"], ["Did you mean steps=3?"]),
+    (
+        [M, "epochs=3", "data.source=bundled"],
+        ["3 epochs of 4,000 examples are 188 steps of 64. Type steps=188."],
+    ),
+    ([M, "trainer.max_epochs=3", "data.name=cifar10"], ["There are no epochs", "Type steps=STEPS."]),
     ([M, "every=3"], ["callbacks.log.every=3", "callbacks.evaluate.every=3"]),
     ([M, "data.quux=3"], ["There is data.name, data.source"]),
     ([M, "callbacks.logg.every=3"], ["Did you mean callbacks.log.every=3?"]),
@@ -270,6 +274,9 @@ WRONG_WORDS = [
     ([M, "+recipe.model=x"], ["the run itself gives", "Leave it out"]),
     ([M, "model.filter=[8]"], ["Did you mean model.filters=[8]?"]),
     ([M, "+model.fliters=[8]"], ["recipes.models.cnn has no argument 'fliters'", "Did you mean model.filters?"]),
+    ([M, "callbacks.x._target_=mine.X"], ["Type +callbacks.x._target_=mine.X to add it."]),
+    ([M, "callbacks.x.every=3"], ["A callback of your own needs +callbacks.x._target_=MODULE.CLASS."]),
+    ([M, "callbacks.every=3"], ["no key 'callbacks.every'"]),
     # what its annotations say that code takes
     ([M, "model.filters=8"], ["a list of 1 or more, each a whole number of at least 1, not 8", "model.filters=[8]"]),
     ([M, "model.filters=[a]"], ["not [a]. Type for example model.filters=[32,64]"]),
@@ -304,6 +311,43 @@ def test_a_wrong_command_line_is_refused(folder, capsys, words, expected):
     err = refused(capsys, words)
     for part in expected:
         assert part in err
+
+
+# Names of other libraries; what is proposed is a key with a value that it takes, or a sentence.
+OTHER_NAMES = {
+    "step=10 max_steps=10 num_train_steps=10 training_steps=10": "Did you mean steps=10?",
+    "num_epochs=3 n_epochs=3 num_train_epochs=3": "There are no epochs",
+    "callbacks.early_stopping.patience=3 patience=3 early_stopping=true": "trainer.stop_early('why')",
+    "optimizer.exclude=[bias] no_decay=[bias]": "optimizer(variables, weight_decay=0.0)",
+    "lr=0.1 optimizer.lr=0.1 initial_learning_rate=0.1": "Did you mean optimizer.learning_rate=0.1?",
+    "lr_decay=0.1": "Did you mean optimizer.schedule=cosine?",
+    "seed_everything=1 random_seed=1": "Did you mean seed=1?",
+    "devices=2 gpus=2 trainer.devices=2": "Type mode=mirrored mode.replicas=NUMBER",
+    "num_nodes=2 world_size=2": "Type mode=multiworker mode.workers=NUMBER",
+    "precision=16 precision=16-mixed mode.precision=16": "mode.precision=mixed_float16",
+    "bf16=true precision=bf16": "mode.precision=mixed_bfloat16",
+    "strategy=ddp distribution_strategy=mirrored": "Did you mean mode.strategy=mirrored?",
+    "accumulate_grad_batches=4 gradient_accumulation_steps=4": "Did you mean optimizer.accumulate=4?",
+    "gradient_clip_val=0.5 clipnorm=0.5": "Did you mean optimizer.clip_norm=0.5?",
+    "log_every_n_steps=5 logging_steps=5": "Did you mean callbacks.log.every=5?",
+    "val_check_interval=5 eval_steps=5": "Did you mean callbacks.evaluate.every=5?",
+    "save_steps=5 checkpoint_interval=5": "Did you mean callbacks.checkpoint.every=5?",
+    "ckpt_path=runs/a resume_from_checkpoint=runs/a": "Did you mean resume=runs/a?",
+    "model_dir=out default_root_dir=out": "Did you mean run_dir=out?",
+    "jit_compile=true": "Type mode=xla",
+    "run_eagerly=true": "Type mode=eager.",
+    "fast_dev_run=true": "Type debug=fast",
+    "monitor=loss callbacks.checkpoint.monitor=loss": "Did you mean callbacks.checkpoint.best=loss?",
+    "callbacks.profile.evry=3": "There is callbacks.profile.at, callbacks.profile.steps.",
+}
+
+
+def test_names_of_other_libraries_lead_to_the_right_key(folder):
+    for words, expected in OTHER_NAMES.items():
+        for word in words.split():
+            with pytest.raises(ConfigError) as refusal:
+                config.load([M, word], folder)
+            assert expected in str(refusal.value), word
 
 
 def test_more_workers_than_memory_holds_are_refused(folder, capsys, monkeypatch):

@@ -10,7 +10,13 @@ depend on (seed, step) only, and on nothing that was read before.
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 import re
+from pathlib import Path
+
+import numpy as np
 
 from modetrain.data.sources.messages import BUNDLED, data_override, format_path
 from modetrain.data.sources.source import Source
@@ -83,3 +89,24 @@ def load(settings: DataSettings) -> Source:
     from modetrain.data.sources import tfds
 
     return tfds.load(settings)
+
+
+def count_training(settings: DataSettings) -> int | None:
+    """How many examples are trained on, as far as files tell without decoding them; None if they do not."""
+    if settings.source == "bundled":
+        from modetrain.data.sources import bundled
+
+        return len(bundled.load(dataclasses.replace(settings, image_size=None), because="").train["label"])
+    from modetrain.data.sources import names
+
+    name = settings.train_split
+    folder = Path(os.path.expanduser(settings.path or ""))
+    infos = [folder / "dataset_info.json"] if settings.source == "folder" else names.find_infos(settings)
+    for file in infos:
+        if file.is_file():
+            found = json.loads(file.read_text(encoding="utf-8"))["splits"]
+            return next((sum(map(int, split["shardLengths"])) for split in found if split["name"] == name), None)
+    if settings.source == "folder" and (folder / f"{name}.npz").is_file():
+        return len(np.load(folder / f"{name}.npz")["label"])
+    label = folder / name / "label.npy"
+    return len(np.load(label, mmap_mode="r")) if settings.source == "folder" and label.is_file() else None

@@ -19,24 +19,44 @@ _CODES = {"plain": "MT401", "layer": "MT403", "object": "MT404", "container": "M
 class StaleStateCallback(Callback):
     """Warns of what the step reads and has changed since it was traced: a weight, an epoch, `layer.trainable`.
 
+    It looks where another callback looks, or a call ends, and never makes a call shorter.
+
     Args:
-      every: steps between two comparisons.
+      every: steps in a window; values are compared once after a window is complete.
     """
 
     def __init__(self, *, every: int):
-        super().__init__(every=every)
+        super().__init__()
+        self._window = every
+        self._compared = 0
+        self._others: list[Callback] = []
         self._detector: StaleStateDetector | None = None
+
+    def next_step(self, step):
+        wanted = [one for callback in self._others if (one := callback.next_step(step)) is not None]
+        return min(wanted, default=None)
+
+    def on_train_begin(self, trainer):
+        self._others = [callback for callback in trainer.callbacks if callback is not self]
+        self._compared = trainer.step
 
     def on_steps_end(self, trainer, metrics):
         if self._detector is None:  # the first call has traced the step
             self._detector = StaleStateDetector(trainer.recipe)
+        elif metrics.first // self._window > self._compared // self._window:  # no callback has looked since
+            self._report(trainer)
 
     def on_step(self, trainer):
-        for one in self._detector.find_changed() if self._detector is not None else ():
-            log.warning(f"step {trainer.step}: {one.place.shown}: {one.code} {one.what}")
+        if trainer.step // self._window > self._compared // self._window:
+            self._report(trainer)
 
     def on_train_end(self, trainer):
-        self.on_step(trainer)
+        self._report(trainer)
+
+    def _report(self, trainer) -> None:
+        self._compared = trainer.step
+        for one in self._detector.find_changed() if self._detector is not None else ():
+            log.warning(f"step {trainer.step}: {one.place.shown}: {one.code} {one.what}")
 
 
 class StaleStateDetector:
