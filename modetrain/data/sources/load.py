@@ -16,8 +16,6 @@ import os
 import re
 from pathlib import Path
 
-import numpy as np
-
 from modetrain.data.sources.messages import BUNDLED, data_override, format_path
 from modetrain.data.sources.source import Source
 from modetrain.errors import ConfigError, closest, did_you_mean
@@ -97,6 +95,8 @@ def count_training(settings: DataSettings) -> int | None:
         from modetrain.data.sources import bundled
 
         return len(bundled.load(dataclasses.replace(settings, image_size=None), because="").train["label"])
+    import numpy as np
+
     from modetrain.data.sources import names
 
     name = settings.train_split
