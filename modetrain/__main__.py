@@ -75,7 +75,9 @@ def _main(words: Sequence[str], cwd: Path) -> int:
 
         return hydra_main.run(line.for_hydra, cwd, line.config_dirs)
     from modetrain.config import load as config
+    from modetrain.config import resumed
 
+    line = resumed.expand(line, cwd)
     if line.multirun:
         from modetrain.app import sweep, sweep_run
 

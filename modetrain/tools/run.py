@@ -63,8 +63,11 @@ def run(*words: str, callbacks: Sequence[Callback] = (), **keys: Any) -> RunResu
     """
     words = (*words, *(quoting.override(key, value) for key, value in keys.items()))
     from modetrain.app import check
+    from modetrain.config import arguments, resumed
 
-    settings = check.load(words, Path.cwd())
+    line = resumed.expand(arguments.CommandLine(overrides=words), Path.cwd())
+    words, dirs = line.overrides, line.config_dirs
+    settings = check.load(words, Path.cwd(), dirs)
     if settings.do not in _DO:
         raise ConfigError(
             f'modetrain.run("do={settings.do}"): run trains and evaluates. Call modetrain.compare or modetrain.inspect, or type '
@@ -80,7 +83,7 @@ def run(*words: str, callbacks: Sequence[Callback] = (), **keys: Any) -> RunResu
     from modetrain.tools.inspect_command import TOOLS
 
     tools = dataclasses.replace(TOOLS, callbacks=lambda settings: [*TOOLS.callbacks(settings), *callbacks])
-    outcome = session.run(settings, tools=tools, check=lambda: check.code(words, Path.cwd()))
+    outcome = session.run(settings, tools=tools, check=lambda: check.code(words, Path.cwd(), dirs))
     if outcome.error is not None:
         raise outcome.error
     if outcome.trainer is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from modetrain.__main__ import main
+from modetrain.config import arguments, resumed
 from modetrain.config import load as config
 from modetrain.config.targets import instantiate
 from modetrain.errors import ConfigError
@@ -857,6 +860,29 @@ def test_resume_takes_a_run_folder_or_a_checkpoint(folder):
     assert config.load([M, "run_dir=new", "resume=out"], folder).run_dir == folder / "new"
     assert config.load([M, "steps=5", "resume=out"], folder).steps == 5, "there is nothing to do, which is no mistake"
     assert config.load([M, "steps=4", "resume=out", "do=evaluate"], folder).steps == 4
+
+
+def test_a_run_that_is_named_alone_has_the_words_of_that_run(folder, capsys):
+    command = "python -m modetrain recipe=mnist model=mlp 'model.hidden=[7]' mode=graph steps=5 run_dir=out do=train"
+    write(folder, {"out/checkpoints/step-00000005.npz": "", "out/run.json": json.dumps({"command": command})})
+
+    def composed(*words):
+        assert main([*words, "--cfg", "job"]) == 0
+        return yaml.safe_load(capsys.readouterr().out)
+
+    for words in (["resume=out"], ["run_dir=out", "resume=latest"], ["resume=out/checkpoints/step-00000005.npz"]):
+        found = composed(*words, "steps=9")
+        assert (found["model"]["hidden"], found["steps"], found["mode"]["name"]) == ([7], 9, "graph")
+        assert found["do"]["name"] == "train"
+    found = composed("do=evaluate", "resume=out", "mode=xla", "model.hidden=[8]")
+    assert (found["do"]["name"], found["mode"]["name"], found["model"]["hidden"]) == ("evaluate", "xla", [8])
+    assert "filters" in composed("resume=out", "model=cnn")["model"], "keys of another model are left out"
+    assert composed("resume=out", "recipe=mnist", "steps=9")["model"]["filters"], "a whole command line counts as typed"
+    line = resumed.expand(arguments.parse(["resume=out", "steps=9"]), folder)
+    assert line.overrides == ("recipe=mnist", "model=mlp", "model.hidden=[7]", "mode=graph", "resume=out", "steps=9")
+    assert "no such file or folder" in refused(capsys, ["resume=missing"])
+    assert "recipe= is missing" in refused(capsys, ["resume=latest"])
+    assert "recipe= is missing" in refused(capsys, ["run_dir=missing", "resume=latest"])
 
 
 # --- building --------------------------------------------------------------------------------------------------------
