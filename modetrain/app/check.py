@@ -25,7 +25,7 @@ from modetrain.data.sources import load as sources
 from modetrain.diagnostics import location
 from modetrain.errors import ConfigError, closest
 from modetrain.files import paths
-from modetrain.files.quoting import key_of
+from modetrain.files.quoting import key_of, proposal
 from modetrain.other_names import EPOCHS
 from modetrain.schema import text
 from modetrain.settings import AUTO, Settings
@@ -154,7 +154,8 @@ def _metric_problems(composition: Composition) -> Iterator[str]:
     names, name = returned(getattr(recipe, "eval_step", None)), name_of(best)
     if names and name not in names:
         near = closest(name, names)
-        fix = f"Did you mean {key}={near}?" if near else f"Type {key}={names[0]}, or {key}=null for none."
+        fix = f"Type {proposal(key, names[0])}, or {key}=null for none."
+        fix = f"Did you mean {proposal(key, near)}?" if near else fix
         yield f"{composition.given(key, best)}: eval_step of {target} returns {', '.join(names)}, and no {name!r}. {fix}"
         return
     stated = getattr(recipe, "best_is", None)

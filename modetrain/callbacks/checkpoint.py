@@ -16,7 +16,7 @@ from modetrain.checkpoints import file
 from modetrain.checkpoints.writer import AsyncWriter
 from modetrain.errors import NotSavedError, did_you_mean
 from modetrain.files import atomic, run_folder
-from modetrain.files.quoting import shell_path_override
+from modetrain.files.quoting import proposal, shell_path_override
 from modetrain.training.metric_direction import Monitored, name_of
 
 log = logging.getLogger(__name__)
@@ -188,8 +188,8 @@ class Checkpoint(Callback):
             if metric is not None and unknown:
                 raise ValueError(
                     f"callbacks.checkpoint.best={self._best}: the evaluation returned {', '.join(sorted(results))}, "
-                    f"and no {metric.name!r}.{did_you_mean(metric.name, results)} Type callbacks.checkpoint.best="
-                    f"{min(results)} or callbacks.checkpoint.best=null."
+                    f"and no {metric.name!r}.{did_you_mean(metric.name, results)} Type "
+                    f"{proposal('callbacks.checkpoint.best', min(results))} or callbacks.checkpoint.best=null."
                 )
 
     def _monitor(self, trainer, best: str) -> None:

@@ -170,6 +170,10 @@ def _unknown(word: str, name: str, value: str) -> ConfigError:
         return ConfigError(f"{word}: there is no such flag. Did you mean --{flag}?")
     if bare in SECTIONS or suggest.keys(bare):
         text = value if value and not value.startswith("-") and "=" not in value else "VALUE"
-        ask = f"Did you mean {bare}={text}?" if bare in SECTIONS else suggest.sentence(bare, value=text)
+        ask = (
+            f"Did you mean {quoting.in_sentence(f'{bare}={text}')}?"
+            if bare in SECTIONS
+            else suggest.sentence(bare, value=text)
+        )
         return ConfigError(f"{word}: settings are typed without dashes, as key=value. {ask}")
     return ConfigError(f"{word}: there is no such flag. --help lists the flags; settings are typed as key=value.")

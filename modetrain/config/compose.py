@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import datetime
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from modetrain.config import suggest
 from modetrain.config.files import ConfigFile, explain, find, read, used
 from modetrain.config.overrides import MAY_BE_LEFT_OUT, for_hydra, groups, line
 from modetrain.errors import ConfigError
+from modetrain.files import quoting
 from modetrain.files.paths import find_options
 from modetrain.keys import KEYS, MISSING, defaults, leaves
 from modetrain.schema import text
@@ -68,7 +70,13 @@ def _upwards(key: str) -> list[str]:
     return [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
 
 
-def compose(overrides: Sequence[Override], folders: Sequence[Path], cwd: Path, root: str = "config") -> Composition:
+def compose(
+    overrides: Sequence[Override],
+    folders: Sequence[Path],
+    cwd: Path,
+    root: str = "config",
+    now: datetime.datetime | None = None,
+) -> Composition:
     """Composes the root config with the chosen options and the overrides.
 
     Args:
@@ -76,6 +84,7 @@ def compose(overrides: Sequence[Override], folders: Sequence[Path], cwd: Path, r
       folders: where configs are looked up; the first that has a file wins.
       cwd: paths in messages are relative to it.
       root: name of the root config.
+      now: the time of `${now:...}`; by default when it is resolved.
 
     Raises:
       ConfigError: a file cannot be read, an option or key does not exist, or no recipe was chosen.
@@ -101,7 +110,8 @@ def compose(overrides: Sequence[Override], folders: Sequence[Path], cwd: Path, r
                 del (OmegaConf.select(config, parent) if parent else config)[leaf]
             else:
                 OmegaConf.update(config, key, override.value(), merge=True, force_add=True)
-        resolved: Any = OmegaConf.to_container(config, resolve=True)
+        with _at(now):
+            resolved: Any = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         key, said = str(error.full_key or ""), str(error).splitlines()[0].rstrip(".")
         fix = f"Type {key}=VALUE." if "." not in key or key in KEYS else "Fix it in its file."
@@ -146,6 +156,20 @@ def _composed(
     in_order = [first, *(find(g, str(o), folders) for g, o in reversed(choices.items()) if o is not None)]
     sources = [read(one, one.parent.name, cwd) if isinstance(one, Path) else one for one in in_order if one]
     return config, choices, sources
+
+
+@contextlib.contextmanager
+def _at(now: datetime.datetime | None) -> Iterator[None]:
+    """Within this `${now:...}` is one time, where one is given."""
+    from hydra.core.utils import setup_globals
+    from omegaconf import OmegaConf
+
+    if now is not None:
+        OmegaConf.register_new_resolver("now", now.strftime, replace=True)
+    try:
+        yield
+    finally:
+        setup_globals()  # Hydra's own resolvers
 
 
 @contextlib.contextmanager
@@ -230,4 +254,5 @@ def _check_sections(overrides: Sequence[Override], base: Mapping[str, Any]) -> N
             raise ConfigError(f"{typed}: {key} is a section with keys of its own. Type one of them: {keys}.")
         elif key in KEYS and not there and _lookup(base, parent) == (True, None):
             given = typed.partition("=")[2]
-            raise ConfigError(f"{typed}: {parent} is switched off (null). Type +{parent}={{{leaf}:{given}}}.")
+            fix = quoting.in_sentence(f"+{parent}={{{leaf}:{given}}}")
+            raise ConfigError(f"{typed}: {parent} is switched off (null). Type {fix}.")

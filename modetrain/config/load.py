@@ -9,6 +9,7 @@ that it found. What the user's own code takes is checked once that is imported (
 
 from __future__ import annotations
 
+import datetime
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,22 +45,25 @@ def load(
     Raises:
       ConfigError: the configuration cannot run; the message has a line for each reason.
     """
-    composition = composed(arguments, cwd, config_dirs)
+    now = datetime.datetime.now()  # one time for all that is composed here
+    composition = composed(arguments, cwd, config_dirs, now)
     _raise(_problems(composition, paths.conf_dirs(cwd, config_dirs)))
     paths.install_recipes(cwd)
     _raise(_code_problems(composition))
     command = command if command is not None else command_line.written(arguments, config_dirs)
-    notes = _notes(composition, arguments, cwd, config_dirs)
+    notes = _notes(composition, arguments, cwd, config_dirs, now)
     settings = _settings(composition, command, notes, cwd)
     _raise(rules.problems(settings, composition))
     return settings
 
 
-def composed(arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> Composition:
-    """The configuration with where its values come from, unchecked; arguments as in `load`."""
+def composed(
+    arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = (), now: datetime.datetime | None = None
+) -> Composition:
+    """The configuration with where its values come from, unchecked; arguments as in `load` and `compose`."""
     folders = paths.conf_dirs(cwd, [*config_dirs, *overrides.search_path(arguments)])
     root = next((word.partition("=")[2] for word in arguments if word.startswith(f"{command_line.ROOT}=")), "config")
-    return compose(overrides.parse(arguments, folders), folders, cwd, root)
+    return compose(overrides.parse(arguments, folders), folders, cwd, root, now)
 
 
 def to_yaml(settings: Settings) -> str:
@@ -135,19 +139,19 @@ def _unknown(found: Mapping[str, Any], composition: Composition, folders: Sequen
         if beside:
             has = sorted(name for name in beside if not name.endswith("._target_"))
             mine = [name for name in suggest.keys(key, known) if name in has]
-            near = f"Did you mean {mine[0]}={text(value)}? " if mine else ""
-            fix = f"{near}If its code takes it, type +{typed}."
+            near = f"Did you mean {quoting.proposal(mine[0], value)}? " if mine else ""
+            fix = f"{near}If its code takes it, type {quoting.in_sentence(f'+{typed}')}."
             yield f"{given}: there is no {key} here; {parent} has {', '.join(has) or 'no keys'}. {fix}"
             continue
         if own:
-            yield f"{given}: there is no {key} yet. Type +{typed} to add it."
+            yield f"{given}: there is no {key} yet. Type {quoting.in_sentence(f'+{typed}')} to add it."
             continue
         is_word = not {".", "/"} & {*key} and not suggest.by_other_name(key)
         group = near_group(key, str(value), folders) if is_word else None
         hint = (
             f"Did you mean {group}={value}?"
             if group
-            else suggest.sentence(key, value=text(suggest.fitting(key, value)) if typed else None)
+            else suggest.sentence(key, value=quoting.override("", suggest.fitting(key, value))[1:] if typed else None)
         )
         needs = callback and callback not in CALLBACKS and not suggest.by_other_name(key)
         own_one = f" A callback of your own needs +callbacks.{callback}._target_=MODULE.CLASS." if needs else ""
@@ -227,14 +231,14 @@ def _converted(entry: Any, value: Any, cwd: Path) -> Any:
 
 
 def _notes(
-    composition: Composition, arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str]
+    composition: Composition, arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str], now: datetime.datetime
 ) -> tuple[str, ...]:
     """What a debug preset changed, seen by composing without it, so that no note claims what did not happen."""
     preset = composition.choices.get("debug")
     if preset is None:
         return ()
     without = [argument for argument in arguments if quoting.key_of(argument) != "debug"]
-    plain = composed([*without, "debug=null"], cwd, config_dirs)
+    plain = composed([*without, "debug=null"], cwd, config_dirs, now)
     before, after = dict(leaves(plain.config)), dict(leaves(composition.config))
     changed, kept = [], []
     for key in [*(key for key in KEYS if key in after), *(key for key in after if key not in KEYS)]:

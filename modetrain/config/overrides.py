@@ -69,7 +69,7 @@ def parse(arguments: Sequence[str], folders: Sequence[Path], *, sweep: bool = Fa
             if other.key_or_group == override.key_or_group:
                 raise ConfigError(
                     f"{line(other)} and {argument}: {other.key_or_group} is given twice, and only one can take effect. Keep "
-                    f"one of them, for example {argument}."
+                    f"one of them, for example {quoting.in_sentence(argument)}."
                 )
         if override.is_sweep_override() and not sweep:
             quoted = f", or {quoting.quote_word(_quoted(argument))} if it is one value."
@@ -181,7 +181,7 @@ def _check_word(argument: str, after: str | None, folders: Sequence[Path], sweep
         if bare.startswith(HYDRA_MULTIRUN):
             if not sweep:
                 raise ConfigError(
-                    f"{argument}: only a multirun has it. Type -m {argument} with several values for a key."
+                    f"{argument}: only a multirun has it. Type -m {quoting.in_sentence(argument)} with several values for a key."
                 )
             return
         instead = next((one for one, starts in INSTEAD_OF_HYDRA.items() if bare.startswith(starts)), None)
@@ -245,7 +245,7 @@ def _check_group(override: Override, folders: Sequence[Path]) -> None:
             raise ConfigError(f"{typed}: there is no file {group}/{name}.yaml in a config folder. {listed} {hint}")
     if group in GROUPS and (override.is_add() or override.is_force_add()):
         raise ConfigError(
-            f"{typed}: + adds what is not there, and there always is a {group}. Type {typed.lstrip('+')}."
+            f"{typed}: + adds what is not there, and there always is a {group}. Type {quoting.in_sentence(typed.lstrip('+'))}."
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from modetrain.errors import closest
+from modetrain.files.quoting import in_sentence
 from modetrain.keys import KEYS, SECTIONS
 from modetrain.schema import Value
 from modetrain.settings import CALLBACKS
@@ -95,13 +96,13 @@ def sentence(key: str, known: Iterable[str] = (), value: str | None = None) -> s
 
     Args:
       key, known: as in `keys`.
-      value: what was to be assigned, to make the proposal whole.
+      value: what was to be assigned, in Hydra's grammar, to make the proposal whole.
     """
     leading = next(filter(None, (_instead(_plain(key), entry) for entry in KEYS.values())), None)
     if leading is not None:
         return leading
     found = keys(key, known)
-    whole = [f"{name}={value}" if value is not None else name for name in found]
+    whole = [in_sentence(f"{name}={value}") if value is not None else name for name in found]
     section = key.rpartition(".")[0]
     siblings = [name for name in dict.fromkeys([*KEYS, *known]) if section and name.rpartition(".")[0] == section]
     if not whole and siblings:

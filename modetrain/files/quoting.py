@@ -18,6 +18,8 @@ from modetrain.files import paths
 
 # Text that Hydra and a shell leave unchanged, except numbers and words like `null`.
 _PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
+# Text that a shell leaves unchanged, a list in brackets included unless files have names like it.
+_SAFE = re.compile(r"[A-Za-z0-9_.,=/+:@%\[\]-]+")
 # These values are no paths, and so is one that begins with ~ (home) or - (a flag).
 _NO_PATHS = ("latest", "null", "???")
 
@@ -41,6 +43,16 @@ def override(key: str, value: Any, *, interpolated: bool = False) -> str:
 def shell_override(key: str, value: Any) -> str:
     """An override, quoted for a shell."""
     return quote_word(override(key, value))
+
+
+def proposal(key: str, value: Any) -> str:
+    """An override for a sentence: quoted where a shell or Hydra would read it as something else, and only there."""
+    return in_sentence(override(key, value))
+
+
+def in_sentence(word: str) -> str:
+    """A word for a sentence, quoted for a shell if it has to be; a list such as `[32,32]` need not be."""
+    return word if _SAFE.fullmatch(word) else quote_word(word)
 
 
 def shell_path_override(key: str, path: Path | str) -> str:

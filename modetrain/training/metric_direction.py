@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modetrain.errors import ConfigError
+from modetrain.files.quoting import proposal
 
 KEY = "callbacks.checkpoint.best"
 _SIGNS = {"-": "min", "+": "max"}
@@ -68,8 +69,9 @@ class Monitored:
         found = found or _KNOWN.get(_PREFIX.sub("", re.sub(r"[ -]", "_", name.lower())))
         if found is None:
             raise ConfigError(
-                f"{KEY}={name}: nothing says whether a smaller or a larger {name} is better. Type {KEY}=-{name} where "
-                f"smaller is, {KEY}=+{name} where larger is, or write best_is = {{{name!r}: 'min'}} in {owner}."
+                f"{KEY}={name}: nothing says whether a smaller or a larger {name} is better. Type {proposal(KEY, f'-{name}')} "
+                f"where smaller is, {proposal(KEY, f'+{name}')} where larger is, or write best_is = {{{name!r}: 'min'}} in "
+                f"{owner}."
             )
         return cls(name=name, best_is=found)
 

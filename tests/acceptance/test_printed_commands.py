@@ -26,6 +26,7 @@ from modetrain.data.sources import messages
 from modetrain.errors import ConfigError
 from modetrain.files import quoting
 from modetrain.tools.inspect.startup_check import format_inspect_command
+from modetrain.training.metric_direction import Monitored
 from tests.conftest import ROOT
 
 SMALL = ("recipe=mnist", "model=mlp", "model.hidden=[4]", "data.source=bundled", "data.batch_size=8", "mode=eager")
@@ -208,6 +209,19 @@ def test_what_an_error_says_to_type_can_be_typed(name, here):
     assert overrides.resolved_value_of(words[0]) == str(folder)
 
 
+@pytest.mark.parametrize("name", ["a=b", "größe", "it's", "null", "two  blanks", "{a,b}"])
+def test_what_is_meant_instead_can_be_typed(name, here):
+    with pytest.raises(ConfigError) as refused:
+        config.load([*SMALL, quoting.override("output_dir", name)], here)
+    (words,) = pasted([f"python {str(refused.value).partition('Did you mean ')[2].rstrip('?')}"], "sh")
+    assert config.load([*SMALL, *words], here).run_dir == here / name
+    with pytest.raises(ConfigError) as refused:
+        Monitored.parse(name)
+    (words,) = pasted([f"python {str(refused.value).partition('Type ')[2].partition(' where smaller is')[0]}"], "sh")
+    (save,) = [config.load([*SMALL, *words], here).callbacks["checkpoint"]]
+    assert Monitored.parse(save["best"]) == Monitored(name=name, best_is="min")
+
+
 @pytest.mark.parametrize("name", ["a=b", "größe", "it's", "$HOME", "(1)", "null", "a\tb"])
 def test_a_job_of_a_sweep_gets_the_folder_that_was_typed(name, here):
     first, second = sweep.plan(["recipe=mnist", f"{quoting.override('run_dir', name)},b"], here)
@@ -342,17 +356,17 @@ def test_a_failed_run_is_replayed_and_resumed_by_what_it_printed(shell):
 
 
 def test_a_job_of_a_sweep_is_resumed_by_what_it_printed_on_a_narrow_terminal(shell):
-    words = [*SMALL, "optimizer.learning_rate=0.1,0.01", "optimizer.warmup=0,2", "steps=1000000", "stop_after=1s"]
+    swept = ("optimizer.learning_rate=0.1,0.01", "optimizer.warmup=choice(0)")
+    words = [*SMALL, *swept, "steps=1000000", "stop_after=1s"]
     code, seen = shell.on_terminal(
         arguments.printed({"run_dir": "sweep"}, words=["-m", *words, "callbacks.log.every=1000"]), columns=50
     )
     assert code == 143, seen
-    resumed = shell.run(command_in(seen, "resume with"))
+    resumed = shell.run(command_in(seen.partition("--- job 1")[0], "resume with"))
     assert resumed.returncode == 143, resumed.stderr
     assert "resumed at step" in resumed.stdout
-    folders = [path.parent.name for path in shell.folder.glob("**/run.json") if "sweep" in path.parts]
-    assert folders == ["0-optimizer.learning_rate=0.1,optimizer.warmup=0"], "no other training was started"
+    folders = sorted(path.parent.name for path in shell.folder.glob("**/run.json") if "sweep" in path.parts)
+    jobs = [f"{n}-optimizer.learning_rate={rate},optimizer.warmup=0" for n, rate in enumerate((0.1, 0.01))]
+    assert folders == jobs, "stop_after= of one job stops that job; no other training was started"
     assert not (shell.folder / "runs").exists()
-    assert (
-        command_in(seen, "see their curves with") == f"tensorboard --logdir {quoting.quote_word(f'sweep/{folders[0]}')}"
-    )
+    assert command_in(seen, "see their curves with") == "tensorboard --logdir sweep"

@@ -784,6 +784,14 @@ def test_notes_say_what_a_preset_changed_and_nothing_else(folder):
     assert sorted(noted) == sorted(key for key in after if before[key] != after[key])
 
 
+def test_the_time_in_a_path_is_no_change_by_a_preset(folder):
+    for _ in range(3):
+        settings = config.load([M, "debug=fast", "run_dir=runs/${now:%H-%M-%S-%f}"], folder)
+        assert not [note for note in settings.notes if "run_dir" in note]
+    again = config.load([M, "run_dir=runs/${now:%H-%M-%S-%f}"], folder)
+    assert again.run_dir != settings.run_dir, "each command has its own time"
+
+
 def test_the_command_line_beats_a_preset_and_the_notes_say_so(folder):
     settings = config.load([M, "debug=fast", "steps=20"], folder)
     assert settings.steps == 20

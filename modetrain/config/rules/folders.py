@@ -104,7 +104,7 @@ def _no_checkpoint(key: str, path: Path, instead: str) -> str | None:
     if run_folder.steps(path):
         return None
     if path.name == run_folder.CHECKPOINTS:
-        return f"{given}: name the run folder or one checkpoint in it. Type {key}={_path(path.parent)}."
+        return f"{given}: name the run folder or one checkpoint in it. Type {shell_path_override(key, path.parent)}."
     where = f"{_path(path)}/{run_folder.CHECKPOINTS}"
     return f"{given}: there is no checkpoint in {where}. Type {key}= with the folder of a run that has one, or leave it out."
 
