@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
+from modetrain.__main__ import main
 from modetrain.files.run_json import read
 
 PRINTS = """
@@ -48,6 +50,43 @@ def test_a_stream_that_was_replaced_is_left_alone(capsys):
     before = sys.stdout
     console.outlive_readers()
     assert sys.stdout is before
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+GREETS = """
+from recipes.mnist import Digits
+
+
+class Greets(Digits):
+    def eval_step(self, batch):
+        return {"größe": super().eval_step(batch)["loss"]}
+"""
+
+
+def test_letters_that_the_output_does_not_have_end_nothing(tmp_path):
+    """Neither in the output, nor in files and paths where the locale is C."""
+    for name, text in {
+        "recipes/greets.py": GREETS,
+        "conf/recipe/greets.yaml": "# @package _global_\n# ß\nrecipe:\n  _target_: recipes.greets.Greets\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    words = ["recipe=greets", "model=mlp", "mode=graph", "steps=2", 'run_dir="größe"', "data.source=bundled"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "modetrain", *words], cwd=tmp_path, env={**os.environ, **ASCII}, capture_output=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert b"eval gr??e " in ended.stdout
+    assert b"""tensorboard --logdir "$(printf -- 'gr\\303\\266\\303\\237e')\"""" in ended.stdout
+    found = read(tmp_path / "größe")
+    assert (found["status"], list(found["results"]["eval"])) == ("completed", ["größe"])
+
+
+def test_no_folder_for_temporary_files_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nonexistent"])
+    assert main(["recipe=mnist", "data.source=bundled"]) == 2
+    assert "TMPDIR=FOLDER python -m modetrain" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_where_nobody_reads_what_it_says(tmp_path):
