@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 
@@ -278,6 +279,15 @@ def test_the_plugin_finds_each_step_of_a_profile(name, make_trainer, tmp_path, r
     assert [row["c"][0]["v"] for row in steps["rows"]] == [f"train {n}" for n in range(at, at + 3)]
     assert float(steps["p"]["steptime_ms_minimum"]) > 0
     assert "No step marker" not in json.dumps(tables)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_tab_that_is_not_installed_is_said_before_the_trace(installed, make_trainer, monkeypatch):
+    plugins = [importlib.metadata.EntryPoint("profile", "xprof.plugin:Loader", "tensorboard_plugins")] * installed
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: plugins)
+    trainer = make_trainer("eager")
+    Profile(at=5, steps=1).on_train_begin(trainer)
+    assert ["pip install" in line for line in trainer.said] == [True] * (not installed)
 
 
 def test_a_profile_that_a_failure_cuts_short_is_written_and_closed(make_trainer, tmp_path):
