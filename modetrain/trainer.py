@@ -19,6 +19,7 @@ import tensorflow as tf
 from modetrain.callback import Callback
 from modetrain.data.dataset import Data
 from modetrain.data.loader import BatchLoader
+from modetrain.engine import tf_setup
 from modetrain.engine.batching import StackedBatches
 from modetrain.engine.devices import Replicas
 from modetrain.engine.metrics import StepMetrics
@@ -112,34 +113,8 @@ class Trainer:
           NonFiniteError: a loss or gradient is NaN or infinite, and the policy ends the run.
           Exception: the error of a callback or a step; a step's has notes on recipe, step, mode and batch.
         """
-        failure: BaseException | None = None
-        self.status = "running"
-        try:
-            self.callbacks.on_train_begin(self)
-            self.callbacks.call_pending(self)
-            while self.step < self.steps and not self._requests.ended:
-                try:
-                    self._run_to(self.callbacks.next_step(self.step, self.steps))
-                except NonFiniteError as error:
-                    if not self.callbacks.on_nonfinite(self, error):
-                        raise
-                    continue
-                self.callbacks.on_step(self)
-                if self._requests.save:
-                    self._requests.save = False
-                    self.callbacks.on_save(self)
-            if self.replicas.workers > 1:
-                self.history.worker_times = WorkerTimes.gather(self.replicas, self.timer.read())
-            whole = self.step >= self.steps or self.stopped_early is not None
-            self.status = "completed" if whole else "stopped"
-        except BaseException as error:
-            self.status = "failed"
-            failure = error
-        failure = self.callbacks.on_train_end(self, failure)
-        if failure is not None:
-            self.status = "failed"
-            raise failure
-        return self.history
+        with tf_setup.precision(self.mode):
+            return self._train()
 
     def evaluate(self) -> dict[str, float]:
         """Means over every evaluation example, with the averaged weights where an optimizer keeps them.
@@ -149,7 +124,8 @@ class Trainer:
         """
         if not self.data.eval_examples:
             raise ConfigError("there are no evaluation examples: pass them as data['eval'].")
-        means = evaluate(self, steps_per_call=self.steps_per_call)
+        with tf_setup.precision(self.mode):
+            means = evaluate(self, steps_per_call=self.steps_per_call)
         self.history.add_evaluation(self.step, means)
         return means
 
@@ -226,6 +202,36 @@ class Trainer:
         return self.programs.train.traces + self.programs.eval.traces
 
     # --- plan -> run -> look ----------------------------------------------------------------------------------------
+
+    def _train(self) -> History:
+        failure: BaseException | None = None
+        self.status = "running"
+        try:
+            self.callbacks.on_train_begin(self)
+            self.callbacks.call_pending(self)
+            while self.step < self.steps and not self._requests.ended:
+                try:
+                    self._run_to(self.callbacks.next_step(self.step, self.steps))
+                except NonFiniteError as error:
+                    if not self.callbacks.on_nonfinite(self, error):
+                        raise
+                    continue
+                self.callbacks.on_step(self)
+                if self._requests.save:
+                    self._requests.save = False
+                    self.callbacks.on_save(self)
+            if self.replicas.workers > 1:
+                self.history.worker_times = WorkerTimes.gather(self.replicas, self.timer.read())
+            whole = self.step >= self.steps or self.stopped_early is not None
+            self.status = "completed" if whole else "stopped"
+        except BaseException as error:
+            self.status = "failed"
+            failure = error
+        failure = self.callbacks.on_train_end(self, failure)
+        if failure is not None:
+            self.status = "failed"
+            raise failure
+        return self.history
 
     def _run_to(self, stop: int) -> None:
         while self.step < stop and not self._requests.ended and not self._requests.save:

@@ -121,6 +121,18 @@ def test_run_is_the_command_line_from_python(tmp_path):
         import pathlib, threading, modetrain
         words = ("recipe=mnist", "model=mlp", "data.source=bundled", "callbacks.evaluate.every=0")
         folder = pathlib.Path({str(tmp_path)!r})
+        # What a run sets globally is set back: the runs after it are what they are alone.
+        mode = ("mode.strict=true", "mode.debug_data=true", "mode.deterministic=true", "mode.precision=float64")
+        modetrain.run(*words, *mode, steps=1, run_dir=folder / "global")
+        import keras, tensorflow as tf
+        from tensorflow.python.data.ops import debug_mode
+        from tensorflow.python.framework import config
+        assert keras.config.floatx() == keras.config.dtype_policy().name == "float32"
+        assert not debug_mode.DEBUG_MODE and not config.is_op_determinism_enabled()
+        passes = tf.config.optimizer.get_experimental_options()
+        assert all(passes[name] for name in ("arithmetic_optimization", "constant_folding", "remapping"))
+        modetrain.run(*words, "check_numerics=true", steps=1, run_dir=folder / "checked")
+        assert tf.math.is_nan(tf.constant(0.0) / 0.0), "it is checked no more"
         first = modetrain.run(*words, steps=3, run_dir=folder / "one")
         assert (first.status, list(first.history.train), first.folder) == ("completed", [1, 2, 3], folder / "one")
         assert first.results["eval"]["accuracy"] >= 0 and first.recipe.model.count_params()

@@ -119,7 +119,7 @@ def run(
             raise
         config_consensus.check(replicas, config_consensus.shared_settings(settings.resolved))
     protocol.announce_ready(os.environ)
-    with _owned(where.folder, replicas):
+    with _owned(where.folder, replicas), tf_setup.restored(check_numerics=settings.check_numerics):
         return _run(settings, where, replicas, timer, tools)
 
 

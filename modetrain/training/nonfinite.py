@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ from modetrain.engine.metrics import NONFINITE, StepMetrics
 from modetrain.settings import NonfiniteSettings
 
 log = logging.getLogger(__name__)
+
+LOSS = "loss"  # the name under which `minimize` returns the loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,10 +63,11 @@ class NonfiniteGuard:
             return metrics, None
         flags = [n for n, name in enumerate(metrics.names) if name.split("/")[0] == NONFINITE]
         losses = [n for n, name in enumerate(metrics.names) if is_loss(name)]
+        watched = [n for n, name in enumerate(metrics.names) if name == LOSS]
         finite = np.isfinite(metrics.values[:, :, 0])
         flagged = (metrics.values[:, flags, 0] != 0).any(axis=1)
-        # A loss that is returned but not minimized has no flag; other metrics may be infinite or undefined.
-        bad = flagged | ~finite[:, losses].all(axis=1)
+        # A `loss` that is returned but not minimized has no flag; any other metric may be infinite or undefined.
+        bad = flagged | ~finite[:, watched].all(axis=1)
         shown = [n for n in range(len(metrics.names)) if n not in flags]
         kept = StepMetrics(
             first=metrics.first, names=tuple(metrics.names[n] for n in shown), values=metrics.values[:, shown]
@@ -103,8 +107,8 @@ class NonfiniteGuard:
 
 
 def is_loss(name: str) -> bool:
-    """Whether a metric is a loss, by its name."""
-    return "loss" in name and not name.startswith("loss_scale")
+    """Whether a metric is called a loss: it is shown as one. Only gradients, what is minimized and `loss` are watched."""
+    return LOSS in re.split(r"[^a-zA-Z]", name) and not name.startswith("loss_scale")
 
 
 def _what(metrics: StepMetrics, index: int, losses: list[int]) -> str:

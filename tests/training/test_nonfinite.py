@@ -97,6 +97,19 @@ def test_it_is_found_in_every_mode(mode, policy):
     assert "(loss is " in str(caught.value), "which is finite"
 
 
+def test_a_metric_may_be_nan_whatever_its_name(policy, recorder):
+    class Undefined(Digits):
+        def train_step(self, batch):
+            nan = tf.zeros([]) / 0.0
+            return {**super().train_step(batch), "lossless_share": nan, "loss_ratio": nan, "my_loss": nan}
+
+    for name in ("stop", "skip"):
+        trainer = policy(name, "graph", Undefined, steps=2)
+        trainer.train()
+        assert (trainer.step, trainer.nonfinite.skipped) == (2, 0)
+        assert np.isnan(trainer.results["train"]["lossless_share"])
+
+
 def test_nobody_sees_the_flag(policy, recorder):
     seen = recorder()
     policy("stop", "graph", Digits, steps=3, callbacks=[seen]).train()

@@ -24,7 +24,7 @@ from modetrain.tools.compare import op_recorder
 from modetrain.tools.compare.op_trace import OpTrace
 from modetrain.tools.inspect.python_state.snapshot import restore_python_state
 from modetrain.tools.step_runner import StepRunner
-from modetrain.training.nonfinite import is_loss
+from modetrain.training.nonfinite import LOSS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,8 +128,7 @@ class ReplayedStep:
 def is_nonfinite(metrics: Mapping[str, float]) -> bool:
     """Whether the metrics of a step say that a loss or gradient is not finite."""
     flagged = any(name.split("/")[0] == NONFINITE and value != 0 for name, value in metrics.items())
-    losses = [value for name, value in metrics.items() if is_loss(name)]
-    return flagged or not np.isfinite(losses).all()
+    return flagged or not np.isfinite(metrics.get(LOSS, 0.0))
 
 
 def _first_before(trace: OpTrace, index: int, bad: set[int]) -> int:

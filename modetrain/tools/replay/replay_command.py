@@ -37,6 +37,7 @@ FINE, FAILS = 0, 1
 _HOW = ("mode.compile", "mode.strict", "mode.guards", "mode.xla_unit")
 
 
+@tf_setup.restored()
 def replay(settings: Settings, line: CommandLine, cwd: Path) -> int:
     """Runs one step again; returns the exit code: 0 the step is fine, 1 it fails.
 
