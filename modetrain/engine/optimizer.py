@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -25,6 +26,7 @@ from modetrain.settings import OptimizerSettings
 
 _FIRST_SCALE = 2.0**15
 _MOST_SCALE = 2.0**24
+_FIXED = ("settings", "steps", "trainable", "learning_rate")  # what a compiled step has frozen
 _STEPS_TO_DOUBLE = 2000  # as in Micikevicius et al., "Mixed Precision Training" (2018)
 
 
@@ -83,6 +85,15 @@ class Optimizer:
             average.assign(variable)
         self.loss_scale = keras.Variable(_FIRST_SCALE, trainable=False, name="loss_scale") if loss_scaling else None
         self._good_steps = keras.Variable(0, dtype="int32", trainable=False, name="good") if loss_scaling else None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIXED and (callable(getattr(type(self), name, None)) or vars(self).get(name) is not None):
+            raise AttributeError(
+                f"an optimizer's {name} cannot be changed: a compiled step has what it was when the step was traced, so modes "
+                "would differ. Choose a schedule (optimizer.schedule, optimizer.warmup); or end the run, and resume it with "
+                "another optimizer.learning_rate."
+            )
+        super().__setattr__(name, value)
 
     @property
     def variables(self) -> list[keras.Variable]:

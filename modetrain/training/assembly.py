@@ -51,8 +51,7 @@ def make_recipe(
       TypeError: it is no recipe.
     """
     if not isinstance(recipe, Recipe) and callable(recipe):
-        tf_setup.set_precision(mode)
-        with replicas.scope():
+        with tf_setup.precision(mode), replicas.scope():
             recipe = recipe()
         if isinstance(recipe, Recipe):
             batch_norm.synchronise(recipe.models(), mode, replicas)
@@ -64,7 +63,8 @@ def make_recipe(
         )
     untracked.check(recipe)
     for optimizer in recipe.optimizers().values():
-        optimizer.steps = steps if optimizer.steps is None else optimizer.steps
+        if optimizer.steps is None:
+            optimizer.steps = steps
         optimizer.nonfinite = nonfinite
     return recipe
 

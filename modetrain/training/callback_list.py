@@ -56,9 +56,20 @@ class CallbackList:
         self.call_pending(trainer)
 
     def call_pending(self, trainer: TrainerProtocol) -> None:
-        """Calls the pending callbacks: after an error, those from the failed one on."""
+        """Calls the pending callbacks: after an error, those from the failed one on.
+
+        Raises:
+          RuntimeError: one has replaced an optimizer.
+        """
         while self.pending:
+            optimizers = trainer.recipe.optimizers()
             self._call(self.pending[0], "on_step", trainer)
+            if trainer.recipe.optimizers() != optimizers:
+                raise RuntimeError(
+                    f"{type(self.pending[0]).__name__}.on_step has replaced an optimizer of {type(trainer.recipe).__name__}: a "
+                    "compiled step updates by the optimizer that was there when the step was traced. Make all optimizers in "
+                    "__init__ and choose by tf.cond in the step; or end the run, and resume it with other settings."
+                )
             self.pending = self.pending[1:]
 
     def on_save(self, trainer: TrainerProtocol) -> None:

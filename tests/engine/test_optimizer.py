@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain import Recipe
+from modetrain import Callback, Recipe
 from modetrain.engine.optimizer import Optimizer
 from modetrain.engine.schedule import learning_rate_at
 from modetrain.settings import OptimizerSettings
@@ -239,6 +240,41 @@ def test_where_nothing_overflows_scaling_changes_nothing(mode, make_trainer, mlp
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_callback_that_changes_the_learning_rate_ends_the_run_in_every_mode(mode, make_trainer, make_recipe):
+    """A compiled step would keep the old one, and TensorBoard would show the new one."""
+
+    def settings(optimizer):
+        optimizer.settings = dataclasses.replace(optimizer.settings, learning_rate=1e-5)
+
+    def rate(optimizer):
+        optimizer.learning_rate = lambda step: 1e-5
+
+    def steps(optimizer):
+        optimizer.steps = 1000
+
+    class Changes(Callback):
+        def __init__(self, change):
+            super().__init__(every=2)
+            self.change = change
+
+        def on_step(self, trainer):
+            self.change(trainer.recipe)
+
+    for change in (settings, rate, steps):
+        trainer = make_trainer(mode, callbacks=[Changes(lambda recipe, change=change: change(recipe.optimizer))])
+        with pytest.raises(
+            AttributeError, match=rf"{'learning_rate' if change is rate else change.__name__} cannot be"
+        ):
+            trainer.train()
+        assert trainer.step == 2
+    trainer = make_trainer(
+        mode, callbacks=[Changes(lambda recipe: setattr(recipe, "optimizer", make_recipe().optimizer))]
+    )
+    with pytest.raises(RuntimeError, match=r"Changes.on_step has replaced an optimizer of Digits"):
+        trainer.train()
 
 
 def test_an_optimizer_of_nothing_is_refused():
