@@ -128,8 +128,8 @@ class Program:
         """
         found: list[Guards] = []
         bodies = Bodies(self._failed)
-        programs = XlaPrograms(guarded=self._mode.guarded)
         xla = self._mode.compile == "xla"
+        programs = XlaPrograms(guarded=self._mode.guarded, collectives=self._whole or self._replicas.on_gpus)
 
         @tf.function(autograph=True)
         def step(batches, numbers, watch, part):

@@ -492,12 +492,59 @@ def test_plain_batch_normalisation_is_warned_about_and_is_another_computation(ma
         assert_same(*trainers, tolerance=1e-3)
 
 
-def test_batch_normalisation_and_xla_on_cpus_are_refused(make_recipe):
-    with REPLICAS[2].scope():
-        recipe = make_recipe(model=normalised)
-    mode = Mode(name="m", compile="xla", strategy="mirrored")
-    with pytest.raises(ConfigError, match=r"Type mode.compile=graph, .*=false compiles too, but changes the results"):
-        batch_norm.synchronise(recipe.models(), mode, REPLICAS[2])
+def frozen(image_shape, classes):
+    """A frozen backbone with batch normalisation, and a new head."""
+    backbone = normalised(image_shape, 7)
+    backbone.trainable = False
+    inputs = keras.Input(image_shape, dtype="float64")
+    return keras.Model(inputs, layers.Dense(classes, dtype="float64")(backbone(inputs)))
+
+
+class AsInEvaluation(Digits):
+    def train_step(self, batch):
+        return self.minimize(lambda: cross_entropy(batch["label"], self.model(batch["image"], training=False)))
+
+
+class Gathers(Digits):
+    def train_step(self, batch):
+        def loss():
+            z = self.model(batch["image"], training=True)
+            everyone = tf.distribute.get_replica_context().all_gather(z, 0)
+            return tf.reduce_logsumexp(tf.matmul(z, everyone, transpose_b=True), axis=1)
+
+        return self.minimize(loss)
+
+
+def test_what_exchanges_values_inside_the_gradients_is_refused_under_xla_on_cpus(make_trainer, said):
+    here = REPLICAS[2]
+    for cls, given, message in (
+        (
+            Digits,
+            {"model": normalised},
+            r"batch_normalization.*Type mode.compile=graph, .*=false compiles too, but changes",
+        ),
+        (
+            Gathers,
+            {},
+            r"on_replicas.py:\d+ exchanges values between the replicas \(all_gather\).* Type mode.compile=graph",
+        ),
+    ):
+        trainer = make_trainer("xla", cls, steps=1, replicas=here, **given)
+        batch_norm.synchronise(trainer.recipe.models(), trainer.mode, here)
+        with pytest.raises(ConfigError, match=message):
+            trainer.train()
+
+
+def test_batch_normalisation_that_uses_its_moving_averages_runs_under_xla_on_cpus(make_trainer, said):
+    for cls, model, lines in ((Digits, frozen, 0), (AsInEvaluation, normalised, 1)):
+        trainers = []
+        for compile, where in (("graph", Replicas()), ("xla", REPLICAS[2])):
+            trainer = make_trainer(compile, cls, steps=3, model=model, replicas=where, data=PREPARED)
+            batch_norm.synchronise(trainer.recipe.models(), trainer.mode, where)
+            trainer.train()
+            trainers.append(trainer)
+        assert_same(*trainers)
+        assert len(said) == lines, "only a layer that may reduce is said to"
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -128,7 +128,7 @@ def _find_in_layers(step: InspectedStep) -> Iterator[Finding]:
     for model in step.recipe.models():
         for layer in model._flatten_layers(include_self=False, recursive=True):
             is_normalization = isinstance(layer, keras.layers.BatchNormalization)
-            if is_normalization and not layer.synchronized and not step.mode.sync_batch_norm:
+            if is_normalization and layer.trainable and not layer.synchronized and not step.mode.sync_batch_norm:
                 what = f"layer {layer.name} is not synchronised (mode.sync_batch_norm=false)"
                 yield make_finding("MT702", step.place, what, evidence="layers of the model")
 
