@@ -165,6 +165,7 @@ class Recipe:
         optimizer = _check_optimizer(optimizer or self.optimizer)
         variables = list(optimizer.trainable if variables is None else variables)
         found = Loss.compute(loss_fn, variables, optimizer)
+        context.now().note_square({"loss": found.loss})
         self._apply(found.gradients, variables, optimizer, found.objective)
         return {"loss": found.loss, **found.values}
 
@@ -208,6 +209,7 @@ class Recipe:
         with replica_share(_count_examples(batch)), self._keep_finite():
             values = self._run(self.train_step, batch, running)
         row = metrics.pack_row(values, _count_examples(batch))
+        running.note_square(values)
         clash = sorted(set(running.seen) & set(values))
         if clash:
             raise ValueError(f"a step must not return {', '.join(clash)}: the library reports it itself.")
@@ -221,7 +223,9 @@ class Recipe:
         self._draws().seek(running.number)
         batch = scale_images(batch)
         values = self._run(self.eval_step, batch, running)
-        return list(values), metrics.pack_row(values, _count_examples(batch))
+        row = metrics.pack_row(values, _count_examples(batch))
+        running.note_square(values)
+        return list(values), row
 
     @property
     def micro_batches(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -29,6 +29,7 @@ class StepContext:
       last_part: whether it is the last micro-batch of its step.
       seen: metrics of the optimizers, (total, count) by name.
       used: ids of the optimizers that have accumulated gradients.
+      square: names of what the step has computed for as many columns as examples: perhaps for every pair of examples.
     """
 
     number: tf.Tensor
@@ -37,6 +38,14 @@ class StepContext:
     last_part: bool
     seen: dict[str, tuple[tf.Tensor, tf.Tensor]] = dataclasses.field(default_factory=dict)
     used: list[int] = dataclasses.field(default_factory=list)
+    square: list[str] = dataclasses.field(default_factory=list)
+
+    def note_square(self, values: Mapping[str, tf.Tensor]) -> None:
+        """Notes the names of what has as many columns as rows."""
+        for name, value in values.items():
+            shape = tuple(getattr(value, "shape", ()) or ())
+            if len(shape) > 1 and shape[0] == shape[1] != 1:
+                self.square.append(name)
 
     def update(
         self,

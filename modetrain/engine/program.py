@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from modetrain.diagnostics import pairs
 from modetrain.engine import replica_random, xla_random
 from modetrain.engine.autograph import autograph_on, in_xla
 from modetrain.engine.batching import StackedBatches, micro_batches
@@ -73,6 +74,8 @@ class Program:
         # The number of a failed guard inside branches and loops.
         self._failed = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._alone = False  # whether each step has to be an XLA program of its own
+        self._square: list[str] = []  # see `StepContext.square`
+        self._judged = False
         self.names: list[str] = []
         self.traces = 0
 
@@ -200,6 +203,17 @@ class Program:
         """Whether each replica's whole step is an XLA program, with the synchronisation inside."""
         return self._mode.compile == "xla" and self._mode.xla_unit == "step" and self._replicas.count > 1
 
+    def _refuse_pairs(self, graph: tf.Graph) -> None:
+        """Refuses a loss or metric of every pair of examples, made by an operation that nobody means."""
+        found = next(pairs.find(graph), None)
+        if found is not None:
+            name, examples = self._square[0], found.shapes[0][0]
+            raise ValueError(
+                f"the step's {name!r} has {examples} numbers for each of {examples} examples. {found.place.shown}: "
+                f"{found.describe()}. Give both the same shape: outputs[:, 0] against labels [n], or labels[:, None] against "
+                "outputs [n, 1]."
+            )
+
     def _on_replicas(
         self,
         batches: Sequence[Batch],
@@ -218,9 +232,9 @@ class Program:
             batch, number, watch, part = given
 
             def one_step() -> tf.Tensor:
-                self.names, row = self._step(
-                    batch, StepContext(number=number, watch=watch, part=part, last_part=last_part)
-                )
+                context = StepContext(number=number, watch=watch, part=part, last_part=last_part)
+                self.names, row = self._step(batch, context)
+                self._square = context.square
                 return row
 
             return one_step() if programs is None else programs.run(one_step)
@@ -242,10 +256,16 @@ class Program:
                     for part in range(block.parts)
                 ]
             rows.append(merge_rows(parts[:-1], parts[-1]).numpy())
+            if self._square and not self._judged:  # only a graph tells a mistake from what is square by chance
+                self._judged, traces = True, self.traces
+                self._refuse_pairs(self.trace(block, last_part=True).graph)
+                self.traces = traces
         return np.stack(rows)
 
     def _build(self, block: StackedBatches) -> Loop:
         steps = [self.trace(block, last_part) for last_part in ([True] if block.parts == 1 else [False, True])]
+        if self._square:
+            self._refuse_pairs(steps[-1].graph)
         unit, xla = None, self._mode.compile == "xla"
         if xla:
             alone = self._alone or self._mode.xla_unit == "step" or any(map(is_slow_in_loop, steps))

@@ -256,9 +256,10 @@ CODES: Mapping[str, Code] = {
     # --- replicas
     "MT701": Code(
         title="a loss that is not the mean over examples",
-        why="Each replica computes it on its share of the batch and the shares are averaged: sums, and divisions by the global "
-        "batch size, come out too small by the number of replicas.",
-        fix="Return one loss per example, or their mean over the batch that the step was given: the library averages the rest.",
+        why="Replicas and micro-batches (optimizer.accumulate) compute it on their shares of the batch, and the shares are "
+        "averaged: sums, ratios and divisions by the global batch size become something else.",
+        fix="Return one loss per example, or their mean over the batch that the step was given: the library averages the rest. "
+        "Of a mean over tokens return each example's own mean.",
         mode="replicas",
     ),
     "MT702": Code(
@@ -293,10 +294,17 @@ CODES: Mapping[str, Code] = {
     ),
     "MT707": Code(
         title="a metric that is not the mean over examples",
-        why="Each replica computes it on its share of the batch, and what is shown in training is the mean of these: a maximum, a "
-        "ratio or a sum becomes something else. Evaluation is not affected.",
-        fix="Return one value per example, or compute it in eval_step, which is given whole batches.",
+        why="Each replica, micro-batch and evaluation batch computes its own, and what is shown is the mean of these: a maximum, a "
+        "ratio or a sum becomes something else.",
+        fix="Return one value per example. In eval_step a batch of all evaluation examples (data.eval_batch_size) is exact too.",
         mode="replicas",
+    ),
+    "MT708": Code(
+        title="a number for every pair of examples",
+        why="Labels [n] against outputs [n, 1] are broadcast to [n, n]: each label is compared with every output, so the step "
+        "trains next to nothing and nothing fails.",
+        fix="Give both the same shape: outputs[:, 0] against labels [n], or labels[:, None] against outputs [n, 1]. Where pairs "
+        "are meant, write both dimensions: x[:, None] and y[None, :].",
     ),
     # --- data
     "MT801": Code(

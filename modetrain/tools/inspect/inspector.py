@@ -29,7 +29,7 @@ from modetrain.tools.inspect.python_state.snapshot import restore_python_state, 
 
 METHODS = ("train_step", "eval_step")
 # Findings that change no number: what prints or waits, what changes between steps, and what is in the graph.
-_SAME_NUMBERS = ("MT101", "MT102", "MT104", "MT4", "MT501", "MT504", "MT505", "MT506")
+_SAME_NUMBERS = ("MT101", "MT102", "MT104", "MT4", "MT501", "MT504", "MT505", "MT506", "MT708")
 _KEEPS_SYMBOLS = {"MT203", "MT204"}
 # By code the codes that say the same more exactly, at the same line.
 _MORE_EXACT = {

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 from tensorflow.python.util import pywrap_xla_ops
 
-from modetrain.diagnostics import graph_ops, stack
+from modetrain.diagnostics import graph_ops, pairs, stack
 from modetrain.engine import replica_random
 from modetrain.tools.inspect.finding import Finding, make_finding
 
@@ -76,6 +76,8 @@ def find(graph: tf.Graph, target: str, *, prints: bool = True) -> Iterator[Findi
             yield from _at(op, "MT205", f"operation {kind}: the step fetches from a data set itself")
         if target != "graph":
             yield from _for_xla(op, target, prints)
+    for one in pairs.find(graph):
+        yield make_finding("MT708", one.place, one.describe(), evidence=_EVIDENCE)
 
 
 def is_stateful(op: tf.Operation) -> bool:
