@@ -99,6 +99,13 @@ class Data:
         """The training batch of one step: by feature a tensor [batch_size, ...]."""
         return self._train_batch(tf.constant(step, tf.int64))
 
+    def eval_batch(self, most: int) -> dict[str, tf.Tensor]:
+        """The first evaluation examples, at most `most`, as one batch."""
+        if self.settings.overfit:
+            return {name: value[:most] for name, value in self.batch(0).items()}
+        rows = tf.range(min(most, self.eval_examples), dtype=tf.int64)
+        return self._prepare_batch(self._gather(self._eval, rows), tf.constant(0, tf.int64), training=False)
+
     def steps_that_fit(self) -> int:
         """Resolves `mode.steps_per_call=auto`: as many training batches as fit 64 MiB, at most 100.
 

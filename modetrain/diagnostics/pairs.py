@@ -14,9 +14,9 @@ import tensorflow as tf
 from modetrain.diagnostics import graph_ops, stack
 from modetrain.diagnostics.location import Location
 
-_ELEMENTWISE = frozenset(
-    "Add AddV2 Sub Mul RealDiv Div DivNoNan SquaredDifference Maximum Minimum Pow Xlogy Xdivy Equal NotEqual Less LessEqual "
-    "Greater GreaterEqual LogicalAnd LogicalOr FloorMod FloorDiv Atan2".split()
+_ELEMENTWISE = (
+    *("Add", "AddV2", "Sub", "Mul", "RealDiv", "Div", "DivNoNan", "SquaredDifference", "Maximum", "Minimum", "Pow"),
+    *("Xlogy", "Xdivy", "Equal", "NotEqual", "Less", "LessEqual", "Greater", "GreaterEqual", "LogicalAnd", "LogicalOr"),
 )
 # What gives a tensor a dimension of 1 because the user's line asks for it.
 _EXPANDS = ("ExpandDims", "Reshape", "Tile", "BroadcastTo", "Pack")

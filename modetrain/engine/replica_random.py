@@ -20,12 +20,13 @@ from modetrain.engine.devices import replica_number, replicas_here
 
 
 class _Share(threading.local):
-    """The share of a batch that a thread's replica has: `examples` rows, from row `replica * examples` on."""
+    """The share of a batch that a thread has: `examples` of its `total` rows, from row `begin` on."""
 
     examples: int = 0
-    replica: int | tf.Tensor = 0
-    replicas: int = 1
-    single: tuple[int, int] | None = None  # (replica, replicas) where one device runs a replica's step
+    begin: int | tf.Tensor = 0
+    total: int = 0
+    replica: tuple[int, int] | None = None  # (replica, replicas) where one device runs a replica's step
+    rows: tuple[int, int] | None = None  # (begin, total) where one device runs a part of a batch
 
 
 _share = _Share()
@@ -60,22 +61,33 @@ def replica_share(examples: int) -> Iterator[None]:
     Args:
       examples: examples in this replica's share of the batch.
     """
+    replica, replicas = _share.replica or (replica_number(), replicas_here())
     _share.examples = examples
-    _share.replica, _share.replicas = _share.single or (replica_number(), replicas_here())
+    _share.begin, _share.total = _share.rows or (replica * examples, replicas * examples)
     try:
         yield
     finally:
-        _share.examples, _share.replica, _share.replicas = 0, 0, 1
+        _share.examples = 0
 
 
 @contextlib.contextmanager
 def single_replica(replica: int, replicas: int) -> Iterator[None]:
     """Within this one device draws what replica `replica` of `replicas` draws."""
-    _share.single = (replica, replicas)
+    _share.replica = (replica, replicas)
     try:
         yield
     finally:
-        _share.single = None
+        _share.replica = None
+
+
+@contextlib.contextmanager
+def part_of_batch(begin: int, total: int) -> Iterator[None]:
+    """Within this one device draws what belongs to the rows from `begin` on of a batch of `total`."""
+    _share.rows = (begin, total)
+    try:
+        yield
+    finally:
+        _share.rows = None
 
 
 def is_random_op(op: str) -> bool:
@@ -84,8 +96,8 @@ def is_random_op(op: str) -> bool:
 
 
 def is_single_replica() -> bool:
-    """Whether `single_replica` is in effect."""
-    return _share.single is not None
+    """Whether `single_replica` or `part_of_batch` is in effect."""
+    return _share.replica is not None or _share.rows is not None
 
 
 @contextlib.contextmanager
@@ -109,9 +121,10 @@ def _wrap(sampler: Callable[..., tf.Tensor], *, by_count: bool) -> Callable[...,
             return sampler(shape, **given)
         if axis == 0 and by_count:
             return tf.reshape(_draw_rows(sampler, int(static.prod()), **given), static)
+        times = int(static[axis]) // _share.examples  # draws for each example
         whole = static.copy()
-        whole[axis] *= _share.replicas
-        begin = [_share.replica * int(size) if a == axis else 0 for a, size in enumerate(static)]
+        whole[axis] = times * _share.total
+        begin = [_share.begin * times if a == axis else 0 for a in range(len(static))]
         return tf.slice(sampler(tf.constant(whole), **given), begin, static)
 
     return draw
@@ -124,10 +137,10 @@ def _axis_of_examples(shape: list[int]) -> int | None:
 
 
 def _draw_rows(sampler: Callable[..., tf.Tensor], size: int, *, counter: tf.Tensor, **given: Any) -> tf.Tensor:
-    """`size` numbers of an endless draw, from number `replica * size` on."""
+    """`size` numbers of an endless draw, from those of the share's first row on."""
     dtype = tf.as_dtype(given["minval"].dtype if "minval" in given else given["dtype"])
     group = _GROUP_OF_WIDE if dtype.size == _WIDE else _GROUP
-    first = tf.cast(_share.replica, tf.uint64) * size
+    first = tf.cast(_share.begin, tf.uint64) * (size // _share.examples)
     moved = counter + tf.stack([first // group, tf.constant(0, tf.uint64)])
     if size % group == 0:
         return sampler(tf.constant([size], tf.int32), counter=moved, **given)

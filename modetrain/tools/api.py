@@ -72,6 +72,7 @@ def inspect(
             replicas=Replicas(),
             target=compile_ if name == "mirrored" else name,
             several=name == "mirrored",
+            notes={"train_step": "averaged over micro-batches"} if recipe.micro_batches > 1 else {},
             prints=modes is not None,
             find_differing_line=find_differing_line,
         )

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 from modetrain.app.session import Tools
@@ -13,12 +14,12 @@ from modetrain.callback import Callback
 from modetrain.settings import Settings
 from modetrain.tools.differing_line import find_differing_line
 from modetrain.tools.inspect import findings_report
-from modetrain.tools.inspect.detectors.split_batch import REPLICAS
+from modetrain.tools.inspect.detectors.part_runs import REPLICAS
 from modetrain.tools.inspect.detectors.stale_state import StaleStateCallback
 from modetrain.tools.inspect.finding import Finding
 from modetrain.tools.inspect.inspected_step import mode_for
 from modetrain.tools.inspect.inspector import Inspector
-from modetrain.tools.inspect.startup_check import StartupCheck
+from modetrain.tools.inspect.startup_check import StartupCheck, notes_on_parts
 from modetrain.trainer import Trainer
 
 _BATCHES = 2
@@ -46,6 +47,7 @@ def run(trainer: Trainer, settings: Settings, folder: Path) -> list[Finding]:
         replicas=trainer.replicas,
         target=target,
         several=several,
+        notes=notes_on_parts(trainer),
         find_differing_line=find_differing_line,
     )
     findings = inspector.find()
@@ -78,11 +80,15 @@ def _callbacks(settings: Settings) -> list[Callback]:
 
 
 def _watch(trainer: Trainer, settings: Settings) -> None:
-    traced = settings.do in ("train", "evaluate") and settings.mode.compile != "eager"
-    if settings.inspect.at_start and traced and trainer.replicas.chief:
-        check = StartupCheck(trainer.recipe, settings.mode, settings.command, trainer.replicas)
+    if not settings.inspect.at_start or settings.do not in ("train", "evaluate") or not trainer.replicas.chief:
+        return
+    check = StartupCheck(trainer.recipe, settings.mode, settings.command, trainer.replicas)
+    if settings.mode.compile != "eager":
         trainer.programs.train.observe = check.observer("train_step")
         trainer.programs.eval.observe = check.observer("eval_step")
+    if sys.gettrace() is None and not settings.mode.debug_data:  # a debugger is to stop at the run's own steps
+        evaluates = settings.do == "evaluate" or bool((settings.callbacks.get("evaluate") or {}).get("every"))
+        check.check_means(trainer, evaluates=evaluates)
 
 
 TOOLS = Tools(callbacks=_callbacks, watch=_watch, inspected_replicas=REPLICAS, inspect=lambda *given: bool(run(*given)))

@@ -263,8 +263,9 @@ CODES: Mapping[str, Code] = {
         mode="replicas",
     ),
     "MT702": Code(
-        title="statistics of the batch are those of each replica's share",
-        why="Normalising by the mean of a share is not normalising by that of the batch: N replicas compute something else.",
+        title="statistics of the batch are those of each share of it",
+        why="Normalising by the mean of a share, or comparing the examples of a share, is not doing so with the batch: replicas "
+        "and micro-batches compute something else.",
         fix="Use keras.layers.BatchNormalization with mode.sync_batch_norm=true, or all_reduce the moments.",
         mode="replicas",
     ),

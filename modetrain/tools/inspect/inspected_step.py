@@ -97,13 +97,16 @@ class InspectedStep:
         )
 
     @contextlib.contextmanager
-    def restore_variables(self, *, perturbed: bool = False) -> Iterator[None]:
+    def restore_variables(self, *, perturbed: bool = False, updated: bool = True) -> Iterator[None]:
         """Restores every variable of the recipe at the end.
 
         Args:
           perturbed: whether the models' weights are changed a little at the beginning, in the same way each time.
+          updated: whether optimizers make updates; else what they alone write needs no copy.
         """
-        kept = [(variable, tf.identity(variable)) for variable in self.recipe.state().values()]
+        optimizers = () if updated else self.recipe.optimizers().values()
+        left = {id(variable) for optimizer in optimizers for variable in optimizer.variables}
+        kept = [(v, tf.identity(v)) for v in self.recipe.state().values() if id(v) not in left]
         try:
             if perturbed:
                 self._perturb()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from modetrain.diagnostics.location import Location
 from modetrain.engine.devices import Replicas
@@ -15,6 +15,7 @@ from modetrain.tools.inspect.detectors import (
     operations,
     process_dependent,
     retraces,
+    split_batch,
     step_results,
     traces,
     unrolled_loops,
@@ -52,6 +53,7 @@ class Inspector:
       replicas: where.
       target: `graph`, `xla` or `tpu`.
       several: whether to report what goes wrong on several replicas, also where `replicas` is one device.
+      notes: by method whose results on parts of a batch are averaged on one device too, what averages them.
       prints: whether tf.print counts, which XLA cannot compile.
       find_differing_line: finds where a traced step begins to compute something else; see `differing_line.py`.
       methods: which of a recipe's steps are inspected.
@@ -64,6 +66,7 @@ class Inspector:
     replicas: Replicas
     target: str
     several: bool = False
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     prints: bool = True
     find_differing_line: step_results.FindLine | None = None
     methods: Sequence[str] = METHODS
@@ -97,8 +100,12 @@ class Inspector:
         if traced.concrete is not None:
             found += operations.find(traced.concrete.graph, self.target, prints=self.prints)
             found += unrolled_loops.find(traced.concrete.graph, self.replicas.local)
-            if self.several or self.replicas.count > 1:
+            several = self.several or self.replicas.count > 1
+            if several:
                 found += replica_detector.find(step, reachable, traced)
+            if step.method in self.notes and not (several and step.method == "train_step") and traced.is_repeatable:
+                note = f"; {self.notes[step.method]}"
+                found += split_batch.find(step, traced.concrete.graph, several=False, note=note)
         yield from _leave_out_less_exact(found)
         if _KEEPS_SYMBOLS & {one.code for one in found}:  # an eager step would fail at them
             return

@@ -1,16 +1,19 @@
-"""The short form of `inspect`: one line for each finding, as a graph or XLA run traces its steps.
+"""The short form of `inspect`: one line for each finding, at the start of a run.
 
 It observes the one trace that is made anyway, so that it costs next to nothing (`benchmarks/inspection.py`), and reports only
-what that one trace proves. `do=inspect` traces twice and runs the step.
+what that one trace proves. `do=inspect` traces twice and runs the step. Where results on parts of a batch are averaged, it also
+runs the step on a few examples: no trace tells a mean over examples from another number.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 
 from modetrain.config import arguments
 from modetrain.diagnostics import graph_ops, stack
+from modetrain.engine import tf_setup
 from modetrain.engine.devices import Replicas
 from modetrain.engine.guards.step_guards import find_unguarded
 from modetrain.engine.loop import Concrete
@@ -18,17 +21,20 @@ from modetrain.files.quoting import key_of
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
 from modetrain.tools.inspect import findings_report
-from modetrain.tools.inspect.detectors import operations, unrolled_loops
+from modetrain.tools.inspect.detectors import operations, split_batch, unrolled_loops
 from modetrain.tools.inspect.detectors import replicas as replica_detector
 from modetrain.tools.inspect.detectors.side_effects import CallRecorder
 from modetrain.tools.inspect.detectors.traces import CODE_OF_CHANGE
 from modetrain.tools.inspect.finding import Finding, is_waived, make_finding, merge_evidence
+from modetrain.tools.inspect.inspected_step import Batch, InspectedStep
 from modetrain.tools.inspect.python_state.diff import Change, PythonState, find_changes
 from modetrain.tools.inspect.python_state.reachable import Reachable, find_reachable
 from modetrain.tools.inspect.python_state.source import find_change, start_of
+from modetrain.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+_MOST_EXAMPLES = 64  # that a loss or metric is tried on
 _KEYS_OF_THE_RUN = ("do", "run_dir", "resume", "stop_after")
 
 
@@ -83,6 +89,30 @@ class StartupCheck:
 
         return observe
 
+    def check_means(self, trainer: Trainer, *, evaluates: bool) -> None:
+        """Reports a loss or metric that is one number for a batch and no mean over its examples, where parts are averaged.
+
+        The step is run eagerly on a few examples, without an update. Whatever fails is left to the run to report.
+
+        Args:
+          trainer: has not trained.
+          evaluates: whether the run evaluates.
+        """
+        batches: dict[str, Callable[[], Batch]] = {
+            "train_step": lambda: trainer.data.batch(0),
+            "eval_step": lambda: trainer.data.eval_batch(_MOST_EXAMPLES),
+        }
+        notes = notes_on_parts(trainer, evaluates=evaluates)
+        for method, note in notes.items():
+            with contextlib.suppress(Exception), tf_setup.precision(self._mode):
+                batch = {name: value[:_MOST_EXAMPLES] for name, value in batches[method]().items()}
+                step = InspectedStep(
+                    recipe=self._recipe, method=method, mode=self._mode, replicas=Replicas(), global_batches=[batch]
+                )
+                several = method == "train_step" and self._replicas.count > 1
+                found = list(split_batch.find_by_parts(step, batch, at_start=True, several=several, note=f"; {note}"))
+                self._report(iter(found))
+
     def _find(
         self,
         recorder: CallRecorder,
@@ -116,6 +146,19 @@ class StartupCheck:
         if new and self._command:
             log.info("details with:")
             log.info(f"  {format_inspect_command(self._command)}")
+
+
+def notes_on_parts(trainer: Trainer, *, evaluates: bool = True) -> dict[str, str]:
+    """By method whose results on parts of a batch are averaged, what averages them."""
+    found, size = {}, trainer.data.settings.eval_batch_size
+    parts, count = trainer.recipe.micro_batches, trainer.replicas.count
+    over = [f"{parts} micro-batches (optimizer.accumulate={parts})"] * (parts > 1) + [f"{count} replicas"] * (count > 1)
+    if over:
+        found["train_step"] = f"averaged over {' and '.join(over)}"
+    batches = -(-trainer.data.eval_examples // size)
+    if evaluates and batches > 1:
+        found["eval_step"] = f"averaged over the {batches} batches of an evaluation (data.eval_batch_size={size})"
+    return found
 
 
 def format_inspect_command(command: str) -> str:

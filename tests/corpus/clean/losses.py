@@ -310,3 +310,20 @@ class TakesAnObject(Tiny):
 
     def losses(self, batch):
         return self.loss(batch["label"], self.logits(batch))
+
+
+class RanksByPairs(Tiny):
+    """Differences of every pair of scores, by a new axis."""
+
+    def losses(self, batch):
+        score = self.logits(batch)[:, :1]
+        above = tf.cast(batch["label"][:, None] > batch["label"], tf.float32)
+        return tf.reduce_mean(above * tf.nn.softplus(tf.transpose(score) - score), axis=1)
+
+
+class AsManyFrequenciesAsExamples(Tiny):
+    """A feature of one column times eight constants, for eight examples."""
+
+    def losses(self, batch):
+        waves = tf.sin(self.logits(batch)[:, :1] * tf.linspace(1.0, 8.0, 8))
+        return tf.reduce_mean(tf.square(waves), axis=1)

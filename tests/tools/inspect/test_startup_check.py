@@ -9,7 +9,9 @@ from pathlib import Path
 
 import keras
 import pytest
+import tensorflow as tf
 
+import modetrain
 from modetrain import Callback
 from modetrain.engine.batching import BatchSharding
 from modetrain.engine.program import Program
@@ -17,7 +19,7 @@ from modetrain.mode import Mode
 from modetrain.tools.inspect.detectors.stale_state import StaleStateCallback, StaleStateDetector
 from modetrain.tools.inspect.startup_check import StartupCheck, format_inspect_command
 from modetrain.trainer import Trainer
-from recipes.mnist import Digits
+from recipes.mnist import Digits, cross_entropy
 
 
 class Careless(Digits):
@@ -176,3 +178,117 @@ def test_an_optimizer_that_is_swapped_is_found(make_recipe):
     (one,) = watch.find_changed()
     assert one.code == "MT404"
     assert one.what.startswith("self.model was ")
+
+
+# --- what is no mean over examples ------------------------------------------------------------------------------------
+
+
+class Means(Digits):
+    """Subclasses say what is minimized and shown, from logits and losses of the examples."""
+
+    def train_step(self, batch):
+        print("a step")
+        self.seen = [*getattr(self, "seen", ()), len(batch["label"])]
+
+        def loss():
+            z = self.model(batch["image"], training=True)
+            return self.loss(z, tf.cast(batch["label"], tf.float32), cross_entropy(batch["label"], z))
+
+        return self.minimize(loss)
+
+    def eval_step(self, batch):
+        z = self.model(batch["image"], training=False)
+        return {"loss": cross_entropy(batch["label"], z), **self.metrics(z, tf.cast(batch["label"], tf.float32))}
+
+    def metrics(self, z, y):
+        return {}
+
+
+class PerExample(Means):
+    def loss(self, z, y, losses):
+        return losses
+
+
+class OfTokens(Means):
+    def loss(self, z, y, losses):
+        return tf.reduce_sum(losses * y) / tf.reduce_sum(y)
+
+
+class HidesBehindALargeValue(Means):
+    def loss(self, z, y, losses):
+        return 1000.0 + tf.reduce_sum(z[:, 0] * y) / tf.reduce_sum(y)
+
+
+class OwnTape(PerExample):
+    def train_step(self, batch):
+        y = tf.cast(batch["label"], tf.float32)
+        with tf.GradientTape() as tape:
+            losses = cross_entropy(batch["label"], self.model(batch["image"], training=True))
+            loss = tf.reduce_sum(losses * y) / tf.reduce_sum(y)
+        self.apply(tape.gradient(loss, [v.value for v in self.model.trainable_variables]))
+        return {"each": losses}
+
+
+class ShowsF1(PerExample):
+    def metrics(self, z, y):
+        p = tf.cast(tf.argmax(z, 1) > 0, tf.float32)
+        return {"f1": 2 * tf.reduce_sum(p * y) / (tf.reduce_sum(p) + tf.reduce_sum(y)), "share": tf.reduce_mean(p)}
+
+
+class LargeMean(Means):
+    def loss(self, z, y, losses):
+        return 1000.0 + tf.reduce_mean(z[:, 0] * y), {"mean": tf.reduce_mean(losses), "weights": tf.norm(y[:0])}
+
+
+class Noisy(Means):
+    """Draws of every kind."""
+
+    def loss(self, z, y, losses):
+        z += tf.random.stateless_normal(z.shape, self.seed("rows"))
+        z += tf.random.stateless_gamma([len(z), 1], self.seed("others"), alpha=1.0) + tf.random.normal([len(z), 1])
+        return tf.reduce_mean(z[:, 0] * y + losses)
+
+
+class TakesPairs(Means):
+    def loss(self, z, y, losses):
+        return tf.reduce_mean(tf.reduce_sum(tf.reshape(losses, [len(y) // 2, 2]) ** 2, axis=1))
+
+
+def normalised(image_shape, classes):
+    x = inputs = keras.Input(image_shape)
+    x = keras.layers.BatchNormalization()(keras.layers.Flatten()(x))
+    return keras.Model(inputs, keras.layers.Dense(classes)(keras.layers.Dropout(0.5)(x)))
+
+
+@pytest.mark.parametrize(
+    ("cls", "accumulate", "texts"),
+    [
+        (OfTokens, 2, ["MT701", "loss: ", "averaged over 2 micro-batches (optimizer.accumulate=2)"]),
+        (OfTokens, 1, []),
+        (HidesBehindALargeValue, 2, ["MT701", "loss: "]),
+        (OwnTape, 2, ["MT701", "loss: "]),
+        (ShowsF1, 1, ["MT707", "f1: ", "averaged over the 3 batches of an evaluation (data.eval_batch_size=10)"]),
+        (PerExample, 2, []),
+        (LargeMean, 2, []),
+        (Noisy, 2, []),
+        (TakesPairs, 2, []),
+    ],
+)
+def test_a_number_that_is_no_mean_over_examples_is_said_before_the_first_step(
+    cls, accumulate, texts, make_trainer, capfd
+):
+    trainer = make_trainer("eager", cls, accumulate=accumulate, model=normalised)
+    before = {name: value.numpy().tobytes() for name, value in trainer.recipe.state().items()}
+    StartupCheck(trainer.recipe, trainer.mode).check_means(trainer, evaluates=True)
+    assert len(trainer.said) == bool(texts), trainer.said
+    assert all(text in trainer.said[0] for text in texts)
+    assert {name: value.numpy().tobytes() for name, value in trainer.recipe.state().items()} == before
+    assert not hasattr(trainer.recipe, "seen")
+    assert capfd.readouterr().out == ""
+
+
+def test_accumulation_is_inspected_for_it_too(make_recipe, source):
+    batches = [{name: array[start : start + 16] for name, array in source.train.items()} for start in (0, 16)]
+    found = modetrain.inspect(make_recipe(OfTokens, accumulate=2), batches, modes=["graph"])
+    assert "MT701" in {one.code for one in found}
+    assert "MT701" not in {one.code for one in modetrain.inspect(make_recipe(OfTokens), batches, modes=["graph"])}

@@ -27,8 +27,6 @@ from modetrain.tools.inspect.python_state.source import called_name, nodes_of
 _CLIPS = {"clip_by_global_norm", "clip_by_norm", "clip_by_value", "clip_by_average_norm", "clip"}
 _ALWAYS_CLIPS_GRADIENTS = {"clip_by_global_norm"}
 _MOMENTS = {"moments", "weighted_moments", "normalize_moments", "fused_batch_norm"}
-# With these every run of a step differs, and so do two halves and the whole.
-_UNREPEATABLE = {"MT205", "MT302", "MT304"}
 _ASSIGNS = {
     *("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"),
     *("ResourceScatterUpdate", "ResourceScatterAdd"),
@@ -45,7 +43,7 @@ def find(step: InspectedStep, reachable: Reachable, traces: TraceResult) -> Iter
     of_source = [one for one in find_in_source(step.recipe, reachable) if one.place in traces.ran]
     yield from of_source
     yield from _find_in_layers(step)
-    if traces.concrete is not None and not _UNREPEATABLE & {one.code for one in traces.findings}:
+    if traces.concrete is not None and traces.is_repeatable:
         places = {one.place for one in of_source}
         yield from (one for one in split_batch.find(step, traces.concrete.graph) if one.place not in places)
 

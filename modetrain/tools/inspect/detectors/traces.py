@@ -42,6 +42,9 @@ CODE_OF_CHANGE = {
 _MAY_BE_HARMLESS = ("plain", "object", "layer", "container", "array")
 
 
+_UNREPEATABLE = {"MT205", "MT302", "MT304"}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TraceResult:
     """What tracing a step showed.
@@ -55,6 +58,11 @@ class TraceResult:
     findings: list[Finding]
     concrete: Concrete | None
     ran: frozenset[Location]
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether nothing was found that makes every run of the step differ, and so two parts of a batch and the whole."""
+        return not _UNREPEATABLE & {one.code for one in self.findings}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
