@@ -26,7 +26,7 @@ from modetrain.engine import context, metrics, untracked
 from modetrain.engine.autograph import convert
 from modetrain.engine.context import StepContext
 from modetrain.engine.loss import Loss
-from modetrain.engine.optimizer import Optimizer
+from modetrain.engine.optimizer import Optimizer, each_once
 from modetrain.engine.random import Draws, named_seed
 from modetrain.engine.replica_random import replica_share
 from modetrain.engine.tf_internals import keras_scales_nothing
@@ -163,7 +163,7 @@ class Recipe:
           {"loss": ..., **the other values}, before the update; a step may return it unchanged.
         """
         optimizer = _check_optimizer(optimizer or self.optimizer)
-        variables = list(optimizer.trainable if variables is None else variables)
+        variables = optimizer.trainable if variables is None else each_once(variables)
         found = Loss.compute(loss_fn, variables, optimizer)
         context.now().note_square({"loss": found.loss})
         self._apply(found.gradients, variables, optimizer, found.objective)

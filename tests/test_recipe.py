@@ -83,6 +83,39 @@ def test_only_the_variables_asked_for_change(make_trainer, mlp):
     close(recipe.model.get_weights(), [*body, *wanted])
 
 
+def test_a_variable_that_is_listed_twice_moves_once(mode, make_trainer, mlp):
+    """In the optimizer's list, in that of `minimize`, and in that of `apply`; the norm that clips counts it once too."""
+
+    class Twice(Digits):
+        def __init__(self, *, optimizer, **given):
+            super().__init__(optimizer=lambda variables: optimizer([*variables[:2], *variables]), **given)
+
+        def train_step(self, batch):
+            weights = [*self.model.trainable_variables, *self.model.trainable_variables[1:]]
+
+            def loss():
+                return cross_entropy(batch["label"], self.model(batch["image"]))
+
+            if mode != "eager":
+                return self.minimize(loss, variables=weights)
+            with tf.GradientTape() as tape:
+                losses = loss()
+                value = tf.reduce_mean(losses)
+            self.apply(tape.gradient(value, [v.value for v in weights]), weights)
+            return {"loss": losses}
+
+    for accumulate in (1, 2):
+        trainer = make_trainer(
+            mode, Twice, model=mlp(dropout=0), steps=1, accumulate=accumulate, ema=0.9, clip_norm=0.1
+        )
+        recipe = trainer.recipe
+        assert len(recipe.optimizer.trainable) == len(recipe.optimizer.averages) == 4
+        before, gradients = recipe.model.get_weights(), gradient(recipe, trainer.data.batch(0))
+        norm = np.sqrt(sum(np.sum(np.square(g)) for g in gradients))
+        trainer.train()
+        close(recipe.model.get_weights(), [v - 0.5 * g.numpy() * 0.1 / norm for v, g in zip(before, gradients)])
+
+
 def test_keras_regularizers_count_once_however_many_parts(make_trainer, mlp):
     linear = mlp(units=0, dropout=0, regularizer=keras.regularizers.L2(0.1))
     for accumulate in (1, 4):

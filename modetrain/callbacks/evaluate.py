@@ -7,6 +7,8 @@ import logging
 import numpy as np
 
 from modetrain.callback import Callback
+from modetrain.engine import object_walk
+from modetrain.engine.snapshot import Snapshot
 from modetrain.files.tensorboard import TensorBoardWriter
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,11 @@ class Evaluate(Callback):
         results = trainer.evaluate()
         log.info(f"step {trainer.step}: eval " + ", ".join(f"{name} {value:.4f}" for name, value in results.items()))
         self._events.scalars({f"eval/{name}": value for name, value in results.items()}, trainer.step)
-        with trainer.timer.measure("eval"), trainer.recipe.averaged():
+        with (
+            trainer.timer.measure("eval"),
+            trainer.recipe.averaged(),
+            Snapshot(object_walk.find_variables(trainer.recipe).values()),
+        ):
             found = trainer.recipe.show()
         for name, images in found.items():
             self._events.images(name, np.clip(np.asarray(images, np.float32), 0.0, 1.0), trainer.step)

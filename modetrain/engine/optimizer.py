@@ -12,7 +12,7 @@ synchronisation: variables are written by their handles, without `tf.distribute`
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -34,8 +34,8 @@ class Optimizer:
     """Updates a fixed list of variables.
 
     Args:
-      variables: the Keras variables it updates; their slots are made here, so that a checkpoint can be restored before
-        the first step.
+      variables: the Keras variables it updates, each once however often it is listed; their slots are made here, so that
+        a checkpoint can be restored before the first step.
       settings: see `OptimizerSettings`.
       steps: length of the run, for schedules that decay; a trainer sets it where it is None.
       loss_scaling: scale losses dynamically and skip updates whose gradients are not finite (mixed_float16).
@@ -75,7 +75,7 @@ class Optimizer:
         self.settings = settings
         self.nonfinite = nonfinite
         self.kept = False
-        self.trainable = list(variables)
+        self.trainable = each_once(variables)
         self.updates = keras.Variable(0, dtype="int64", trainable=False, name="updates")
         self._rule = update_rule(self.trainable, settings)
         self.steps = steps
@@ -214,8 +214,11 @@ class Optimizer:
                 f"the optimizer was not made for {', '.join(strangers)}: it has no slots for them. "
                 "Pass all variables that it updates when you make it."
             )
-        pairs = zip(gradients, variables, strict=True)
-        found = [(positions[id(v)], g) for g, v in pairs if g is not None]
+        by_position: dict[int, tf.Tensor] = {}
+        for gradient, variable in zip(gradients, variables, strict=True):
+            if gradient is not None:  # a variable that is listed twice has its whole gradient twice
+                by_position.setdefault(positions[id(variable)], gradient)
+        found = list(by_position.items())
         missing = [v.path for g, v in zip(gradients, variables, strict=True) if g is None]
         if not found:
             raise ValueError(
@@ -245,6 +248,11 @@ class Optimizer:
         scale = tf.where(finite, self.loss_scale.value, tf.maximum(self.loss_scale.value / 2.0, 1.0))
         self.loss_scale.assign(tf.where(grow, tf.minimum(scale * 2.0, _MOST_SCALE), scale))
         self._good_steps.assign(tf.where(grow, 0, good))
+
+
+def each_once(variables: Iterable[keras.Variable]) -> list[keras.Variable]:
+    """The variables without repetitions, in their order."""
+    return list({id(v): v for v in variables}.values())
 
 
 def _times(gradient, factor):

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from modetrain.diagnostics import pairs
-from modetrain.engine import replica_random, xla_random
+from modetrain.engine import replica_random, snapshot, xla_random
 from modetrain.engine.autograph import autograph_on, in_xla
 from modetrain.engine.batching import StackedBatches, micro_batches
 from modetrain.engine.context import StepContext
@@ -68,6 +68,7 @@ class Program:
         # XLA draws the same random numbers as eager and graph mode, where that is possible.
         self._portable = mode.compile == "xla" and xla_random.is_portable()
         self._built: dict[tuple, Loop] = {}
+        self._assigned: dict[tuple, list[Any]] = {}
         self._guards: dict[int, Guards] = {}  # by id of the traced step
         # The running step: nothing else shows which step of a call has failed.
         self._reached = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -101,10 +102,8 @@ class Program:
         else:  # a call without steps would not compile it: run one step and undo it
             # The traced step lists only variables that it reads; it may write others, like an optimizer's slots.
             written = [*self._state().values(), *(v for step in built.steps for v in step.variables)]
-            kept = [(v, tf.identity(v)) for v in written]
-            self(block, 0, 1)
-            for variable, value in kept:
-                variable.assign(value)
+            with snapshot.Snapshot(written):
+                self(block, 0, 1)
 
     def __call__(self, block: StackedBatches, lo: int, hi: int, watch_every: int = 0) -> np.ndarray:
         """Runs the steps of batches lo .. hi-1 of `block`; waits for the end.
@@ -121,6 +120,22 @@ class Program:
             return self._run_eagerly(block, lo, hi, watch_every)
         self.prepare(block)
         return self._built[_shapes(block)](block, lo, hi, watch_every)
+
+    def assigned(self, block: StackedBatches, variables: Callable[[], Iterable[Any]]) -> list[Any]:
+        """The variables that a call may assign, after `prepare`: what the trace tells; in eager mode all that are given.
+
+        Args:
+          block: stacked batches.
+          variables: returns those that may come into question besides what the step reads.
+        """
+        if self._mode.compile == "eager":
+            return list(variables())
+        shapes = _shapes(block)
+        if shapes not in self._assigned:
+            built = self._built[shapes]
+            read = [variable for step in built.steps for variable in step.graph.variables]
+            self._assigned[shapes] = snapshot.assigned(built.function.graph, [*variables(), *read])
+        return self._assigned[shapes]
 
     def trace(self, block: StackedBatches, last_part: bool) -> Concrete:
         """Traces the step again for batches of this shape.

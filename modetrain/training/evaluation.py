@@ -1,16 +1,27 @@
-"""One evaluation: means over every evaluation example, exact for any division into batches."""
+"""One evaluation: means over every evaluation example, exact for any division into batches. It changes no variable."""
 
 from __future__ import annotations
 
 import functools
+import logging
+import weakref
+from collections.abc import Iterable
+from typing import Any
 
 from modetrain.callback import TrainerProtocol
+from modetrain.engine import object_walk
 from modetrain.engine.metrics import RunningMeans
+from modetrain.engine.snapshot import Snapshot
 from modetrain.training.step_errors import explain, failing_step
+
+log = logging.getLogger(__name__)
+_told: weakref.WeakSet[Any] = weakref.WeakSet()  # the recipes whose assignments are logged
 
 
 def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> dict[str, float]:
     """Evaluates, with the averaged weights if an optimizer has them; all workers must call this.
+
+    What `eval_step` assigns has its value back afterwards.
 
     Args:
       trainer: has the recipe, the data and the mode.
@@ -19,7 +30,7 @@ def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> dict[str, floa
     program = trainer.programs.eval
     means = RunningMeans()
     blocks, begun = trainer.data.eval_blocks(steps_per_call), 0
-    with trainer.timer.measure("eval"), trainer.recipe.averaged():
+    with trainer.timer.measure("eval"), trainer.recipe.averaged(), Snapshot() as before:
         while True:
             with explain(trainer, "prepare", None, functools.partial(int, begun), evaluating=True):
                 block = next(blocks, None)
@@ -30,7 +41,25 @@ def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> dict[str, floa
                 if not program.has(block):
                     with trainer.timer.measure("compile"):
                         program.prepare(block)
+                before.add(program.assigned(block, lambda: object_walk.find_variables(trainer.recipe).values()))
                 rows = program(block, 0, block.length)
             means += RunningMeans.from_rows(program.names, rows[block.counted[: block.length]])
+        if trainer.recipe not in _told:
+            _told.add(trainer.recipe)
+            _tell(trainer.recipe, before.changed())
         everywhere = trainer.replicas.sum_over_workers(means.array())
     return RunningMeans.from_rows(program.names, everywhere).means()
+
+
+def _tell(recipe: Any, assigned: Iterable[Any]) -> None:
+    """Logs the variables that `eval_step` assigns, but for the seeds of draws, which the library sets for each batch."""
+    ids = {id(variable) for variable in assigned if variable.name != "seed_generator_state"}
+    names = (
+        [name for name, variable in object_walk.find_variables(recipe).items() if id(variable) in ids] if ids else []
+    )
+    if names:
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+        log.info(
+            f"eval_step assigns {listed}: an evaluation gives each its value back, so it does not change training. A number that "
+            "eval_step accumulates over batches depends on how they are divided: return one value per example"
+        )

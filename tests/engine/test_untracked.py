@@ -131,7 +131,7 @@ class InClosure(Base):
 
 class InGlobal(Base):
     def net_of(self, net):
-        NETS.append(net)
+        NETS[:] = [net]
 
     def trained(self):
         return NETS[-1]
@@ -162,7 +162,7 @@ def chosen(settings, cls):
         (InSet, "It is in self.nets, a set. ", "self.model = ..."),
         (InDeque, "It is in self.nets[0]. ", "self.model = ..."),
         (InClosure, "It is in the closure of self.forward. ", "self.model = ..."),
-        (InGlobal, "", "self.model = ..."),
+        (InGlobal, "It is in NETS[0]. ", "self.model = ..."),
     ],
 )
 def test_a_model_that_no_checkpoint_would_hold_is_refused_when_the_recipe_is_made(cls, place, line, settings):

@@ -1,0 +1,139 @@
+"""Walks the objects that a recipe holds, in whatever they are kept, each with the Python expression for it."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from modetrain.engine.optimizer import Optimizer
+from modetrain.engine.variables import attribute
+
+_MOST_VISITED = 10_000
+_ENDS = (
+    *(type, types.ModuleType, Optimizer, tf.Tensor, tf.Variable, keras.Variable),
+    *(keras.optimizers.Optimizer, keras.metrics.Metric, tf.random.Generator),
+)
+
+
+def walk(recipe: Any) -> Iterator[tuple[str, Any]]:
+    """Every object within reach of the recipe's attributes and of the globals that its methods name, the nearest first."""
+    visited: set[int] = {id(recipe)}
+    queue = collections.deque((attribute("self", name), thing) for name, thing in vars(recipe).items())
+    queue.extend(_globals_of(type(recipe)))
+    while queue and len(visited) < _MOST_VISITED:
+        place, thing = queue.popleft()
+        if id(thing) in visited:
+            continue
+        visited.add(id(thing))
+        yield place, thing
+        queue.extend(_iter_children(place, thing))
+
+
+def find_path(recipe: Any, found: Callable[[Any], bool]) -> str | None:
+    """The shortest Python expression for an object that satisfies `found`."""
+    return next((place for place, thing in walk(recipe) if found(thing)), None)
+
+
+def find_variables(recipe: Any) -> dict[str, Any]:
+    """The recipe's state by name, and every other variable within reach, by its Python expression."""
+    found = dict(recipe.state())
+    known = {id(variable) for variable in found.values()}
+    for place, thing in walk(recipe):
+        for index, variable in enumerate(variables_in(thing)):
+            if id(variable) not in known:
+                known.add(id(variable))
+                found[place if variable is thing else f"{place}.variables[{index}]"] = variable
+    return found
+
+
+def variables_in(thing: Any) -> list[Any]:
+    """The variables that an object of `walk` is, or lists."""
+    if isinstance(thing, (tf.Variable, keras.Variable)):
+        return [thing]
+    if isinstance(thing, keras.random.SeedGenerator):
+        return [thing.state]
+    if isinstance(thing, tf.random.Generator):
+        return [thing.state]
+    held = getattr(thing, "variables", None) if isinstance(thing, _LISTING) else None
+    return list(held or ())
+
+
+_LISTING = (keras.Layer, keras.metrics.Metric, keras.optimizers.Optimizer, Optimizer, tf.Module)
+
+
+def _globals_of(cls: type) -> Iterator[tuple[str, Any]]:
+    """What a recipe's own methods name of the globals of their file: variables, and what may hold some."""
+    for owner in cls.__mro__:
+        for method in vars(owner).values():
+            code = getattr(method, "__code__", None)
+            if code is None or owner.__module__.partition(".")[0] == "modetrain":
+                continue
+            for name in code.co_names:
+                thing = method.__globals__.get(name)
+                if not isinstance(thing, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)):
+                    yield name, thing
+
+
+def _iter_children(place: str, thing: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(thing, _ENDS):
+        return
+    if isinstance(thing, keras.Layer):
+        yield from _of_layer(place, thing)
+    elif isinstance(thing, Mapping):
+        yield from ((f"{place}[{key!r}]", value) for key, value in thing.items())
+    elif isinstance(thing, (list, tuple, collections.deque)):
+        yield from ((f"{place}[{index}]", value) for index, value in enumerate(thing))
+    elif isinstance(thing, (set, frozenset)):
+        yield from ((f"{place}, a set", value) for value in thing)
+    elif isinstance(thing, types.FunctionType):
+        cells = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=False)
+        yield from ((f"the closure of {place}", cell.cell_contents) for _, cell in cells if _is_full(cell))
+    elif isinstance(thing, types.MethodType):
+        yield f"{place}.__self__", thing.__self__
+    elif isinstance(thing, functools.partial):
+        yield f"{place}.func", thing.func
+        yield from ((f"{place}.args[{index}]", value) for index, value in enumerate(thing.args))
+        yield from ((f"{place}.keywords[{name!r}]", value) for name, value in thing.keywords.items())
+    else:
+        own = dict(getattr(thing, "__dict__", {}))
+        for cls in type(thing).__mro__:
+            slots = vars(cls).get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                if name not in ("__dict__", "__weakref__") and hasattr(thing, name):
+                    own[name] = getattr(thing, name)
+        if dataclasses.is_dataclass(thing):
+            own |= {f.name: getattr(thing, f.name) for f in dataclasses.fields(thing) if hasattr(thing, f.name)}
+        yield from ((attribute(place, name), value) for name, value in own.items())
+
+
+def _of_layer(place: str, layer: keras.Layer) -> Iterator[tuple[str, Any]]:
+    """The attributes that a layer's author has written, then the layers that Keras knows in it."""
+    of_keras = type(layer).__module__.partition(".")[0] == "keras"
+    for name, value in vars(layer).items():
+        if name not in _attributes_of_keras() and not name.startswith("_" if of_keras else "_self_"):
+            yield attribute(place, name), value
+    yield from (
+        (f"{place}, layer {one.name}", one) for one in layer._flatten_layers(include_self=False, recursive=False)
+    )
+
+
+@functools.cache
+def _attributes_of_keras() -> frozenset[str]:
+    """The attributes that Keras gives every layer and model."""
+    inputs = keras.Input((1,))
+    return frozenset({*vars(keras.Sequential()), *vars(keras.Model(inputs, inputs))})
+
+
+def _is_full(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
