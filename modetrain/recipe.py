@@ -151,8 +151,9 @@ class Recipe:
     ) -> Values:
         """Minimizes a loss by one update, which takes effect at once.
 
-        The gradients are those of the mean over the batch plus the regularizers of the variables (such as a Keras
-        `kernel_regularizer`). Losses that a layer adds (`add_loss`) are in `model.losses`: add them in `loss_fn`.
+        The gradients are those of the mean over the batch plus Keras's penalties, each once: the regularizers of the
+        variables, and what the layers of a model with such variables add in `loss_fn` (`activity_regularizer`, `add_loss`).
+        A penalty that the loss holds already, as one with `tf.add_n(self.model.losses)` does, is not added again.
 
         Args:
           loss_fn: computes the loss: one value per example, or a scalar; or (loss, {name: value}).
@@ -164,7 +165,7 @@ class Recipe:
         """
         optimizer = _check_optimizer(optimizer or self.optimizer)
         variables = optimizer.trainable if variables is None else each_once(variables)
-        found = Loss.compute(loss_fn, variables, optimizer)
+        found = Loss.compute(loss_fn, variables, optimizer, self._keras_layers)
         context.now().note_square({"loss": found.loss})
         self._apply(found.gradients, variables, optimizer, found.objective)
         return {"loss": found.loss, **found.values}
@@ -176,7 +177,7 @@ class Recipe:
         variables: Sequence[keras.Variable] | None = None,
         optimizer: Optimizer | None = None,
     ) -> None:
-        """The update of `minimize`, for gradients that a step has computed with its own tape.
+        """The update of `minimize`, for gradients that a step has computed with its own tape; it adds no penalties.
 
         Args:
           gradients: gradients of the mean over the batch, one for each variable.
@@ -256,7 +257,7 @@ class Recipe:
 
     def models(self) -> list[keras.Model]:
         """The recipe's Keras models."""
-        return [thing for _, thing in iter_attributes(self) if isinstance(thing, keras.Model)]
+        return [thing for thing in self._keras_layers() if isinstance(thing, keras.Model)]
 
     def seek(self, step: int) -> None:
         """Sets every seed generator to the begin of step `step`."""
@@ -318,6 +319,10 @@ class Recipe:
     def _name_of(self, optimizer: Optimizer) -> str:
         name = next((n for n, o in self.optimizers().items() if o is optimizer), "optimizer")
         return name.removesuffix("_optimizer")
+
+    def _keras_layers(self) -> list[keras.Layer]:
+        """The recipe's Keras layers that are attributes; models are layers too."""
+        return [thing for _, thing in iter_attributes(self) if isinstance(thing, keras.Layer)]
 
     def _draws(self) -> Draws:
         if self._seeded is None:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from modetrain.engine.autograph import convert
 from modetrain.engine.optimizer import Optimizer
+from modetrain.engine.penalties import Penalties
 from modetrain.engine.xla import compile_separately
 
 
@@ -21,7 +22,7 @@ class Loss:
     Attributes:
       loss: one value per example, or a scalar.
       values: the function's other values, by name.
-      objective: the scalar that is differentiated: the mean over the batch plus the variables' regularizers.
+      objective: the scalar that is differentiated: the mean over the batch, with each penalty of Keras once.
       gradients: one for each variable, or None.
     """
 
@@ -31,27 +32,35 @@ class Loss:
     gradients: Sequence
 
     @classmethod
-    def compute(cls, loss_fn: Callable[[], Any], variables: Sequence[keras.Variable], optimizer: Optimizer) -> Loss:
+    def compute(
+        cls,
+        loss_fn: Callable[[], Any],
+        variables: Sequence[keras.Variable],
+        optimizer: Optimizer,
+        layers: Callable[[], Sequence[keras.Layer]],
+    ) -> Loss:
         """Computes the loss within a step.
 
         Args:
           loss_fn: returns the loss, or (loss, {name: value}).
           variables: what to differentiate by.
           optimizer: scales the loss where small gradients would vanish, and unscales the gradients.
+          layers: returns the recipe's layers and models, whose penalties count.
         """
         watched = [v.value for v in variables]
 
         def compute():
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(watched)
-                returned = convert(loss_fn)()
-                loss, values = returned if isinstance(returned, tuple) else (returned, {})
-                loss = tf.convert_to_tensor(loss)
-                wide = tf.float64 if loss.dtype == tf.float64 else tf.float32
-                objective = tf.reduce_mean(tf.cast(loss, wide))
-                for variable in variables:
-                    if variable.regularizer is not None:
-                        objective += tf.cast(variable.regularizer(variable), wide)
+                penalties = Penalties(tape, variables, layers)
+                with penalties.observed():
+                    returned = convert(loss_fn)()
+                    loss, values = returned if isinstance(returned, tuple) else (returned, {})
+                    loss = tf.convert_to_tensor(loss)
+                    wide = tf.float64 if loss.dtype == tf.float64 else tf.float32
+                    objective = tf.reduce_mean(tf.cast(loss, wide))
+                for penalty in penalties.missing(objective):
+                    objective += tf.cast(penalty, wide)
                 to_lower = optimizer.scale(objective)
             return loss, dict(values), objective, tape.gradient(to_lower, watched)
 

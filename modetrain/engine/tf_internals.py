@@ -41,6 +41,49 @@ def keras_scales_nothing() -> Iterator[None]:
         _thread.depth -= 1
 
 
+def observe_regularizer(variable: keras.Variable, observer: Callable[[Any, Any], Any]) -> None:
+    """From now on calls of the variable's regularizer return `observer(given, returned)`.
+
+    The regularizer's class is changed, so that it does not matter who calls it: Keras for `model.losses`, or the user.
+    """
+    if not isinstance(variable.regularizer, (keras.regularizers.Regularizer, _Function)):
+        variable.regularizer = _Function(variable.regularizer)
+    kind = type(variable.regularizer)
+    original = kind.__call__
+    if getattr(original, "observer", None) is observer:
+        return
+
+    @functools.wraps(original)
+    @tf.autograph.experimental.do_not_convert
+    def observed(regularizer: Any, given: Any) -> Any:
+        return observer(given, original(regularizer, given))
+
+    observed.observer = observer  # type: ignore[attr-defined]
+    kind.__call__ = observed
+
+
+class _Function:
+    """A regularizer that is a function."""
+
+    def __init__(self, function: Callable[[Any], Any]):
+        self._function = function
+
+    def __call__(self, given: Any) -> Any:
+        return self._function(given)
+
+
+def observe_added_losses(observer: Callable[[keras.Layer, tf.Tensor], tf.Tensor]) -> None:
+    """From now on `layer.add_loss(term)` adds `observer(layer, term)`."""
+    original = keras.Layer.add_loss
+
+    @functools.wraps(original)
+    @tf.autograph.experimental.do_not_convert
+    def add_loss(layer: keras.Layer, loss: Any) -> None:
+        original(layer, tf.nest.map_structure(lambda one: observer(layer, one) if tf.is_tensor(one) else one, loss))
+
+    keras.Layer.add_loss = add_loss  # type: ignore[method-assign]
+
+
 def _only_outside(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Wraps a function that scales a loss by the number of replicas: inside a step it returns the loss unchanged."""
 
