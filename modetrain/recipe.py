@@ -22,7 +22,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from modetrain.engine import context, metrics, untracked
+from modetrain.engine import context, metrics, step_state, untracked
 from modetrain.engine.autograph import convert
 from modetrain.engine.context import StepContext
 from modetrain.engine.loss import Loss
@@ -208,7 +208,7 @@ class Recipe:
         self._draws().seek(running.number, running.part)
         batch = scale_images(batch)
         with replica_share(_count_examples(batch)), self._keep_finite():
-            values = self._run(self.train_step, batch, running)
+            values = self._run("train_step", batch, running)
         row = metrics.pack_row(values, _count_examples(batch))
         running.note_square(values)
         clash = sorted(set(running.seen) & set(values))
@@ -223,7 +223,7 @@ class Recipe:
         """Evaluates batch number `running.number`; returns the metrics' names and their row."""
         self._draws().seek(running.number)
         batch = scale_images(batch)
-        values = self._run(self.eval_step, batch, running)
+        values = self._run("eval_step", batch, running)
         row = metrics.pack_row(values, _count_examples(batch))
         running.note_square(values)
         return list(values), row
@@ -282,10 +282,10 @@ class Recipe:
 
     # --- private ----------------------------------------------------------------------------------------------------
 
-    def _run(self, step: Callable[[Batch], Values], batch: Batch, running: StepContext) -> Values:
+    def _run(self, method: str, batch: Batch, running: StepContext) -> Values:
         context.begin(running)
-        with keras_scales_nothing():
-            values = convert(step)(batch)
+        with keras_scales_nothing(), step_state.in_step(self, method):
+            values = convert(getattr(self, method))(batch)
         context.end()  # not after a failure: the debugger may read self.step
         return values
 

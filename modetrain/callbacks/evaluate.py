@@ -10,6 +10,7 @@ from modetrain.callback import Callback
 from modetrain.engine import object_walk
 from modetrain.engine.snapshot import Snapshot
 from modetrain.files.tensorboard import TensorBoardWriter
+from modetrain.training import evaluation
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,9 @@ class Evaluate(Callback):
     def __init__(self, *, every: int | None, events: TensorBoardWriter):
         super().__init__(every=every)
         self._events = events
+
+    def on_train_begin(self, trainer):
+        evaluation.check(trainer)
 
     def on_step(self, trainer):
         results = trainer.evaluate()

@@ -22,30 +22,35 @@ _ENDS = (
 )
 
 
-def walk(recipe: Any) -> Iterator[tuple[str, Any]]:
-    """Every object within reach of the recipe's attributes and of the globals that its methods name, the nearest first."""
+def walk(recipe: Any) -> Iterator[tuple[str, Any, keras.Layer | None]]:
+    """Every object within reach of the recipe's attributes and of the globals that its methods name, the nearest first.
+
+    Returns:
+      The Python expression of each, the object, and the innermost layer that it is in.
+    """
     visited: set[int] = {id(recipe)}
-    queue = collections.deque((attribute("self", name), thing) for name, thing in vars(recipe).items())
-    queue.extend(_globals_of(type(recipe)))
+    roots = [*((attribute("self", name), thing) for name, thing in vars(recipe).items()), *_globals_of(type(recipe))]
+    queue: collections.deque[tuple[str, Any, keras.Layer | None]] = collections.deque((*root, None) for root in roots)
     while queue and len(visited) < _MOST_VISITED:
-        place, thing = queue.popleft()
+        place, thing, layer = queue.popleft()
         if id(thing) in visited:
             continue
         visited.add(id(thing))
-        yield place, thing
-        queue.extend(_iter_children(place, thing))
+        yield place, thing, layer
+        layer = thing if isinstance(thing, keras.Layer) else layer
+        queue.extend((*child, layer) for child in _iter_children(place, thing))
 
 
 def find_path(recipe: Any, found: Callable[[Any], bool]) -> str | None:
     """The shortest Python expression for an object that satisfies `found`."""
-    return next((place for place, thing in walk(recipe) if found(thing)), None)
+    return next((place for place, thing, _ in walk(recipe) if found(thing)), None)
 
 
 def find_variables(recipe: Any) -> dict[str, Any]:
     """The recipe's state by name, and every other variable within reach, by its Python expression."""
     found = dict(recipe.state())
     known = {id(variable) for variable in found.values()}
-    for place, thing in walk(recipe):
+    for place, thing, _ in walk(recipe):
         for index, variable in enumerate(variables_in(thing)):
             if id(variable) not in known:
                 known.add(id(variable))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,7 +60,7 @@ def observe_regularizer(variable: keras.Variable, observer: Callable[[Any, Any],
         return observer(given, original(regularizer, given))
 
     observed.observer = observer  # type: ignore[attr-defined]
-    kind.__call__ = observed
+    kind.__call__ = observed  # type: ignore[method-assign]
 
 
 class _Function:
@@ -82,6 +83,51 @@ def observe_added_losses(observer: Callable[[keras.Layer, tf.Tensor], tf.Tensor]
         original(layer, tf.nest.map_structure(lambda one: observer(layer, one) if tf.is_tensor(one) else one, loss))
 
     keras.Layer.add_loss = add_loss  # type: ignore[method-assign]
+
+
+def observe_metrics(counts: Callable[[], bool], observer: Callable[[keras.metrics.Metric], None]) -> None:
+    """From now on `observer(metric)` is called before a variable of a Keras metric is assigned.
+
+    Args:
+      counts: whether a metric that is being made counts.
+      observer: see above.
+    """
+    add, assign = keras.metrics.Metric.add_variable, keras.Variable._direct_assign
+
+    @functools.wraps(add)
+    def add_variable(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> keras.Variable:
+        variable = add(metric, *args, **kwargs)
+        if counts():
+            metrics.add(metric)
+            variable.of_metric = metric
+        return variable
+
+    @functools.wraps(assign)
+    @tf.autograph.experimental.do_not_convert
+    def direct_assign(variable: keras.Variable, value: Any) -> Any:  # with Keras's stateless interface not called
+        metric = getattr(variable, "of_metric", None)
+        if metric is not None:
+            observer(metric)
+        return assign(variable, value)
+
+    keras.metrics.Metric.add_variable = add_variable  # type: ignore[method-assign]
+    keras.Variable._direct_assign = direct_assign
+
+
+metrics: weakref.WeakSet[keras.metrics.Metric] = weakref.WeakSet()  # those that count
+
+
+def observe_weights(observer: Callable[[keras.Layer], None]) -> None:
+    """From now on `observer(layer)` is called before a Keras layer makes a weight."""
+    original = keras.Layer.add_weight
+
+    @functools.wraps(original)
+    @tf.autograph.experimental.do_not_convert
+    def add_weight(layer: keras.Layer, *args: Any, **kwargs: Any) -> keras.Variable:
+        observer(layer)
+        return original(layer, *args, **kwargs)
+
+    keras.Layer.add_weight = add_weight  # type: ignore[method-assign]
 
 
 def _only_outside(scale: Callable[[Any], Any]) -> Callable[[Any], Any]:

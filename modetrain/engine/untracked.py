@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from modetrain.engine import object_walk
+from modetrain.engine import object_walk, step_state
 from modetrain.engine.optimizer import Optimizer
 from modetrain.errors import ConfigError
 
@@ -20,11 +20,16 @@ _LOST = "A resumed run would start from fresh values."
 
 
 def check(recipe: Any) -> None:
-    """Refuses a recipe with an optimizer that updates variables outside the recipe's state.
+    """Refuses a recipe that trains variables outside its state, by an optimizer or in a layer.
 
     Raises:
-      ConfigError: it has one.
+      ConfigError: it does.
     """
+    step_state.check(recipe)
+    _check_optimizers(recipe)
+
+
+def _check_optimizers(recipe: Any) -> None:
     kept = {id(v) for v in recipe.state().values()}
     for name, optimizer in recipe.optimizers().items():
         # A recipe may keep the tf.Variable inside one of Keras's.
@@ -42,7 +47,7 @@ def check_in_use(recipe: Any, optimizer: Optimizer) -> None:
     """
     if optimizer.kept:
         return
-    check(recipe)
+    _check_optimizers(recipe)
     if not optimizer.kept:
         raise ConfigError(_optimizer_message(recipe, optimizer))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from modetrain.data.dataset import Data
 from modetrain.data.sources.source import Source
-from modetrain.engine import batch_norm, tf_setup, untracked
+from modetrain.engine import batch_norm, compiled_models, tf_setup, untracked
 from modetrain.engine.batching import BatchSharding
 from modetrain.engine.devices import Replicas
 from modetrain.errors import ConfigError
@@ -62,6 +62,7 @@ def make_recipe(
             f"Trainer(recipe=...): a {type(recipe).__name__} is no modetrain.Recipe, nor a function that makes one."
         )
     untracked.check(recipe)
+    compiled_models.tell_unused(recipe)
     for optimizer in recipe.optimizers().values():
         if optimizer.steps is None:
             optimizer.steps = steps

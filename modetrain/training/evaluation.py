@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bdb
 import functools
 import logging
 import weakref
@@ -9,10 +10,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from modetrain.callback import TrainerProtocol
-from modetrain.engine import object_walk
+from modetrain.engine import object_walk, step_state
 from modetrain.engine.metrics import RunningMeans
 from modetrain.engine.snapshot import Snapshot
-from modetrain.training.step_errors import explain, failing_step
+from modetrain.errors import ConfigError
+from modetrain.training.step_errors import explain, failing_step, without_stack
 
 log = logging.getLogger(__name__)
 _told: weakref.WeakSet[Any] = weakref.WeakSet()  # the recipes whose assignments are logged
@@ -49,6 +51,32 @@ def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> dict[str, floa
             _tell(trainer.recipe, before.changed())
         everywhere = trainer.replicas.sum_over_workers(means.array())
     return RunningMeans.from_rows(program.names, everywhere).means()
+
+
+def check(trainer: TrainerProtocol) -> None:
+    """Refuses, before the first step, an `eval_step` that updates a Keras metric: tries it on the first batch.
+
+    Does nothing where there is no Keras metric. Any other error is left to the evaluation. All workers must call this.
+
+    Raises:
+      ConfigError: it updates one.
+    """
+    if not step_state.may_update_metrics() or not trainer.data.eval_examples:
+        return
+    program = trainer.programs.eval
+    try:
+        with trainer.timer.measure("eval"), Snapshot(object_walk.find_variables(trainer.recipe).values()):
+            block = next(trainer.data.eval_blocks(trainer.loader.length))
+            if trainer.mode.compile == "eager":
+                program(block, 0, 1)
+            else:
+                program.prepare(block)
+    except ConfigError as error:
+        raise without_stack(error) from error
+    except bdb.BdbQuit:
+        raise
+    except Exception:
+        return
 
 
 def _tell(recipe: Any, assigned: Iterable[Any]) -> None:

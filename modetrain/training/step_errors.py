@@ -63,9 +63,8 @@ def explain(
     except bdb.BdbQuit:  # the user has quit the debugger, and needs no notes
         raise
     except ConfigError as error:  # its text is complete; AutoGraph puts a stack of the library before it
-        _, wrapped, text = str(error).rpartition(f"{type(error).__name__}: ")
-        if wrapped and tf_errors.read(error) is not None:
-            raise type(error)(text.strip()) from error
+        if (plain := without_stack(error)) is not error:
+            raise plain from error
         raise
     except Exception as error:
         if trainer.replicas.workers > 1 and lost_a_peer(error):  # the step did not fail on this worker
@@ -78,6 +77,12 @@ def explain(
         method = "eval_step" if evaluating else method
         trainer.callbacks.on_step_error(trainer, StepFailure(error=error, step=failed, method=method, block=block))
         raise
+
+
+def without_stack(error: ConfigError) -> ConfigError:
+    """The error without the stack that AutoGraph puts before its text; the error itself where there is none."""
+    _, wrapped, text = str(error).rpartition(f"{type(error).__name__}: ")
+    return type(error)(text.strip()) if wrapped and tf_errors.read(error) is not None else error
 
 
 def failing_step(mode: Mode, program: Program, first: int) -> Callable[[], int]:

@@ -95,8 +95,8 @@ CODES: Mapping[str, Code] = {
     ),
     "MT206": Code(
         title="makes a variable, layer, optimizer or metric in the step",
-        why="A traced step makes a new one at each trace or fails, eager makes a new one at every step, and it is in no "
-        "checkpoint.",
+        why="A traced step makes a new one at each trace or fails, eager makes a new one at every step; one that is kept exists "
+        "only after the first step, too late for an optimizer and for resuming.",
         fix="Make it in the recipe's __init__ as an attribute, and use it in the step.",
     ),
     "MT207": Code(
