@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,13 +12,15 @@ import keras
 from modetrain.engine.variables import iter_attributes
 
 log = logging.getLogger(__name__)
+_told: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 
 
 def tell_unused(recipe: Any) -> None:
     """Logs the optimizer and the metrics of each compiled model of a recipe."""
     for name, model in iter_attributes(recipe):
-        if not isinstance(model, keras.Model) or not getattr(model, "compiled", False):
+        if not isinstance(model, keras.Model) or not getattr(model, "compiled", False) or model in _told:
             continue
+        _told.add(model)
         given = model.get_compile_config() or {}
         metrics = [*_names(given.get("metrics")), *_names(given.get("weighted_metrics"))]
         optimizer = getattr(model, "optimizer", None)

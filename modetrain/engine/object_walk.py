@@ -5,17 +5,20 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import itertools
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from modetrain.engine.optimizer import Optimizer
 from modetrain.engine.variables import attribute
 
 _MOST_VISITED = 10_000
+_PLAIN = (str, bytes, int, float, complex, type(None), np.ndarray, np.generic)
 _ENDS = (
     *(type, types.ModuleType, Optimizer, tf.Tensor, tf.Variable, keras.Variable),
     *(keras.optimizers.Optimizer, keras.metrics.Metric, tf.random.Generator),
@@ -38,7 +41,8 @@ def walk(recipe: Any) -> Iterator[tuple[str, Any, keras.Layer | None]]:
         visited.add(id(thing))
         yield place, thing, layer
         layer = thing if isinstance(thing, keras.Layer) else layer
-        queue.extend((*child, layer) for child in _iter_children(place, thing))
+        children = ((*child, layer) for child in _iter_children(place, thing) if not isinstance(child[1], _PLAIN))
+        queue.extend(itertools.islice(children, _MOST_VISITED))
 
 
 def find_path(recipe: Any, found: Callable[[Any], bool]) -> str | None:
@@ -74,16 +78,19 @@ _LISTING = (keras.Layer, keras.metrics.Metric, keras.optimizers.Optimizer, Optim
 
 
 def _globals_of(cls: type) -> Iterator[tuple[str, Any]]:
-    """What a recipe's own methods name of the globals of their file: variables, and what may hold some."""
+    """What a recipe's class holds, and what its own methods name of the globals of their file."""
     for owner in cls.__mro__:
-        for method in vars(owner).values():
-            code = getattr(method, "__code__", None)
-            if code is None or owner.__module__.partition(".")[0] == "modetrain":
+        if owner is object or owner.__module__.partition(".")[0] == "modetrain":
+            continue
+        for name, member in vars(owner).items():
+            code = getattr(member, "__code__", None)
+            if code is None:
+                yield f"{owner.__name__}.{name}", member
                 continue
-            for name in code.co_names:
-                thing = method.__globals__.get(name)
+            for used in code.co_names:
+                thing = member.__globals__.get(used)
                 if not isinstance(thing, (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType)):
-                    yield name, thing
+                    yield used, thing
 
 
 def _iter_children(place: str, thing: Any) -> Iterator[tuple[str, Any]]:
@@ -100,6 +107,8 @@ def _iter_children(place: str, thing: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(thing, types.FunctionType):
         cells = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=False)
         yield from ((f"the closure of {place}", cell.cell_contents) for _, cell in cells if _is_full(cell))
+        defaults = (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values())
+        yield from ((f"a default of {place}", value) for value in defaults)
     elif isinstance(thing, types.MethodType):
         yield f"{place}.__self__", thing.__self__
     elif isinstance(thing, functools.partial):

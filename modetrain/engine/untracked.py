@@ -78,9 +78,10 @@ def _optimizer_message(recipe: Any, optimizer: Optimizer) -> str:
 
 def _line(recipe: Any, name: str, place: str | None) -> str:
     """The line to write, like `self.net = self.nets.net`, with an unused name."""
-    dotted = place is not None and all(part.isidentifier() for part in place.split(".")) and place.count(".") > 1
-    if place is not None and dotted:
-        name = place.rpartition(".")[2]
+    parts = place.split(".") if place is not None else []
+    dotted = len(parts) > 2 and all(part.isidentifier() and not part.startswith("__") for part in parts)
+    if dotted:
+        name = parts[-1]
     while name in vars(recipe) or hasattr(type(recipe), name):
         name += "_"
     return f"self.{name} = {place if dotted else '...'}"

@@ -367,6 +367,7 @@ def test_an_optimizer_is_checked_as_the_trainer_is_made_and_not_in_steps(make_tr
 # --- from the command line -------------------------------------------------------------------------------------------
 
 MINE = """
+import keras
 import tensorflow as tf
 from recipes.mnist import Digits
 
@@ -404,10 +405,29 @@ class HidesOptimizer(Digits):
             from recipes.mnist import cross_entropy
             return cross_entropy(batch["label"], self_.model(batch["image"], training=True))
         return self.minimize(loss, optimizer=self.nets.net)
+
+class Builds(Digits):
+    def __init__(self, *, model, **given):
+        class Late(keras.Model):
+            def __init__(self, body, classes):
+                super().__init__()
+                self.body, self.head = body, keras.layers.Dense(classes)
+            def call(self, x, training=False):
+                return self.head(self.body(x, training=training))
+        super().__init__(model=lambda image_shape, classes: Late(model(image_shape, classes), classes), **given)
+
+class Measures(Digits):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.accuracy = keras.metrics.SparseCategoricalAccuracy()
+
+    def eval_step(self, batch):
+        self.accuracy.update_state(batch["label"], self.model(batch["image"]))
+        return {"accuracy": self.accuracy.result()}
 """
 FILES = {"recipes/mine.py": MINE} | {
     f"conf/recipe/{cls.lower()}.yaml": f"# {cls}.\n_target_: recipes.mine.{cls}\n"
-    for cls in ("Hides", "Words", "Pickles", "HidesOptimizer")
+    for cls in ("Hides", "Words", "Pickles", "HidesOptimizer", "Builds", "Measures")
 }
 COMMON = ("model=mlp", "data.source=bundled", "callbacks.evaluate.every=0")
 
@@ -424,6 +444,8 @@ def mine(cli):
         ("hides", ["mode=graph"], "Hides: the optimizer optimizer updates "),
         ("words", ["mode=graph"], "Words has variables that no checkpoint can hold: words (string). "),
         ("hidesoptimizer", ["mode=mirrored", "mode.replicas=2"], "HidesOptimizer: the optimizer of "),
+        ("builds", ["mode=graph"], "Builds: self.model.head (Dense dense"),
+        ("measures", ["mode=eager"], "Measures: eval_step updates the Keras metric self.accuracy "),
     ],
 )
 def test_the_command_line_says_it_before_the_first_step(recipe, mode, said, mine):
@@ -432,6 +454,7 @@ def test_the_command_line_says_it_before_the_first_step(recipe, mode, said, mine
     assert f"modetrain: {said}" in " ".join(run.err.split())
     assert "in user code" not in run.err
     assert "Traceback" not in run.err
+    assert "MT206" not in run.err
     assert list((run.folder / "checkpoints").glob("*.npz")) == []
 
 
