@@ -126,8 +126,8 @@ class Recipe:
           training: whether this is a training batch.
 
         Returns:
-          The batch for the step. Each step scales uint8 images to [0, 1]: float32, or float64 with
-          mode.precision=float64.
+          The batch for the step: a dict of dense tensors [examples, ...], as many examples as `batch` has. Each step scales
+          uint8 and uint16 images to [0, 1]: float32, or float64 with mode.precision=float64.
         """
         return batch
 
@@ -137,7 +137,7 @@ class Recipe:
         return type(self).prepare is not Recipe.prepare
 
     def show(self) -> Mapping[str, tf.Tensor]:
-        """Images for TensorBoard at each evaluation: {name: float [n, height, width, channels] in [0, 1]}."""
+        """Images for TensorBoard at each evaluation: {name: [n, height, width, channels]}, uint8 or floats in [0, 1]."""
         return {}
 
     # --- what a step may use ----------------------------------------------------------------------------------------
@@ -334,11 +334,11 @@ class Recipe:
 
 
 def scale_images(batch: Batch) -> Batch:
-    """Converts a uint8 `image` of the batch to `keras.config.floatx()` in [0, 1]; everything else stays unchanged."""
+    """Converts a uint8 or uint16 `image` to `keras.config.floatx()` in [0, 1]; everything else stays unchanged."""
     image = batch.get("image")
-    if image is None or image.dtype != tf.uint8:
+    if image is None or image.dtype not in (tf.uint8, tf.uint16):
         return batch
-    return {**batch, "image": tf.cast(image, keras.config.floatx()) / 255.0}
+    return {**batch, "image": tf.cast(image, keras.config.floatx()) / float(image.dtype.max)}
 
 
 def _build_optimizer(optimizer: Any, variables: Sequence[keras.Variable]) -> Optimizer:

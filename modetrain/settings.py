@@ -44,7 +44,9 @@ class DataSettings:
     )
     download: bool = key(True, "whether data that is not prepared may be downloaded", affects=MACHINE)
     train_split: str = key("train", "TFDS split to train on")
-    eval_split: str = key("test", "TFDS split to evaluate on", also="test_split valid_split", instead=names.SPLITS)
+    eval_split: str | None = key(
+        "test", "TFDS split to evaluate on; null is none", also="test_split valid_split", instead=names.SPLITS
+    )
     batch_size: int = common(
         64,
         "examples in one training batch, over all devices",
@@ -398,3 +400,8 @@ class Settings:
     callbacks: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the run needs the evaluation split; `data.overfit` evaluates on the training batches."""
+        return self.do == "evaluate" or (self.callbacks.get("evaluate") is not None and not self.data.overfit)

@@ -123,7 +123,9 @@ class Trainer:
           ConfigError: there are no evaluation examples.
         """
         if not self.data.eval_examples:
-            raise ConfigError("there are no evaluation examples: pass them as data['eval'].")
+            raise ConfigError(
+                "there are no evaluation examples: pass them as data['eval'], or name their split: data.eval_split=."
+            )
         with tf_setup.precision(self.mode):
             means = evaluate(self, steps_per_call=self.steps_per_call)
         self.history.add_evaluation(self.step, means)

@@ -43,7 +43,7 @@ def make_info(settings: Settings, source: Source) -> Info:
         image_shape=tuple(source.train["image"].shape[1:]),
         classes=source.classes,
         train_examples=len(source.train["label"]),
-        eval_examples=len(source.eval["label"]),
+        eval_examples=len(source.eval.get("label", ())),
         batch_size=settings.data.batch_size,
         steps=settings.steps,
         seed=settings.seed,

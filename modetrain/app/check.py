@@ -54,7 +54,7 @@ def load(words: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> Se
         with contextlib.suppress(Exception):  # whatever is wrong besides
             more = f"\n{_epochs_in_steps(words, cwd, config_dirs)}"
         raise ConfigError(f"{error}{more}") from None
-    sources.check(settings.data)
+    sources.check(settings.data, evaluates=settings.evaluates)
     return settings
 
 

@@ -237,7 +237,7 @@ def build(
     tf_setup.apply(mode, settings.seed)
     if settings.check_numerics:
         tf.debugging.enable_check_numerics()
-    source = sources.load(settings.data)
+    source = sources.load(settings.data, evaluates=settings.evaluates)
     log.info(f"data: {source.description}")
     recipe = make_recipe(settings, make_info(settings, source), replicas=replicas)
     data = make_data(settings, source, recipe, replicas=replicas)

@@ -27,6 +27,7 @@ def compute(recipe: Recipe, source: Source, replicas: Replicas) -> dict[str, Any
         "code of the recipe": _code(type(recipe)),
         "variables": _short(repr([(n, tuple(v.shape), str(v.dtype)) for n, v in recipe.state().items()]).encode()),
         "training examples' content": _content(source.train),
+        "classes": source.classes,
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "kind of device": replicas.devices[0].rpartition("/")[2].rpartition(":")[0].removeprefix("device:"),

@@ -167,9 +167,13 @@ def _suggest(where: ResumePoint, settings: Settings) -> str:
 def _find_changes(found: file.CheckpointFile, settings: Settings, made_of: Mapping[str, Any]) -> list[str]:
     before = found.meta.get("fingerprint", {})
     others = [name for name, now in made_of.items() if before.get(name, now) != now]
+    splits = f"data.train_split={settings.data.train_split} and data.eval_split={settings.data.eval_split}"
     return [
         *find_differences(found.meta.get("config", {}), settings.resolved),
-        *(f"{name}: {before[name]} -> {made_of[name]}" for name in others),
+        *(
+            f"{name}: {before[name]} -> {made_of[name]}" + (f", by the labels of {splits}" if name == "classes" else "")
+            for name in others
+        ),
     ]
 
 

@@ -20,7 +20,7 @@ from modetrain.config.files import ConfigFile, explain, find, read, used
 from modetrain.config.overrides import MAY_BE_LEFT_OUT, for_hydra, groups, line
 from modetrain.errors import ConfigError
 from modetrain.files import quoting
-from modetrain.files.paths import find_options
+from modetrain.files.paths import find_options, visible
 from modetrain.keys import KEYS, MISSING, defaults, leaves
 from modetrain.schema import text
 
@@ -96,7 +96,9 @@ def compose(
     chosen = [one for one in overrides if one.key_or_group in known and not isinstance(one.value(), dict)]
     values = [one for one in overrides if one not in chosen and not one.is_hydra_override()]
     typed = {one.key_or_group: line(one) for one in values}
-    below = [file for folder in folders for pattern in ("*", "*/*", "*/*/*") for file in folder.glob(f"{pattern}.yaml")]
+    below = [
+        file for folder in folders for pattern in ("*", "*/*", "*/*/*") for file in visible(folder, f"{pattern}.yaml")
+    ]
     stamps = [(file, file.stat().st_mtime_ns) for file in sorted(below)]
     config, choices, sources = _composed(tuple(map(for_hydra, chosen)), tuple(folders), cwd, root, tuple(stamps))
     config = copy.deepcopy(config)

@@ -15,7 +15,7 @@ from modetrain.config import suggest
 from modetrain.config.arguments import ROOT
 from modetrain.errors import ConfigError, closest
 from modetrain.files import quoting
-from modetrain.files.paths import GROUPS, find_options
+from modetrain.files.paths import GROUPS, find_options, visible
 from modetrain.files.quoting import key_of
 from modetrain.keys import KEYS
 from modetrain.schema import text
@@ -108,7 +108,7 @@ def line(override: Override) -> str:
 
 def groups(folders: Sequence[Path]) -> list[str]:
     """Every config group: modetrain's own, and the user's."""
-    own = (entry.name for folder in folders for entry in folder.iterdir() if any(entry.glob("*.yaml")))
+    own = (entry.name for folder in folders for entry in visible(folder) if visible(entry, "*.yaml"))
     return list(dict.fromkeys([*GROUPS, *sorted(own)]))
 
 

@@ -44,11 +44,24 @@ def conf_dirs(cwd: Path, extra: Sequence[str] = ()) -> list[Path]:
     return list(dict.fromkeys(folder.resolve() for folder in folders))
 
 
+def visible(folder: Path, pattern: str = "*") -> list[Path]:
+    """What a folder holds, sorted, without hidden files such as `._image.npy` and `.DS_Store`.
+
+    Systems and editors leave those beside the user's own files.
+    """
+    found = (
+        file
+        for file in folder.glob(pattern)
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
+    return sorted(found)
+
+
 def find_options(group: str, folders: Iterable[Path]) -> dict[str, Path]:
     """The options of one config group by name, each with the file that defines it."""
     found: dict[str, Path] = {}
     for folder in folders:
-        for file in sorted((folder / group).glob("*.yaml")):
+        for file in visible(folder / group, "*.yaml"):
             found.setdefault(file.stem, file)
     return dict(sorted(found.items()))
 

@@ -103,7 +103,7 @@ def build(*words: str, batches: int = 2) -> tuple[Callable[[], Recipe], list[dic
                 f"{word}: build makes no run, and modes are named to modetrain.inspect and modetrain.compare. Leave it out."
             )
     settings = load.load(words, Path.cwd())
-    source = sources.load(settings.data)
+    source = sources.load(settings.data, evaluates=settings.evaluates)
     info = make_info(settings, source)
 
     def build_recipe() -> Recipe:

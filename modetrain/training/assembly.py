@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from modetrain.data.dataset import Data
-from modetrain.data.sources.source import Source
+from modetrain.data.sources.source import Source, check_agreement
 from modetrain.engine import batch_norm, compiled_models, tf_setup, untracked
 from modetrain.engine.batching import BatchSharding
 from modetrain.engine.devices import Replicas
@@ -88,6 +88,7 @@ def make_data(
         )
     splits = data if all(name in _SPLITS for name in data) else {"train": data}
     train, evaluation = (_arrays(name, splits.get(name, {})) for name in _SPLITS)
+    check_agreement(train, evaluation, where="Trainer(data=...)")
     labels = train.get("label")
     source = Source(
         kind="arrays",

@@ -833,7 +833,7 @@ def from_folder(path, **given):
 def test_archives_keep_dtype_and_further_arrays(tmp_path):
     images = some()["image"][..., 0].astype(np.float32) / 255
     weights = np.arange(12, dtype=np.float64)
-    save_npz(tmp_path, train=some(image=images, weight=weights), test=some(5, 12, image=images[:5]))
+    save_npz(tmp_path, train=some(image=images, weight=weights), test=some(5, 12, image=images[:5], weight=weights[:5]))
     source = from_folder(tmp_path)
     np.testing.assert_array_equal(source.train["image"], images[..., None])
     assert source.train["image"].dtype == np.float32
@@ -846,12 +846,12 @@ def test_archives_keep_dtype_and_further_arrays(tmp_path):
 
 
 def test_arrays_are_memory_mapped(tmp_path):
-    for split, given in (("train", some()), ("test", some(5, 12, extra=np.ones(5)))):
+    for split, given in (("train", some(extra=np.zeros(12))), ("test", some(5, 12, extra=np.ones(5)))):
         (tmp_path / split).mkdir()
         for name, array in given.items():
             np.save(tmp_path / split / f"{name}.npy", array)
     source = from_folder(tmp_path, train_split="train[:50%]")
-    same(source.train, {**some(6), "label": some(6)["label"].astype(np.int32)})
+    same(source.train, {**some(6, extra=np.zeros(6)), "label": some(6)["label"].astype(np.int32)})
     assert isinstance(source.train["image"], np.memmap)
     assert list(source.eval["extra"]) == [1] * 5
 
@@ -877,6 +877,123 @@ def test_records_of_several_files_are_read_in_order(tmp_path):
     np.testing.assert_array_equal(source.eval["image"], images[:9])
     np.testing.assert_array_equal(source.eval["label"], labels[:9])
     assert source.train["label"].dtype == np.int32
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pngs_of_16_bits_stay_16_bits(tmp_path, channels):
+    """As the same array in an archive does; each step scales both by 65535."""
+    import tensorflow as tf
+
+    from modetrain.recipe import scale_images
+
+    image = np.random.default_rng(0).integers(0, 65536, (4, 6, 5, channels), dtype=np.uint16)
+    deep = [example(png(one), 1) for one in image]
+    for split in ("train", "test"):
+        write_records(tmp_path / f"{split}.tfrecord", deep)
+    found = from_folder(tmp_path).train["image"]
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, image)
+    scaled = scale_images({"image": tf.constant(found)})["image"]
+    np.testing.assert_allclose(scaled, image / 65535.0, rtol=1e-6)
+    assert scaled.dtype == tf.float32
+    write_records(tmp_path / "train.tfrecord", [*deep[:2], example(png(image[2].astype(np.uint8)), 1)])
+    message = refused(name="mine", source="folder", path=str(tmp_path))
+    assert "record 2" in message
+    assert "record 0 has 16 bits a channel and this one has not: save all alike" in message
+
+
+def test_hidden_files_are_no_data(tmp_path):
+    """What systems and editors leave beside the user's files: `.DS_Store`, `._image.npy` of a Mac, `.ipynb_checkpoints`."""
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for name, array in some().items():
+            np.save(tmp_path / split / f"{name}.npy", array)
+            (tmp_path / split / f"._{name}.npy").write_bytes(b"junk")
+        (tmp_path / split / ".DS_Store").write_bytes(b"junk")
+    (tmp_path / "._train.npz").write_bytes(b"junk")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    assert sorted(from_folder(tmp_path).train) == ["image", "label"]
+    message = refused(name="mine", source="folder", path=str(tmp_path), eval_split="valid")
+    assert "it has test, train." in message
+
+
+def test_a_split_that_nothing_needs_may_be_missing(tmp_path):
+    """With callbacks.evaluate=null; one that is there is loaded, so that the number of classes stays the same."""
+    given = {"name": "mine", "source": "folder", "path": str(tmp_path)}
+    save_npz(tmp_path, train=some())
+    settings = DataSettings(**given)
+    sources.check(settings, evaluates=False)
+    found = sources.load(settings, evaluates=False)
+    assert found.eval == {}
+    assert found.classes == 1 + some()["label"].max()
+    assert "(12 train, no evaluation split)" in found.description
+    assert sources.load(dataclasses.replace(settings, eval_split=None), evaluates=False).eval == {}
+    with pytest.raises(ConfigError, match="Type callbacks.evaluate=null, or data.eval_split=test"):
+        sources.check(dataclasses.replace(settings, eval_split=None))
+    save_npz(tmp_path, test=some(label=np.full(12, 11)))
+    assert sources.load(settings, evaluates=False).classes == 12
+    with pytest.raises(ConfigError, match="no split 'tran'"):
+        sources.load(dataclasses.replace(settings, train_split="tran"), evaluates=False)
+
+
+def test_labels_that_training_never_sees_are_named(tmp_path):
+    """Files that are sorted by class look like this when a part of them is taken."""
+    save_npz(tmp_path, train=some(label=np.arange(12) // 4))
+    splits = {"train_split": "train[:50%]", "eval_split": "train[50%:]"}
+    _, lines = load(name="mine", source="folder", path=str(tmp_path), **splits)
+    assert any("labels that no example of data.train_split=train[:50%] has (2)" in line for line in lines)
+    _, lines = load(name="mine", source="folder", path=str(tmp_path), eval_split="train[:50%]")
+    assert not lines
+
+
+@pytest.mark.parametrize(("image", "label"), [("x_{}", "y_{}"), ("{}_images", "{}_labels")])
+def test_an_archive_of_several_splits_says_the_command_that_parts_it(tmp_path, image, label):
+    """Such as the mnist.npz of Keras. The printed command is run as it is."""
+    whole = {}
+    for split in ("train", "test"):
+        whole[image.format(split)], whole[label.format(split)] = some()["image"][..., 0], some()["label"][:, None]
+    np.savez(tmp_path / "it's mnist.npz", **whole)
+    message = refused(name="mine", source="folder", path=str(tmp_path))
+    assert "holds several splits (test, train) in one archive" in message
+    (command,) = [line for line in message.splitlines() if line.startswith("  python -c ")]
+    subprocess.run(command.replace("python", sys.executable, 1), shell=True, check=True, timeout=60)
+    same(from_folder(tmp_path).train, {**some(), "label": some()["label"].astype(np.int32)})
+
+
+def test_the_lines_of_the_docs_save_folders_of_pictures(tmp_path, monkeypatch):
+    import keras
+
+    page = (ROOT / "docs" / "your-data.md").read_text()
+    (lines,) = [block.split("```")[0] for block in page.split("```python\n") if "image_dataset_from_directory" in block]
+    for split, held in (("train", ["b", "a", "c"]), ("test", ["c"])):  # a class that one split lacks
+        for name in held:
+            for n in range(4):
+                (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+                keras.utils.save_img(
+                    tmp_path / split / name / f"{n}.png", np.full((9, 7, 3), 50 * "abc".index(name)), scale=False
+                )
+        (tmp_path / split / "a").mkdir(exist_ok=True)
+        (tmp_path / split / "b").mkdir(exist_ok=True)
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    monkeypatch.chdir(tmp_path)
+    exec(lines, {})
+    found = from_folder(tmp_path)
+    assert found.train["image"].shape == (12, 64, 64, 3)
+    assert sorted(found.train["label"].tolist()) == [0] * 4 + [1] * 4 + [2] * 4
+    assert found.train["label"].tolist() != sorted(found.train["label"].tolist()), "shuffled"
+    for split in (found.train, found.eval):
+        np.testing.assert_array_equal(split["image"][:, 0, 0, 0], 50 * split["label"])
+
+
+def test_folders_of_pictures_and_tables_are_sent_to_the_page_that_helps(tmp_path):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "train" / "cat" / "1.JPG").touch()
+    message = refused(name="mine", source="folder", path=str(tmp_path))
+    assert "holds a folder of pictures for each class (cat)" in message
+    assert "docs/your-data.md, under Other layouts" in message
+    shutil.rmtree(tmp_path / "train")
+    (tmp_path / "train.csv").touch()
+    assert "train.csv is a table" in refused(name="mine", source="folder", path=str(tmp_path))
 
 
 def test_jpeg_records(tmp_path):
@@ -916,6 +1033,23 @@ def test_image_size_is_the_same_for_every_kind_of_source(tmp_path, prepared, siz
 
     small, whole = load(dir=str(prepared), image_size=size)[0].train["image"], load(dir=str(prepared))[0].train["image"]
     np.testing.assert_array_equal(small, np.round(tf.image.resize(whole, size, method=method).numpy()))
+
+
+def test_masks_are_resized_with_their_images(tmp_path):
+    """Each pixel of a class map takes its nearest one, floats are resized like images, other arrays stay."""
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 5, (12, 28, 28), dtype=np.int64)
+    more = {"mask": mask, "depth": rng.random((12, 28, 28, 2)), "edge": mask > 2, "box": np.ones((12, 28))}
+    save_npz(tmp_path, train=some(**more), test=some(**more))
+    for size in ((14, 21), (40, 28)):
+        found = from_folder(tmp_path, image_size=size).train
+        rows, columns = (np.floor((np.arange(n) + 0.5) * 28 / n).astype(int) for n in size)
+        np.testing.assert_array_equal(found["mask"], mask[:, rows][:, :, columns])
+        np.testing.assert_array_equal(found["edge"], found["mask"] > 2)
+        assert found["depth"].shape == (12, *size, 2)
+        assert found["depth"].dtype == np.float64
+        assert found["depth"].mean() == pytest.approx(more["depth"].mean(), abs=0.01)
+        assert found["box"].shape == (12, 28)
 
 
 def test_floats_are_resized_as_floats(tmp_path):
@@ -978,6 +1112,18 @@ BAD_FOLDERS = {
         ["it has train, valid", "Type data.eval_split=valid."],
     ),
     "float labels": (_folder_of(some(label=np.ones(12))), ["train.npz", "`label` is float64", "integers of shape [n]"]),
+    "labels in a column": (_folder_of(some(label=np.arange(12)[:, None])), ["[12, 1]", "Save label[:, 0]."]),
+    "float labels in a column": (_folder_of(some(label=np.ones((12, 1)))), ["Save label[:, 0].astype(int)."]),
+    "bool labels": (_folder_of(some(label=np.arange(12) % 2 == 0)), ["`label` is bool", "Save label.astype(int)."]),
+    "labels that are no classes": (
+        _folder_of(some(label=np.arange(12) / 7)),
+        ["save it as target=, with label=np.zeros(len(target), int)", "modetrain.Trainer"],
+    ),
+    "multi-hot labels": (_folder_of(some(label=np.tri(12, dtype=int))), ["save it as target=", "modetrain.Trainer"]),
+    "names for labels": (
+        _folder_of(some(label=np.array(["cat", "dog"] * 6))),
+        ["names = np.unique(train_label); save np.searchsorted(names, label)"],
+    ),
     "one-hot labels": (_folder_of(some(label=np.eye(12))), ["float64 of shape [12, 12]", "label.argmax(axis=1)"]),
     "negative labels": (_folder_of(some(label=np.arange(12) - 1)), ["train.npz", "labels reach from -1 to 10"]),
     "lengths differ": (_folder_of(some(label=np.arange(11))), ["`label` is int64 of shape [11]", "12 rows"]),
@@ -993,6 +1139,18 @@ BAD_FOLDERS = {
     "train and test differ": (
         _folder_of(some(), some(image=np.ones((12, 32, 32, 1), np.uint8))),
         ["uint8 of 28x28x1 and uint8 of 32x32x1", "data.image_size=[28,28]"],
+    ),
+    "array of one split": (
+        _folder_of(some(mask=np.ones((12, 28, 28), np.uint8))),
+        ["the training examples have `mask`", "Save `mask` in both splits, or in neither"],
+    ),
+    "shapes of another array differ": (
+        _folder_of(some(mask=np.ones((12, 28, 28))), some(mask=np.ones((12, 14, 14)))),
+        ["`mask` of training and evaluation are float64 of 28x28 and float64 of 14x14"],
+    ),
+    "dtypes of another array differ": (
+        _folder_of(some(mask=np.ones(12, np.int32)), some(mask=np.ones(12))),
+        ["`mask` of training and evaluation are int32 and float64,"],
     ),
     "dtypes differ": (_folder_of(some(), some(image=np.ones((12, 28, 28, 1)))), ["uint8 of 28x28x1 and float64"]),
     "cut records": (_records(_good(), _good(), cut=300), ["train.tfrecord: not a whole TFRecord file"]),
@@ -1077,4 +1235,26 @@ def test_what_would_not_fit_is_refused_before_it_is_allocated(tmp_path, prepared
 def test_an_archive_that_would_not_fit_is_refused_unopened(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "_SHARE_OF_MEMORY", 1e-9)
     _folder_of(some())(tmp_path)
-    assert ".npz: its arrays are" in refused(name="mine", source="folder", path=str(tmp_path))
+    message = refused(name="mine", source="folder", path=str(tmp_path))
+    assert ".npz: its arrays are" in message
+    assert "save its arrays as image.npy and label.npy" in message
+    size = sum(file.stat().st_size for file in tmp_path.iterdir())
+    monkeypatch.setattr(arrays, "_SHARE_OF_MEMORY", 0.9 * size / arrays.free_memory())
+    assert "the arrays of its archives are" in refused(name="mine", source="folder", path=str(tmp_path))
+
+
+def test_arrays_that_would_not_fit_are_refused_unread(tmp_path, monkeypatch):
+    """By the header alone; a part of them that fits is read."""
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        np.save(tmp_path / split / "label.npy", np.zeros(400, np.int32))
+        image = np.lib.format.open_memmap(tmp_path / split / "image.npy", "w+", np.uint8, (400, 1000, 1000, 1))
+        del image  # a sparse file
+    monkeypatch.setattr(arrays, "free_memory", lambda: 10**9)
+    given = {"name": "mine", "source": "folder", "path": str(tmp_path)}
+    message = refused(**given)
+    assert "the examples of data.train_split and data.eval_split are 0.7 GiB" in message
+    assert "'data.train_split=\"train[:10%]\"' for fewer" in message
+    part = load(**given, train_split="train[:10%]", eval_split="test[:10%]")[0]
+    assert len(part.train["image"]) == 40
+    assert isinstance(part.train["image"], np.memmap)

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from modetrain.data import aligned
 from modetrain.data.sources.messages import data_override
-from modetrain.data.sources.splits import split_names, unknown_split
+from modetrain.data.sources.source import Arrays, format_sides
+from modetrain.data.sources.splits import split_names, unknown_split, wanted
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
-
-Arrays = Mapping[str, np.ndarray]
 
 # Training holds a second copy as tensors; the rest is for the model and prefetched batches.
 _SHARE_OF_MEMORY = 0.4
@@ -31,14 +31,22 @@ def select(splits: Mapping[str, Arrays], settings: DataSettings, *, where: str) 
       splits: arrays by split name.
       where: the data set's name in messages.
     """
-    train = resize(_slice("train_split", settings.train_split, splits, where), settings, where=where)
-    evaluation = resize(_slice("eval_split", settings.eval_split, splits, where), settings, where=where)
-    return train, evaluation
+    parts = {key: _slice(key, expression, splits, where) for key, expression in wanted(settings).items()}
+    mapped = sum(
+        _size_in_memory(array, part["image"], settings)
+        for found in parts.values()
+        for part in found
+        for array in part.values()
+        if isinstance(array, np.memmap)
+    )
+    check_memory(mapped, "the examples of data.train_split and data.eval_split", where)
+    joined = [resize(_join(found), settings, where=where) for found in parts.values()]
+    return joined[0], joined[1] if len(joined) > 1 else {}
 
 
-def _slice(key: str, expression: str, splits: Mapping[str, Arrays], where: str) -> Arrays:
-    """The examples that a split expression names: views of the whole arrays, or copies where it joins splits."""
-    parts = []
+def _slice(key: str, expression: str, splits: Mapping[str, Arrays], where: str) -> list[Arrays]:
+    """The examples that a split expression names: views of the whole arrays, one for each `+`."""
+    parts: list[Arrays] = []
     for part in expression.split("+"):
         match = _SLICE.fullmatch(part.strip())
         if not match:
@@ -59,12 +67,25 @@ def _slice(key: str, expression: str, splits: Mapping[str, Arrays], where: str) 
             f"data.{key}={expression}: splits with different arrays, {held}, cannot be joined. "
             f"Type {data_override(key, 'train')}."
         )
-    out = parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if len(out["label"]) == 0:
+    if not any(len(part["label"]) for part in parts):
         raise ConfigError(
             f"data.{key}={expression}: no example is left of {where}. Type {data_override(key, split_names(expression)[0])}."
         )
-    return out
+    return parts
+
+
+def _join(parts: list[Arrays]) -> Arrays:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _size_in_memory(array: np.ndarray, image: np.ndarray, settings: DataSettings) -> int:
+    """Bytes of an array once it is read and resized."""
+    size = settings.image_size
+    if size is None or not _goes_with(array, image):
+        return array.nbytes
+    return array.nbytes // (image.shape[1] * image.shape[2]) * size[0] * size[1]
 
 
 def _boundary(text: str | None, count: int) -> int | None:
@@ -95,10 +116,7 @@ def validate(given: Mapping[str, np.ndarray], *, files: Mapping[str, str]) -> di
     if image.ndim != 4 or image.dtype.kind not in "uif" or image.dtype.itemsize > 8 or 0 in image.shape:
         raise _unfit("image", given, files, "numbers of shape [n, height, width] or [n, height, width, channels]")
     if label.ndim != 1 or label.dtype.kind not in "ui":
-        one_hot = label.ndim == 2 and label.shape[1] > 1
-        raise _unfit(
-            "label", given, files, "integers of shape [n]" + (": save label.argmax(axis=1)" if one_hot else "")
-        )
+        raise _unfit("label", given, files, f"integers of shape [n]. {_label_advice(label)}")
     for name, array in given.items():
         if array.ndim == 0 or array.dtype.kind not in "biufc":
             raise _unfit(name, given, files, "numbers, one row per example")
@@ -118,27 +136,58 @@ def _unfit(name: str, given: Mapping[str, np.ndarray], files: Mapping[str, str],
     return ConfigError(f"{files[name]}: `{name}` is {seen.dtype} of shape {list(seen.shape)}. Expected: {expected}.")
 
 
-def check_same_shape(train: Arrays, evaluation: Arrays, *, where: str) -> None:
-    """Raises ConfigError if one model cannot take both kinds of images."""
-    one, other = train["image"], evaluation["image"]
-    if one.shape[1:] == other.shape[1:] and one.dtype == other.dtype:
-        return
-    sizes = f"{one.dtype} of {_times(one.shape[1:])} and {other.dtype} of {_times(other.shape[1:])}"
-    resizable = one.shape[3] == other.shape[3] and one.dtype == other.dtype
-    advice = f"Type 'data.image_size=[{one.shape[1]},{one.shape[2]}]'." if resizable else "Save both alike."
-    raise ConfigError(f"{where}: training and evaluation images are {sizes}, but one model must take both. {advice}")
+def _label_advice(label: np.ndarray) -> str:
+    """How to save labels that are not integers of shape [n]; a sentence without its full stop."""
+    column = label.ndim == 2 and label.shape[1] == 1
+    flat, name = (label[:, 0], "label[:, 0]") if column else (label, "label")
+    if flat.ndim == 1 and flat.dtype.kind in "ui":
+        return f"Save {name}"
+    if flat.ndim == 1 and flat.dtype.kind in "US":
+        return f"Number the classes, alike in every split: names = np.unique(train_label); save np.searchsorted(names, {name})"
+    if flat.ndim == 1 and flat.dtype.kind in "bf" and np.isfinite(flat).all() and (flat == np.round(flat)).all():
+        return f"Save {name}.astype(int)"
+    if label.ndim == 2 and label.dtype.kind in "buif":
+        one_hot = np.sort(label, axis=1) == (np.arange(label.shape[1]) == label.shape[1] - 1)
+        if one_hot.all():
+            return "It is one-hot: save label.argmax(axis=1)"
+    return (
+        "What is no class has a name of its own: save it as target=, with label=np.zeros(len(target), int), and let the recipe "
+        "read batch['target']; or give arrays of any names to modetrain.Trainer"
+    )
 
 
 def resize(given: Arrays, settings: DataSettings, *, where: str) -> Arrays:
-    """Resizes every image to `data.image_size`; the dtype stays."""
+    """Resizes every image to `data.image_size`, and what lies over its pixels with it; the dtype stays.
+
+    Any other array [n, height, width, ...] with the image's height and width, such as a mask, is resized like the image
+    if it holds floats; otherwise each pixel takes its nearest one, so that no class is made up.
+    """
     size, image = settings.image_size, given["image"]
     if size is None or image.shape[1:3] == tuple(size):
         return given
-    out = allocate((len(image), *size, image.shape[3]), image.dtype, where=where)
-    for start in range(0, len(image), _RESIZE_AT_ONCE):
-        stop = start + _RESIZE_AT_ONCE
-        out[start:stop] = resize_images(np.ascontiguousarray(image[start:stop]), size)
-    return {**given, "image": out}
+    out = dict(given)
+    for name, array in given.items():
+        if not _goes_with(array, image):
+            continue
+        out[name] = allocate((len(array), *size, *array.shape[3:]), array.dtype, where=where)
+        if name != "image" and array.dtype.kind != "f":
+            rows, columns = (
+                ((np.arange(n) + 0.5) * old / n).astype(int) for n, old in zip(size, array.shape[1:3], strict=True)
+            )
+            for start in range(0, len(array), _RESIZE_AT_ONCE):
+                part = slice(start, start + _RESIZE_AT_ONCE)
+                out[name][part] = array[part][:, rows[:, np.newaxis], columns]
+            continue
+        for start in range(0, len(array), _RESIZE_AT_ONCE):
+            part = slice(start, start + _RESIZE_AT_ONCE)
+            pixels = np.ascontiguousarray(array[part]).reshape(-1, *array.shape[1:3], int(np.prod(array.shape[3:])))
+            out[name][part] = np.reshape(resize_images(pixels, size), out[name][part].shape)
+    return out
+
+
+def _goes_with(array: np.ndarray, image: np.ndarray) -> bool:
+    """Whether an array has a value for each pixel of the images; the images have."""
+    return array.ndim >= 3 and array.shape[:3] == image.shape[:3]
 
 
 def resize_images(images: Any, size: tuple[int, int]) -> Any:
@@ -164,20 +213,30 @@ def allocate(shape: tuple[int, ...], dtype, *, where: str) -> np.ndarray:
     """Makes an empty array; raises ConfigError if it does not fit into memory."""
     check_memory(
         int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize,
-        f"{shape[0]:,} images of {_times(shape[1:])}",
+        f"{shape[0]:,} images of {format_sides(shape[1:])}",
         where,
     )
-    return np.empty(shape, dtype)
+    return aligned.empty(shape, dtype)
 
 
-def check_memory(needed: int, what: str, where: str) -> None:
-    """Raises ConfigError if `needed` bytes are more than a fair share of the free memory."""
+def check_memory(needed: int, what: str, where: str, *, advice: str = "") -> None:
+    """Raises ConfigError if `needed` bytes are more than a fair share of the free memory.
+
+    Args:
+      needed: bytes.
+      what: whose bytes they are.
+      where: the file or data set.
+      advice: what to do; by default to type smaller or fewer images.
+    """
     free = free_memory()
+    advice = advice or (
+        "Type 'data.image_size=[32,32]' for smaller images, "
+        f"or {data_override('train_split', 'train[:10%]')} for fewer."
+    )
     if needed > _SHARE_OF_MEMORY * free:
         raise ConfigError(
             f"{where}: {what} are {needed / 2**30:.1f} GiB once decoded; at most {_SHARE_OF_MEMORY:.0%} of the "
-            f"{free / 2**30:.1f} GiB of free memory may hold examples. Type 'data.image_size=[32,32]' for smaller images, "
-            f"or {data_override('train_split', 'train[:10%]')} for fewer."
+            f"{free / 2**30:.1f} GiB of free memory may hold examples. {advice}"
         )
 
 
@@ -202,8 +261,6 @@ def _number(name: str, text: str) -> int:
 
 def format_counts(train: Arrays, evaluation: Arrays) -> str:
     """`4,000 train, 1,000 test` for a description."""
-    return f"{len(train['label']):,} train, {len(evaluation['label']):,} test"
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
+    return f"{len(train['label']):,} train, " + (
+        f"{len(evaluation['label']):,} test" if evaluation else "no evaluation split"
+    )

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from modetrain.data.sources import arrays, splits
+from modetrain.data import aligned
+from modetrain.data.sources import arrays, layouts, splits
 from modetrain.data.sources.messages import data_override, format_path
-from modetrain.data.sources.source import Source
+from modetrain.data.sources.source import Source, check_agreement
 from modetrain.errors import ConfigError
+from modetrain.files.paths import visible
 from modetrain.settings import DataSettings
 
 _LAYOUTS = (
@@ -22,6 +25,7 @@ _LAYOUTS = (
     "or a folder that TFDS prepared, with dataset_info.json"
 )
 _REQUIRED = ("image", "label")
+_ARCHIVE = "an archive of arrays, as np.savez(file, image=..., label=...) writes it"
 
 
 def check(settings: DataSettings) -> None:
@@ -31,12 +35,15 @@ def check(settings: DataSettings) -> None:
         return
     for key, name in _wanted_splits(settings):
         if _layout(folder, name) is None:
-            held = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
+            held = [entry.name + ("/" if entry.is_dir() else "") for entry in visible(folder)]
             listing = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "")
             others = [split for split in _splits(folder) if split != name]
             prepared = next(
-                (found for depth in ("*", "*/*", "*/*/*") for found in folder.glob(f"{depth}/dataset_info.json")), None
+                (found for depth in ("*", "*/*", "*/*/*") for found in visible(folder, f"{depth}/dataset_info.json")),
+                None,
             )
+            if other_layout := layouts.explain(folder, name):
+                raise splits.UnknownSplit(f"data.path={format_path(folder)}: {other_layout}", key)
             if others:
                 raise splits.unknown_split(key, getattr(settings, key), name, others, format_path(folder))
             advice = (
@@ -44,9 +51,10 @@ def check(settings: DataSettings) -> None:
                 if prepared
                 else "Type data.path=FOLDER for such a folder."
             )
-            raise ConfigError(
+            raise splits.UnknownSplit(
                 f"data.path={format_path(folder)}: it holds {listing or 'nothing'}. "
-                f"Expected for data.{key}={getattr(settings, key)}: {_LAYOUTS.format(name)}. {advice}"
+                f"Expected for data.{key}={getattr(settings, key)}: {_LAYOUTS.format(name)}. {advice}",
+                key,
             )
 
 
@@ -59,10 +67,12 @@ def load(settings: DataSettings) -> Source:
     folder = _path(settings)
     if (folder / "dataset_info.json").is_file():
         return _tfds(folder, settings)
-    whole = {name: _split(folder, name, settings) for name in sorted({name for _, name in _wanted_splits(settings)})}
+    names = sorted({name for _, name in _wanted_splits(settings)})
+    _check_archives([folder / f"{name}.npz" for name in names if _layout(folder, name) == "npz"])
+    whole = {name: _split(folder, name, settings) for name in names}
     where = format_path(folder)
     train, evaluation = arrays.select(whole, settings, where=where)
-    arrays.check_same_shape(train, evaluation, where=where)
+    check_agreement(train, evaluation, where=where)
     return Source(
         kind="folder",
         description=f"folder {where} ({arrays.format_counts(train, evaluation)})",
@@ -90,14 +100,16 @@ def _path(settings: DataSettings) -> Path:
 
 def _wanted_splits(settings: DataSettings) -> list[tuple[str, str]]:
     """The (key, split) pairs of the settings."""
-    return [(key, name) for key in ("train_split", "eval_split") for name in splits.split_names(getattr(settings, key))]
+    return [
+        (key, name) for key, expression in splits.wanted(settings).items() for name in splits.split_names(expression)
+    ]
 
 
 def _layout(folder: Path, name: str) -> str | None:
     """How the split is stored: `npz`, `npy` or `tfrecord`; None if it is not there."""
     if (folder / f"{name}.npz").is_file():
         return "npz"
-    if (folder / name).is_dir() and any((folder / name).glob("*.npy")):
+    if (folder / name).is_dir() and visible(folder / name, "*.npy"):
         return "npy"
     return "tfrecord" if _record_files(folder, name) else None
 
@@ -105,12 +117,12 @@ def _layout(folder: Path, name: str) -> str | None:
 def _record_files(folder: Path, name: str) -> list[Path]:
     # `trainval.tfrecord` does not belong to the split `train`.
     pattern = re.compile(rf"{re.escape(name)}([-_.\d].*)?\.tfrecord.*")
-    return sorted(file for file in folder.glob("*.tfrecord*") if pattern.fullmatch(file.name) and file.is_file())
+    return [file for file in visible(folder, "*.tfrecord*") if pattern.fullmatch(file.name) and file.is_file()]
 
 
 def _splits(folder: Path) -> list[str]:
     """Names of the splits that the folder holds."""
-    stems = {entry.name.split(".")[0].split("-")[0] for entry in folder.iterdir()}
+    stems = {entry.name.split(".")[0].split("-")[0] for entry in visible(folder)}
     return sorted(stem for stem in stems if stem and _layout(folder, stem))
 
 
@@ -121,7 +133,7 @@ def _split(folder: Path, name: str, settings: DataSettings) -> dict[str, np.ndar
         given = _npz(file)
         files = dict.fromkeys(given, str(file))
     elif layout == "npy":
-        paths = {file.stem: file for file in sorted((folder / name).glob("*.npy"))}
+        paths = {file.stem: file for file in visible(folder / name, "*.npy")}
         given = {key: _npy(file) for key, file in paths.items()}
         files = {key: str(file) for key, file in paths.items()}
     else:
@@ -138,23 +150,45 @@ def _split(folder: Path, name: str, settings: DataSettings) -> dict[str, np.ndar
     return arrays.validate(given, files=files)
 
 
+def _check_archives(files: list[Path]) -> None:
+    """Raises ConfigError if the archives do not fit into memory together: each is read whole."""
+    advice = (
+        "An archive is read whole: save its arrays as image.npy and label.npy in a folder of the split's name, of which "
+        f"{data_override('train_split', 'train[:10%]')} reads a part."
+    )
+    together = 0
+    for file in files:
+        with _readable(file, _ARCHIVE), zipfile.ZipFile(file) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        together += size
+        arrays.check_memory(size, "its arrays", str(file), advice=advice)
+    arrays.check_memory(
+        together, "the arrays of its archives", format_path(files[0].parent) if files else "", advice=advice
+    )
+
+
 def _npz(file: Path) -> dict[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            arrays.check_memory(sum(member.file_size for member in archive.infolist()), "its arrays", str(file))
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _unreadable(
-            file, error, "an archive of arrays, as np.savez(file, image=..., label=...) writes it"
-        ) from error
+    with _readable(file, _ARCHIVE), np.load(file, allow_pickle=False) as archive:
+        return {name: aligned.copy(archive[name]) for name in archive.files}
 
 
 def _npy(file: Path) -> np.ndarray:
+    with _readable(file, "one array of numbers, as np.save(file, array) writes it"):
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    if not array.dtype.isnative:  # it is converted whole
+        arrays.check_memory(
+            array.nbytes, f"its {array.dtype} array", str(file), advice="Save it in this machine's byte order."
+        )
+    return array
+
+
+@contextlib.contextmanager
+def _readable(file: Path, expected: str) -> Iterator[None]:
+    """Within this an error of reading the file becomes a ConfigError."""
     try:
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _unreadable(file, error, "one array of numbers, as np.save(file, array) writes it") from error
+        yield
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise _unreadable(file, error, expected) from error
 
 
 def _unreadable(file: Path, error: Exception, expected: str) -> ConfigError:
@@ -188,8 +222,20 @@ def _records(files: list[Path], settings: DataSettings) -> Mapping[str, np.ndarr
     one = tf.io.FixedLenFeature((), tf.int64)
     sides = {"height": one, "width": one, "channels": tf.io.FixedLenFeature((), tf.int64, default_value=1)}
 
+    def has_16_bits(encoded):
+        head = tf.io.decode_raw(encoded, tf.uint8, fixed_length=25)
+        return tf.reduce_all(tf.gather(head, [1, 2, 3, 24]) == tf.constant([*b"PNG", 16], tf.uint8))
+
+    bits = 16 if not raw and bool(has_16_bits(held["image"].bytes_list.value[0])) else 8
+
     def decode(parsed):
-        return tf.io.decode_image(parsed["image"], expand_animations=False)
+        encoded = parsed["image"]
+        alike = has_16_bits(encoded) == (bits == 16)
+        what = f"record 0 has {bits} bits a channel and this one has not: save all alike"
+        if tf.executing_eagerly() and not alike:  # while the record is searched
+            raise ValueError(what)
+        with tf.control_dependencies([tf.debugging.Assert(alike, [what])]):
+            return tf.io.decode_image(encoded, dtype=tf.as_dtype(f"uint{bits}"), expand_animations=False)
 
     def decode_raw(parsed):
         return tf.reshape(tf.io.decode_raw(parsed["image"], tf.uint8), [parsed[side] for side in sides])

@@ -12,28 +12,59 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from modetrain.data.sources.messages import BUNDLED, data_override, format_path
 from modetrain.data.sources.source import Source
+from modetrain.data.sources.splits import UnknownSplit, wanted
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import DataSettings
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 SOURCES = ("auto", "tfds", "bundled", "folder")
 # What TFDS accepts; `bundled` and `folder` accept the same without shards.
 _SPLIT = re.compile(r"[\w-]+(\[[\w%:.-]+\])?(\s*\+\s*[\w-]+(\[[\w%:.-]+\])?)*")
 
 
-def check(settings: DataSettings) -> None:
-    """Raises ConfigError for settings that are wrong, as far as it shows without TensorFlow, TFDS and the network."""
+def check(settings: DataSettings, *, evaluates: bool = True) -> None:
+    """Raises ConfigError for settings that are wrong, as far as it shows without TensorFlow, TFDS and the network.
+
+    Args:
+      settings: the `data` group of the config.
+      evaluates: whether the run needs the evaluation split.
+    """
+    _without_missing(_check, settings, evaluates)
+
+
+def _without_missing(read: Callable[[DataSettings], T], settings: DataSettings, evaluates: bool) -> T:
+    """`read(settings)`, without an evaluation split that is missing and that nothing needs."""
+    if evaluates and settings.eval_split is None:
+        raise ConfigError(
+            "data.eval_split=null: the run evaluates, and there would be nothing to evaluate on. Type callbacks.evaluate=null, or "
+            "data.eval_split=test."
+        )
+    try:
+        return read(settings)
+    except UnknownSplit as error:
+        if evaluates or error.key != "eval_split":
+            raise
+        return read(dataclasses.replace(settings, eval_split=None))
+
+
+def _check(settings: DataSettings) -> None:
     if settings.source not in SOURCES:
         raise ConfigError(
             f"data.source={settings.source}: not one of {', '.join(SOURCES)}.{did_you_mean(settings.source, SOURCES)} "
             f"Type data.source={closest(settings.source, SOURCES) or 'auto'}."
         )
-    for key, expression in (("train_split", settings.train_split), ("eval_split", settings.eval_split)):
+    for key, expression in wanted(settings).items():
         if not _SPLIT.fullmatch(expression.strip()):
             raise ConfigError(
                 f"data.{key}={expression}: not a split expression. "
@@ -66,16 +97,30 @@ def check(settings: DataSettings) -> None:
     splits.check(settings)
 
 
-def load(settings: DataSettings) -> Source:
+def load(settings: DataSettings, *, evaluates: bool = True) -> Source:
     """Decodes the examples that the settings ask for; logs a download before it starts.
 
     Args:
       settings: the `data` group of the config.
+      evaluates: whether the run needs the evaluation split; if not, it is loaded where it exists.
 
     Raises:
       ConfigError: the data does not exist, is not available, or is not image classification; no partial data is left.
     """
-    check(settings)
+    source = _without_missing(_load, settings, evaluates)
+    if source.eval:
+        unknown = sorted({*source.eval["label"].tolist()} - {*source.train["label"].tolist()})
+        if unknown:
+            some = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
+            log.warning(
+                f"data.eval_split={settings.eval_split} has labels that no example of data.train_split={settings.train_split} "
+                f"has ({some}): training cannot teach them. Files that are sorted by class look like this when they are sliced"
+            )
+    return source
+
+
+def _load(settings: DataSettings) -> Source:
+    _check(settings)
     if settings.source == "folder":
         from modetrain.data.sources import folder
 

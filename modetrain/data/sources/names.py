@@ -10,6 +10,7 @@ from pathlib import Path
 
 from modetrain.data.sources.messages import BUNDLED, format_path
 from modetrain.errors import ConfigError, did_you_mean
+from modetrain.files.paths import visible
 from modetrain.settings import DataSettings
 
 _NAME = re.compile(r"(?P<base>[A-Za-z_]\w*)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
@@ -55,7 +56,7 @@ def find_infos(settings: DataSettings) -> list[Path]:
     if not match:
         return []
     folder = Path(data_dir(settings)) / match["base"] / (match["config"] or "")
-    found = [*folder.glob("*/dataset_info.json"), *folder.glob("*/*/dataset_info.json")]
+    found = [*visible(folder, "*/dataset_info.json"), *visible(folder, "*/*/dataset_info.json")]
     return [file for file in found if match["version"] in (None, file.parent.name)]
 
 

@@ -6,8 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from modetrain.errors import ConfigError
+
 if TYPE_CHECKING:
     import numpy as np
+
+Arrays = Mapping[str, "np.ndarray"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,3 +32,32 @@ class Source:
     train: Mapping[str, np.ndarray]
     eval: Mapping[str, np.ndarray]
     classes: int
+
+
+def check_agreement(train: Arrays, evaluation: Arrays, *, where: str) -> None:
+    """Raises ConfigError if the splits differ in the names, shapes or dtypes of their arrays: one recipe takes both."""
+    if not evaluation:
+        return
+    for name in [*train, *(name for name in evaluation if name not in train)]:
+        if name not in train or name not in evaluation:
+            has, lacks = ("training", "evaluation") if name in train else ("evaluation", "training")
+            raise ConfigError(
+                f"{where}: the {has} examples have `{name}` and the {lacks} examples have not, but one recipe takes both. "
+                f"Save `{name}` in both splits, or in neither."
+            )
+        one, other = train[name], evaluation[name]
+        if one.shape[1:] == other.shape[1:] and one.dtype == other.dtype:
+            continue
+        sides = (
+            (array.dtype, f" of {format_sides(array.shape[1:])}" if array.ndim > 1 else "") for array in (one, other)
+        )
+        kinds = " and ".join(f"{dtype}{shape}" for dtype, shape in sides)
+        resizable = name == "image" and one.dtype == other.dtype and one.shape[3:] == other.shape[3:] and one.ndim == 4
+        advice = f"Type 'data.image_size=[{one.shape[1]},{one.shape[2]}]'." if resizable else "Save both alike."
+        what = "training and evaluation images" if name == "image" else f"`{name}` of training and evaluation"
+        raise ConfigError(f"{where}: {what} are {kinds}, but one model must take both. {advice}")
+
+
+def format_sides(shape: tuple[int, ...]) -> str:
+    """`28x28x1`."""
+    return "x".join(map(str, shape))

@@ -18,6 +18,24 @@ from modetrain.settings import DataSettings
 OF_SAMPLE = ("train", "test")  # the splits of the bundled sample, and of TFDS's MNIST
 
 
+class UnknownSplit(ConfigError):
+    """A data set has no such split.
+
+    Attributes:
+      key: `train_split` or `eval_split`.
+    """
+
+    def __init__(self, message: str, key: str = ""):
+        super().__init__(message)
+        self.key = key
+
+
+def wanted(settings: DataSettings) -> dict[str, str]:
+    """The split expressions by key; no `eval_split` where there is nothing to evaluate on."""
+    found = {"train_split": settings.train_split, "eval_split": settings.eval_split}
+    return {key: expression for key, expression in found.items() if expression is not None}
+
+
 def split_names(expression: str) -> list[str]:
     """The splits that an expression reads: `train[:90%]+test` reads `train` and `test`."""
     return [part.split("[")[0].strip() for part in expression.split("+")]
@@ -36,7 +54,7 @@ def check(settings: DataSettings) -> None:
 
 
 def _check(settings: DataSettings, known: Collection[str], where: str, *, also: Collection[str] = ()) -> None:
-    for key, expression in (("train_split", settings.train_split), ("eval_split", settings.eval_split)):
+    for key, expression in wanted(settings).items():
         for name in split_names(expression) if known else ():
             if name not in known and name not in also:
                 raise unknown_split(key, expression, name, known, where)
@@ -53,7 +71,7 @@ def _prepared_splits(infos: Collection[Path]) -> set[str]:
     return found
 
 
-def unknown_split(key: str, expression: str, name: str, known: Collection[str], where: str) -> ConfigError:
+def unknown_split(key: str, expression: str, name: str, known: Collection[str], where: str) -> UnknownSplit:
     """The error for a split that does not exist, with an override for one that does."""
     known = sorted(known)
     if known == ["train"]:
@@ -62,7 +80,10 @@ def unknown_split(key: str, expression: str, name: str, known: Collection[str], 
         usual = ("train",) if key == "train_split" else ("validation", "valid", "val", "test", "train")
         order = [split for split in usual if split in known] + known
         advice = f"Type {data_override(key, closest(name, known) or order[0])}."
-    return ConfigError(
+    if key == "eval_split":
+        advice += " A run without evaluation needs none: callbacks.evaluate=null."
+    return UnknownSplit(
         f"data.{key}={expression}: {where} has no split {name!r}; it has {', '.join(known)}."
-        f"{did_you_mean(name, known)} {advice}"
+        f"{did_you_mean(name, known)} {advice}",
+        key,
     )

@@ -23,7 +23,7 @@ from tensorflow_datasets.core.registered import DatasetNotFoundError
 
 from modetrain.data.sources import arrays, names, network, records, splits
 from modetrain.data.sources.messages import BUNDLED, data_override, format_path
-from modetrain.data.sources.source import Source
+from modetrain.data.sources.source import Source, check_agreement
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import DataSettings
 
@@ -61,21 +61,20 @@ def load(settings: DataSettings) -> Source:
 def read(builder: Any, settings: DataSettings, *, kind: str, where: str, description: str) -> Source:
     """Decodes both splits of a prepared data set."""
     image, label = image_and_label(builder, where)
-    for key, expression in (("train_split", settings.train_split), ("eval_split", settings.eval_split)):
+    expressions = splits.wanted(settings)
+    for key, expression in expressions.items():
         _check_split(builder, key, expression, where)
     with network.silence_logs():
-        train, evaluation = (
-            _decode(builder, split, image, label, settings, where)
-            for split in (settings.train_split, settings.eval_split)
-        )
-    arrays.check_same_shape(train, evaluation, where=where)
+        decoded = [_decode(builder, split, image, label, settings, where) for split in expressions.values()]
+    train, evaluation = decoded[0], decoded[1] if len(decoded) > 1 else {}
+    check_agreement(train, evaluation, where=where)
     classes = builder.info.features[label].num_classes
     return Source(
         kind=kind,
         description=f"{description} ({arrays.format_counts(train, evaluation)})",
         train=train,
         eval=evaluation,
-        classes=classes or 1 + int(max(train["label"].max(), evaluation["label"].max())),
+        classes=classes or 1 + max(int(split["label"].max()) for split in decoded),
     )
 
 

@@ -99,7 +99,7 @@ def _build(job: Job, settings: Settings, store: ResultStore) -> Variant:
         raise
     protocol.announce_ready(os.environ)
     tf_setup.apply(settings.mode, settings.seed)
-    source = sources.load(settings.data)
+    source = sources.load(settings.data, evaluates=settings.evaluates)
     recipe = make_recipe(settings, make_info(settings, source), replicas=replicas)
     restored = resume.restore(resume.ResumePoint(folder=Path(), checkpoints=job.checkpoints), recipe, settings)
     first = restored.step if restored else 0
