@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-
-import numpy as np
+from collections.abc import Mapping
 
 from modetrain.callback import Callback
 from modetrain.engine import object_walk
 from modetrain.engine.snapshot import Snapshot
 from modetrain.files.tensorboard import TensorBoardWriter
 from modetrain.training import evaluation
+from modetrain.training.step_errors import explain
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,11 @@ class Evaluate(Callback):
     def __init__(self, *, every: int | None, events: TensorBoardWriter):
         super().__init__(every=every)
         self._events = events
+        self._refused: set[object] = set()
 
     def on_train_begin(self, trainer):
+        with explain(trainer, "prepare", None, lambda: 0, evaluating=True):
+            trainer.data.check_evaluation()
         evaluation.check(trainer)
 
     def on_step(self, trainer):
@@ -40,12 +43,23 @@ class Evaluate(Callback):
             Snapshot(object_walk.find_variables(trainer.recipe).values()),
         ):
             found = trainer.recipe.show()
+        where = f"{type(trainer.recipe).__name__}.show"
+        if not isinstance(found, Mapping):
+            self._refuse("", f"{where} returned a {type(found).__name__}: expected is a dict of images, {{}} for none")
+            return
         for name, images in found.items():
-            self._events.images(name, np.clip(np.asarray(images, np.float32), 0.0, 1.0), trainer.step)
+            if problem := self._events.images(str(name), images, trainer.step):
+                self._refuse(name, f"{where} returned `{name}`, {problem}")
 
     def on_train_end(self, trainer):
         if trainer.status == "completed" and trainer.history.evaluated != trainer.step:
             self.on_step(trainer)
+
+    def _refuse(self, name, what: str) -> None:
+        """Says once what is wrong with an image."""
+        if name not in self._refused:
+            self._refused.add(name)
+            log.warning(what)
 
     def state(self, trainer):
         self._events.flush()  # the points before a checkpoint's step must be on the disk

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import tensorflow as tf
 
+from modetrain.data import aligned, prepared
 from modetrain.data.permutation import Permutation
 from modetrain.data.sources.source import Source
 from modetrain.engine.batching import BatchSharding, StackedBatches
@@ -67,6 +68,7 @@ class Data:
         self.sharding = sharding or BatchSharding()
         self._seed = seed
         self._prepare = prepare
+        self._prepare_name = prepared.describe(prepare) if prepare is not None else ""
         self._debug = debug
         self._train_size = _size(source.train)
         self._check_sharding()
@@ -80,8 +82,10 @@ class Data:
             )
         self._order = Permutation(examples=self._train_size, seed=seed, only=self._overfit_examples)
         with tf.device("CPU:0"):  # the input pipeline gathers there
-            self._train = {name: tf.constant(array) for name, array in source.train.items()}
-            self._eval = {} if settings.overfit else {k: tf.constant(v) for k, v in source.eval.items()}
+            shared = source.kind != "arrays"  # those are the caller's, and may change
+            self._train = {name: aligned.to_tensor(array, shared=shared) for name, array in source.train.items()}
+            evaluation = {} if settings.overfit else source.eval
+            self._eval = {name: aligned.to_tensor(array, shared=shared) for name, array in evaluation.items()}
 
     @property
     def prepares(self) -> bool:
@@ -94,6 +98,10 @@ class Data:
         size = self._overfit_examples if self.settings.overfit else _size(self.source.eval)
         batches = self.settings.eval_batches
         return size if batches is None else min(size, batches * self._eval_batch_size)
+
+    def examples(self) -> dict[str, np.ndarray]:
+        """As many training examples as a batch has, as the source holds them."""
+        return {name: array[: self.settings.batch_size] for name, array in self.source.train.items()}
 
     def batch(self, step: int) -> dict[str, tf.Tensor]:
         """The training batch of one step: by feature a tensor [batch_size, ...]."""
@@ -114,13 +122,26 @@ class Data:
         if self._debug:
             return 1
         # Traced and not made: a batch that fails must fail in the loader, which retries and names it.
-        traced = tf.function(self._train_batch).get_concrete_function(tf.TensorSpec([], tf.int64))
+        try:
+            traced = tf.function(self._train_batch).get_concrete_function(tf.TensorSpec([], tf.int64))
+        except Exception:
+            return 1
         batch = traced.structured_outputs
         if not all(value.shape.is_fully_defined() for value in batch.values()):
             batch = self.batch(0)
         size = sum(int(np.prod(t.shape.as_list())) * t.dtype.size for t in batch.values())
         size = size * self.sharding.local // self.sharding.replicas
         return int(np.clip(_BLOCK_BYTES // max(size, 1), 1, _MOST_STEPS))
+
+    def check_evaluation(self) -> None:
+        """Traces `prepare` for evaluation: what it returns is refused before the first step, not at the first evaluation.
+
+        It does nothing where batches are debugged: then no batch is prepared before it is needed.
+        """
+        if self._prepare is None or self._debug or self.settings.overfit or not self.eval_examples:
+            return
+        examples = min(self.eval_examples, self._eval_batch_size)
+        tf.function(lambda index: self._eval_batch(index, examples)).get_concrete_function(tf.TensorSpec([], tf.int64))
 
     def train_blocks(self, first: int, length: int, *, skipped: int = 0) -> Iterator[StackedBatches]:
         """Endless training blocks of `length` batches; the first batch belongs to step `first`.
@@ -146,15 +167,12 @@ class Data:
         length = max(1, min(length, rounds))
 
         def prepare(index, examples):
-            if self.settings.overfit:
-                return self._train_batch(index)
-            positions = index * batch_size + tf.range(examples, dtype=tf.int64)
-            return self._prepare_batch(self._gather(self._eval, positions), index, training=False)
+            return self._train_batch(index) if self.settings.overfit else self._eval_batch(index, examples)
 
         def make_round(number, prepare=prepare):
             # Beyond the last full batch a block is filled up with examples that are not counted.
             batches = [prepare(tf.minimum(number * count + first + i, full - 1), batch_size) for i in range(local)]
-            return {name: tf.stack([batch[name] for batch in batches])[tf.newaxis] for name in batches[0]}
+            return {name: tf.expand_dims(tf.stack([b[name] for b in batches]), 0) for name in batches[0]}
 
         def iter_in_python():
             last: dict[int, dict[str, tf.Tensor]] = {}
@@ -267,6 +285,10 @@ class Data:
         draw = step % self.settings.overfit if self.settings.overfit else step
         return self._prepare_batch(self._gather(self._train, self._train_indices(step)), draw, training=True)
 
+    def _eval_batch(self, index: tf.Tensor, examples: int) -> dict[str, tf.Tensor]:
+        positions = index * self._eval_batch_size + tf.range(examples, dtype=tf.int64)
+        return self._prepare_batch(self._gather(self._eval, positions), index, training=False)
+
     def _train_shards(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
         return {name: self.sharding.shard(value) for name, value in self._train_batch(step).items()}
 
@@ -274,7 +296,9 @@ class Data:
         if self._prepare is None:
             return batch
         seed = named_seed(self._seed, "prepare" if training else "prepare/eval", index)
-        return self._prepare(batch, seed=seed, training=training)
+        examples = next(iter(batch.values())).shape[0]
+        returned = self._prepare(batch, seed=seed, training=training)
+        return prepared.check(returned, examples=examples, where=self._prepare_name, training=training)
 
 
 def _size(arrays: Mapping[str, np.ndarray]) -> int:

@@ -36,9 +36,14 @@ class BatchSharding:
 
         That axis becomes three: [..., parts, local, examples of one replica, ...].
         """
-        share = batch.shape[axis] // (self.parts * self.replicas)
-        before, after = batch.shape[:axis], batch.shape[axis + 1 :]
-        split = tf.reshape(batch, [*before, self.parts, self.replicas, share, *after])
+        if batch.shape.is_fully_defined():
+            before, size, after = batch.shape[:axis], batch.shape[axis], batch.shape[axis + 1 :]
+            shape = [*before, self.parts, self.replicas, size // (self.parts * self.replicas), *after]
+        else:  # a `prepare` has made it from Python, and the batch itself shows its shape
+            found = tf.shape(batch)
+            share = found[axis] // (self.parts * self.replicas)
+            shape = tf.concat([found[:axis], [self.parts, self.replicas, share], found[axis + 1 :]], axis=0)
+        split = tf.reshape(batch, shape)
         if self.local == self.replicas:
             return split
         here = tf.range(self.first, self.first + self.local)

@@ -13,11 +13,11 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from modetrain.files import atomic
+from modetrain.files import atomic, pictures
 
 _NAMES = "events.out.tfevents.*"
 _PURGE = ".purge"
@@ -29,6 +29,10 @@ _SCALAR = tf.compat.v1.Summary.Value(
         data_class="DATA_CLASS_SCALAR",
     ),
     tensor=tf.make_tensor_proto(0.0, tf.float32),
+)
+
+_IMAGES = tf.compat.v1.SummaryMetadata(
+    plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="images"), data_class="DATA_CLASS_BLOB_SEQUENCE"
 )
 
 log = logging.getLogger(__name__)
@@ -66,11 +70,25 @@ class TensorBoardWriter:
             if write:
                 tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=step)
 
-    def images(self, name: str, images: np.ndarray, step: int) -> None:
-        """Writes images [n, height, width, channels] in [0, 1]."""
+    def images(self, name: str, images: Any, step: int) -> str:
+        """Writes images [n, height, width, channels]; returns what is wrong with them (see `pictures.py`), or nothing.
+
+        They are encoded before anything is written: a picture that cannot be encoded costs no other point.
+        """
+        if self._folder is None:
+            return ""
+        pixels, problem = pictures.convert(images)
+        if pixels is None:
+            return problem
+        try:
+            encoded = [tf.io.encode_png(image).numpy() for image in pixels]
+        except (ValueError, tf.errors.OpError) as error:
+            return f"of shape {list(pixels.shape)}, which cannot be encoded as PNG ({_reason(error)})"
         with self._writing() as write:
             if write:
-                tf.summary.image(name, images, step=step, max_outputs=len(images))
+                size = [str(side).encode() for side in (pixels.shape[2], pixels.shape[1])]
+                tf.summary.write(name, tf.constant([*size, *encoded]), step=step, metadata=_IMAGES)
+        return problem
 
     def flush(self) -> None:
         """Writes all points so far to the operating system; they survive the end of this process."""

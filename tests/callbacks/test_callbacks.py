@@ -19,7 +19,7 @@ from modetrain.callbacks.log import Log
 from modetrain.callbacks.profile import Profile
 from modetrain.callbacks.progress import ProgressBar
 from modetrain.checkpoints import file as checkpoint
-from modetrain.files.tensorboard import TensorBoardWriter
+from modetrain.files.tensorboard import TensorBoardWriter, iter_records
 from recipes.mnist import Digits
 
 
@@ -213,6 +213,74 @@ def test_what_a_recipe_shows_is_an_image_of_the_averaged_weights(make_trainer, w
     np.testing.assert_array_equal(shown[0], trainer.recipe.optimizer.averages[0].numpy())
     (file,) = tmp_path.glob("events.out.tfevents.*")
     assert b"\x89PNG" in file.read_bytes()
+
+
+def test_images_are_written_by_their_dtype_and_a_bad_one_costs_itself_alone(make_trainer, writer, scalars, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+    classes = np.arange(16).reshape(1, 4, 4, 1) % 3
+    written = {
+        "uint8": (pixels, pixels),
+        "int32": (tf.cast(pixels, tf.int32), pixels),
+        "uint16": (pixels.astype(np.uint16) * 257, pixels),
+        "float32": (pixels / 255, pixels),
+        "bfloat16": (tf.cast(pixels > 99, tf.bfloat16), (pixels > 99) * 255),
+        "bool": (pixels[..., :1] > 99, (pixels[..., :1] > 99) * 255),
+        "classes": (classes, np.array([0, 128, 255])[classes]),
+        "grey and alpha": (pixels[..., :2], pixels[..., :2]),
+        "alpha": (np.repeat(pixels, 2, axis=3)[..., :4], np.repeat(pixels, 2, axis=3)[..., :4]),
+        "above one": (np.full([1, 4, 4, 1], 1.3), np.full([1, 4, 4, 1], 255)),
+        "0 to 255": (pixels.astype(np.float32), (pixels > 0) * 255),
+        "no number": (np.full([1, 4, 4, 1], np.nan), np.zeros([1, 4, 4, 1])),
+        "a list": ([pixels[0], pixels[1]], pixels),
+        3: (pixels, pixels),
+    }
+    refused = {
+        "five": np.zeros([1, 4, 4, 5]),
+        "no batch": pixels[0],
+        "flat": pixels[0, :, :, 0],
+        "nothing": None,
+        "text": np.full([1, 4, 4, 1], "a"),
+        "complex": np.full([1, 4, 4, 1], 1j),
+        "uneven": [pixels[0], pixels[1, :2]],
+        "no pixel": np.zeros([1, 0, 4, 1]),
+    }
+
+    class Shows(Digits):
+        def show(self):
+            return {name: images for name, (images, _) in written.items()} | refused
+
+    trainer = make_trainer("eager", Shows, steps=4, callbacks=[Evaluate(every=2, events=writer)])
+    trainer.train()
+    writer.flush()
+    assert list(scalars(tmp_path)["eval/loss"]) == [2, 4], "no other point is lost"
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    found = {
+        value.tag: [tf.io.decode_png(one).numpy() for one in value.tensor.string_val[2:]]
+        for _, event in iter_records(file.read_bytes())
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "images"
+    }
+    assert set(found) == {str(name) for name in written}
+    for name, (_, expected) in written.items():
+        np.testing.assert_allclose(found[str(name)], expected, atol=1e-9, err_msg=str(name))
+    said = [line for line in trainer.said if "Shows.show returned" in line]
+    assert sorted(line.split("`")[1] for line in said) == sorted([*refused, "0 to 255"]), "each is named once"
+    assert any("`five`, of shape [1, 4, 4, 5]: expected is [n, height, width, channels]" in line for line in said)
+    assert any(f"`0 to 255`, floats up to {pixels.max()}: clipped to [0, 1]. Divide" in line for line in said)
+
+
+@pytest.mark.parametrize("returned", [None, np.zeros([1, 4, 4, 1])])
+def test_a_show_without_names_is_told_once(returned, make_trainer, writer):
+    class Shows(Digits):
+        def show(self):
+            return returned
+
+    trainer = make_trainer("eager", Shows, steps=2, callbacks=[Evaluate(every=1, events=writer)])
+    trainer.train()
+    said = [line for line in trainer.said if "Shows.show" in line]
+    assert said == [
+        f"WARNING: Shows.show returned a {type(returned).__name__}: expected is a dict of images, {{}} for none"
+    ]
 
 
 def test_a_run_that_did_not_finish_is_not_evaluated_at_its_end(make_trainer, writer):

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from modetrain.callbacks.evaluate import Evaluate
+from modetrain.data import aligned
+from modetrain.data.dataset import Data
 from modetrain.data.sources.source import Source
 from modetrain.engine.batching import BatchSharding
 from modetrain.errors import ConfigError
+from modetrain.files.tensorboard import TensorBoardWriter
+from recipes.mnist import Digits
 
 
 def numbers(batch) -> list[int]:
@@ -209,6 +215,135 @@ def test_debugged_evaluation_is_prepared_in_python_when_it_is_needed(make_data):
         assert (debugged.first, debugged.length) == (other.first, other.length)
         same(debugged.arrays, other.arrays)
         np.testing.assert_array_equal(debugged.counted, other.counted)
+
+
+RETURNED = {
+    "nothing": (lambda batch: None, "returned None. End it with `return batch`"),
+    "a tuple": (lambda batch: (batch["image"], batch["label"]), "returned a tuple. Return a dict of tensors"),
+    "no feature": (lambda batch: {}, "returned a dict without a feature"),
+    "a number": (lambda batch: {**batch, "x": 0.5}, "returned `x`, one number for the batch"),
+    "a scalar": (
+        lambda batch: {**batch, "x": tf.constant(1)},
+        r"returned `x`, one number .* Return tf.repeat\(value, ",
+    ),
+    "None": (lambda batch: {**batch, "x": None}, "returned `x`, None"),
+    "a nested dict": (
+        lambda batch: {**batch, "x": {"y": batch["label"]}},
+        "returned `x`, a dict: give each tensor a name of its own",
+    ),
+    "ragged": (
+        lambda batch: {**batch, "x": tf.RaggedTensor.from_tensor(batch["image"])},
+        "returned `x`, a ragged tensor.*to_tensor",
+    ),
+    "sparse": (
+        lambda batch: {**batch, "x": tf.sparse.from_dense(batch["label"])},
+        "returned `x`, a sparse tensor.*to_dense",
+    ),
+    "a table": (
+        lambda batch: {**batch, "x": tf.range(10.0)},
+        r"returned `x` of shape \[10\]: the batch has . examples",
+    ),
+    "fewer": (
+        lambda batch: {k: v[:-1] for k, v in batch.items()},
+        r"returned `image` of shape \[\d, 4, 4, 1\]: the batch has",
+    ),
+    "twice": (
+        lambda batch: {k: tf.concat([v, v], 0) for k, v in batch.items()},
+        r"returned `image` of shape \[.*Return . rows",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", RETURNED)
+def test_what_prepare_may_not_return_is_named_with_its_line(make_data, what):
+    """It would be cut over micro-batches and replicas like the batch, or fail far from its cause."""
+    returned, expected = RETURNED[what]
+
+    def prepare(batch, *, seed, training):
+        return returned(batch)
+
+    named = rf"prepare \(tests/data/test_dataset.py:\d+\) {expected}"
+    with pytest.raises(ConfigError, match=named):
+        make_data(prepare=prepare, debug=True).batch(0)
+    with pytest.raises(ConfigError, match=named):
+        next(make_data(prepare=prepare).train_blocks(0, 1))
+    with pytest.raises(ConfigError, match=named.replace("returned", "for evaluation returned", 1)):
+        make_data(prepare=prepare, eval_batch_size=4).check_evaluation()
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_shapes_that_python_hides_work_too(make_data, debug):
+    """An array of `tf.numpy_function` has no shape in a graph: it is sharded like any other, or refused by name."""
+
+    def hide(batch, *, seed, training):
+        flipped = tf.numpy_function(lambda image: image[:, ::-1], [batch["image"]], tf.uint8)
+        return {**batch, "image": flipped, "text": tf.strings.as_string(batch["label"])}
+
+    def show(batch, *, seed, training):
+        return {**batch, "image": batch["image"][:, ::-1], "text": tf.strings.as_string(batch["label"])}
+
+    sharding = BatchSharding(parts=2, replicas=2, local=1, first=1)
+    hidden, plain = (make_data(prepare=prepare, sharding=sharding, debug=debug) for prepare in (hide, show))
+    same(next(hidden.train_blocks(3, 2)).arrays, next(plain.train_blocks(3, 2)).arrays)
+    hidden, plain = (make_data(prepare=prepare, debug=debug, eval_batch_size=4) for prepare in (hide, show))
+    for one, other in zip(hidden.eval_blocks(2), plain.eval_blocks(2), strict=True):
+        same(one.arrays, other.arrays)
+
+    def cut(batch, *, seed, training):
+        return {**batch, "x": tf.numpy_function(lambda label: label[:-1], [batch["label"]], tf.int32)}
+
+    with pytest.raises((ConfigError, tf.errors.InvalidArgumentError), match=r"cut \(.*returned `x` of"):
+        next(make_data(prepare=cut, debug=debug).train_blocks(0, 1))
+
+
+def test_what_prepare_returns_for_evaluation_is_refused_before_the_first_step(make_trainer):
+    class Careless(Digits):
+        def prepare(self, batch, *, seed, training):
+            return batch if training else {**batch, "table": tf.range(5)}
+
+    trainer = make_trainer("graph", Careless, callbacks=[Evaluate(every=None, events=TensorBoardWriter(None))])
+    trainer.data = make_prepared(trainer)
+    with pytest.raises(
+        ConfigError, match=r"^Careless.prepare \(tests/data/test_dataset.py:\d+\) for evaluation returned `table`"
+    ):
+        trainer.train()
+    assert trainer.step == 0
+
+
+def make_prepared(trainer):
+    """The trainer's data with its recipe's `prepare`, which the fixture leaves out."""
+    data = trainer.data
+    return Data(data.source, data.settings, seed=0, prepare=trainer.recipe.prepare, sharding=data.sharding)
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux measures the most memory that was used")
+def test_examples_are_held_once(make_data):
+    """`tf.constant` keeps two copies of an array beside it: the limit on the examples' memory would not hold."""
+
+    def memory(key):
+        return next(
+            int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key)
+        )
+
+    image = aligned.empty((100, 1000, 1000, 1), np.uint8)  # as every source makes it
+    image[:] = np.arange(100, dtype=np.uint8)[:, None, None, None]
+    label = np.zeros(100, np.int32)
+    for array, copies in ((image, 0), (image[1:], 1)):  # the second begins where no tensor can
+        split = {"image": array, "label": label[: len(array)], "index": np.arange(len(array))}
+        given = Source(kind="folder", description="", train=split, eval={}, classes=1)
+        Path("/proc/self/clear_refs").write_text("5")  # the most from here on
+        before = memory("VmRSS")
+        data = make_data(source=given)
+        assert memory("VmHWM") - before < (copies + 0.5) * array.nbytes / 1024
+        batch = data.batch(0)
+        np.testing.assert_array_equal(batch["image"][:, 5, 5, 0], array[batch["index"], 5, 5, 0])
+    users = {"image": image.copy(), "label": label}
+    mine = make_data(source=Source(kind="arrays", description="", train=users, eval={}, classes=1))
+    users["image"][:] = 7
+    assert len(np.unique(mine.batch(0)["image"])) == 8, "arrays of the caller are copied: they may change"
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------

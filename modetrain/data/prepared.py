@@ -1,0 +1,87 @@
+"""Checks what a recipe's `prepare` has returned: a dict of dense tensors, each with one row per example of the batch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from modetrain.diagnostics.location import Location
+from modetrain.errors import ConfigError
+
+
+def describe(prepare: Callable[..., Any]) -> str:
+    """`Mine.prepare (recipes/mine.py:12)`."""
+    owner = getattr(prepare, "__self__", None)
+    name = getattr(prepare, "__name__", "prepare")
+    code = getattr(inspect.unwrap(getattr(prepare, "__func__", prepare)), "__code__", None)
+    at = f" ({Location(file=code.co_filename, line=code.co_firstlineno).shown})" if code is not None else ""
+    return f"{type(owner).__name__}.{name}{at}" if owner is not None else f"{name}{at}"
+
+
+@tf.autograph.experimental.do_not_convert
+def check(given: Any, *, examples: int, where: str, training: bool) -> dict[str, tf.Tensor]:
+    """The batch as tensors whose first dimension is known.
+
+    Args:
+      given: what `prepare` has returned.
+      examples: number of examples in the batch.
+      where: `describe(prepare)`.
+      training: whether it is a training batch.
+
+    Raises:
+      ConfigError: names `prepare`, its line, the feature, and what to write instead.
+    """
+    where += "" if training else " for evaluation"
+    if not isinstance(given, Mapping):
+        what, fix = (
+            f"a {type(given).__name__}",
+            "Return a dict of tensors by feature, such as {**batch, 'image': image}.",
+        )
+        if given is None:
+            what, fix = "None", "End it with `return batch`."
+        raise ConfigError(f"{where} returned {what}. {fix}")
+    if not given:
+        raise ConfigError(f"{where} returned a dict without a feature. Return the features that the step reads.")
+    return {name: _check_feature(name, value, examples, where) for name, value in given.items()}
+
+
+def _check_feature(name: Any, value: Any, examples: int, where: str) -> tf.Tensor:
+    said = f"{where} returned `{name}`"
+    rows = f"the batch has {examples} examples, and a feature has one row for each of them"
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"{where} returned a feature under {name!r}, a {type(name).__name__}. Name features by strings."
+        )
+    if isinstance(value, tf.RaggedTensor):
+        fix = "value.to_tensor(shape=[None, LENGTH]), and keep value.row_lengths() as a feature of its own"
+        raise ConfigError(f"{said}, a ragged tensor: a step takes dense ones. Return {fix}.")
+    if isinstance(value, tf.SparseTensor):
+        raise ConfigError(f"{said}, a sparse tensor: a step takes dense ones. Return tf.sparse.to_dense(value).")
+    if isinstance(value, (Mapping, tuple)):
+        raise ConfigError(f"{said}, a {type(value).__name__}: give each tensor a name of its own in the batch.")
+    try:
+        tensor = tf.convert_to_tensor(value)
+    except (TypeError, ValueError) as error:
+        kind = "None" if value is None else f"a {type(value).__name__}"
+        raise ConfigError(f"{said}, {kind}: a feature is a tensor [{examples}, ...].") from error
+    if tensor.shape.rank == 0:
+        fix = "tf.repeat(value, tf.shape(FEATURE)[0]) with a feature of the batch"
+        raise ConfigError(f"{said}, one number for the batch: {rows}. Return {fix}, or compute it in the step.")
+    if tensor.shape.rank is not None and tensor.shape[0] is not None:
+        if tensor.shape[0] != examples:
+            fix = "keep a table that is no feature as an attribute of the recipe, and read it in the step"
+            raise ConfigError(f"{said} of shape {tensor.shape.as_list()}: {rows}. Return {examples} rows; {fix}.")
+        return tensor
+    # The shape is unknown while the pipeline is traced, as after tf.numpy_function: the batch itself shows it.
+    same = tf.equal(tf.shape(tensor)[0], examples)
+    fix = f"Return {examples} rows"
+    with tf.control_dependencies(
+        [tf.debugging.Assert(same, [f"{said} of another length: {rows}. {fix}.", tf.shape(tensor)])]
+    ):
+        tensor = tf.identity(tensor)
+    if tensor.shape.rank is not None:
+        tensor.set_shape([examples, *tensor.shape[1:]])
+    return tensor
