@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.diagnostics import pairs
+from modetrain.diagnostics.location import Location
 from modetrain.engine import replica_random, snapshot, xla_random
 from modetrain.engine.autograph import autograph_on, in_xla
 from modetrain.engine.batching import StackedBatches, micro_batches
@@ -26,6 +27,7 @@ from modetrain.engine.devices import Replicas
 from modetrain.engine.guards.bodies import Bodies
 from modetrain.engine.guards.step_guards import Guards
 from modetrain.engine.loop import Concrete, Loop, is_slow_in_loop, merge_rows
+from modetrain.engine.summaries import say_dropped
 from modetrain.engine.xla import XlaPrograms
 from modetrain.mode import Mode
 
@@ -74,6 +76,7 @@ class Program:
         self._reached = tf.Variable(0, dtype=tf.int64, trainable=False)
         # The number of a failed guard inside branches and loops.
         self._failed = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._named_summaries: set[Location] = set()
         self._alone = False  # whether each step has to be an XLA program of its own
         self._square: list[str] = []  # see `StepContext.square`
         self._judged = False
@@ -248,7 +251,8 @@ class Program:
 
             def one_step() -> tf.Tensor:
                 context = StepContext(number=number, watch=watch, part=part, last_part=last_part)
-                self.names, row = self._step(batch, context)
+                with say_dropped(self._named_summaries):
+                    self.names, row = self._step(batch, context)
                 self._square = context.square
                 return row
 

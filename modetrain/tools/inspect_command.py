@@ -83,6 +83,8 @@ def _watch(trainer: Trainer, settings: Settings) -> None:
     if not settings.inspect.at_start or settings.do not in ("train", "evaluate") or not trainer.replicas.chief:
         return
     check = StartupCheck(trainer.recipe, settings.mode, settings.command, trainer.replicas)
+    if not settings.mode.debug_data:  # the pipeline is traced in mode=eager too
+        check.check_pipeline(trainer.data.examples())
     if settings.mode.compile != "eager":
         trainer.programs.train.observe = check.observer("train_step")
         trainer.programs.eval.observe = check.observer("eval_step")

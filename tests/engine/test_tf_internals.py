@@ -60,6 +60,7 @@ PRIVATE = {
     "tensorflow.python.ops.gen_stateless_random_ops_v2",
     "tensorflow.python.ops.handle_data_util",
     "tensorflow.python.ops.resource_variable_ops",
+    "tensorflow.python.ops.summary_ops_v2",
     "tensorflow.python.pywrap_tfe",
     "tensorflow.python.util.pywrap_xla_ops",
     "tensorflow.python.util.tf_stack",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from modetrain.config import arguments
 from modetrain.diagnostics import graph_ops, stack
@@ -21,7 +22,7 @@ from modetrain.files.quoting import key_of
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
 from modetrain.tools.inspect import findings_report
-from modetrain.tools.inspect.detectors import operations, split_batch, unrolled_loops
+from modetrain.tools.inspect.detectors import input_pipeline, operations, split_batch, unrolled_loops
 from modetrain.tools.inspect.detectors import replicas as replica_detector
 from modetrain.tools.inspect.detectors.side_effects import CallRecorder
 from modetrain.tools.inspect.detectors.traces import CODE_OF_CHANGE
@@ -112,6 +113,15 @@ class StartupCheck:
                 several = method == "train_step" and self._replicas.count > 1
                 found = list(split_batch.find_by_parts(step, batch, at_start=True, several=several, note=f"; {note}"))
                 self._report(iter(found))
+
+    def check_pipeline(self, batch: Mapping[str, Any]) -> None:
+        """Reports draws of `prepare` that ignore its seed.
+
+        Args:
+          batch: examples as the source has them.
+        """
+        if self._recipe.prepares:
+            self._report(iter(input_pipeline.find_draws(self._recipe, batch)))
 
     def _find(
         self,

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -79,6 +80,82 @@ def test_one_line_for_each_finding_and_the_command_for_details(compile, started)
 def test_the_command_for_details_asks_for_a_folder_of_its_own(typed, said):
     begin = "python -m modetrain "
     assert format_inspect_command(begin + typed) == begin + said
+
+
+def test_the_short_form_looks_at_the_pipeline_too(make_recipe, source, said):
+    """What makes `prepare` no function of (batch, seed): the same command would train differently."""
+
+    class Clean(Digits):
+        def prepare(self, batch, *, seed, training):
+            print("traced")
+            shift = tf.numpy_function(lambda image: image[:, ::-1], [batch["image"]], tf.uint8)
+            return {
+                **batch,
+                "image": tf.image.stateless_random_flip_left_right(tf.ensure_shape(shift, [8, 4, 4, 1]), seed),
+            }
+
+    class Layer(Digits):
+        def __init__(self, **given):
+            super().__init__(**given)
+            self.flip = keras.layers.RandomFlip()
+
+        def prepare(self, batch, *, seed, training):
+            return {**batch, "image": self.flip(batch["image"], training=training)}
+
+    class Stateful(Digits):
+        def prepare(self, batch, *, seed, training):
+            return {**batch, "image": tf.image.random_flip_left_right(batch["image"])}
+
+    class Frozen(Digits):
+        def prepare(self, batch, *, seed, training):
+            return {**batch, "image": tf.roll(batch["image"], random.randrange(4), axis=1)}
+
+    class Inside(Digits):
+        def prepare(self, batch, *, seed, training):
+            return {**batch, "noise": tf.numpy_function(lambda: np.random.random(8), [], tf.float64)}
+
+    batch = {name: array[:8] for name, array in source.train.items()}
+    for cls, code in (
+        (Digits, None),
+        (Clean, None),
+        (Layer, "MT805"),
+        (Stateful, "MT801"),
+        (Frozen, "MT802"),
+        (Inside, "MT805"),
+    ):
+        said.clear()
+        recipe = make_recipe(cls, options={"shift": 2})
+        begin = random.getstate(), np.random.get_state()[2]
+        StartupCheck(recipe, Mode(name="graph", compile="graph"), "python -m modetrain recipe=mine").check_pipeline(
+            batch
+        )
+        named = [line.split()[2] for line in said if "MT8" in line]
+        assert named == ([code] if code else []), cls
+        assert all("test_startup_check.py:" in line for line in said if code and code in line)
+        assert (random.getstate(), np.random.get_state()[2]) == begin, "looking changes nothing"
+
+
+@pytest.mark.parametrize("compile", ["eager", "graph", "xla"])
+def test_a_summary_that_a_step_drops_is_named_once(compile, make_trainer, tmp_path):
+    """Without a writer TensorFlow drops it in silence; with one of the user's own it is written, but for XLA."""
+    own = tf.summary.create_file_writer(str(tmp_path / "own"))
+
+    class Summary(Digits):
+        def train_step(self, batch):
+            tf.summary.histogram("pixels", batch["image"], step=0)
+            if compile != "xla":
+                with own.as_default(step=0):
+                    tf.summary.scalar("mine", 1.0)
+            return super().train_step(batch)
+
+    trainer = make_trainer(compile, Summary, steps=3)
+    trainer.train()
+    named = [line for line in trainer.said if "tf.summary" in line]
+    assert len(named) == 1
+    assert "test_startup_check.py:" in named[0]
+    assert "A value that the step returns becomes a curve" in named[0]
+    own.flush()
+    assert (sum(file.stat().st_size for file in (tmp_path / "own").iterdir()) > 100) == (compile != "xla")
 
 
 @pytest.mark.parametrize("compile", ["graph", "xla"])

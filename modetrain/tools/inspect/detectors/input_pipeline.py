@@ -20,6 +20,7 @@ from modetrain.tools.inspect.finding import Finding, make_finding
 from modetrain.tools.inspect.python_state.change_tracer import ChangeTracer
 from modetrain.tools.inspect.python_state.diff import PythonState
 from modetrain.tools.inspect.python_state.reachable import find_reachable
+from modetrain.tools.inspect.python_state.snapshot import restore_python_state, restore_seed
 from modetrain.tools.inspect.python_state.source import nodes_of, start_of
 
 _EVIDENCE = "prepare() traced"
@@ -35,11 +36,9 @@ def find(recipe: Recipe, batches: Sequence[Mapping[str, Any]]) -> Iterator[Findi
     batch = {name: tf.convert_to_tensor(value) for name, value in batches[0].items()}
     reachable = find_reachable(recipe, ["prepare"])
     recorder = CallRecorder(reachable.functions, [vars(recipe)], silent=True)
-    traced = tf.function(lambda batch, seed: recipe.prepare(batch, seed=seed, training=True), autograph=True)
-    specs = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in batch.items()}
     with recorder, ChangeTracer(PythonState.for_recipe(recipe, reachable)) as tracer:
         try:
-            concrete = traced.get_concrete_function(specs, tf.TensorSpec([2], tf.int32))
+            concrete = _trace(recipe, batch)
         except Exception as error:
             # Nothing is known of other errors: `prepare` may not expect batches that are prepared already.
             if tf_errors.code_of_trace_error(error) == "MT105":
@@ -63,6 +62,45 @@ def find(recipe: Recipe, batches: Sequence[Mapping[str, Any]]) -> Iterator[Findi
     if not of_operations and not recorder.calls and not tracer.changes and _differs(concrete, batch):
         place = _place_of_write(concrete.graph) or start
         yield make_finding("MT805", place, "two batches from one seed differ", evidence="prepare() run twice")
+
+
+def find_draws(recipe: Recipe, batch: Mapping[str, Any]) -> list[Finding]:
+    """What makes `prepare` no function of (batch, seed), as far as one trace of it shows: draws that ignore the seed."""
+    batch = {name: tf.convert_to_tensor(value) for name, value in batch.items()}
+    recorder = CallRecorder(find_reachable(recipe, ["prepare"]).functions, [vars(recipe)], silent=True)
+    start = start_of(type(recipe).prepare)
+    with restore_python_state(recipe), restore_seed():
+        try:
+            with recorder:
+                concrete = _trace(recipe, batch)
+        except Exception:  # the run itself reports it
+            return []
+        found = [
+            make_finding("MT802", call.place, f"{call.name} is called here", evidence=_EVIDENCE)
+            for call in recorder.calls
+            if call.code in ("MT301", "MT302", "MT303")
+        ]
+        operations = list(graph_ops.operations(concrete.graph))
+        found += [
+            make_finding("MT801", stack.of_op(op) or start, f"operation {op.type}", evidence=_EVIDENCE)
+            for op in operations
+            if is_stateful(op)
+        ]
+        if not found and (place := _place_of_write(concrete.graph)) is not None:
+            what = "a variable is changed here, such as that of a Keras layer's draws"
+            found.append(make_finding("MT805", place, what, evidence=_EVIDENCE))
+        python = [stack.of_op(op) or start for op in operations if is_python(op)]
+        if not found and python and _differs(concrete, batch):
+            what = "two batches from one seed differ"
+            found.append(make_finding("MT805", python[0], what, evidence="prepare() run twice"))
+    return found
+
+
+def _trace(recipe: Recipe, batch: Mapping[str, tf.Tensor]) -> Any:
+    """`prepare`, traced for a batch of these shapes."""
+    traced = tf.function(lambda batch, seed: recipe.prepare(batch, seed=seed, training=True), autograph=True)
+    specs = {name: tf.TensorSpec(value.shape, value.dtype) for name, value in batch.items()}
+    return traced.get_concrete_function(specs, tf.TensorSpec([2], tf.int32))
 
 
 def _place_of_write(graph: tf.Graph) -> Location | None:
