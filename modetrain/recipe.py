@@ -293,9 +293,11 @@ class Recipe:
     def _keep_finite(self) -> Iterator[None]:
         """If updates may be skipped, other variables that a step writes (such as moving averages) stay finite too."""
         optimizers = self.optimizers().values()
+        if not any(optimizer.nonfinite == "skip" for optimizer in optimizers):
+            yield
+            return
         known = {id(v) for optimizer in optimizers for v in (*optimizer.trainable, *optimizer.variables)}
-        skips = any(optimizer.nonfinite == "skip" for optimizer in optimizers)
-        others = [v for v in self.state().values() if skips and id(v) not in known and tf.as_dtype(v.dtype).is_floating]
+        others = [v for v in self.state().values() if id(v) not in known and tf.as_dtype(v.dtype).is_floating]
         plain = [v.value if isinstance(v, keras.Variable) else v for v in others]
         before = [tf.identity(v) for v in plain]
         yield
