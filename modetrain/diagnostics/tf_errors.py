@@ -116,6 +116,12 @@ _KNOWN = (
         advice="A step uses an operation that XLA cannot compile (named above): replace it, or type mode=graph.",
     ),
     _KnownError(
+        pattern=r"Method requires being in cross-replica context|merge_call called while defining a new graph",
+        advice="Over several replicas a step calls the model itself, not model.fit, train_on_batch, test_on_batch or predict; and "
+        "what exchanges values between replicas (all_reduce, all_gather, a Keras optimizer) stands in no tf.cond, loop or "
+        "tf.function of the step's. Write self.minimize(...) with the model's loss, or type mode=graph.",
+    ),
+    _KnownError(
         pattern=r"ResourceExhaustedError|MemoryError|OOM when allocating|[Oo]ut of memory|bad_alloc"
         r"|failed to allocate memory",
         advice="The step needs more memory than there is. Type optimizer.accumulate=2 (the same update from half the memory at "

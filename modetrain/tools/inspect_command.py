@@ -88,7 +88,8 @@ def _watch(trainer: Trainer, settings: Settings) -> None:
     if settings.mode.compile != "eager":
         trainer.programs.train.observe = check.observer("train_step")
         trainer.programs.eval.observe = check.observer("eval_step")
-    if sys.gettrace() is None and not settings.mode.debug_data:  # a debugger is to stop at the run's own steps
+    # A debugger is to stop at the run's own steps, and variables of a TPU cannot be read by an eager step here.
+    if sys.gettrace() is None and not settings.mode.debug_data and settings.mode.strategy != "tpu":
         evaluates = settings.do == "evaluate" or bool((settings.callbacks.get("evaluate") or {}).get("every"))
         check.check_means(trainer, evaluates=evaluates)
 

@@ -43,3 +43,8 @@ def test_a_message_that_is_clear_only_while_tracing_gets_a_code_and_no_advice():
     error = TypeError("must be real number, not Tensor")
     assert tf_errors.code_of_trace_error(error) == "MT105"
     assert tf_errors.plain_sentence(error) is None
+
+
+def test_a_model_that_runs_its_own_step_on_a_replica_has_advice():
+    error = RuntimeError("in user code:\n    Method requires being in cross-replica context, use get_replica_context()")
+    assert "not model.fit, train_on_batch" in (tf_errors.plain_sentence(error) or "")
