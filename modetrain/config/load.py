@@ -139,7 +139,10 @@ def _unknown(found: Mapping[str, Any], composition: Composition, folders: Sequen
         if beside:
             has = sorted(name for name in beside if not name.endswith("._target_"))
             mine = [name for name in suggest.keys(key, known) if name in has]
-            near = f"Did you mean {quoting.proposal(mine[0], value)}? " if mine else ""
+            other = (
+                f"{suggest.sentence(key, value=suggest.as_typed(key, value))} " if suggest.by_other_name(key) else ""
+            )
+            near = f"Did you mean {quoting.proposal(mine[0], value)}? " if mine else other
             fix = f"{near}If its code takes it, type {quoting.in_sentence(f'+{typed}')}."
             yield f"{given}: there is no {key} here; {parent} has {', '.join(has) or 'no keys'}. {fix}"
             continue
@@ -151,7 +154,7 @@ def _unknown(found: Mapping[str, Any], composition: Composition, folders: Sequen
         hint = (
             f"Did you mean {group}={value}?"
             if group
-            else suggest.sentence(key, value=quoting.override("", suggest.fitting(key, value))[1:] if typed else None)
+            else suggest.sentence(key, value=suggest.as_typed(key, value) if typed else None)
         )
         needs = callback and callback not in CALLBACKS and not suggest.by_other_name(key)
         own_one = f" A callback of your own needs +callbacks.{callback}._target_=MODULE.CLASS." if needs else ""

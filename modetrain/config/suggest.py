@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from modetrain.errors import closest
-from modetrain.files.quoting import in_sentence
+from modetrain.files.quoting import in_sentence, override
 from modetrain.keys import KEYS, SECTIONS
 from modetrain.schema import Value
 from modetrain.settings import CALLBACKS
@@ -60,10 +60,11 @@ def by_other_name(key: str) -> list[str]:
     return [name for name, one in KEYS.items() if leaf in one.key.also.split() or _instead(_plain(key), one)]
 
 
-def fitting(key: str, value: Any) -> Any:
-    """The value that was probably meant, of the key that was probably meant: `mixed_float16` for `precision=16`."""
+def as_typed(key: str, value: Any) -> str:
+    """The value that was probably meant, in Hydra's grammar: `mixed_float16` for `precision=16`."""
     found = [KEYS[name] for name in keys(key) if name in KEYS]
-    return value if len(found) != 1 or found[0].accepts(value) else found[0].propose(value)
+    meant = value if len(found) != 1 or found[0].accepts(value) else found[0].propose(value)
+    return override("", meant).removeprefix("=")
 
 
 def _plain(key: str) -> str:
