@@ -78,10 +78,13 @@ class Profile(Callback):
         if self._running:
             self._running = False
             tf.profiler.experimental.stop()
-            for file in {*trainer.folder.glob(_FILES)} - self._before:
-                # Where the plugin finds rounds of a loop (that of a call, or one of the user's) it takes them for the steps,
-                # and drops the steps themselves.
-                atomic.write_bytes(file, file.read_bytes().replace(_ROUND, _RENAMED))
+            try:
+                for file in {*trainer.folder.glob(_FILES)} - self._before:
+                    # Where the plugin finds rounds of a loop (that of a call, or one of the user's) it takes them for the
+                    # steps, and drops the steps themselves.
+                    atomic.write_bytes(file, file.read_bytes().replace(_ROUND, _RENAMED))
+            except OSError as error:
+                log.warning(f"the profile may show no steps: its file could not be written again ({error.strerror})")
             log.info(f"step {trainer.step}: profile written; open it (tab Profile) with:")
             log.info(f"  {arguments.tensorboard(trainer.folder)}")
 
