@@ -50,5 +50,5 @@ def expand(line: CommandLine, cwd: Path) -> CommandLine:
 
 def _is_kept(key: str, typed: set[str]) -> bool:
     # Keys of a group go with its option: those of model=mlp mean nothing to model=cnn.
-    section = key.partition(".")[0]
-    return key not in (*typed, *_OF_THE_COMMAND) and not (section != key and section in typed)
+    parts = key.split(".")
+    return key not in _OF_THE_COMMAND and not typed & {".".join(parts[:n]) for n in range(1, len(parts) + 1)}

@@ -871,7 +871,7 @@ def test_resume_takes_a_run_folder_or_a_checkpoint(folder):
 
 
 def test_a_run_that_is_named_alone_has_the_words_of_that_run(folder, capsys):
-    command = "python -m modetrain recipe=mnist model=mlp 'model.hidden=[7]' mode=graph steps=5 run_dir=out do=train"
+    command = "python -m modetrain recipe=mnist model=mlp 'model.hidden=[7]' mode=graph steps=5 run_dir=out do=train callbacks.log.every=7"
     write(folder, {"out/checkpoints/step-00000005.npz": "", "out/run.json": json.dumps({"command": command})})
 
     def composed(*words):
@@ -884,10 +884,13 @@ def test_a_run_that_is_named_alone_has_the_words_of_that_run(folder, capsys):
         assert found["do"]["name"] == "train"
     found = composed("do=evaluate", "resume=out", "mode=xla", "model.hidden=[8]")
     assert (found["do"]["name"], found["mode"]["name"], found["model"]["hidden"]) == ("evaluate", "xla", [8])
+    assert found["callbacks"]["log"]["every"] == 7
     assert "filters" in composed("resume=out", "model=cnn")["model"], "keys of another model are left out"
+    assert composed("resume=out", "callbacks.log=null")["callbacks"]["log"] is None
     assert composed("resume=out", "recipe=mnist", "steps=9")["model"]["filters"], "a whole command line counts as typed"
+    more = ("callbacks.log.every=7", "resume=out", "steps=9")
     line = resumed.expand(arguments.parse(["resume=out", "steps=9"]), folder)
-    assert line.overrides == ("recipe=mnist", "model=mlp", "model.hidden=[7]", "mode=graph", "resume=out", "steps=9")
+    assert line.overrides == ("recipe=mnist", "model=mlp", "model.hidden=[7]", "mode=graph", *more)
     assert "no such file or folder" in refused(capsys, ["resume=missing"])
     assert "recipe= is missing" in refused(capsys, ["resume=latest"])
     assert "recipe= is missing" in refused(capsys, ["run_dir=missing", "resume=latest"])

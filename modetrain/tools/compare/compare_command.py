@@ -133,7 +133,9 @@ def write(
     (folder / JSON).write_text(json.dumps(described, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     title = f"recipe={settings.recipe_name}"
     (folder / html_page.NAME).write_text(
-        html_page.render(comparison, title=title, command=settings.command, facts=versions), encoding="utf-8"
+        html_page.render(comparison, title=title, command=settings.command, facts=versions),
+        encoding="utf-8",
+        errors="backslashreplace",  # a path may hold bytes that are no text
     )
 
 
