@@ -871,7 +871,8 @@ def test_resume_takes_a_run_folder_or_a_checkpoint(folder):
 
 
 def test_a_run_that_is_named_alone_has_the_words_of_that_run(folder, capsys):
-    command = "python -m modetrain recipe=mnist model=mlp 'model.hidden=[7]' mode=graph steps=5 run_dir=out do=train callbacks.log.every=7"
+    words = "recipe=mnist model=mlp 'model.hidden=[7]' mode=graph steps=5 run_dir=out do=train callbacks.log.every=7"
+    command = f"python -m modetrain {words}"
     write(folder, {"out/checkpoints/step-00000005.npz": "", "out/run.json": json.dumps({"command": command})})
 
     def composed(*words):
