@@ -12,12 +12,17 @@ import os
 from collections.abc import Sequence
 from typing import ClassVar
 
-from modetrain import other_names as names
 from modetrain.errors import ConfigError, did_you_mean
 from modetrain.schema import NAME, REQUIRED, common, key
 
 COMPILE = ("eager", "graph", "xla")
 STRATEGIES = ("one_device", "mirrored", "multiworker", "tpu")
+_MEANT = {
+    **dict.fromkeys(["ddp", "dp", "fsdp", "deepspeed", "mirroredstrategy", "mirrored_strategy"], "mirrored"),
+    **dict.fromkeys(["multi_worker", "multi_worker_mirrored", "multiworkermirrored", "horovod"], "multiworker"),
+    **dict.fromkeys(["single_device", "single", "one_device_strategy"], "one_device"),
+    **dict.fromkeys(["tpustrategy", "tpu_strategy"], "tpu"),
+}
 DEVICES = ("auto", "cpu", "gpu")
 XLA_UNITS = ("auto", "step")
 # A step is traced and compiled once for each: 64 take minutes, and the time grows faster than their number.
@@ -54,14 +59,13 @@ class Mode:
         "eager runs Python line by line, graph traces it, xla compiles it",
         "graph",
         choices=COMPILE,
-        instead=names.COMPILE,
         affects=("numbers", "placement"),
     )
     strategy: str = key(
         "one_device",
         "where a step runs: one device, several of this machine, several processes, or a TPU",
         choices=STRATEGIES,
-        meant=names.STRATEGIES,
+        meant=_MEANT,
         also="distribution_strategy distribute",
     )
     replicas: int | str = common(
@@ -71,7 +75,6 @@ class Mode:
         choices=("auto",),
         at_least=1,
         at_most=1024,
-        instead=names.REPLICAS,
     )
     workers: int | str = common(
         "auto",
@@ -80,7 +83,6 @@ class Mode:
         choices=("auto",),
         at_least=1,
         at_most=1024,
-        instead=names.WORKERS,
     )
     restarts: int = key(
         3,
@@ -136,7 +138,6 @@ class Mode:
         choices=PRECISIONS,
         meant=MEANT,
         also="dtype dtype_policy mixed_precision",
-        instead=names.PRECISION,
         affects=NUMBERS,
     )
     deterministic: bool = common(False, "only kernels that repeat bit by bit", True, affects=NUMBERS)

@@ -57,7 +57,6 @@ class Key(Bounds):
       path: whether a text is the path of a file or folder.
       common: whether `--help` lists it.
       also: other names that people try, with spaces between them; they take the same value.
-      instead: names that people try and that mean something else, with the sentence that leads them on.
       meant: words that people try for one of the choices, with that choice.
       affects: what changes with it: `numbers` (what the same steps compute), `placement` (where and how steps run),
         `machine` (it may differ from machine to machine), `run` (it belongs to the run and not to its steps). By default
@@ -79,7 +78,6 @@ class Key(Bounds):
     path: bool = False
     common: bool = False
     also: str = ""
-    instead: Mapping[str, str] = dataclasses.field(default_factory=dict)
     meant: Mapping[str, str] = dataclasses.field(default_factory=dict)
     affects: tuple[str, ...] | None = None
     only: tuple[str, ...] | None = None

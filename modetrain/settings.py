@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from modetrain import other_names as names
 from modetrain.mode import Mode
 from modetrain.schema import NAME, REQUIRED, common, key
 
@@ -44,15 +43,12 @@ class DataSettings:
     )
     download: bool = key(True, "whether data that is not prepared may be downloaded", affects=MACHINE)
     train_split: str = key("train", "TFDS split to train on")
-    eval_split: str | None = key(
-        "test", "TFDS split to evaluate on; null is none", also="test_split valid_split", instead=names.SPLITS
-    )
+    eval_split: str | None = key("test", "TFDS split to evaluate on; null is none", also="test_split valid_split")
     batch_size: int = common(
         64,
         "examples in one training batch, over all devices",
         at_least=1,
         also="batch bs batchsize train_batch_size global_batch_size minibatch_size",
-        instead=names.BATCHES,
     )
     eval_batch_size: int = key(
         250, "examples in one evaluation batch", at_least=1, also="test_batch_size val_batch_size validation_batch_size"
@@ -79,7 +75,7 @@ class DataSettings:
 class OptimizerSettings:
     """One optimizer: the update rule and what `minimize` does around it."""
 
-    name: str = key(REQUIRED, "the update rule", "adamw", choices=("adam", "adamw", "sgd"), instead=names.OBJECTIVE)
+    name: str = key(REQUIRED, "the update rule", "adamw", choices=("adam", "adamw", "sgd"))
     learning_rate: float = common(
         REQUIRED,
         "peak learning rate, after warm-up",
@@ -100,12 +96,11 @@ class OptimizerSettings:
         100,
         at_least=0,
         also="warmup_steps num_warmup_steps lr_warmup_steps",
-        instead=names.WARMUP,
     )
     final_fraction: float = key(
         0.0, "learning rate at the last step, as a fraction of the peak", 0.1, at_least=0, at_most=1, only=DECAYS
     )
-    weight_decay: float = key(0.0, "decoupled weight decay", 0.004, at_least=0, also="wd", instead=names.DECAY)
+    weight_decay: float = key(0.0, "decoupled weight decay", 0.004, at_least=0, also="wd")
     momentum: float = key(0.0, "of sgd", 0.9, at_least=0, below=1, only=SGD)
     nesterov: bool = key(False, "of sgd", True, only=SGD)
     beta_1: float = key(0.9, "of adam and adamw", at_least=0, below=1, also="beta1 adam_beta1", only=ADAM)
@@ -117,7 +112,6 @@ class OptimizerSettings:
         1.0,
         above=0,
         also="clip grad_clip gradient_clip gradient_clip_val max_grad_norm clip_grad_norm clipnorm global_clipnorm max_norm",
-        instead=names.CLIPPING,
     )
     accumulate: int = key(
         1,
@@ -243,7 +237,6 @@ class LogSettings:
         "steps between log lines and points in TensorBoard",
         at_least=1,
         also="log_every log_every_n_steps log_interval log_steps logging_steps print_every print_freq summary_interval",
-        instead=names.OUTPUT,
     )
 
 
@@ -255,7 +248,6 @@ class EvaluateSettings:
         "steps between evaluations; 0 is only at the end",
         at_least=0,
         also="eval_every eval_interval eval_steps eval_freq evaluate_every val_check_interval validation_freq val_every",
-        instead=names.EVALUATION,
     )
 
 
@@ -267,7 +259,6 @@ class CheckpointSettings:
         "steps between checkpoints; 0 is only at the end",
         at_least=0,
         also="checkpoint_every checkpoint_interval save_every save_interval save_steps save_freq every_n_train_steps",
-        instead=names.CHECKPOINTS,
     )
     keep: int = common(
         3,
@@ -296,9 +287,7 @@ class CheckpointSettings:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProfileSettings:
     AFFECTS: ClassVar = RUN
-    at: int | None = common(
-        None, "step at which a profiler trace begins; null takes none", 50, at_least=0, instead=names.PROFILE
-    )
+    at: int | None = common(None, "step at which a profiler trace begins; null takes none", 50, at_least=0)
     steps: int = common(5, "steps in the profiler trace", at_least=1)
 
 
@@ -346,7 +335,6 @@ class Settings:
         at_least=1,
         at_most=LARGEST,
         also="step num_steps max_steps total_steps train_steps num_train_steps training_steps iterations max_iters max_iter",
-        instead=names.LENGTH,
     )
     seed: int = common(
         0,
@@ -354,7 +342,6 @@ class Settings:
         at_least=0,
         at_most=LARGEST,
         also="random_seed rng_seed manual_seed seed_everything",
-        instead=names.ORDER,
     )
     run_dir: Path | None = common(  # noqa: RUF009 (it makes a field)
         None,

@@ -36,7 +36,6 @@ from modetrain.training.history import History
 from modetrain.training.nonfinite import NonfiniteGuard
 from modetrain.training.requests import Requests
 from modetrain.training.step_errors import NonFiniteError, explain, failing_step
-from modetrain.training.stragglers import WorkerTimes
 from modetrain.training.timer import Timer
 
 
@@ -223,6 +222,8 @@ class Trainer:
                     self._requests.save = False
                     self.callbacks.on_save(self)
             if self.replicas.workers > 1:
+                from modetrain.training.stragglers import WorkerTimes
+
                 self.history.worker_times = WorkerTimes.gather(self.replicas, self.timer.read())
             whole = self.step >= self.steps or self.stopped_early is not None
             self.status = "completed" if whole else "stopped"

@@ -21,12 +21,12 @@ from typing import Any
 from modetrain.config import files, targets
 from modetrain.config import load as config
 from modetrain.config.compose import Composition
+from modetrain.config.other_names import EPOCHS
 from modetrain.data.sources import load as sources
 from modetrain.diagnostics import location
 from modetrain.errors import ConfigError, closest
 from modetrain.files import paths
 from modetrain.files.quoting import key_of, proposal
-from modetrain.other_names import EPOCHS
 from modetrain.schema import text
 from modetrain.settings import AUTO, Settings
 from modetrain.training.metric_direction import Monitored, name_of

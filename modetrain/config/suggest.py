@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from modetrain.config.other_names import INSTEAD
 from modetrain.errors import closest
 from modetrain.files.quoting import in_sentence, override
 from modetrain.keys import KEYS, SECTIONS
-from modetrain.schema import Value
 from modetrain.settings import CALLBACKS
 
 # Sections whose keys mean the same wherever they are typed; `exclude` or `every` of others say nothing by themselves.
@@ -57,7 +57,7 @@ def keys(key: str, known: Iterable[str] = ()) -> list[str]:
 def by_other_name(key: str) -> list[str]:
     """The keys that another library's name stands for."""
     leaf = _plain(key).rpartition(".")[2].lower()
-    return [name for name, one in KEYS.items() if leaf in one.key.also.split() or _instead(_plain(key), one)]
+    return [name for name, one in KEYS.items() if leaf in one.key.also.split() or _instead(_plain(key), name)]
 
 
 def as_typed(key: str, value: Any) -> str:
@@ -71,10 +71,10 @@ def _plain(key: str) -> str:
     return key.replace("/", ".").replace("-", "_").strip(".")
 
 
-def _instead(key: str, entry: Value) -> str | None:
-    """The sentence of a key about another library's name: as it was typed, its last part, or that of a callback."""
-    whole = key.lower()
-    found = (entry.key.instead.get(name) for name in (whole, whole.rpartition(".")[2], _own_callback(whole)))
+def _instead(key: str, leads_to: str) -> str | None:
+    """The sentence that leads to a key from another library's name: as it was typed, its last part, or that of a callback."""
+    whole, sentences = key.lower(), INSTEAD.get(leads_to, {})
+    found = (sentences.get(name) for name in (whole, whole.rpartition(".")[2], _own_callback(whole)))
     return next((sentence for sentence in found if sentence), None)
 
 
@@ -99,7 +99,7 @@ def sentence(key: str, known: Iterable[str] = (), value: str | None = None) -> s
       key, known: as in `keys`.
       value: what was to be assigned, in Hydra's grammar, to make the proposal whole.
     """
-    leading = next(filter(None, (_instead(_plain(key), entry) for entry in KEYS.values())), None)
+    leading = next(filter(None, (_instead(_plain(key), name) for name in INSTEAD)), None)
     if leading is not None:
         return leading
     found = keys(key, known)

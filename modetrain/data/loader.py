@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 import tensorflow as tf
 
 from modetrain.data.dataset import Data
-from modetrain.diagnostics import tf_errors
 from modetrain.engine.batching import StackedBatches
 
 log = logging.getLogger(__name__)
@@ -70,6 +69,8 @@ class BatchLoader:
                 if attempt == retries:
                     raise
                 pause = _PAUSE * 2**attempt
+                from modetrain.diagnostics import tf_errors
+
                 message = tf_errors.read(error)
                 text = message.text if message is not None else f"{type(error).__name__}: {error}"
                 log.warning(

@@ -12,7 +12,9 @@ import tensorflow as tf
 from modetrain.engine.autograph import convert
 from modetrain.engine.optimizer import Optimizer
 from modetrain.engine.penalties import Penalties
-from modetrain.engine.xla import compile_separately
+
+# What computes a loss and its gradients as an XLA program of its own, while `xla.XlaPrograms` traces a step of several replicas.
+separate_programs: list[Callable[[Callable[[], Any]], Any]] = []
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,5 +66,5 @@ class Loss:
                 to_lower = optimizer.scale(objective)
             return loss, dict(values), objective, tape.gradient(to_lower, watched)
 
-        loss, values, objective, gradients = compile_separately(compute)()
+        loss, values, objective, gradients = separate_programs[-1](compute) if separate_programs else compute()
         return cls(loss=loss, values=values, objective=objective, gradients=optimizer.unscale(gradients))

@@ -9,27 +9,25 @@ of steps: a callback may run after any step, and that traces nothing again.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
-from modetrain.diagnostics import pairs
 from modetrain.diagnostics.location import Location
-from modetrain.engine import replica_random, snapshot, xla_random
-from modetrain.engine.autograph import autograph_on, in_xla
+from modetrain.engine import replica_random, snapshot
 from modetrain.engine.batching import StackedBatches, micro_batches
 from modetrain.engine.context import StepContext
 from modetrain.engine.devices import Replicas
-from modetrain.engine.guards.bodies import Bodies
-from modetrain.engine.guards.step_guards import Guards
 from modetrain.engine.loop import Concrete, Loop, is_slow_in_loop, merge_rows
 from modetrain.engine.summaries import say_dropped
-from modetrain.engine.xla import XlaPrograms
 from modetrain.mode import Mode
+
+if TYPE_CHECKING:
+    from modetrain.engine.guards.step_guards import Guards
+    from modetrain.engine.xla import XlaPrograms
 
 Batch = dict[str, tf.Tensor]
 Step = Callable[[Batch, StepContext], tuple[list[str], tf.Tensor]]
@@ -67,8 +65,6 @@ class Program:
         self._mode = mode
         self._replicas = replicas or Replicas()
         self._state = state
-        # XLA draws the same random numbers as eager and graph mode, where that is possible.
-        self._portable = mode.compile == "xla" and xla_random.is_portable()
         self._built: dict[tuple, Loop] = {}
         self._assigned: dict[tuple, list[Any]] = {}
         self._guards: dict[int, Guards] = {}  # by id of the traced step
@@ -147,51 +143,17 @@ class Program:
           block: stacked batches.
           last_part: whether it is for the last micro-batch of a step, or for an earlier one.
         """
-        found: list[Guards] = []
-        bodies = Bodies(self._failed)
-        xla = self._mode.compile == "xla"
-        programs = XlaPrograms(guarded=self._mode.guarded, collectives=self._whole or self._replicas.on_gpus)
+        from modetrain.engine.tracing import trace_step  # mode=eager loads no compiler
 
-        @tf.function(autograph=True)
-        def step(batches, numbers, watch, part):
-            programs.step = tf.compat.v1.get_default_graph()
-            with (
-                autograph_on(tf.__internal__.autograph.control_status_ctx()),
-                in_xla(xla and self._replicas.count == 1),
-            ):
-                rows = self._on_replicas(batches, numbers, watch, part, last_part, programs if self._whole else None)
-            if not self._mode.guarded:
-                return rows, tf.constant(0)
-            return rows, find_guards()
-
-        @tf.autograph.experimental.do_not_convert
-        def find_guards():
-            ours = Guards.find(tf.compat.v1.get_default_graph(), bodies)
-            found.append(Guards.join([ours, *programs.guards]))
-            return found[-1].failed
+        def run(batches, numbers, watch, part, programs):
+            return self._on_replicas(batches, numbers, watch, part, last_part, programs)
 
         self.traces += 1
-        with contextlib.ExitStack() as while_tracing:
-            if xla and self._portable:
-                while_tracing.enter_context(xla_random.portable())
-            if self._by_replica:
-                while_tracing.enter_context(replica_random.replica_draws())
-            if self._replicas.count > 1 and xla:
-                if not self._whole:
-                    while_tracing.enter_context(programs)
-            elif self._mode.guarded:
-                while_tracing.enter_context(bodies)
-            batch = {k: tf.TensorSpec(v.shape[3:], v.dtype, name=k) for k, v in block.arrays.items()}
-            count = self._replicas.local
-            signature = (
-                [batch] * count,
-                tf.TensorSpec([count], tf.int64),
-                tf.TensorSpec([], tf.bool),
-                tf.TensorSpec([], tf.int32),
-            )
-            traced = self.observe(lambda: step.get_concrete_function(*signature))
-        if found and found[-1].guards:
-            self._guards[id(traced)] = found[-1]
+        traced, guards = trace_step(
+            run, block, self._mode, self._replicas, observe=self.observe, failed=self._failed, whole=self._whole
+        )
+        if guards is not None and guards.guards:
+            self._guards[id(traced)] = guards
         return traced
 
     @property
@@ -213,24 +175,14 @@ class Program:
     # --- private ----------------------------------------------------------------------------------------------------
 
     @property
-    def _by_replica(self) -> bool:
-        return self._replicas.count > 1 or replica_random.is_single_replica()
-
-    @property
     def _whole(self) -> bool:
         """Whether each replica's whole step is an XLA program, with the synchronisation inside."""
         return self._mode.compile == "xla" and self._mode.xla_unit == "step" and self._replicas.count > 1
 
     def _refuse_pairs(self, graph: tf.Graph) -> None:
-        """Refuses a loss or metric of every pair of examples, made by an operation that nobody means."""
-        found = next(pairs.find(graph), None)
-        if found is not None:
-            name, examples = self._square[0], found.shapes[0][0]
-            raise ValueError(
-                f"the step's {name!r} has {examples} numbers for each of {examples} examples. {found.place.shown}: "
-                f"{found.describe()}. Give both the same shape: outputs[:, 0] against labels [n], or labels[:, None] against "
-                "outputs [n, 1]."
-            )
+        from modetrain.engine.tracing import refuse_pairs
+
+        refuse_pairs(graph, self._square[0])
 
     def _on_replicas(
         self,
@@ -267,7 +219,7 @@ class Program:
             numbers = block.numbers[i]
             self._reached.assign(numbers[0])
             watch = tf.constant(watch_every > 0 and (int(numbers[0]) + 1) % watch_every == 0)
-            with replica_random.replica_draws() if self._by_replica else contextlib.nullcontext():
+            with replica_random.draws_on(self._replicas.count):
                 parts = [
                     self._on_replicas(
                         micro_batches(block.arrays, i, part), numbers, watch, tf.constant(part), part == block.parts - 1

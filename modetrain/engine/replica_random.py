@@ -95,9 +95,10 @@ def is_random_op(op: str) -> bool:
     return _RANDOM_OPS.search(op) is not None and op not in _NO_NUMBERS
 
 
-def is_single_replica() -> bool:
-    """Whether `single_replica` or `part_of_batch` is in effect."""
-    return _share.replica is not None or _share.rows is not None
+def draws_on(replicas: int) -> contextlib.AbstractContextManager[None]:
+    """`replica_draws()` where there are several replicas or one of them is set apart; else nothing."""
+    apart = _share.replica is not None or _share.rows is not None
+    return replica_draws() if replicas > 1 or apart else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

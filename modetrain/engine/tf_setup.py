@@ -15,7 +15,6 @@ import tensorflow as tf
 from tensorflow.python.data.ops import debug_mode
 from tensorflow.python.framework import config as tf_config
 
-from modetrain.engine import xla_random
 from modetrain.mode import Mode
 
 log = logging.getLogger(__name__)
@@ -83,9 +82,15 @@ def apply(mode: Mode, seed: int) -> None:
             log.info("mode.deterministic=true: XLA on a CPU is always deterministic, so TensorFlow's switch stays off")
         else:
             tf.config.experimental.enable_op_determinism()
-    if mode.compile == "xla" and not xla_random.is_portable():
+    if mode.compile == "xla" and not _draws_are_portable():
         log.warning(
             f"with TensorFlow {tf.__version__} XLA cannot draw eager's random numbers: dropout masks and other float draws differ "
             "from mode=eager's and mode=graph's (run.json: portable_draws)"
         )
     keras.utils.set_random_seed(seed)
+
+
+def _draws_are_portable() -> bool:
+    from modetrain.engine import xla_random  # no other mode loads it
+
+    return xla_random.is_portable()

@@ -1,8 +1,9 @@
 """XLA programs inside a traced step: each of several replicas computes its gradients, or its whole step, in one.
 
-    with programs:                      # trace the step
-        compile_separately(function)()  # the results of `function`, from an XLA program of its own
-    programs.guards                     # the guards of each program
+    with programs:           # trace the step: each `Loss.compute` is an XLA program of its own
+        ...
+    programs.run(function)   # the results of `function`, from such a program
+    programs.guards          # the guards of each program
 
 Such a program has no output but its results, so it also returns the number of the guard that failed.
 """
@@ -20,11 +21,12 @@ import tensorflow as tf
 
 from modetrain.diagnostics import stack
 from modetrain.engine.guards.step_guards import GUARDED, Guards
+from modetrain.engine.loss import separate_programs
 from modetrain.errors import ConfigError
 
 
 class XlaPrograms:
-    """The XLA programs inside one trace of a step; within a `with` block `compile_separately` makes them.
+    """The XLA programs inside one trace of a step; within a `with` block each loss and its gradients are one.
 
     Args:
       guarded: whether they return which guard failed.
@@ -41,11 +43,11 @@ class XlaPrograms:
         self.step: tf.Graph | None = None  # the graph that the step is traced into
 
     def __enter__(self) -> XlaPrograms:
-        _entered.append(self)
+        separate_programs.append(self.run)
         return self
 
     def __exit__(self, *error: object) -> None:
-        _entered.pop()
+        separate_programs.pop()
 
     def run(self, function: Callable[[], Any]) -> Any:
         """The function's results, computed by a program of its own.
@@ -67,14 +69,6 @@ class XlaPrograms:
         if guarded:
             self.guards.append(Guards(guards=found[-1].guards, failed=failed))
         return returned
-
-
-_entered: list[XlaPrograms] = []
-
-
-def compile_separately(function: Callable[[], Any]) -> Callable[[], Any]:
-    """Within `XlaPrograms` the function as an XLA program of its own, elsewhere the function itself."""
-    return (lambda: _entered[-1].run(function)) if _entered else function
 
 
 def _without_collectives(function: Callable[[], Any]) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modetrain.engine.metrics import RunningMeans, StepMetrics
-from modetrain.training.stragglers import WorkerTimes
+
+if TYPE_CHECKING:
+    from modetrain.training.stragglers import WorkerTimes
 
 _RECENT = 100  # results["train"] is the mean over this many last steps
 _KEPT = 100_000  # steps in `train`: a run of days must not fill the memory

@@ -7,10 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from modetrain.callback import StepFailure, TrainerProtocol
-from modetrain.diagnostics import tf_errors
-from modetrain.diagnostics.lost_peer import lost_a_peer
 from modetrain.engine.batching import StackedBatches
-from modetrain.engine.guards.guard import GuardError
 from modetrain.engine.program import Program
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
@@ -67,6 +64,11 @@ def explain(
             raise plain from error
         raise
     except Exception as error:
+        # A run without errors loads none of it.
+        from modetrain.diagnostics import tf_errors
+        from modetrain.diagnostics.lost_peer import lost_a_peer
+        from modetrain.engine.guards.guard import GuardError
+
         if trainer.replicas.workers > 1 and lost_a_peer(error):  # the step did not fail on this worker
             raise
         if sentence := tf_errors.plain_sentence(error):
@@ -81,6 +83,8 @@ def explain(
 
 def without_stack(error: ConfigError) -> ConfigError:
     """The error without the stack that AutoGraph puts before its text; the error itself where there is none."""
+    from modetrain.diagnostics import tf_errors
+
     _, wrapped, text = str(error).rpartition(f"{type(error).__name__}: ")
     return type(error)(text.strip()) if wrapped and tf_errors.read(error) is not None else error
 

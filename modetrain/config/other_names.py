@@ -1,7 +1,6 @@
 """Names that users of other libraries type and that are no key here, each with the sentence that leads on.
 
-The fields of `Settings` and `Mode` refer to them (`instead=`). A name that takes the same value as a key stands at that key
-(`also=`).
+A name that takes the same value as a key stands at that key's field (`also=`).
 """
 
 from __future__ import annotations
@@ -88,12 +87,6 @@ COMPILE = {
     **_all("run_eagerly eager", "Type mode=eager."),
     **_all("jit_compile jit xla use_xla torch_compile", "Type mode=xla, or mode=graph without it."),
 }
-STRATEGIES = {  # values of mode.strategy
-    **_all("ddp dp fsdp deepspeed mirroredstrategy mirrored_strategy", "mirrored"),
-    **_all("multi_worker multi_worker_mirrored multiworkermirrored horovod", "multiworker"),
-    **_all("single_device single one_device_strategy", "one_device"),
-    **_all("tpustrategy tpu_strategy", "tpu"),
-}
 REPLICAS = {
     **_all(
         "gpus num_gpus n_gpus ngpus devices num_devices num_replicas",
@@ -114,4 +107,22 @@ WORKERS = {
 PRECISION = {
     **_all("fp16 float16 use_fp16 amp use_amp", "Type mode.precision=mixed_float16."),
     **_all("bf16 bfloat16 use_bf16", "Type mode.precision=mixed_bfloat16."),
+}
+INSTEAD: Mapping[str, Mapping[str, str]] = {  # by the key that the sentences lead to
+    "steps": LENGTH,
+    "seed": ORDER,
+    "data.eval_split": SPLITS,
+    "data.batch_size": BATCHES,
+    "optimizer.name": OBJECTIVE,
+    "optimizer.warmup": WARMUP,
+    "optimizer.weight_decay": DECAY,
+    "optimizer.clip_norm": CLIPPING,
+    "mode.compile": COMPILE,
+    "mode.replicas": REPLICAS,
+    "mode.workers": WORKERS,
+    "mode.precision": PRECISION,
+    "callbacks.log.every": OUTPUT,
+    "callbacks.evaluate.every": EVALUATION,
+    "callbacks.checkpoint.every": CHECKPOINTS,
+    "callbacks.profile.at": PROFILE,
 }
