@@ -11,7 +11,7 @@ from modetrain.cluster import environment, rendezvous
 from modetrain.config.targets import instantiate
 from modetrain.data.dataset import Data
 from modetrain.data.sources.source import Source
-from modetrain.engine import batch_norm, compiled_models, untracked
+from modetrain.engine import batch_norm, untracked
 from modetrain.engine.batching import BatchSharding
 from modetrain.engine.devices import Replicas
 from modetrain.engine.optimizer import Optimizer
@@ -91,7 +91,6 @@ def make_recipe(settings: Settings, info: Info, *, replicas: Replicas | None = N
         )
     file.check(recipe.state(), owner=type(recipe).__name__)
     untracked.check(recipe)
-    compiled_models.tell_unused(recipe)
     batch_norm.synchronise(recipe.models(), settings.mode, replicas)
     return recipe
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from modetrain.callback import Callback
 from modetrain.engine import object_walk
-from modetrain.engine.snapshot import Snapshot
+from modetrain.engine.variables import Snapshot
 from modetrain.files.tensorboard import TensorBoardWriter
 from modetrain.training import evaluation
 from modetrain.training.step_errors import explain
@@ -40,7 +40,7 @@ class Evaluate(Callback):
         with (
             trainer.timer.measure("eval"),
             trainer.recipe.averaged(),
-            Snapshot(object_walk.find_variables(trainer.recipe).values()),
+            Snapshot(object_walk.reachable_variables(trainer.recipe).values()),
         ):
             found = trainer.recipe.show()
         where = f"{type(trainer.recipe).__name__}.show"

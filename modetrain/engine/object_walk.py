@@ -50,7 +50,7 @@ def find_path(recipe: Any, found: Callable[[Any], bool]) -> str | None:
     return next((place for place, thing, _ in walk(recipe) if found(thing)), None)
 
 
-def find_variables(recipe: Any) -> dict[str, Any]:
+def reachable_variables(recipe: Any) -> dict[str, Any]:
     """The recipe's state by name, and every other variable within reach, by its Python expression."""
     found = dict(recipe.state())
     known = {id(variable) for variable in found.values()}

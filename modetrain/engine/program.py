@@ -17,12 +17,13 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.diagnostics.location import Location
-from modetrain.engine import replica_random, snapshot
+from modetrain.engine import replica_random
 from modetrain.engine.batching import StackedBatches, micro_batches
 from modetrain.engine.context import StepContext
 from modetrain.engine.devices import Replicas
 from modetrain.engine.loop import Concrete, Loop, is_slow_in_loop, merge_rows
 from modetrain.engine.summaries import say_dropped
+from modetrain.engine.variables import Snapshot, find_assigned
 from modetrain.mode import Mode
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Program:
         else:  # a call without steps would not compile it: run one step and undo it
             # The traced step lists only variables that it reads; it may write others, like an optimizer's slots.
             written = [*self._state().values(), *(v for step in built.steps for v in step.variables)]
-            with snapshot.Snapshot(written):
+            with Snapshot(written):
                 self(block, 0, 1)
 
     def __call__(self, block: StackedBatches, lo: int, hi: int, watch_every: int = 0) -> np.ndarray:
@@ -133,7 +134,7 @@ class Program:
         if shapes not in self._assigned:
             built = self._built[shapes]
             read = [variable for step in built.steps for variable in step.graph.variables]
-            self._assigned[shapes] = snapshot.assigned(built.function.graph, [*variables(), *read])
+            self._assigned[shapes] = find_assigned(built.function.graph, [*variables(), *read])
         return self._assigned[shapes]
 
     def trace(self, block: StackedBatches, last_part: bool) -> Concrete:

@@ -20,9 +20,10 @@ from typing import Any, NoReturn
 import keras
 import tensorflow as tf
 
-from modetrain.engine import object_walk, snapshot
+from modetrain.engine import object_walk
 from modetrain.engine.optimizer import Optimizer
 from modetrain.engine.tf_internals import metrics, observe_metrics, observe_weights
+from modetrain.engine.variables import Snapshot, find_assigned
 from modetrain.errors import ConfigError
 
 
@@ -100,12 +101,12 @@ def _check_first(recipe: Any) -> Iterator[None]:
         return
     unsaved = _unsaved(recipe)
     if tf.executing_eagerly():
-        before = snapshot.Snapshot(unsaved.values())
+        before = Snapshot(unsaved.values())
         yield
         assigned = before.changed()
     else:
         yield
-        assigned = snapshot.assigned(tf.compat.v1.get_default_graph(), unsaved.values())
+        assigned = find_assigned(tf.compat.v1.get_default_graph(), unsaved.values())
     known.checked = True
     if _count_weights(recipe) != known.weights:
         raise ConfigError(_late_message(recipe, "train_step", "a layer"))
@@ -116,7 +117,7 @@ def _check_first(recipe: Any) -> Iterator[None]:
         raise ConfigError(
             f"{cls}: train_step assigns {places[0]}{more}, which no checkpoint holds: only variables of the recipe's models and "
             f"optimizers are saved, and those that are attributes, or in lists and dicts that are attributes. A resumed run would "
-            "start from fresh values. Keep it as an attribute of {cls}; in a layer, make it with self.add_weight(..., "
+            f"start from fresh values. Keep it as an attribute of {cls}; in a layer, make it with self.add_weight(..., "
             "trainable=False)."
         )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -10,14 +11,16 @@ import numpy as np
 
 from modetrain.data.dataset import Data
 from modetrain.data.sources.source import Source, check_agreement
-from modetrain.engine import batch_norm, compiled_models, tf_setup, untracked
+from modetrain.engine import batch_norm, tf_setup, untracked
 from modetrain.engine.batching import BatchSharding
 from modetrain.engine.devices import Replicas
+from modetrain.engine.variables import iter_attributes
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
 from modetrain.settings import DataSettings
 
+log = logging.getLogger(__name__)
 _SPLITS = ("train", "eval")
 
 
@@ -62,7 +65,7 @@ def make_recipe(
             f"Trainer(recipe=...): a {type(recipe).__name__} is no modetrain.Recipe, nor a function that makes one."
         )
     untracked.check(recipe)
-    compiled_models.tell_unused(recipe)
+    _tell_unused(recipe)
     for optimizer in recipe.optimizers().values():
         if optimizer.steps is None:
             optimizer.steps = steps
@@ -143,3 +146,36 @@ def _arrays(split: str, given: Any) -> dict[str, np.ndarray]:
     if arrays and not next(iter(sizes.values())):
         raise ConfigError(f"Trainer(data=...): the arrays of {split!r} hold no examples.")
     return arrays
+
+
+def _tell_unused(recipe: Any) -> None:
+    """Logs, by name, the optimizer and the metrics of compiled models: `minimize` and `apply` do not use them."""
+    for name, model in iter_attributes(recipe):
+        if not isinstance(model, keras.Model) or not getattr(model, "compiled", False):
+            continue
+        given = model.get_compile_config() or {}
+        metrics = [*_names(given.get("metrics")), *_names(given.get("weighted_metrics"))]
+        optimizer = getattr(model, "optimizer", None)
+        unused = [f"optimizer ({type(optimizer).__name__})"] if optimizer is not None else []
+        unused += [f"metrics ({', '.join(metrics)})"] if metrics else []
+        if unused:
+            advice = " Type optimizer= and its keys, or pass OptimizerSettings." if optimizer is not None else ""
+            advice += " Return the metrics from train_step and eval_step." if metrics else ""
+            log.info(
+                f"{name} is compiled: minimize and apply do not use the {' and '.join(unused)} of compile.{advice}"
+            )
+
+
+def _names(given: Any) -> Iterator[str]:
+    """The names of metrics as Keras serializes them: texts, functions and objects, in lists and dicts."""
+    if isinstance(given, str):
+        yield given
+    elif isinstance(given, Mapping) and "class_name" in given:
+        config = given.get("config")
+        yield config if isinstance(config, str) else (config or {}).get("name") or given["class_name"]
+    elif isinstance(given, Mapping):
+        for one in given.values():
+            yield from _names(one)
+    elif isinstance(given, (list, tuple)):
+        for one in given:
+            yield from _names(one)

@@ -12,7 +12,7 @@ from typing import Any
 from modetrain.callback import TrainerProtocol
 from modetrain.engine import object_walk, step_state
 from modetrain.engine.metrics import RunningMeans
-from modetrain.engine.snapshot import Snapshot
+from modetrain.engine.variables import Snapshot
 from modetrain.errors import ConfigError
 from modetrain.training.step_errors import explain, failing_step, without_stack
 
@@ -43,7 +43,7 @@ def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> dict[str, floa
                 if not program.has(block):
                     with trainer.timer.measure("compile"):
                         program.prepare(block)
-                before.add(program.assigned(block, lambda: object_walk.find_variables(trainer.recipe).values()))
+                before.add(program.assigned(block, lambda: object_walk.reachable_variables(trainer.recipe).values()))
                 rows = program(block, 0, block.length)
             means += RunningMeans.from_rows(program.names, rows[block.counted[: block.length]])
         if trainer.recipe not in _told:
@@ -65,7 +65,7 @@ def check(trainer: TrainerProtocol) -> None:
         return
     program = trainer.programs.eval
     try:
-        with trainer.timer.measure("eval"), Snapshot(object_walk.find_variables(trainer.recipe).values()):
+        with trainer.timer.measure("eval"), Snapshot(object_walk.reachable_variables(trainer.recipe).values()):
             block = next(trainer.data.eval_blocks(trainer.loader.length))
             if trainer.mode.compile == "eager":
                 program(block, 0, 1)
@@ -83,7 +83,9 @@ def _tell(recipe: Any, assigned: Iterable[Any]) -> None:
     """Logs the variables that `eval_step` assigns, but for the seeds of draws, which the library sets for each batch."""
     ids = {id(variable) for variable in assigned if variable.name != "seed_generator_state"}
     names = (
-        [name for name, variable in object_walk.find_variables(recipe).items() if id(variable) in ids] if ids else []
+        [name for name, variable in object_walk.reachable_variables(recipe).items() if id(variable) in ids]
+        if ids
+        else []
     )
     if names:
         listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
