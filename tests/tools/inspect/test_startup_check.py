@@ -326,6 +326,20 @@ class Noisy(Means):
         return tf.reduce_mean(z[:, 0] * y + losses)
 
 
+class Centre(keras.layers.Layer):
+    def call(self, x, training=None):
+        return x - tf.reduce_mean(x, axis=0) if training else x
+
+
+class Centred(Means):
+    """By a layer of the user's own: micro-batches have statistics of their own, as in batch normalisation."""
+
+    centre = Centre()
+
+    def loss(self, z, y, losses):
+        return tf.reduce_mean(self.centre(z, training=True)[:, 0] * y)
+
+
 class TakesPairs(Means):
     def loss(self, z, y, losses):
         return tf.reduce_mean(tf.reduce_sum(tf.reshape(losses, [len(y) // 2, 2]) ** 2, axis=1))
@@ -349,6 +363,7 @@ def normalised(image_shape, classes):
         (LargeMean, 2, []),
         (Noisy, 2, []),
         (TakesPairs, 2, []),
+        (Centred, 2, []),
     ],
 )
 def test_a_number_that_is_no_mean_over_examples_is_said_before_the_first_step(

@@ -30,7 +30,7 @@ from modetrain.tools.inspect.python_state.snapshot import restore_python_state
 REPLICAS = 2
 _EXCHANGES = ("all_reduce", "all_gather", "merge_call")
 _FOLD = 2**16
-_LAYER = keras.Layer.__call__.__code__.co_filename
+_LAYER = sys.modules[keras.Layer.__module__].__file__
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
