@@ -25,9 +25,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modetrain.app import check
+from modetrain.config import overrides
 from modetrain.data.sources import arrays, bundled, messages, names, network
 from modetrain.data.sources import load as sources
 from modetrain.errors import ConfigError
+from modetrain.files import paths
 from modetrain.settings import DataSettings
 
 ROOT = Path(__file__).parents[2]
@@ -917,6 +920,17 @@ def test_hidden_files_are_no_data(tmp_path):
     assert "it has test, train." in message
 
 
+def test_hidden_files_are_no_options(tmp_path):
+    (tmp_path / "conf" / "recipe").mkdir(parents=True)
+    (tmp_path / "conf" / ".hidden").mkdir()
+    for name in ("recipe/mine.yaml", "recipe/._mine.yaml", ".hidden/one.yaml"):
+        (tmp_path / "conf" / name).write_bytes(b"# Mine.\n" if "/m" in name else b"\x00\xff junk")
+    folders = paths.conf_dirs(tmp_path)
+    assert [name for name in paths.find_options("recipe", folders) if "mine" in name] == ["mine"]
+    assert ".hidden" not in overrides.groups(folders)
+    check.load(["recipe=mnist", "data.source=bundled"], tmp_path)
+
+
 def test_a_split_that_nothing_needs_may_be_missing(tmp_path):
     """With callbacks.evaluate=null; one that is there is loaded, so that the number of classes stays the same."""
     given = {"name": "mine", "source": "folder", "path": str(tmp_path)}
@@ -930,6 +944,11 @@ def test_a_split_that_nothing_needs_may_be_missing(tmp_path):
     assert sources.load(dataclasses.replace(settings, eval_split=None), evaluates=False).eval == {}
     with pytest.raises(ConfigError, match="Type callbacks.evaluate=null, or data.eval_split=test"):
         sources.check(dataclasses.replace(settings, eval_split=None))
+    words = ["recipe=mnist", "data=folder", f"data.path={tmp_path}"]
+    for more in (["callbacks.evaluate=null"], ["data.overfit=1"]):
+        check.load([*words, *more], ROOT)
+    with pytest.raises(ConfigError, match="Type data.train_split=.* callbacks.evaluate=null."):
+        check.load(words, ROOT)
     save_npz(tmp_path, test=some(label=np.full(12, 11)))
     assert sources.load(settings, evaluates=False).classes == 12
     with pytest.raises(ConfigError, match="no split 'tran'"):
