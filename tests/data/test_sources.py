@@ -947,7 +947,7 @@ def test_a_split_that_nothing_needs_may_be_missing(tmp_path):
     words = ["recipe=mnist", "data=folder", f"data.path={tmp_path}"]
     for more in (["callbacks.evaluate=null"], ["data.overfit=1"]):
         check.load([*words, *more], ROOT)
-    with pytest.raises(ConfigError, match="Type data.train_split=.* callbacks.evaluate=null."):
+    with pytest.raises(ConfigError, match="Type .data.train_split=.* callbacks.evaluate=null."):
         check.load(words, ROOT)
     save_npz(tmp_path, test=some(label=np.full(12, 11)))
     assert sources.load(settings, evaluates=False).classes == 12

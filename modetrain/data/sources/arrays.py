@@ -18,7 +18,7 @@ from modetrain.data.sources.splits import split_names, unknown_split, wanted
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
 
-# Training holds a second copy as tensors; the rest is for the model and prefetched batches.
+# tf.data holds a second copy while it reads; the rest is for the model and prefetched batches.
 _SHARE_OF_MEMORY = 0.4
 _RESIZE_AT_ONCE = 256
 _SLICE = re.compile(r"(?P<name>[\w-]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
