@@ -128,6 +128,10 @@ _KNOWN = (
         "a time), a smaller data.batch_size=, or mode.steps_per_call=1.",
     ),
     _KnownError(
+        pattern=r"should not modify its Python input arguments",
+        advice="A step changed the batch that it is given (batch.pop, del, batch[...] =): change a copy instead, dict(batch).",
+    ),
+    _KnownError(
         pattern=r"out of scope|is from a different graph|cannot be accessed here, because it was defined in",
         advice="A tensor of one trace was kept and used in another (an attribute, a list or a global that a step wrote): "
         "return it from the step instead.",

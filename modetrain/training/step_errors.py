@@ -65,7 +65,7 @@ def explain(
         raise
     except Exception as error:
         # A run without errors loads none of it.
-        from modetrain.diagnostics import tf_errors
+        from modetrain.diagnostics import error_origin, tf_errors
         from modetrain.diagnostics.lost_peer import lost_a_peer
         from modetrain.engine.guards.guard import GuardError
 
@@ -73,6 +73,8 @@ def explain(
             raise
         if sentence := tf_errors.plain_sentence(error):
             error.add_note(f"modetrain: {sentence}")
+        if (origin := error_origin.find_origin(error)) is not None:
+            error.add_note(f"modetrain: it begins at {origin}")
         failed = error.step if isinstance(error, GuardError) else step()
         where = f"evaluation batch {failed + 1} after step {trainer.step}" if evaluating else f"step {failed + 1}"
         error.add_note(f"modetrain: failed in {where} of {trainer.steps}: {_where(trainer, method, block)}")
