@@ -94,3 +94,14 @@ def _draws_are_portable() -> bool:
     from modetrain.engine import xla_random  # no other mode loads it
 
     return xla_random.is_portable()
+
+
+@contextlib.contextmanager
+def without_graph_optimizations() -> Iterator[None]:
+    """Within this, graphs run as they were traced."""
+    old = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options(dict.fromkeys(_STRICT, False))
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({**dict.fromkeys(_STRICT, True), **old})

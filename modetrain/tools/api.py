@@ -31,7 +31,11 @@ _KNOWN_MODES = ("graph", "xla", "tpu", "mirrored")
 
 
 def inspect(
-    recipe: Recipe | Callable[[], Recipe], batches: Iterable[Batch], modes: Sequence[str] | None = None
+    recipe: Recipe | Callable[[], Recipe],
+    batches: Iterable[Batch],
+    modes: Sequence[str] | None = None,
+    *,
+    notes: bool = False,
 ) -> list[Finding]:
     """Inspects a recipe as `do=inspect` does; restores variables and Python state at the end.
 
@@ -41,6 +45,7 @@ def inspect(
         show more of what depends on data.
       modes: the modes it is to run in: `graph`, `xla`, `tpu`, `mirrored`. By default graph and XLA, without tf.print, which
         XLA cannot compile and graph can: name `xla` to have it reported.
+      notes: whether to return notes (`Finding.note`) as well: what is worth knowing and no mistake.
 
     Returns:
       The findings, in the order of files and lines. Empty for a step that every one of these modes runs as written.
@@ -76,7 +81,7 @@ def inspect(
             prints=modes is not None,
             find_differing_line=find_differing_line,
         )
-        found.extend(inspector.find())
+        found.extend(one for one in inspector.find() if notes or not one.note)
     return first_per_line(found)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from modetrain.app.session import Tools
@@ -36,7 +37,7 @@ def run(trainer: Trainer, settings: Settings, folder: Path) -> list[Finding]:
       folder: the run folder.
 
     Returns:
-      The findings.
+      The findings, and the notes.
     """
     target = target_of(settings)
     several = settings.mode.strategy != "one_device"  # replicas or cores, all inspected on one device
@@ -72,6 +73,11 @@ def target_of(settings: Settings) -> str:
     return "xla" if settings.mode.compile == "xla" else "graph"
 
 
+def has_findings(found: Sequence[Finding]) -> bool:
+    """Whether there is more than notes."""
+    return any(not one.note for one in found)
+
+
 def _callbacks(settings: Settings) -> list[Callback]:
     if not settings.inspect.at_start or settings.mode.compile == "eager":
         return []
@@ -94,4 +100,6 @@ def _watch(trainer: Trainer, settings: Settings) -> None:
         check.check_means(trainer, evaluates=evaluates)
 
 
-TOOLS = Tools(callbacks=_callbacks, watch=_watch, inspected_replicas=REPLICAS, inspect=lambda *given: bool(run(*given)))
+TOOLS = Tools(
+    callbacks=_callbacks, watch=_watch, inspected_replicas=REPLICAS, inspect=lambda *given: has_findings(run(*given))
+)

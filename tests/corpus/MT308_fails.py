@@ -23,7 +23,7 @@ class ReversedTooFar(Tiny):
     """Lengths are longer than the sequences that are reversed."""
 
     def losses(self, batch):
-        backwards = tf.reverse_sequence(batch["x"], batch["label"] + 3, seq_axis=1)  # expect MT308
+        backwards = tf.reverse_sequence(batch["x"], batch["label"] + 3, seq_axis=1)  # expect MT308 MT604
         return super().losses(batch) + backwards[:, 0]
 
 
@@ -31,7 +31,7 @@ class NegativeCounts(Tiny):
     """Labels of -1 are counted."""
 
     def losses(self, batch):
-        counts = tf.math.bincount(batch["label"] - 1, minlength=3, maxlength=3)  # expect MT308
+        counts = tf.math.bincount(batch["label"] - 1, minlength=3, maxlength=3)  # expect MT308 MT604
         return super().losses(batch) * tf.cast(counts[0], tf.float32)
 
 
@@ -40,7 +40,7 @@ class NotPositiveDefinite(Tiny):
 
     def losses(self, batch):
         kernel = tf.matmul(batch["x"], batch["x"], transpose_b=True) - 5.0 * tf.eye(8)
-        return super().losses(batch) + keras.ops.cholesky(kernel)[:, 0]  # expect MT308
+        return super().losses(batch) + keras.ops.cholesky(kernel)[:, 0]  # expect MT308 MT604
 
 
 class MaskedReshape(Tiny):

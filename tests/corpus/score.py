@@ -54,7 +54,8 @@ def look(case: Case) -> Result:
 
 
 def _inspected(case: Case) -> Result:
-    findings = modetrain.inspect(made(case.recipe), batches(), modes=case.recipe.modes)
+    # A planted case may be worth a note alone; a clean one may have notes.
+    findings = modetrain.inspect(made(case.recipe), batches(), modes=case.recipe.modes, notes=bool(case.marks))
     places = {(one.code, one.file, one.line): f"{one.code} {_without_comment(one.text)}" for one in findings}
     codes = {code for code, _, _ in places}
     # Where a value is read (MT401) matters more than where it is changed (MT405).

@@ -46,7 +46,7 @@ def test_help_shows_the_function():
     said = pydoc.plain(pydoc.render_doc(modetrain.inspect)).replace("'", "")  # of annotations, in Python 3.11
     assert "inspect(recipe: Recipe | Callable[[], Recipe], batches: Iterable[Batch]" in said
     assert "batches: training batches as a step gets them" in said
-    assert list(inspect.signature(modetrain.inspect).parameters) == ["recipe", "batches", "modes"]
+    assert list(inspect.signature(modetrain.inspect).parameters) == ["recipe", "batches", "modes", "notes"]
 
 
 @pytest.mark.long

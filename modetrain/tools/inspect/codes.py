@@ -18,12 +18,14 @@ class Code:
       why: why it matters.
       fix: what to write instead.
       mode: in which mode it matters: see `Finding.mode`.
+      note: whether it is a note by itself: see `Finding.note`.
     """
 
     title: str
     why: str
     fix: str
     mode: str = "graph"
+    note: bool = False
 
 
 _ONCE = "A traced step runs its Python once, to record the graph; every later step only repeats the recorded operations"
@@ -95,8 +97,8 @@ CODES: Mapping[str, Code] = {
     ),
     "MT206": Code(
         title="makes a variable, layer, optimizer or metric in the step",
-        why="A traced step makes a new one at each trace or fails, eager makes a new one at every step; one that is kept exists "
-        "only after the first step, too late for an optimizer and for resuming.",
+        why="Made at each step, eager has a new one at every step, and a traced step one per trace, or it fails. Made in the first "
+        "step alone, no optimizer updates it, and a run that is resumed has no place for what the checkpoint holds of it.",
         fix="Make it in the recipe's __init__ as an attribute, and use it in the step.",
     ),
     "MT207": Code(
@@ -131,8 +133,10 @@ CODES: Mapping[str, Code] = {
     ),
     "MT305": Code(
         title="draws from TensorFlow's stateful generators",
-        why="tf.random.* without a seed per step draws other numbers in eager, graph and XLA, and cannot be replayed or resumed.",
+        why="Every mode draws from the same distribution, but such a step cannot be replayed or resumed. Eager and graph draw the "
+        "same numbers with seed= or from a tf.random.Generator, others without; XLA draws others, and takes no seed=.",
         fix='Use tf.random.stateless_* with seed=self.seed("name"), or a Keras Dropout layer, which modetrain seeds by step.',
+        note=True,
     ),
     "MT306": Code(
         title="two eager runs of the step differ",
@@ -146,7 +150,7 @@ CODES: Mapping[str, Code] = {
     ),
     "MT308": Code(
         title="the step fails on a batch",
-        why="It fails in eager mode already, so no mode can run it.",
+        why="Eager mode stops at it, and so does graph mode.",
         fix="`mode=eager --pdb` stops at the line with values.",
     ),
     # --- host-side changes
@@ -231,7 +235,8 @@ CODES: Mapping[str, Code] = {
     ),
     "MT604": Code(
         title="a check that XLA leaves out",
-        why="tf.debugging.assert_* and tf.Assert stop eager and graph; XLA compiles the step without them.",
+        why="tf.debugging.assert_*, tf.Assert and checks that operations make stop eager and graph; XLA compiles the step "
+        "without them.",
         fix="Keep mode.guards=true (the default of mode=xla), which raises them from the compiled program.",
         mode="xla",
     ),
@@ -283,7 +288,7 @@ CODES: Mapping[str, Code] = {
     ),
     "MT705": Code(
         title="replicas draw equal, or unrelated, random numbers",
-        why="Stateful generators give every replica the same mask or one that no single device would draw.",
+        why="Stateful generators give every replica the same numbers (with seed=), or numbers that one device would not draw.",
         fix='Use self.seed("name") with tf.random.stateless_* of one value per example: modetrain gives each replica its rows.',
         mode="replicas",
     ),

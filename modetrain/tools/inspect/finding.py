@@ -24,7 +24,9 @@ class Finding:
       why: why it matters.
       fix: what to write instead.
       evidence: how it is known: a word for each kind of evidence that saw it.
-      mode: in which mode it changes what a run does: `graph` (and so `xla` too), `xla`, `tpu`, `replicas` or `data`.
+      mode: in which mode it changes what a run does: `graph` (a traced step, and so `xla` too), `graph only`, `xla`, `tpu`,
+        `replicas` or `data`.
+      note: whether it is worth knowing and no mistake: the modes do the same, up to the numbers that they draw.
     """
 
     code: str
@@ -36,6 +38,7 @@ class Finding:
     fix: str
     evidence: tuple[str, ...]
     mode: str = "graph"
+    note: bool = False
 
     def __repr__(self) -> str:
         """Short, for a test that fails: pytest cuts the middle out of what is long."""
@@ -56,7 +59,14 @@ class Finding:
 
 
 def make_finding(
-    code: str, place: Location, what: str, *, evidence: str, mode: str | None = None, fix: str | None = None
+    code: str,
+    place: Location,
+    what: str,
+    *,
+    evidence: str,
+    mode: str | None = None,
+    fix: str | None = None,
+    note: bool | None = None,
 ) -> Finding:
     """A finding with the texts of its code.
 
@@ -67,6 +77,7 @@ def make_finding(
       evidence: the kind of evidence.
       mode: by default that of the code.
       fix: by default that of the code.
+      note: by default that of the code.
     """
     known = CODES[code]
     return Finding(
@@ -79,6 +90,7 @@ def make_finding(
         fix=fix or known.fix,
         evidence=(evidence,),
         mode=mode or known.mode,
+        note=known.note if note is None else note,
     )
 
 

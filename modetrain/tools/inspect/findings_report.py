@@ -17,9 +17,9 @@ _WIDTH = 116
 
 
 def format_findings(findings: Sequence[Finding]) -> Iterator[str]:
-    """Lines that say everything about every finding."""
+    """Lines that say everything about every finding and note."""
     for one in findings:
-        yield f"{one.place.shown}: {one.code} {CODES[one.code].title}"
+        yield f"{one.place.shown}: {one.code} {'note: ' if one.note else ''}{CODES[one.code].title}"
         yield f"    {one.text}"
         for name, text in (("what", one.what), ("why", one.why), ("fix", one.fix)):
             first, *rest = textwrap.wrap(text, _WIDTH - 10) or [""]
@@ -31,20 +31,30 @@ def format_findings(findings: Sequence[Finding]) -> Iterator[str]:
 
 def format_line(finding: Finding) -> str:
     """One line for a finding."""
-    return f"{finding.place.shown}: {finding.code} {CODES[finding.code].title}: {finding.what}"
+    note = "note: " if finding.note else ""
+    return f"{finding.place.shown}: {finding.code} {note}{CODES[finding.code].title}: {finding.what}"
 
 
-def format_summary(findings: Sequence[Finding], target: str) -> str:
-    """One line for all of them."""
-    if not findings:
-        return f"inspect: nothing found for target={target}"
-    counts = collections.Counter(one.code for one in findings)
-    listed = ", ".join(f"{code} x{count}" if count > 1 else code for code, count in sorted(counts.items()))
-    several = "s" * (len(findings) > 1)
-    return f"inspect: {len(findings)} finding{several} for target={target}: {listed} (docs/reference/inspect.md)"
+def format_summary(found: Sequence[Finding], target: str) -> str:
+    """One line for all findings and notes."""
+    findings, notes = ([one for one in found if one.note is is_note] for is_note in (False, True))
+    line = f"inspect: {_count(findings, 'finding') or 'nothing found'} for target={target}"
+    line += f": {_list_codes(findings)}" if findings else ""
+    line += f"; {_count(notes, 'note')}: {_list_codes(notes)}" if notes else ""
+    return line + (" (docs/reference/inspect.md)" if found else "")
 
 
-def write_json(folder: Path, findings: Sequence[Finding], target: str) -> None:
-    """Writes the findings into a run folder."""
-    content = {"target": target, "findings": [dataclasses.asdict(one) for one in findings]}
+def _count(found: Sequence[Finding], what: str) -> str:
+    return f"{len(found)} {what}{'s' * (len(found) > 1)}" if found else ""
+
+
+def _list_codes(found: Sequence[Finding]) -> str:
+    counts = collections.Counter(one.code for one in found)
+    return ", ".join(f"{code} x{count}" if count > 1 else code for code, count in sorted(counts.items()))
+
+
+def write_json(folder: Path, found: Sequence[Finding], target: str) -> None:
+    """Writes findings and notes into a run folder."""
+    kept = {"findings": [one for one in found if not one.note], "notes": [one for one in found if one.note]}
+    content = {"target": target, **{name: [dataclasses.asdict(one) for one in part] for name, part in kept.items()}}
     (folder / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -22,6 +22,7 @@ from modetrain.engine.program import Program
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
 from modetrain.tools.inspect.python_state import source
+from modetrain.tools.inspect.python_state.lookup_tables import LookupTable
 
 Batch = Mapping[str, Any]
 Concrete: TypeAlias = "tf.types.experimental.ConcreteFunction"
@@ -43,6 +44,7 @@ class InspectedStep:
       mode: how it would run.
       replicas: where.
       global_batches: of one structure.
+      tables: the lookup tables that it writes to.
     """
 
     recipe: Recipe
@@ -50,6 +52,7 @@ class InspectedStep:
     mode: Mode
     replicas: Replicas
     global_batches: Sequence[Batch]
+    tables: Sequence[LookupTable] = ()
 
     @functools.cached_property
     def batches(self) -> list[Batch]:
@@ -98,7 +101,7 @@ class InspectedStep:
 
     @contextlib.contextmanager
     def restore_variables(self, *, perturbed: bool = False, updated: bool = True) -> Iterator[None]:
-        """Restores every variable of the recipe at the end.
+        """Restores every variable of the recipe, and the contents of its lookup tables, at the end.
 
         Args:
           perturbed: whether the models' weights are changed a little at the beginning, in the same way each time.
@@ -107,6 +110,7 @@ class InspectedStep:
         optimizers = () if updated else self.recipe.optimizers().values()
         left = {id(variable) for optimizer in optimizers for variable in optimizer.variables}
         kept = [(v, tf.identity(v)) for v in self.recipe.state().values() if id(v) not in left]
+        contents = [table.read() for table in self.tables]
         try:
             if perturbed:
                 self._perturb()
@@ -114,6 +118,8 @@ class InspectedStep:
         finally:
             for variable, value in kept:
                 variable.assign(value)
+            for table, held in zip(self.tables, contents, strict=True):
+                table.write(held)
 
     def _perturb(self) -> None:
         rng = np.random.default_rng(0)

@@ -25,6 +25,7 @@ from modetrain.tools.inspect.detectors import (
 )
 from modetrain.tools.inspect.finding import Finding, is_waived, merge_evidence
 from modetrain.tools.inspect.inspected_step import Batch, Concrete, InspectedStep
+from modetrain.tools.inspect.python_state import lookup_tables
 from modetrain.tools.inspect.python_state.reachable import find_reachable
 from modetrain.tools.inspect.python_state.snapshot import restore_python_state, restore_seed
 
@@ -95,6 +96,8 @@ class Inspector:
         reachable = find_reachable(self.recipe, [step.method])
         with restore_python_state(self.recipe):
             traced = traces.trace_twice(step, reachable)
+        if traced.concrete is not None:
+            step = dataclasses.replace(step, tables=tuple(lookup_tables.find_written(traced.concrete.graph)))
         found = [*retraces.find(step), *traced.findings, *process_dependent.find(self.recipe, reachable, traced.ran)]
         found += between_steps.find(self.recipe, reachable, traced.ran)
         if traced.concrete is not None:
@@ -110,7 +113,10 @@ class Inspector:
         if _KEEPS_SYMBOLS & {one.code for one in found}:  # an eager step would fail at them
             return
         with restore_python_state(self.recipe):
-            of_eager, results = step_results.run_eagerly(step, self.target)
+            # What XLA cannot compile, and what may end the process, is not tried.
+            is_compiled = self.target != "graph" and not any(one.code in ("MT504", "MT505") for one in found)
+            compiled = traced.concrete if is_compiled else None
+            of_eager, results = step_results.run_eagerly(step, self.target, compiled=compiled)
             yield from of_eager
             is_explained = any(not one.code.startswith(_SAME_NUMBERS) for one in found)
             if is_explained or of_eager or results is None or traced.concrete is None:
@@ -124,13 +130,17 @@ class Inspector:
     ) -> list[Finding]:
         """Where the traced step computes something else, from the weights as they are or from others."""
         find_line = self.find_differing_line
-        if found := list(step_results.compare_traced_run(step, concrete, results, find_differing_line=find_line)):
+        if found := list(
+            step_results.compare_traced_run(step, concrete, results, self.target, find_differing_line=find_line)
+        ):
             return found
         _, perturbed = step_results.run_eagerly(step, "graph", perturbed=True)
         if perturbed is None:
             return []
         return list(
-            step_results.compare_traced_run(step, concrete, perturbed, perturbed=True, find_differing_line=find_line)
+            step_results.compare_traced_run(
+                step, concrete, perturbed, self.target, perturbed=True, find_differing_line=find_line
+            )
         )
 
 

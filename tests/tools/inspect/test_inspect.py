@@ -17,11 +17,15 @@ import tensorflow as tf
 import modetrain
 from modetrain.mode import Mode
 from modetrain.settings import InspectSettings
+from modetrain.tools.inspect import findings_report
 from modetrain.tools.inspect.codes import CODES
 from modetrain.tools.inspect.finding import Finding
 from modetrain.tools.inspect.inspected_step import mode_for
-from modetrain.tools.inspect_command import target_of
+from modetrain.tools.inspect_command import has_findings, target_of
+from tests.corpus import score
 from tests.corpus.base import Tiny, batches, made
+from tests.corpus.cases import cases
+from tests.corpus.numeric.rounding import TinyLogarithm
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -309,8 +313,12 @@ def test_tensorflows_seed_is_as_before(seed):
     def drawn(look: bool) -> list[float]:
         tf.random.set_seed(seed)
         first = float(tf.random.uniform([]))
-        codes = {one.code for one in modetrain.inspect(recipe, batches(), modes=["graph"])} if look else {"MT305"}
-        assert codes == {"MT305"}
+        codes = (
+            [one.code for one in modetrain.inspect(recipe, batches(), modes=["graph"], notes=True)]
+            if look
+            else ["MT305"]
+        )
+        assert codes == ["MT305"]
         return [first, *(float(tf.random.uniform([])) for _ in range(3))]
 
     try:
@@ -318,6 +326,51 @@ def test_tensorflows_seed_is_as_before(seed):
         assert (drawn(True) == plain) == (seed is not None)
     finally:
         tf.random.set_seed(None)
+
+
+class DrawsBySeed(Draws):
+    def losses(self, batch):
+        return super(Draws, self).losses(batch) * tf.random.uniform([8], seed=3)
+
+
+def test_stateful_draws_are_notes_unless_replicas_draw_the_same():
+    def found(cls, mode, **options):
+        return modetrain.inspect(made(cls), batches(), modes=[mode], **options)
+
+    for mode in ("graph", "xla", "mirrored"):
+        assert found(Draws, mode) == []
+        notes = found(Draws, mode, notes=True)
+        assert {one.code for one in notes} == ({"MT305", "MT705"} if mode == "mirrored" else {"MT305"})
+        assert all(one.note for one in notes)
+    assert not has_findings(notes)
+    (note,) = found(DrawsBySeed, "graph", notes=True)
+    assert (note.code, note.mode) == ("MT305", "xla"), "with a seed graph draws what eager does"
+    line = "inspect: nothing found for target=graph; 1 note: MT305 (docs/reference/inspect.md)"
+    assert findings_report.format_summary([note], "graph") == line
+    (finding,) = found(DrawsBySeed, "mirrored")
+    assert (finding.code, finding.mode) == ("MT705", "replicas")
+
+
+def test_a_difference_of_the_graph_optimizer_alone_is_not_said_of_xla():
+    (found,) = modetrain.inspect(made(TinyLogarithm), batches(), modes=["graph"])
+    assert (found.code, found.mode) == ("MT307", "graph only")
+    assert "grappler" in found.what
+    assert modetrain.inspect(made(TinyLogarithm), batches(), modes=["xla"]) == []
+
+
+CORPUS = {
+    "MT107_untraceable": ("GrowsInLoop", "UsesRowsOfNumpy", "PopsTheLabel"),
+    "MT201_called_by_keras": ("HalvesInASchedule",),
+    "MT308_fails": ("ReversedTooFar",),
+    "MT401_process_setting": ("DefaultSummaryStep",),
+    "clean/recipes": ("TransfersABody", "OptimizerOfKeras", "CountsInADenseTable", "LatentByGenerator"),
+}
+
+
+def test_cases_of_the_corpus_are_found_at_their_lines_and_clean_ones_are_not():
+    wanted = {f"{file}.{name} inspect" for file, names in CORPUS.items() for name in names}
+    looked_at = {case.key: score.look(case).verdict for case in cases() if case.key in wanted}
+    assert looked_at == {key: "silent" if key.startswith("clean") else "right line" for key in wanted}
 
 
 class Waives(Tiny):

@@ -28,6 +28,23 @@ from modetrain.tools.inspect.python_state.reachable import Reachable, is_users_o
 from modetrain.tools.inspect.python_state.source import called_name, nodes_of, tree_of, tree_of_file
 
 _EVIDENCE = "source"
+# Plain values that TensorFlow and Keras keep for the whole process: what sets one, and what reads it.
+_SETTINGS = (
+    (
+        (tf.summary.experimental.set_step,),
+        (
+            *(tf.summary.experimental.get_step, tf.summary.scalar, tf.summary.histogram, tf.summary.image),
+            *(tf.summary.text, tf.summary.write),
+        ),
+    ),
+    ((keras.config.set_epsilon, keras.backend.set_epsilon), (keras.config.epsilon, keras.backend.epsilon)),
+    ((keras.config.set_floatx, keras.backend.set_floatx), (keras.config.floatx, keras.backend.floatx)),
+    ((keras.config.set_dtype_policy,), (keras.config.dtype_policy,)),
+    (
+        (keras.config.set_image_data_format, keras.backend.set_image_data_format),
+        (keras.config.image_data_format, keras.backend.image_data_format),
+    ),
+)
 _AT_START = {"__init__", "__new__", "__post_init__", "__setstate__", "build", "__init_subclass__", "setUp", "setup"}
 
 
@@ -50,10 +67,19 @@ def find(recipe: Any, reachable: Reachable, ran: Set[Location]) -> Iterator[Find
                 reads[read.key] = read
         for read in accesses.find_optimizer_reads(function, scope, recipe, ran):
             reads.setdefault(read.key, read)
+    settings = dict(_find_settings(recipe, reachable, ran))
     found: dict[tuple[Location, str], Finding] = {}
-    for function, owner in _functions_outside(recipe, reachable, ran):
+    outside = list(_functions_outside(recipe, reachable, ran))
+    called = _names_called_between_steps(outside)
+    for function, owner in outside:
         scope = Scope.of_function(function, owner, recipe)
+        if settings and not (_is_free(function) and function.__name__ not in called):
+            for one in _find_set(function, scope, settings):
+                found.setdefault((one.place, one.code), one)
         for write in accesses.find_writes(function, scope):
+            # A function that nothing calls between steps may well make the model, and freezes parts of it for good.
+            if write.owner is None and _is_free(function) and function.__name__ not in called:
+                continue
             for one in _findings(write, reads):
                 found.setdefault((one.place, one.code), one)
     yield from found.values()
@@ -101,6 +127,39 @@ def _is_keras_setting(write: Access) -> bool:
     )
 
 
+# --- settings of TensorFlow and Keras ---------------------------------------------------------------------------------
+
+
+def _find_settings(recipe: Any, reachable: Reachable, ran: Set[Location]) -> Iterator[tuple[int, Location]]:
+    """By the index in `_SETTINGS` the first line of the step that reads a setting."""
+    for function in reachable.functions:
+        scope = Scope.of_function(function, reachable.owners.get(function.__code__), recipe)
+        for node in nodes_of(function):
+            place = Location(file=function.__code__.co_filename, line=getattr(node, "lineno", 0))
+            if isinstance(node, ast.Call) and place in ran:
+                called, has_step = scope.value(node.func), any(given.arg == "step" for given in node.keywords)
+                for index, (_, readers) in enumerate(_SETTINGS):
+                    if any(called is one for one in readers) and not has_step:
+                        yield index, place
+
+
+def _find_set(function: types.FunctionType, scope: Scope, settings: Mapping[int, Location]) -> Iterator[Finding]:
+    """Where a function sets what the step reads to something else than a variable."""
+    for node in nodes_of(function):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        called, value = scope.value(node.func), scope.value(node.args[0])
+        for index, (setters, _) in enumerate(_SETTINGS):
+            is_set = any(called is one for one in setters) and not isinstance(value, (tf.Variable, keras.Variable))
+            if is_set and index in settings:
+                read, place = settings[index], Location(file=function.__code__.co_filename, line=node.lineno)
+                text = ast.unparse(node)
+                yield make_finding(
+                    "MT401", read, f"{text} at line {place.line} changes what is read", evidence=_EVIDENCE
+                )
+                yield make_finding("MT405", place, f"{text}: the step reads it at line {read.line}", evidence=_EVIDENCE)
+
+
 # --- functions that run between steps ---------------------------------------------------------------------------------
 
 
@@ -143,6 +202,22 @@ def _functions_of(module: types.ModuleType) -> Iterator[types.FunctionType]:
             yield value
         elif isinstance(value, type) and issubclass(value, Callback) and value.__module__ == module.__name__:
             yield from (member for _, member in python_inspect.getmembers(value, python_inspect.isfunction))
+
+
+def _is_free(function: types.FunctionType) -> bool:
+    """Whether it is a function of a module, and no method."""
+    return function.__qualname__ == function.__name__
+
+
+def _names_called_between_steps(functions: Iterable[tuple[types.FunctionType, Any]]) -> set[str]:
+    """Names of what methods call, and the functions of modules that these call."""
+    found: set[str] = set()
+    pending = [function for function, _ in functions if not _is_free(function)]
+    while pending:
+        names = {called_name(node) for node in nodes_of(pending.pop()) if isinstance(node, ast.Call)}
+        pending += [function for function, _ in functions if _is_free(function) and function.__name__ in names - found]
+        found |= names
+    return found
 
 
 def _names_called_at_start(cls: type) -> set[str]:

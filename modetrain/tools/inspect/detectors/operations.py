@@ -71,7 +71,7 @@ def find(graph: tf.Graph, target: str, *, prints: bool = True) -> Iterator[Findi
         if is_python(op):
             yield from _at(op, "MT106", f"operation {kind}")
         elif is_stateful(op):
-            yield from _at(op, "MT305", f"operation {kind}")
+            yield from _at(op, "MT305", f"operation {kind}", "xla" if _from_generator(op) or has_seed(op) else None)
         elif _ITERATORS.fullmatch(kind):
             yield from _at(op, "MT205", f"operation {kind}: the step fetches from a data set itself")
         if target != "graph":
@@ -83,6 +83,16 @@ def find(graph: tf.Graph, target: str, *, prints: bool = True) -> Iterator[Findi
 def is_stateful(op: tf.Operation) -> bool:
     """Whether an operation draws random numbers from a generator with state, not from a seed it is given."""
     return _STATEFUL.fullmatch(op.type) is not None
+
+
+def has_seed(op: tf.Operation) -> bool:
+    """Whether an operation draws with a `seed=` of its own, where it was traced without a global seed."""
+    return "seed2" in op.node_def.attr and op.get_attr("seed2") != 0
+
+
+def _from_generator(op: tf.Operation) -> bool:
+    """Whether an operation draws from a `tf.random.Generator`, whose state is a variable."""
+    return op.type.startswith(("Stateful", "Rng"))
 
 
 def draws_without_rows(op: tf.Operation) -> bool:

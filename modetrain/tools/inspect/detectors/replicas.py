@@ -16,7 +16,7 @@ from modetrain.diagnostics import graph_ops, stack
 from modetrain.diagnostics.location import Location
 from modetrain.recipe import Recipe
 from modetrain.tools.inspect.detectors import collectives, split_batch
-from modetrain.tools.inspect.detectors.operations import draws_without_rows, is_stateful
+from modetrain.tools.inspect.detectors.operations import draws_without_rows, has_seed, is_stateful
 from modetrain.tools.inspect.detectors.traces import TraceResult
 from modetrain.tools.inspect.finding import Finding, make_finding
 from modetrain.tools.inspect.inspected_step import InspectedStep
@@ -139,18 +139,20 @@ def _find_in_graph(graph: tf.Graph) -> Iterator[Finding]:
     batches = {tensor.name for tensor in inputs}
     examples = {tensor.shape[0] for tensor in inputs if not tensor.name.startswith("numbers")}
     for op in graph_ops.operations(graph):
+        note = False
         if op.type in _ASSIGNS and not stack.made_by_layer(op):
             code, what = "MT704", "what is assigned depends on the batch"
             if stack.made_by_modetrain(op) or not _reads(op.inputs[-1], batches):
                 continue
         elif is_stateful(op):
-            code, what = "MT705", f"operation {op.type}"
+            # With a seed every replica draws the same numbers; without one, numbers that have nothing to do with each other.
+            code, what, note = "MT705", f"operation {op.type}", not has_seed(op)
         elif _draws_for_examples(op, examples):
             code, what = "MT705", f"operation {op.type}: each replica draws the same numbers for its examples"
         else:
             continue
         if (place := stack.of_op(op)) is not None:
-            yield make_finding(code, place, what, evidence=_GRAPH)
+            yield make_finding(code, place, what, evidence=_GRAPH, note=note)
 
 
 def _draws_for_examples(op: tf.Operation, examples: set[int]) -> bool:

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 from tensorflow.python.autograph.pyct import origin_info
 from tensorflow.python.eager.polymorphic_function import polymorphic_function
@@ -29,6 +30,8 @@ from tensorflow.python.util import tf_stack
 
 from modetrain.diagnostics import stack as lines
 from modetrain.diagnostics.location import is_users
+from modetrain.engine.variables import iter_attributes
+from modetrain.recipe import Recipe
 from modetrain.tools.inspect.detectors import intercepted_functions
 from modetrain.tools.inspect.detectors.recorded_calls import CallLog
 
@@ -59,6 +62,7 @@ class CallRecorder(CallLog):
         modules = {id(function.__globals__): function.__globals__ for function in functions}
         self._namespaces = [*modules.values(), *namespaces]
         self._silent = silent
+        self._variables: list[Any] = []  # that were made
         self._undo: list[Callable[[], None]] = []
         self._busy = False
 
@@ -91,21 +95,38 @@ class CallRecorder(CallLog):
             undo()
         self._undo.clear()
 
-    def record(self, code: str, name: str) -> None:
-        """Records a call by the line that is being run, if the user's code makes it."""
+    def record(self, code: str, name: str) -> bool:
+        """Records a call by the line that is being run, if the user's code makes it; returns whether it does."""
         if self._busy:
-            return
+            return False
         self._busy = True
         try:
             stack = list(tf_stack.extract_stack())
             indirect = code in (intercepted_functions.MADE, intercepted_functions.GLOBAL_SEEDS)
             place = lines.of_stack(stack, direct=not indirect)
             if code != "MT102" and _is_within_logging(stack):
-                return
+                return False
         finally:
             self._busy = False
         if place is not None and not (name == "_urandom" and _SEEDED.search(place.statement)):
             self.add(code, place, name)
+        return place is not None
+
+    def made_only_what_is_kept(self, recipe: Recipe) -> bool:
+        """Whether all variables that were made are the recipe's, and those that are weights are updated.
+
+        So are the slots that a Keras optimizer makes as it is first used, and the weights of a model that is built then.
+        """
+        state = recipe.state().values()
+        held = {id(one.value) for one in state if isinstance(one, keras.Variable)} | set(map(id, state))
+        made = {id(one) for one in self._variables}
+        weights = {
+            id(one) for one in state if isinstance(one, keras.Variable) and one.trainable and id(one.value) in made
+        }
+        trained = {id(one) for optimizer in recipe.optimizers().values() for one in optimizer.trainable}
+        of_keras = [one for _, one in iter_attributes(recipe) if isinstance(one, keras.optimizers.Optimizer)]
+        trained |= {id(one) for optimizer in of_keras for one in optimizer._trainable_variables}
+        return made <= held and weights <= trained
 
     # --- private ----------------------------------------------------------------------------------------------------
 
@@ -163,7 +184,8 @@ class CallRecorder(CallLog):
         @functools.wraps(original)
         def made(thing: Any, *args: Any, **kwargs: Any) -> None:
             name = "tf.Variable" if isinstance(thing, tf.Variable) else type(thing).__name__
-            self.record(code, name)
+            if self.record(code, name) and isinstance(thing, tf.Variable):
+                self._variables.append(thing)
             original(thing, *args, **kwargs)
 
         return made
@@ -242,7 +264,7 @@ class _Stream:
         return getattr(self._stream, name)
 
 
-def _recording_date(original: Any, record: Callable[[str, str], None]) -> Any:
+def _recording_date(original: Any, record: Callable[[str, str], object]) -> Any:
     """A type that replaces `datetime.datetime` or `datetime.date`."""
 
     class Recording(type):

@@ -20,7 +20,7 @@ from modetrain.diagnostics import graph_ops
 from modetrain.diagnostics.location import Location
 from modetrain.engine import replica_random
 from modetrain.tools.inspect.detectors import collectives
-from modetrain.tools.inspect.detectors.operations import draws_without_rows
+from modetrain.tools.inspect.detectors.operations import draws_without_rows, is_stateful
 from modetrain.tools.inspect.detectors.part_runs import NotRunError, PartRun, PartRunner
 from modetrain.tools.inspect.finding import Finding, make_finding
 from modetrain.tools.inspect.inspected_step import Batch, InspectedStep
@@ -32,7 +32,9 @@ _EVIDENCE = "the step run on two parts of the batch"
 
 def find(step: InspectedStep, graph: tf.Graph, *, several: bool = True, note: str = "") -> Iterator[Finding]:
     """Finds a loss, or else a metric, that is not the mean over examples, in a step that is traced too."""
-    if not collectives.has_collectives(graph) and not any(map(draws_without_rows, graph_ops.operations(graph))):
+    # What is drawn for a part has nothing to do with the rows of what is drawn for the whole.
+    draws = any(is_stateful(op) or draws_without_rows(op) for op in graph_ops.operations(graph))
+    if not draws and not collectives.has_collectives(graph):
         batch = step.batches[0]
         few = len(next(iter(batch.values()))) < _FEW
         yield from find_by_parts(step, step.global_batches[0] if few else batch, several=several, note=note)

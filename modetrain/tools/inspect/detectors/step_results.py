@@ -15,8 +15,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modetrain.diagnostics import stack, tf_errors
+from modetrain.diagnostics import graph_ops, stack, tf_errors
 from modetrain.diagnostics.location import Location
+from modetrain.engine import tf_setup
 from modetrain.tools.inspect.detectors import divergence
 from modetrain.tools.inspect.detectors.recorded_calls import observe_eager_operations
 from modetrain.tools.inspect.detectors.side_effects import CallRecorder
@@ -46,7 +47,7 @@ class StepResult:
 
 
 def run_eagerly(
-    step: InspectedStep, target: str, *, perturbed: bool = False
+    step: InspectedStep, target: str, *, perturbed: bool = False, compiled: Concrete | None = None
 ) -> tuple[list[Finding], list[StepResult] | None]:
     """Runs the step line by line on each batch.
 
@@ -54,6 +55,7 @@ def run_eagerly(
       step: the step.
       target: the mode that counts.
       perturbed: from weights that are changed a little: first weights are often all equal, and hide what a step computes.
+      compiled: the traced step, to see whether XLA stops at an error too; None where that is not to be tried.
 
     Returns:
       What was found, and what the steps computed; None where one has failed.
@@ -65,7 +67,8 @@ def run_eagerly(
             try:
                 row = step.run_eagerly(batch, number)[1]
             except Exception as error:
-                return [*casts.values(), *_explain_failure(error, step, number, target)], None
+                dropped = compiled is not None and _runs_under_xla(compiled, step, number)
+                return [*casts.values(), *_explain_failure(error, step, number, target, dropped=dropped)], None
             results.append(StepResult(row=row, own_variables=_own_variables(step)))
     return list(casts.values()), results
 
@@ -81,32 +84,72 @@ def compare_traced_run(
     step: InspectedStep,
     concrete: Concrete,
     results: Sequence[StepResult],
+    target: str,
     *,
     perturbed: bool = False,
     find_differing_line: FindLine | None = None,
 ) -> Iterator[Finding]:
     """Runs the traced step on the same batches: it should give the same.
 
-    A variable that differs counts where Python takes another path, because rounding may have grown in it.
+    A variable that differs counts where Python takes another path, because rounding may have grown in it. What the graph
+    optimizer makes differ may hold in graph mode alone, since XLA does not use it.
     """
-    traced = []
+    traced = _run_all_traced(concrete, step, perturbed=perturbed)
+    if isinstance(traced, Exception):
+        place = tf_errors.find_place(traced) or step.place
+        yield make_finding("MT307", place, describe_error(traced), evidence=_COMPARED)
+    elif difference := _describe_difference(results, traced):
+        with tf_setup.without_graph_optimizations():
+            plain = _run_all_traced(step.trace(step.batches[0]), step, perturbed=perturbed)
+        mode = None
+        if not isinstance(plain, Exception) and _describe_difference(results, plain) is None:
+            difference = f"{difference}; TensorFlow's graph optimizer (grappler) makes the difference"
+            if not _differs_under_xla(concrete, step, results, perturbed=perturbed):
+                mode = "graph only"
+        if mode is not None and target != "graph":
+            return
+        line = divergence.find_line(step)
+        if line is None and find_differing_line is not None:
+            line = find_differing_line(step, perturbed=perturbed)
+        yield make_finding("MT307", line or step.place, difference, evidence=_COMPARED, mode=mode)
+    elif (difference := _describe_variable(results, traced)) and (line := divergence.find_line(step, asked=False)):
+        yield make_finding("MT307", line, difference, evidence=_COMPARED)
+
+
+def _run_all_traced(concrete: Concrete, step: InspectedStep, *, perturbed: bool) -> list[StepResult] | Exception:
+    """The results of a traced step on each batch, or what it raised."""
+    results = []
     tf.random.set_seed(0)
     with step.restore_variables(perturbed=perturbed), CallRecorder(silent=True):
         for number, batch in enumerate(step.batches):
             try:
                 row = _run_traced(concrete, step, batch, number)
             except Exception as error:
-                place = tf_errors.find_place(error) or step.place
-                yield make_finding("MT307", place, describe_error(error), evidence=_COMPARED)
-                return
-            traced.append(StepResult(row=row, own_variables=_own_variables(step)))
-    if difference := _describe_difference(results, traced):
-        line = divergence.find_line(step)
-        if line is None and find_differing_line is not None:
-            line = find_differing_line(step, perturbed=perturbed)
-        yield make_finding("MT307", line or step.place, difference, evidence=_COMPARED)
-    elif (difference := _describe_variable(results, traced)) and (line := divergence.find_line(step, asked=False)):
-        yield make_finding("MT307", line, difference, evidence=_COMPARED)
+                return error
+            results.append(StepResult(row=row, own_variables=_own_variables(step)))
+    return results
+
+
+def _differs_under_xla(
+    concrete: Concrete, step: InspectedStep, results: Sequence[StepResult], *, perturbed: bool
+) -> bool:
+    """Whether a traced step computes something else under XLA too, if XLA can compile it."""
+    shapes = (tensor.shape for op in graph_ops.operations(concrete.graph) for tensor in op.outputs)
+    if not all(shape.is_fully_defined() for shape in shapes):  # XLA may end the process
+        return False
+    compiled = tf.function(concrete, jit_compile=True, autograph=False)
+    found = _run_all_traced(compiled, step, perturbed=perturbed)
+    return not isinstance(found, Exception) and _describe_difference(results, found) is not None
+
+
+def _runs_under_xla(concrete: Concrete, step: InspectedStep, number: int) -> bool:
+    """Whether XLA compiles a traced step and raises nothing on a batch; to be called within `restore_variables`."""
+    compiled = tf.function(concrete, jit_compile=True, autograph=False)
+    try:
+        _run_traced(compiled, step, step.batches[number], number)
+    except Exception:
+        return False
+    return True
 
 
 def _run_traced(concrete: Concrete, step: InspectedStep, batch: Batch, number: int) -> np.ndarray:
@@ -118,14 +161,19 @@ def _run_traced(concrete: Concrete, step: InspectedStep, batch: Batch, number: i
     return rows.numpy()[np.newaxis]
 
 
-def _explain_failure(error: BaseException, step: InspectedStep, number: int, target: str) -> Iterator[Finding]:
+def _explain_failure(
+    error: BaseException, step: InspectedStep, number: int, target: str, *, dropped: bool
+) -> Iterator[Finding]:
     place = tf_errors.find_place(error) or step.place
     what = f"batch {number}: {describe_error(error)}"
     code = tf_errors.code_of_dropped_check(error)
     # AutoGraph makes a tf.Assert of an `assert`, if it is about a tensor.
     if code is None and isinstance(error, AssertionError) and place.text.startswith("assert"):
         code = "MT604"
-    if code is None:
+    if code is None and dropped:
+        fix = "Fix the values at this line: mode.guards=true does not check this operation."
+        yield make_finding("MT604", place, f"{what}; XLA goes on", evidence=_EAGER, mode=target, fix=fix)
+    elif code is None:
         yield make_finding("MT308", place, what, evidence=_EAGER)
     elif target != "graph":  # graph mode stops there too
         yield make_finding(code, place, what, evidence=_EAGER, mode=target)

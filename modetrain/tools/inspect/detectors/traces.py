@@ -12,6 +12,8 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import tensorflow as tf
+
 from modetrain.diagnostics import graph_ops
 from modetrain.diagnostics.location import Location
 from modetrain.tools.inspect.detectors import trace_failures
@@ -74,6 +76,7 @@ class _Trace:
     tracer: ChangeTracer
     calls: list[RecordedCall]
     retraces: list[Finding]
+    keeps_variables: bool  # all that were made
 
 
 def trace_twice(step: InspectedStep, reachable: Reachable) -> TraceResult:
@@ -88,6 +91,7 @@ def _trace(step: InspectedStep, reachable: Reachable) -> _Trace:
     tracer = ChangeTracer(PythonState.for_recipe(step.recipe, reachable))
     calls = CallRecorder(reachable.functions, [vars(step.recipe)], silent=True)
     concrete, error = None, None
+    tf.random.set_seed(None)  # so that an operation shows whether it has a seed; the inspector restores it
     with (
         mark_collectives(),
         calls,
@@ -101,23 +105,31 @@ def _trace(step: InspectedStep, reachable: Reachable) -> _Trace:
         except Exception as failed:
             error = failed
     recorded = [*calls.calls, *writes.calls, *variables.calls]
-    return _Trace(concrete=concrete, error=error, tracer=tracer, calls=recorded, retraces=retraces)
+    return _Trace(
+        concrete=concrete,
+        error=error,
+        tracer=tracer,
+        calls=recorded,
+        retraces=retraces,
+        keeps_variables=calls.made_only_what_is_kept(step.recipe),
+    )
 
 
 def _findings(step: InspectedStep, reachable: Reachable, first: _Trace, second: _Trace | None) -> Iterator[Finding]:
-    for one in (first, second):
-        for call in one.calls if one else ():
-            yield make_finding(call.code, call.place, call.describe(), evidence="calls heard while tracing")
-    yield from first.retraces
-    if first.error is not None:
-        yield trace_failures.explain_failure(first.error, step)
-    elif second is not None and second.error is not None:
-        yield trace_failures.explain_failure(second.error, step, again=True)
     difference = None
     if second is not None and first.concrete is not None and second.concrete is not None:
         difference = graph_ops.difference(first.concrete.graph, second.concrete.graph)
-    again = {change.expression for _, change in second.tracer.changes} if second is not None else set()
     harmless = second is not None and second.error is None and difference is None
+    for one in filter(None, (first, second)):
+        for call in one.calls:
+            if not (call.code == "MT206" and harmless and one.keeps_variables):  # made once, and kept
+                yield make_finding(call.code, call.place, call.describe(), evidence="calls heard while tracing")
+    yield from first.retraces
+    if first.error is not None:
+        yield from trace_failures.explain_failure(first.error, step, reachable, first.tracer.ran)
+    elif second is not None and second.error is not None:
+        yield from trace_failures.explain_failure(second.error, step, reachable, second.tracer.ran, again=True)
+    again = {change.expression for _, change in second.tracer.changes} if second is not None else set()
     explained = any(call.code in ("MT301", "MT302", "MT303") for call in first.calls)
     for place, change in first.tracer.changes:
         if change.kind in _MAY_BE_HARMLESS:

@@ -101,6 +101,7 @@ def find_writes(function: types.FunctionType, scope: Scope) -> Iterator[Access]:
                 and target.attr == "trainable"
                 and not is_known(scope.value(target.value))
                 and not scope.misses_attribute(_iterated(target.value, function))
+                and _root(_iterated(target.value, function)) not in _names_made(function, scope)
             ):
                 yield _access(function, target, (0, "trainable"), None, None)
     outer = names_declared_outside(function)
@@ -217,6 +218,26 @@ def _iterated(node: ast.AST, function: types.FunctionType) -> ast.AST:
             if isinstance(loop, ast.For) and isinstance(loop.target, ast.Name) and loop.target.id == node.id:
                 return loop.iter
     return node
+
+
+def _root(node: Any) -> str:
+    """The name that an expression begins with: `model` of `model.get_layer("body").layers[0]`; empty where it is none."""
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _names_made(function: types.FunctionType, scope: Scope) -> set[str]:
+    """Local names of what a function makes itself, by calling a class or a function of a module: no step has it yet."""
+    return {
+        target.id
+        for node in nodes_of(function)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and callable(scope.value(node.value.func))
+        if not isinstance(scope.value(node.value.func), types.MethodType)
+        for each in node.targets
+        for target in (each.elts if isinstance(each, ast.Tuple) else [each])
+        if isinstance(target, ast.Name)
+    }
 
 
 def _targets(node: ast.AST) -> Iterator[Any]:

@@ -18,6 +18,7 @@ import keras
 from modetrain.diagnostics.location import is_users
 
 _MOST_ITEMS = 100
+_OF_KERAS = (keras.optimizers.Optimizer, keras.losses.Loss, keras.metrics.Metric, keras.regularizers.Regularizer)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -96,6 +97,8 @@ class _Search:
             self.consider(expression, inner, owner)
         elif isinstance(value, keras.Layer):
             self._add_layer(expression, value)
+        elif isinstance(value, _OF_KERAS) and not is_users_object(value):
+            self._add_held(expression, value)
         elif isinstance(value, Mapping):
             for key, item in list(value.items())[:_MOST_ITEMS]:
                 self.consider(f"{expression}[{key!r}]", item)
@@ -134,12 +137,20 @@ class _Search:
 
     def _add_layer(self, expression: str, layer: keras.Layer) -> None:
         for inner in layer._flatten_layers(include_self=True, recursive=True):
-            if is_users_object(inner) and self._is_new(inner):
+            if not is_users_object(inner):
+                self._add_held(expression, inner)
+            elif self._is_new(inner):
                 self.found.objects[expression if inner is layer else f"{expression}/{inner.name}"] = inner
                 self.consider(expression, type(inner).call, inner)
                 for name, value in list(attributes_of(inner).items()):
                     if not name.startswith("_"):
                         self.consider(f"{expression}.{name}", value)
+
+    def _add_held(self, expression: str, thing: Any) -> None:
+        """Adds what an object of Keras's calls: a learning-rate schedule, a regularizer, an activation, a Lambda's function."""
+        for name, value in list(vars(thing).items()):
+            if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)) or is_users_object(value):
+                self.consider(f"{expression}.{name}", value)
 
     def _follow_members(self, expression: str, thing: Any) -> None:
         for name in list(self.found.names):
