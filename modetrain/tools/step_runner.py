@@ -9,7 +9,9 @@ The program is the one that training runs. Nothing is added to it, since an adde
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -25,6 +27,9 @@ from modetrain.recipe import Recipe
 
 Batches = Mapping[str, np.ndarray]
 State = Mapping[str, np.ndarray]
+# The end of the name of a variable that an object holds by its position, and the numbers in it that Keras counts up in a process.
+_HELD = re.compile(r"(?<=/)\d+/[^/]+$")
+_COUNTED = re.compile(r"_\d+(?=_|$)")
 
 
 class StepRunner:
@@ -92,11 +97,22 @@ class StepRunner:
         """Traces the step again; `last_part` is whether for the last micro-batch of a step."""
         return self.program.trace(self.block, last_part=last_part)
 
+    def variables(self) -> dict[str, Any]:
+        """Every variable of the recipe, by a name that is the same whenever the recipe is built."""
+        return _without_counts(self.recipe.state())
+
     def read(self) -> dict[str, np.ndarray]:
-        """Every variable of the recipe, by name."""
-        return file.copy_values(self.recipe.state())
+        """The value of every variable of the recipe, by name."""
+        return file.copy_values(self.variables())
 
     def load(self, state: State) -> None:
         """Sets every variable of the recipe; floats are converted where it computes in another precision."""
-        for name, variable in self.recipe.state().items():
-            variable.assign(tf.cast(state[name], variable.dtype))
+        values = _without_counts(state)
+        for name, variable in self.variables().items():
+            variable.assign(tf.cast(values[name], variable.dtype))
+
+
+def _without_counts(named: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without what Keras counts up in names, as far as these stay apart."""
+    found = {_HELD.sub(lambda held: _COUNTED.sub("", held[0]), name): one for name, one in named.items()}
+    return found if len(found) == len(named) else dict(named)

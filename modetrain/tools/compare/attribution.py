@@ -34,6 +34,8 @@ _STEPS_TO_REPEAT = 5
 _MUCH_LARGER = 10.0
 # Stands for the relative difference of NaNs and infinities, which is infinite.
 _NONFINITE_RELATIVE = 1e-6
+# A loss that is further off shows that nothing but rounding is left of it, in one mode at least: more than another order.
+_MOST_OF_LOSS = 1e-2
 _CANCELLING = ("Sub", "Add", "AddV2")
 _SHARES = (
     "Each replica computes on its share of the batch and the mean over replicas is taken: what is no mean over examples (a sum, "
@@ -64,11 +66,11 @@ class _Float64:
 
     Attributes:
       relative: relative distances by step and tensor.
-      narrow: a line of the user's that computes in less all the same.
+      narrow: by dtype a line of the user's that computes in less all the same.
     """
 
     relative: Mapping[tuple[int, str], float]
-    narrow: Location | None
+    narrow: Mapping[str, Location]
 
     def distance(self, verdict: Verdict) -> float:
         """The relative distance of the tensor that a verdict is on."""
@@ -100,14 +102,15 @@ class Attribution:
         if (earlier := self._explain_by_earlier_steps(mode, verdicts)) is not None:
             return ModeVerdicts(verdicts=verdicts, why=earlier)
         log.info(f"  {mode}: differs; trying the same steps in float64")
-        wide = self._in_float64(mode, _steps(verdicts))
+        wide, dtype = self._in_float64(mode, _steps(verdicts)), None
         if wide is not None and wide.narrow and not all(map(wide.agrees, _different(verdicts))):
             # What is left may be rounding of that line.
-            log.info(f"  {mode}: {wide.narrow.shown} computes in float32 all the same")
+            dtype = max(wide.narrow, key=tolerance.epsilon)
+            log.info(f"  {mode}: {wide.narrow[dtype].shown} computes in {dtype} all the same")
             wide = None
         if wide is None:
             log.info(f"  {mode}: float64 cannot be had; measuring the noise of {self.reference.name} more closely")
-            verdicts = self._with_more_draws(mode, verdicts)
+            verdicts = self._with_more_draws(mode, verdicts, dtype)
         left = _different(verdicts)
         if not left:
             return ModeVerdicts(verdicts=verdicts)
@@ -124,7 +127,8 @@ class Attribution:
                 verdicts = _as_rounding(verdicts, functools.partial(_is_before, number))
                 break
         small = all(one.floors <= tolerance.ROUNDING_LIMIT for one in left)
-        if why.rounding and not any(one.nonfinite for one in left) and (agrees or (agrees is None and small)):
+        large = any(one.nonfinite or self._is_loss_far_off(one) for one in left)
+        if why.rounding and not large and (agrees or (agrees is None and small)):
             sentences = ("In float64 it agrees.", *why.sentences) if agrees else why.sentences
             return ModeVerdicts(verdicts=_as_rounding(verdicts), why=dataclasses.replace(why, sentences=sentences))
         if agrees and small and why == Explanation(sentences=why.sentences):
@@ -137,6 +141,10 @@ class Attribution:
 
     def _has_other_replicas(self, report: VariantReport) -> bool:
         return report.effective.get("replicas", 1) != self.reference.report.effective.get("replicas", 1)
+
+    def _is_loss_far_off(self, verdict: Verdict) -> bool:
+        is_loss = verdict.kind == "metric" and verdict.tensor in self.reference.report.drift
+        return is_loss and verdict.relative > _MOST_OF_LOSS
 
     def _verdicts(self, mode: str) -> list[Verdict]:
         found = (self.reference.compare(mode, number) for number in range(self.reference.report.steps))
@@ -170,14 +178,14 @@ class Attribution:
 
     def _in_float64(self, mode: str, numbers: Sequence[int]) -> _Float64 | None:
         """Both modes in float64; None where that cannot be had."""
-        store, narrow = self.reference.store, None
+        store, narrow = self.reference.store, dict[str, Location]()
         for name in (self.reference.name, mode):
             missing = [number for number in numbers if not store.has(f"{name}@float64/{number}")]
             if missing:
                 report = self.runner.rerun(name, "float64", missing)
                 if report is None:
                     return None
-                narrow = report.narrow or narrow
+                narrow |= report.narrow
         relative = {}
         for number in numbers:
             found = self.reference.compare(f"{mode}@float64", number, change="float64", noise={}, dtype="float64")
@@ -186,13 +194,19 @@ class Attribution:
             relative.update({(number, verdict.tensor): verdict.relative for verdict in found})
         return _Float64(relative=relative, narrow=narrow)
 
-    def _with_more_draws(self, mode: str, verdicts: list[Verdict]) -> list[Verdict]:
-        """The verdicts by noise that is measured with more draws, in the first steps that differ."""
+    def _with_more_draws(self, mode: str, verdicts: list[Verdict], dtype: str | None = None) -> list[Verdict]:
+        """The verdicts by noise that is measured with more draws, in the first steps that differ.
+
+        Args:
+          mode: which.
+          verdicts: on its steps.
+          dtype: that a line of the user's computes in; None where all is computed as the models do.
+        """
         store, floors = self.reference.store, self.reference.noise
         measured: set[int] = store.get("measured closely", set())
         while (steps := _steps(verdicts)) and steps[0] not in measured:
             wanted = [number for number in steps if number not in measured][:_STEPS_TO_REPEAT]
-            for number, found in self.runner.measure_noise(wanted, _MORE_DRAWS).items():
+            for number, found in self.runner.measure_noise(wanted, _MORE_DRAWS, dtype).items():
                 for label, floor in found.items():
                     floors[number][label] = max(floors[number].get(label, 0.0), floor)
             measured |= set(wanted)

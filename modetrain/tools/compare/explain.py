@@ -197,6 +197,9 @@ def _explain_op(found: FirstDifference, compile: str, reference: str, *, alone: 
     if found.only_in and _IN_BODIES.fullmatch(found.entry.op):  # eager runs loops and branches as Python
         sentence = f"It begins in a loop or a branch: {what}. What is inside was looked at from outside alone."
         return dataclasses.replace(plain, sentences=(sentence,))
+    if found.unread:
+        sentence = f"It begins at {what} or after it: sizes depend on data from there on, and XLA was not asked for such results."
+        return dataclasses.replace(plain, sentences=(sentence,))
     if found.only_in:
         mode = compile if found.only_in == "second" else reference
         sentence = f"Only {mode} runs {what}: the traced Python took another way than the eager one."

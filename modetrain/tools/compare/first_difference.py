@@ -29,6 +29,8 @@ _FLIPS = re.compile(
 )
 # Where these subtract numbers that are next to equal, what is left is as uncertain as the numbers.
 CANCELS = ("Sub", "Add", "AddV2", "AddN", "BiasAdd")
+# Rounding moves what these make of a number by one unit, not further.
+_TO_INTEGERS = ("Cast", "Round", "Floor", "Ceil", "Rint")
 # An operation begins a difference if its inputs agree, or are closer by this factor: errors are not spread evenly, and of
 # large tensors only a sample is compared.
 _JUMP = 100.0
@@ -57,6 +59,7 @@ class FirstDifference:
       floors: the same in noise floors.
       only_in: `first` or `second`, where only one of the traces has it.
       rounding: no more than another order of adding makes, or a threshold that rounding crosses.
+      unread: it begins at this operation or after it: sizes depend on data from here on, and XLA is not asked for such results.
     """
 
     entry: OpOutput
@@ -64,6 +67,7 @@ class FirstDifference:
     floors: float | None = None
     only_in: str | None = None
     rounding: bool = False
+    unread: bool = False
 
     @property
     def random(self) -> bool:
@@ -77,8 +81,11 @@ def draws_numbers(op: str) -> bool:
 
 
 def align(first: OpTrace, second: OpTrace) -> list[tuple[int, int]]:
-    """Positions of the same operation in both traces."""
-    keys = [[entry.key for entry in trace] for trace in (first, second)]
+    """Positions of the same operation in both traces; a trace may know less of a shape than what ran eagerly."""
+    unknown = {entry.key[::2] for trace in (first, second) for entry in trace if None in entry.shape}
+    keys = [
+        [entry.key[::2] if entry.key[::2] in unknown else entry.key for entry in trace] for trace in (first, second)
+    ]
     blocks = difflib.SequenceMatcher(None, keys[0], keys[1], autojunk=False).get_matching_blocks()
     return [(block.a + i, block.b + i) for block in blocks for i in range(block.size)]
 
@@ -126,6 +133,8 @@ def find(
         if kind == "rounding" and rounded is None:
             rounded = FirstDifference(entry=other if other.place else one, gap=gap, floors=ratio, rounding=True)
         if kind == "difference":
+            if (unread := _first_unread(second, j)) is not None:
+                return FirstDifference(entry=unread, gap=gap, floors=ratio, unread=True)
             if not draws_numbers(other.op) and (extra := _first_unmatched(second, j, partner)) is not None:
                 return FirstDifference(entry=extra, only_in="second", gap=gap, floors=ratio)
             missing = _first_unmatched(first, i, dict(aligned))
@@ -223,7 +232,7 @@ def _classify(
     if not sudden or np.isinf(before) or ratio <= (0.0 if exact else tolerance.LIMIT):
         return None
     if before > 0 and _FLIPS.search(one.op) is not None and gap.nonfinite is None:
-        return "rounding"
+        return "rounding" if _is_near_threshold(one, read_operands, gap, epsilon) else "difference"
     if ratio > (0.0 if exact else _allowed(one)):
         return "rounding" if _cancels(one, other, read_operands, gap, epsilon) else "difference"
     return "rounding" if one.most_terms > 1 else None
@@ -243,12 +252,34 @@ def _cancels(
     """
     if one.op not in CANCELS or one.of_constant or other.of_constant:
         return False
-    last_places = (
-        max(epsilon, tolerance.epsilon(value.dtype.name)) * float(np.abs(value).max(initial=0.0))
-        for value in read_operands()
-        if value is not None
+    return gap.absolute <= tolerance.LIMIT * _last_places(read_operands(), epsilon)
+
+
+def _is_near_threshold(
+    one: OpOutput, read_operands: Callable[[], Iterable[np.ndarray | None]], gap: tolerance.Gap, epsilon: float
+) -> bool:
+    """Whether a difference is one that a threshold makes of rounding.
+
+    A number out of range is no such: modes make another integer of it each.
+    """
+    if one.op not in _TO_INTEGERS or one.value is None or (one.op == "Cast" and one.value.dtype.kind not in "iu"):
+        return True
+    operands = [value for value in read_operands() if value is not None and value.size]
+    if one.op == "Cast":
+        held = np.iinfo(one.value.dtype)
+        if any(value.min() < held.min or value.max() > held.max for value in operands):
+            return False
+    return gap.absolute <= 1.0 + tolerance.LIMIT * _last_places(operands, epsilon)
+
+
+def _last_places(operands: Iterable[np.ndarray | None], epsilon: float) -> float:
+    """The size of the last place of the largest number."""
+    places = (
+        max(epsilon, tolerance.epsilon(value.dtype.name)) * float(np.abs(value[np.isfinite(value)]).max(initial=0.0))
+        for value in operands
+        if value is not None and value.dtype.kind not in "b"
     )
-    return gap.absolute <= tolerance.LIMIT * max(last_places, default=0.0)
+    return max(places, default=0.0)
 
 
 def _allowed(entry: OpOutput) -> float:
@@ -285,6 +316,17 @@ def _reads_variable(trace: OpTrace, position: int, aligned: Mapping) -> bool:
         known.add(index)
         waiting.extend(k for k in trace[index].inputs if k not in aligned and k not in known)
     return False
+
+
+def _first_unread(trace: OpTrace, position: int) -> OpOutput | None:
+    """The first operation whose size depends on data, among those without a value that lead to one directly."""
+    found, waiting = set[int](), list(trace[position].inputs)
+    while waiting:
+        index = waiting.pop()
+        if index not in found and trace[index].value is None and None in trace[index].shape:
+            found.add(index)
+            waiting.extend(trace[index].inputs)
+    return trace[min(found)] if found else None
 
 
 def _first_unmatched(trace: OpTrace, position: int, partner: Mapping[int, int]) -> OpOutput | None:

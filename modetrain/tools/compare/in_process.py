@@ -13,8 +13,8 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from modetrain.engine import tf_setup
 from modetrain.errors import did_you_mean
 from modetrain.mode import COMPILE, Mode
 from modetrain.recipe import Recipe
@@ -25,8 +25,6 @@ from modetrain.tools.compare.runner import Runner, Task
 from modetrain.tools.compare.store import ResultStore
 from modetrain.tools.compare.variant import Variant, stack_batches
 from modetrain.tools.step_runner import Batches
-
-_STRICT = {"arithmetic_optimization": False, "constant_folding": False, "remapping": False}
 
 
 def compare(
@@ -133,20 +131,9 @@ def _float64() -> Iterator[None]:
         keras.config.set_dtype_policy(policy)
 
 
-@contextlib.contextmanager
-def _without_optimizations() -> Iterator[None]:
-    """Within this, graphs run as they were traced."""
-    old = tf.config.optimizer.get_experimental_options()
-    tf.config.optimizer.set_experimental_options(_STRICT)
-    try:
-        yield
-    finally:
-        tf.config.optimizer.set_experimental_options({**dict.fromkeys(_STRICT, True), **old})
-
-
 _CHANGES: Mapping[str | None, Callable[[], contextlib.AbstractContextManager[None]]] = {
     "float64": _float64,
-    "strict": _without_optimizations,
+    "strict": tf_setup.without_graph_optimizations,
     "fresh": contextlib.nullcontext,
     None: contextlib.nullcontext,
 }

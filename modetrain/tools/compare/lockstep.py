@@ -14,7 +14,7 @@ import tensorflow as tf
 from modetrain.recipe import scale_images
 from modetrain.tools.compare import tolerance
 from modetrain.tools.compare.observation import ImpureStep, Observation, State, StateEntry, quantities
-from modetrain.tools.compare.store import ResultStore
+from modetrain.tools.compare.store import INITIAL, ResultStore
 from modetrain.tools.compare.variant import Variant
 
 Layout = Mapping[str, StateEntry]
@@ -24,10 +24,27 @@ def run_reference(variant: Variant, store: ResultStore, name: str) -> int:
     """Runs the reference's steps one after the other, up to the first that raises; returns how many."""
     for number in range(variant.steps):
         observation = variant.observe(number)
+        if number == 0 and complete_start(variant, store):
+            variant.load(store.get(INITIAL))
+            observation = variant.observe(number)
         store.put(f"{name}/{number}", observation)
         if observation.error is not None:
             return number + 1
     return variant.steps
+
+
+def complete_start(variant: Variant, store: ResultStore) -> bool:
+    """Adds the variables that the first step has made to the state that all variants begin from; whether there are any."""
+    start, now = store.get(INITIAL), variant.read()
+    store.put(INITIAL, {**now, **start})
+    return len(now) > len(start)
+
+
+def make_variables(variant: Variant, state: State) -> None:
+    """Runs the first step once where a variant lacks variables of a state, because that step makes them."""
+    if not state.keys() <= variant.variables().keys():
+        variant.load(state)
+        variant.observe(0)
 
 
 def run_steps(variant: Variant, store: ResultStore, name: str, reference: str, numbers: Iterable[int]) -> bool:
@@ -73,6 +90,7 @@ def measure_noise(
     layout: Layout,
     *,
     draws: int,
+    dtype: str,
     first_draw: int = 0,
 ) -> dict[int, dict[str, float]]:
     """How far rounding noise moves each quantity of the reference's steps: the largest absolute difference, by label.
@@ -84,9 +102,10 @@ def measure_noise(
       numbers: which steps.
       layout: what each entry of the state is.
       draws: how often each step is repeated, each time moved by other noise.
+      dtype: whose last place the noise moves.
       first_draw: number of the first draw, so that more draws can be added to earlier ones.
     """
-    size = max(tolerance.epsilon(variant.compute_dtype()), tolerance.epsilon("float64"))
+    size = max(tolerance.epsilon(dtype), tolerance.epsilon("float64"))
     floors: dict[int, dict[str, float]] = {}
     for number in numbers:
         start, observation = store.state_before(name, number), store.observation(name, number)
@@ -101,7 +120,8 @@ def measure_noise(
             reach = 1.0 if draw < 3 else float(2 ** (draw % 3))
             moved = {key: tolerance.perturb(array, size * reach, rng) for key, array in start.items()}
             moved_batch = {
-                key: tolerance.perturb(value.numpy(), size * reach, rng)[np.newaxis] for key, value in batch.items()
+                key: tolerance.perturb(value.numpy(), size * reach, rng, constant=True)[np.newaxis]
+                for key, value in batch.items()
             }
             variant.load(moved)
             again = variant.observe(number, variant.stack(moved_batch, number))

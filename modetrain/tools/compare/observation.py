@@ -90,6 +90,8 @@ class Quantity:
 def quantities(before: State, observation: Observation, layout: Mapping[str, StateEntry]) -> dict[str, Quantity]:
     """Everything that is compared after a step, by label: metrics first, then gradients, variables, slots, the rest."""
     found: dict[str, Quantity] = {}
+    # A step that makes variables each time has some that nothing is known of.
+    layout = {name: layout.get(name) or StateEntry(label=name, kind="state") for name in observation.state}
     for name, mean in observation.metrics.items():
         value = np.asarray(mean, np.float64)
         found[name] = Quantity(kind="metric", value=value, after=value, dtype="float32")
@@ -106,7 +108,7 @@ def quantities(before: State, observation: Observation, layout: Mapping[str, Sta
                 value = after
                 spacing: np.ndarray | float = 0.0
                 if after.dtype.kind == "f" or after.dtype.name == "bfloat16":
-                    value = after.astype(np.float64) - before[name].astype(np.float64)
+                    value = after.astype(np.float64) - before.get(name, np.zeros([])).astype(np.float64)
                     spacing = tolerance.spacing(after)
                 dtype = after.dtype.name
                 found[layout[name].label] = Quantity(kind=kind, value=value, after=after, dtype=dtype, spacing=spacing)
@@ -167,7 +169,7 @@ class VariantReport:
       distance: how far the weights of that run are from the reference's after each step, relative to how far those have
         moved from the start.
       notes: anything else.
-      narrow: of a variant in float64, the user's first line that computes in less.
+      narrow: of a variant in float64, by dtype the user's first line that computes in less.
     """
 
     steps: int
@@ -179,7 +181,7 @@ class VariantReport:
     drift: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     distance: Sequence[float] = ()
     notes: tuple[str, ...] = ()
-    narrow: Location | None = None
+    narrow: Mapping[str, Location] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

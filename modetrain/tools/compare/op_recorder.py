@@ -73,18 +73,21 @@ def record_ops(runner: StepRunner, compile: str, number: int, state: State) -> O
         return _record_eagerly(lambda: run(parts, step))
     outputs: list[_Output] = []
 
+    def is_read(tensor: tf.Tensor) -> bool:
+        return _is_number(tensor) and (compile != "xla" or _has_fixed_size(tensor))
+
     @tf.function(autograph=True, jit_compile=compile == "xla")
     def recorded(batches, number):
         outputs[:] = _trace(run, batches, number, tf.__internal__.autograph.control_status_ctx())
-        return [_sample_symbol(output.tensor) for output in outputs if _is_number(output.tensor)]
+        return [_sample_symbol(output.tensor) for output in outputs if is_read(output.tensor)]
 
     with _as_compiled(compile):
         values = iter(recorded.get_concrete_function(parts, step)(parts, step))
-    return _make_trace(outputs, [next(values).numpy() if _is_number(output.tensor) else None for output in outputs])
+    return _make_trace(outputs, [next(values).numpy() if is_read(output.tensor) else None for output in outputs])
 
 
-def first_narrow_line(runner: StepRunner, number: int, state: State) -> Location | None:
-    """The user's first line that computes in less than float64; None where none does.
+def find_narrow_lines(runner: StepRunner, number: int, state: State) -> dict[str, Location]:
+    """By dtype the user's first line that computes in it, of the dtypes that hold less than float64.
 
     Args:
       runner: whose models compute in float64; its state is another one afterwards.
@@ -94,11 +97,12 @@ def first_narrow_line(runner: StepRunner, number: int, state: State) -> Location
     try:
         step = CompiledStep(runner, "graph", number, state)
     except Exception:  # a step that runs in eager mode alone; a compiled variant reports that itself
-        return None
+        return {}
+    found: dict[str, Location] = {}
     for entry, dtype in zip(step.entries, step.dtypes, strict=True):
         if dtype in _NARROW and entry.op not in _EXACT and entry.place is not None:
-            return entry.place
-    return None
+            found.setdefault(dtype.name, entry.place)
+    return found
 
 
 class CompiledStep:
@@ -136,7 +140,11 @@ class CompiledStep:
 
     def values_of(self, positions: Sequence[int]) -> list[np.ndarray | None]:
         """The values of some entries, as if nothing else were wanted; None where one is no number, or cannot be computed."""
-        numbers = [position for position in positions if _is_number(self._tensors[position])]
+        numbers = [
+            position
+            for position in positions
+            if _is_number(tensor := self._tensors[position]) and (not self._xla or _has_fixed_size(tensor))
+        ]
         found: dict[int, np.ndarray] = {}
         if numbers:
             self._runner.load(self._state)
@@ -289,6 +297,11 @@ def _skip_identities(tensor):
 
 def _is_number(tensor: tf.Tensor) -> bool:
     return tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
+
+
+def _has_fixed_size(tensor: tf.Tensor) -> bool:
+    """Whether XLA can return a tensor: as a result of a program, one whose size depends on data may end the process."""
+    return tensor.shape.is_fully_defined()
 
 
 def _size(tensor) -> int:

@@ -26,7 +26,7 @@ class OpOutput:
     Attributes:
       op: type of the operation.
       value: its output, or evenly spread elements of it; None where it is no number.
-      shape: of the whole output.
+      shape: of the whole output; None for a size that depends on data.
       place: the user's line that made it; None for the library's own.
       gradient: whether it is part of a gradient, whose line is that of the forward operation.
       inputs: positions in the trace of what it was computed from.
@@ -37,7 +37,7 @@ class OpOutput:
 
     op: str
     value: np.ndarray | None
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     place: Location | None
     gradient: bool
     inputs: tuple[int, ...]

@@ -27,6 +27,7 @@ class Task:
       change: what the variant changes, see `Runner.rerun`; None for nothing.
       numbers: the steps, where not all.
       draws: repetitions that measure noise.
+      dtype: whose rounding the noise is; by default that which the models compute in.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Task:
     change: str | None = None
     numbers: tuple[int, ...] = ()
     draws: int = 0
+    dtype: str | None = None
 
     @property
     def variant(self) -> str:
@@ -80,9 +82,11 @@ class Runner:
         report = self.perform(Task(kind=RERUN, mode=mode, change=change, numbers=tuple(numbers)))
         return report if isinstance(report, VariantReport) and report.error is None else None
 
-    def measure_noise(self, numbers: Sequence[int], draws: int) -> dict[int, dict[str, float]]:
-        """The noise floors of some steps of the reference by more draws; empty where that dies."""
-        found = self.perform(Task(kind=NOISE, mode=self.reference, numbers=tuple(numbers), draws=draws))
+    def measure_noise(
+        self, numbers: Sequence[int], draws: int, dtype: str | None = None
+    ) -> dict[int, dict[str, float]]:
+        """The noise floors of some steps of the reference by more draws, see `Task`; empty where that dies."""
+        found = self.perform(Task(kind=NOISE, mode=self.reference, numbers=tuple(numbers), draws=draws, dtype=dtype))
         return found if isinstance(found, dict) else {}
 
     def explain(self, mode: str, number: int, change: str | None = None) -> Explanation | None:
@@ -95,4 +99,6 @@ class Runner:
 
     def _explanation(self, task: Task) -> Explanation | None:
         found = self.perform(task)
+        if isinstance(found, ProcessDeath):
+            return Explanation(place=found.place, sentences=(f"What looked for the cause died: {found.how}.",))
         return found if isinstance(found, Explanation) else None

@@ -7,17 +7,21 @@ Steps go to the store as they are made: a process that dies has left those befor
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from modetrain.diagnostics.location import Location
 from modetrain.tools.compare import explain, lockstep, op_recorder, runner, speed, tolerance
 from modetrain.tools.compare.observation import Observation, State, StateEntry, StepError, VariantReport
 from modetrain.tools.compare.runner import Task
 from modetrain.tools.compare.store import INITIAL, ResultStore
 from modetrain.tools.compare.variant import Variant, describe_error
+from modetrain.tools.inspect.python_state.reachable import find_reachable
+from modetrain.tools.inspect.python_state.source import CHANGES_BATCH, find_change_of_argument
 from modetrain.training.nonfinite import is_loss
 
 Layout: TypeAlias = Mapping[str, StateEntry]
@@ -47,12 +51,22 @@ def perform(
       timed: whether the speed of a mode is measured.
       on_phase: called with what begins.
     """
+    if task.kind not in (runner.REFERENCE, runner.MODE):
+        lockstep.make_variables(variant, store.get(INITIAL))
     if task.kind == runner.RERUN:
-        return rerun_steps(variant, store, task.variant, reference, task.numbers)
+        wide = task.change == "float64"
+        return rerun_steps(variant, store, task.variant, reference, task.numbers, wide=wide)
     if task.kind == runner.NOISE:
         layout = store.get(f"{reference}/report").layout
         return lockstep.measure_noise(
-            variant, store, reference, task.numbers, layout, draws=task.draws, first_draw=_MORE_DRAWS
+            variant,
+            store,
+            reference,
+            task.numbers,
+            layout,
+            draws=task.draws,
+            first_draw=_MORE_DRAWS,
+            dtype=task.dtype or variant.compute_dtype(),
         )
     if task.kind == runner.TRACING:
         return explain.explain_tracing(variant, task.numbers[0])
@@ -72,29 +86,31 @@ def run_reference(
     variant: Variant, store: ResultStore, name: str, *, draws: int, timed: bool, on_phase: OnPhase
 ) -> VariantReport:
     """The reference's part: its steps, its speed, whether it repeats, its noise, and the drift that noise alone makes."""
-    start = variant.read()
+    store.put(INITIAL, variant.read())
     layout = variant.layout()
-    store.put(INITIAL, start)
     on_phase("compile")
     compile_s, error = _compile(variant)
     if error is not None:
         store.put(f"{name}/0", Observation(error=error))
         store.put(f"{name}/floors", {})
         return _report(variant, layout, steps=1, error=error)
-    variant.load(start)
+    lockstep.complete_start(variant, store)  # compiling has traced the step
+    variant.load(store.get(INITIAL))
     on_phase("steps")
     steps = lockstep.run_reference(variant, store, name)
+    start, layout = store.get(INITIAL), variant.layout()
     whole = steps - (store.observation(name, steps - 1).error is not None)
     on_phase("speed")
     times = speed.measure(variant, start, compile_s) if timed and whole == variant.steps else None
     on_phase("repeat")
     store.put(f"{name}/impure", lockstep.repeat_steps(variant, store, name, steps, layout))
     on_phase("noise")
-    floors = lockstep.measure_noise(variant, store, name, range(steps), layout, draws=draws)
+    dtype = variant.compute_dtype()
+    floors = lockstep.measure_noise(variant, store, name, range(steps), layout, draws=draws, dtype=dtype)
     store.put(f"{name}/floors", floors)
     on_phase("drift")
     rng = np.random.default_rng(0)
-    size = tolerance.epsilon(variant.compute_dtype())
+    size = tolerance.epsilon(dtype)
     moved = {key: tolerance.perturb(array, size, rng) for key, array in start.items()}
     losses, distance = _drift(variant, store, name, moved, whole, layout)
     return _report(variant, layout, steps=steps, time=times, drift=losses, distance=distance)
@@ -107,7 +123,11 @@ def run_mode(
     start = store.get(INITIAL)
     layout = variant.layout()
     own = variant.read()
-    strange = [layout[key].label for key, value in own.items() if tolerance.measure_gap(value, start[key]).absolute > 0]
+    strange = [
+        layout[key].label
+        for key, value in own.items()
+        if key in start and tolerance.measure_gap(value, start[key]).absolute > 0
+    ]
     notes: tuple[str, ...] = ()
     if strange:
         notes = (f"first weights differ from {reference}'s (compared from {reference}'s): {', '.join(strange[:3])}",)
@@ -116,6 +136,7 @@ def run_mode(
     compile_s, error = _compile(variant)
     if error is not None:
         return _report(variant, layout, steps=0, error=error, notes=notes)
+    lockstep.make_variables(variant, start)
     steps = store.get(f"{reference}/report").steps
     on_phase("steps")
     fine = lockstep.run_steps(variant, store, name, reference, range(steps))
@@ -128,18 +149,18 @@ def run_mode(
 
 
 def rerun_steps(
-    variant: Variant, store: ResultStore, name: str, reference: str, numbers: Sequence[int]
+    variant: Variant, store: ResultStore, name: str, reference: str, numbers: Sequence[int], *, wide: bool
 ) -> VariantReport:
-    """Runs some steps again from the reference's states; in float64, also looks for a line that computes in less."""
+    """Runs some steps again from the reference's states; where they are in float64, also looks for lines that compute in less."""
     start, layout = store.get(INITIAL), variant.layout()
     variant.load(start)
     _, error = _compile(variant)
     if error is not None:
         return _report(variant, layout, steps=0, error=error)
     fine = lockstep.run_steps(variant, store, name, reference, numbers)
-    narrow = None
-    if fine and variant.compute_dtype() == "float64" and variant.replicas.count == 1:
-        narrow = op_recorder.first_narrow_line(variant, numbers[0], start)
+    narrow: Mapping[str, Location] = {}
+    if fine and wide and variant.replicas.count == 1:
+        narrow = op_recorder.find_narrow_lines(variant, numbers[0], start)
     return _report(variant, layout, steps=len(numbers), narrow=narrow)
 
 
@@ -160,7 +181,11 @@ def _compile(variant: Variant) -> tuple[float, StepError | None]:
     try:
         variant.program.prepare(variant.block)
     except Exception as error:
-        return 0.0, describe_error(error)
+        described = describe_error(error)
+        if CHANGES_BATCH in described.message:
+            reachable = find_reachable(variant.recipe, ["train_step"])
+            described = dataclasses.replace(described, place=find_change_of_argument(reachable.functions))
+        return 0.0, described
     return (0.0 if variant.mode.compile == "eager" else time.perf_counter() - began), None
 
 

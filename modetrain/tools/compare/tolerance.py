@@ -115,10 +115,10 @@ def is_rounding(relative: float, floors: float, relative_in_float64: float) -> b
 
 def spacing(array: np.ndarray) -> np.ndarray:
     """The distance of each number to the next one of its dtype."""
-    if array.dtype.name in ("float16", "float32", "float64"):
-        wide = np.spacing(np.where(np.isfinite(array), np.abs(array), 0))
+    if array.dtype.name in _EPSILONS:
+        wide = np.spacing(np.where(np.isfinite(array), np.abs(array), 0).astype(array.dtype))
         return wide.astype(np.float64)
-    return np.abs(_numbers(array)) * epsilon(array.dtype.name)
+    return np.zeros(array.shape)
 
 
 def ulps(expected: float, got: float, dtype: str) -> int | None:
@@ -135,16 +135,25 @@ def ulps(expected: float, got: float, dtype: str) -> int | None:
     return abs(position(expected) - position(got))
 
 
-def perturb(array: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
-    """A float array with each number moved up or down by the relative `size`; by one unit in its last place at least."""
-    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+def perturb(array: np.ndarray, size: float, rng: np.random.Generator, *, constant: bool = False) -> np.ndarray:
+    """A float array with each number moved up or down by the relative `size`; by one unit in its last place at least.
+
+    Args:
+      array: of any dtype; integers are not moved.
+      size: relative.
+      rng: decides which way.
+      constant: whether a column or a row that holds one number holds one number afterwards, too: such a feature of a batch is
+        constant, not nearly so, and its variance is zero.
+    """
+    if array.dtype.name not in _EPSILONS:
         return array
     sign = rng.choice(np.array([-1.0, 1.0]), array.shape)
+    for axis in range(array.ndim if constant and array.size else 0):
+        same = (array == array.take([0], axis)).all(axis, keepdims=True)
+        sign = np.where(same, sign.take([0], axis), sign)
     shifted = (array.astype(np.float64) * (1.0 + sign * size)).astype(array.dtype)
-    if array.dtype.name in ("float32", "float64"):
-        stuck = (shifted == array) & (array != 0) & np.isfinite(array)
-        shifted = np.where(stuck, np.nextafter(array, (sign * np.inf).astype(array.dtype)), shifted)
-    return shifted
+    stuck = (shifted == array) & (array != 0) & np.isfinite(array)
+    return np.where(stuck, np.nextafter(array, (sign * np.inf).astype(array.dtype)), shifted)
 
 
 def _numbers(array: np.ndarray) -> np.ndarray:

@@ -14,8 +14,9 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from modetrain.diagnostics import location, tf_errors
+from modetrain.diagnostics import error_origin, location, tf_errors
 from modetrain.diagnostics.lost_peer import lost_a_peer
 from modetrain.engine.batching import StackedBatches
 from modetrain.engine.devices import Replicas
@@ -23,7 +24,7 @@ from modetrain.engine.metrics import NONFINITE
 from modetrain.engine.optimizer import Optimizer
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
-from modetrain.tools.compare.observation import Observation, StateEntry, StepError
+from modetrain.tools.compare.observation import Observation, State, StateEntry, StepError
 from modetrain.tools.step_runner import Batches, StepRunner
 
 _SLOTS = ("mean", "square", "momentum", "average", "accumulator")
@@ -50,10 +51,17 @@ class Variant(StepRunner):
         metrics = {name: mean for name, mean in metrics.items() if name.split("/")[0] != NONFINITE}
         return Observation(metrics=metrics, state=self.read())
 
+    def load(self, state: State) -> None:
+        """Sets the variables that a state has; those that a step has made since stay as they are."""
+        made = self.variables().keys() - state.keys()
+        kept = {name: value for name, value in self.read().items() if name in made} if made else {}
+        super().load({**state, **kept})
+
     def compute_dtype(self) -> str:
-        """The narrowest dtype that the models compute in."""
-        policies = [layer.compute_dtype for model in self.recipe.models() for layer in model._flatten_layers()]
-        narrow = [name for name in ("bfloat16", "float16", "float32", "float64") if name in policies]
+        """The narrowest dtype that the models compute in, or a variable is stored in."""
+        used = {layer.compute_dtype for model in self.recipe.models() for layer in model._flatten_layers()}
+        used |= {tf.as_dtype(variable.dtype).name for variable in self.recipe.state().values()}
+        narrow = [name for name in ("bfloat16", "float16", "float32", "float64") if name in used]
         return narrow[0] if narrow else keras.config.floatx()
 
     def layout(self) -> dict[str, StateEntry]:
@@ -64,7 +72,7 @@ class Variant(StepRunner):
             trained.update(id(variable) for variable in optimizer.trainable)
             slots.update(_slots(optimizer))
         entries = {}
-        for name, variable in self.recipe.state().items():
+        for name, variable in self.variables().items():
             slot = slots.get(id(variable))
             label = slot.label if slot else getattr(variable, "path", None) or name
             kind = "variable" if id(variable) in trained else slot.kind if slot else "state"
@@ -112,14 +120,15 @@ def _slots(optimizer: Optimizer) -> dict[int, StateEntry]:
 
 
 def describe_error(error: BaseException) -> StepError:
-    """What a step raised, with the user's line."""
+    """What a step raised, with the user's line that it comes from."""
     message = tf_errors.read(error)
     stacks = [*(message.stacks if message is not None else ()), traceback.extract_tb(error.__traceback__)]
     frames = ([(frame.filename, frame.lineno or 0, frame.name) for frame in stack] for stack in stacks)
     return StepError(
         type=type(error).__name__,
         message=message.text if message is not None else str(error),
-        place=next((place for stack in frames if (place := location.innermost(stack)) is not None), None),
+        place=error_origin.find_origin(error)
+        or next((place for stack in frames if (place := location.innermost(stack)) is not None), None),
         advice=tf_errors.plain_sentence(error),
     )
 

@@ -212,3 +212,44 @@ class PythonBuiltins(Tiny):
         losses = super().losses(batch)
         total = sum([losses, losses * 0.5])
         return abs(total) + max(0.1, 0.2) + round(1.234, 1)
+
+
+class WeightsInBfloat16(Tiny):
+    """Variables that are no Keras model's are stored in bfloat16: one unit in their last place is rounding."""
+
+    def __init__(self, **given):
+        super().__init__(**given)
+        first = tf.reshape(tf.linspace(-1.0, 1.0, 12), [4, 3])
+        self.weights = tf.Variable(tf.cast(first, tf.bfloat16), trainable=False)
+
+    def train_step(self, batch):
+        with tf.GradientTape() as tape:
+            tape.watch(self.weights)
+            logits = tf.cast(tf.tanh(tf.cast(batch["x"], tf.bfloat16) @ self.weights), tf.float32)
+            losses = sparse_cross_entropy(batch["label"], logits)
+        self.weights.assign_sub(tf.cast(0.1, tf.bfloat16) * tape.gradient(losses, self.weights))
+        return {"loss": losses}
+
+
+class HeadInBfloat16(Varied):
+    """A part of the step is cast to bfloat16 by hand."""
+
+    def losses(self, batch):
+        narrow = tf.cast(self.logits(batch), tf.bfloat16)
+        narrow = tf.tanh(narrow * tf.constant(1.3, tf.bfloat16)) + narrow * narrow
+        return sparse_cross_entropy(batch["label"], tf.cast(narrow, tf.float32))
+
+
+class SlotsOfTheFirstStep(Tiny):
+    """A Keras optimizer makes its slots in the first step, and names them by a count of its layers."""
+
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.updates = keras.optimizers.Adam(0.01)
+
+    def train_step(self, batch):
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(self.losses(batch))
+        self.updates.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return {"loss": loss}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tests.corpus.base import Tiny
+from tests.corpus.base import Tiny, Varied
 
 
 class ShiftPastWidth(Tiny):
@@ -41,3 +41,11 @@ class WrappedSquares(Tiny):
         energy = tf.abs(codes * codes)  # compare xla
         weight = tf.reduce_mean(tf.cast(energy, tf.float32), axis=-1) / 128.0
         return self.minimize(lambda: self.losses(batch) * (1.0 + weight))
+
+
+class CodesOutOfRange(Varied):
+    """Logits are made whole numbers that an int32 does not hold."""
+
+    def losses(self, batch):
+        codes = tf.cast(1e12 * self.logits(batch), tf.int32)  # compare xla
+        return super().losses(batch) * (1.0 + 1e-9 * tf.cast(codes[:, 0], tf.float32))

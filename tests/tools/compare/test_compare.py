@@ -22,6 +22,8 @@ from modetrain.tools.compare.comparison import TIMES, Comparison, ModeResult
 from modetrain.tools.compare.observation import Times
 from recipes.gan import Gan
 from recipes.mnist import Digits, cross_entropy, hits
+from tests.corpus import score
+from tests.corpus.cases import cases
 
 STEPS = 2
 
@@ -335,6 +337,22 @@ def test_what_is_kept_of_an_earlier_step_is_found_in_a_recipe_that_has_made_none
     assert finding.step == 2
     assert "eager gives other numbers in step 2 where none was made before" in finding.message
     assert "MT203" in finding.message
+
+
+CORPUS = (
+    "clean/numbers.SlotsOfTheFirstStep",
+    "clean/numbers.WeightsInBfloat16",
+    "clean/numbers.HeadInBfloat16",
+    "numeric/integers.CodesOutOfRange",
+    "numeric/shapes.TailsOfMasked",
+)
+
+
+@pytest.mark.parametrize("name", CORPUS)
+@pytest.mark.sampled(3)
+def test_a_case_of_the_corpus_is_judged_right(name):
+    (case,) = (case for case in cases() if case.key == f"{name} compare")
+    assert score.look(case).verdict == ("silent" if name.startswith("clean") else "right line")
 
 
 def test_weights_that_have_no_name_are_the_same_in_every_recipe_that_is_built(compared):

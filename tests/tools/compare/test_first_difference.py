@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,25 @@ def test_numbers_next_to_equal_taken_from_each_other_are_rounding_in_their_last_
     assert between(2000, of_constant=False).rounding
     assert not between(2000, of_constant=True).rounding, "a constant was folded away"
     assert not between(20_000, of_constant=False).rounding, "more than their last places"
+
+
+@pytest.mark.parametrize(
+    ("number", "codes", "rounding"),
+    [(3e4, (30000, 30001), True), (3e9, (2**31 - 1, -(2**31)), False), (3e4, (30000, 31000), False)],
+    ids=["next to a threshold", "out of range", "too far apart"],
+)
+def test_a_cast_is_rounding_next_to_a_threshold_alone(number, codes, rounding):
+    first, second = (trace(("Mul", off, []), ("Cast", 0, [0])) for off in (0, 1))
+    for made, code in zip((first, second), codes, strict=True):
+        made[0] = dataclasses.replace(made[0], value=np.float32([number, number]))
+        made[1] = dataclasses.replace(made[1], value=np.int32([code, code]))
+    second[0] = dataclasses.replace(second[0], value=np.nextafter(first[0].value, np.float32(np.inf)))
+    found = first_difference.find(first, second, [0.0, 0.0], epsilon=EPSILON)
+    assert (found.entry.op, found.rounding) == ("Cast", rounding)
+
+
+def test_what_is_not_read_because_its_size_depends_on_data_is_named_before_what_follows_from_it():
+    eager, graph = (trace(("Mul", 0, []), ("Where", 0, [0]), ("Sum", off, [1])) for off in (0, 5000))
+    graph[1] = dataclasses.replace(graph[1], value=None, shape=(None, 1))
+    found = first_difference.find(eager, graph, [0.0] * 3, epsilon=EPSILON)
+    assert (found.entry.op, found.unread, found.only_in) == ("Where", True, None)

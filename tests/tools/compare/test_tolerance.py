@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -67,6 +68,29 @@ def test_noise_moves_every_number_but_zero_by_its_last_place():
     np.testing.assert_allclose(moved, array, rtol=3e-7)
     assert (moved > array).any()
     assert (moved < array).any()
+
+
+def test_noise_moves_what_is_stored_in_bfloat16_or_float16_too():
+    rng = np.random.default_rng(0)
+    for dtype in (ml_dtypes.bfloat16, np.float16):
+        array = rng.normal(size=100).astype(dtype)
+        moved = tolerance.perturb(array, tolerance.epsilon("float32"), rng)
+        assert moved.dtype == array.dtype
+        assert (moved != array).all()
+        apart = np.abs(moved.astype(np.float64) - array.astype(np.float64))
+        np.testing.assert_array_less(apart, 1.01 * tolerance.spacing(array))
+
+
+def test_a_constant_column_or_row_of_a_batch_stays_constant():
+    array = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
+    array[:, 1], array[3, :] = 123456789.0, 7.0
+    array[3, 1] = 123456789.0
+    moved = tolerance.perturb(array, 1e-7, np.random.default_rng(1), constant=True)
+    assert np.ptp(moved[:, 1]) == 0.0
+    assert moved[0, 1] != array[0, 1]
+    assert np.unique(np.sign(moved - array)[:, 0]).size == 2, "other columns move by element"
+    row = tolerance.perturb(np.full([1, 6], 3.0, np.float32), 1e-7, np.random.default_rng(1), constant=True)
+    assert np.ptp(row) == 0.0
 
 
 def test_noise_leaves_integers_alone():
