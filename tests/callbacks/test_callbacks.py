@@ -334,6 +334,7 @@ PROFILED = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", PROFILED)
 def test_the_plugin_finds_each_step_of_a_profile(name, make_trainer, tmp_path, recorder):
     """What TensorBoard's tab shows is asked of the plugin itself."""

@@ -351,6 +351,7 @@ def test_stateful_draws_are_notes_unless_replicas_draw_the_same():
     assert (finding.code, finding.mode) == ("MT705", "replicas")
 
 
+@pytest.mark.long
 def test_a_difference_of_the_graph_optimizer_alone_is_not_said_of_xla():
     (found,) = modetrain.inspect(made(TinyLogarithm), batches(), modes=["graph"])
     assert (found.code, found.mode) == ("MT307", "graph only")

@@ -131,7 +131,10 @@ def test_of_an_evaluation_the_capsule_holds_the_batch(make_trainer, tmp_path):
     made = capsule.load(tmp_path / "capsules" / "after-step-3-error.npz")
     assert (made.step, made.method, made.number, made.complete) == (3, "eval_step", 1, True)
     assert list(made.batch["index"]) == list(range(10, 20))
-    assert same(dict(made.state), state_of(trainer))
+    # The seeds of draws are those of the batch that failed; the trainer has its own back.
+    assert same(
+        *({name: v for name, v in state.items() if v.dtype.kind == "f"} for state in (made.state, state_of(trainer)))
+    )
 
 
 def test_the_newest_are_kept(make_trainer, tmp_path):
