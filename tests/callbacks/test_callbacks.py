@@ -325,12 +325,12 @@ def convolutional():
 
 # Each with a loop that TensorFlow runs itself, but for eager, and xla without convolutions.
 PROFILED = {
-    "eager": lambda make, **more: make("eager", **more),
     "graph": lambda make, **more: make("graph", **more),
+    "xla, convolutions": lambda make, **more: make("xla", model=convolutional(), **more),
     "graph, a loop of the step": lambda make, **more: make("graph", Loops, **more),
+    "eager": lambda make, **more: make("eager", **more),
     "graph, micro-batches": lambda make, **more: make("graph", accumulate=4, **more),
     "xla": lambda make, **more: make("xla", **more),
-    "xla, convolutions": lambda make, **more: make("xla", model=convolutional(), **more),
 }
 
 
