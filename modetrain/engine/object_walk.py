@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.engine.optimizer import Optimizer
-from modetrain.engine.variables import attribute
+from modetrain.engine.variables import attribute, ids_of
 
 _MOST_VISITED = 10_000
 _PLAIN = (str, bytes, int, float, complex, type(None), np.ndarray, np.generic)
@@ -52,10 +52,15 @@ def find_path(recipe: Any, found: Callable[[Any], bool]) -> str | None:
 
 def reachable_variables(recipe: Any) -> dict[str, Any]:
     """The recipe's state by name, and every other variable within reach, by its Python expression."""
-    found = dict(recipe.state())
-    known = {id(variable) for variable in found.values()}
+    return {**recipe.state(), **unsaved_variables(recipe)}
+
+
+def unsaved_variables(recipe: Any, *, except_in: tuple[type, ...] = ()) -> dict[str, Any]:
+    """The variables within reach that are not in the recipe's state, by Python expression; without those of some classes."""
+    known = ids_of(recipe.state().values())
+    found: dict[str, Any] = {}
     for place, thing, _ in walk(recipe):
-        for index, variable in enumerate(variables_in(thing)):
+        for index, variable in enumerate(variables_in(thing) if not isinstance(thing, except_in) else ()):
             if id(variable) not in known:
                 known.add(id(variable))
                 found[place if variable is thing else f"{place}.variables[{index}]"] = variable
@@ -66,9 +71,7 @@ def variables_in(thing: Any) -> list[Any]:
     """The variables that an object of `walk` is, or lists."""
     if isinstance(thing, (tf.Variable, keras.Variable)):
         return [thing]
-    if isinstance(thing, keras.random.SeedGenerator):
-        return [thing.state]
-    if isinstance(thing, tf.random.Generator):
+    if isinstance(thing, (keras.random.SeedGenerator, tf.random.Generator)):
         return [thing.state]
     held = getattr(thing, "variables", None) if isinstance(thing, _LISTING) else None
     return list(held or ())

@@ -23,7 +23,7 @@ import tensorflow as tf
 from modetrain.engine import object_walk
 from modetrain.engine.optimizer import Optimizer
 from modetrain.engine.tf_internals import metrics, observe_metrics, observe_weights
-from modetrain.engine.variables import Snapshot, find_assigned
+from modetrain.engine.variables import Snapshot, find_assigned, ids_of
 from modetrain.errors import ConfigError
 
 
@@ -124,24 +124,15 @@ def _check_first(recipe: Any) -> Iterator[None]:
 
 def _unsaved(recipe: Any) -> dict[str, Any]:
     """The variables within reach that are not in the recipe's state, but for those that are checked elsewhere."""
-    state = {
-        id(one) for variable in recipe.state().values() for one in (variable, getattr(variable, "value", variable))
-    }
-    found: dict[str, Any] = {}
-    for place, thing, _ in object_walk.walk(recipe):
-        if not isinstance(thing, (keras.metrics.Metric, tf.random.Generator, Optimizer)):
-            for index, variable in enumerate(object_walk.variables_in(thing)):
-                if id(variable) not in state:
-                    state.add(id(variable))
-                    found[place if variable is thing else f"{place}.variables[{index}]"] = variable
+    checked_elsewhere = (keras.metrics.Metric, tf.random.Generator, Optimizer)
+    found = object_walk.unsaved_variables(recipe, except_in=checked_elsewhere)
     return {place: v for place, v in found.items() if v.name != "seed_generator_state"}
 
 
 def _check_layers(recipe: Any) -> None:
     reached = list(object_walk.walk(recipe))
     models = [thing for _, thing, layer in reached if isinstance(thing, keras.Layer) and layer is None]
-    seen = [*recipe.state().values(), *(variable for model in models for variable in model.variables)]
-    saved = {id(one) for variable in seen for one in (variable, getattr(variable, "value", variable))}
+    saved = ids_of([*recipe.state().values(), *(variable for model in models for variable in model.variables)])
     for place, thing, layer in reached:
         if layer is None:
             continue

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from modetrain.engine import object_walk, step_state
 from modetrain.engine.optimizer import Optimizer
@@ -58,7 +57,7 @@ def check_in_use(recipe: Any, optimizer: Optimizer) -> None:
 def _variables_message(recipe: Any, optimizer: str, lost: list[keras.Variable]) -> str:
     cls = type(recipe).__name__
     variables = f"{lost[0].path}" + (f" and {len(lost) - 1} more" if lost[1:] else "")
-    place = object_walk.find_path(recipe, lambda thing: _has(thing, lost[0]))
+    place = object_walk.find_path(recipe, lambda thing: any(one is lost[0] for one in object_walk.variables_in(thing)))
     where = "" if place is None else f"It is in {place}. "
     return (
         f"{cls}: the optimizer {optimizer} updates {variables}, which the recipe does not keep: {_KEPT}. {where}{_LOST} Keep the "
@@ -85,8 +84,3 @@ def _line(recipe: Any, name: str, place: str | None) -> str:
     while name in vars(recipe) or hasattr(type(recipe), name):
         name += "_"
     return f"self.{name} = {place if dotted else '...'}"
-
-
-def _has(thing: Any, variable: keras.Variable) -> bool:
-    held = getattr(thing, "variables", None) if isinstance(thing, (keras.Layer, tf.Module)) else None
-    return thing is variable or any(one is variable for one in held or ())

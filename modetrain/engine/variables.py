@@ -89,6 +89,11 @@ def replica_variables(variable: Any) -> tuple[tf.Variable, ...]:
     return tuple(getattr(plain, "values", (plain,)))
 
 
+def ids_of(variables: Iterable[Any]) -> set[int]:
+    """The ids of variables, and of TensorFlow's inside those of Keras."""
+    return {id(one) for v in variables for one in (v, v.value if isinstance(v, keras.Variable) else v)}
+
+
 def find_assigned(graph: tf.Graph, variables: Iterable[Any]) -> list[Any]:
     """Those of some variables that a traced function may assign, itself or in what it calls."""
     handles: dict[int, Any] = {}

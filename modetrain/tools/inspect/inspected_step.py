@@ -19,6 +19,7 @@ from modetrain.diagnostics.location import Location
 from modetrain.engine.batching import BatchSharding, StackedBatches
 from modetrain.engine.devices import Replicas
 from modetrain.engine.program import Program
+from modetrain.engine.variables import Snapshot
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
 from modetrain.tools.inspect.python_state import source
@@ -109,17 +110,15 @@ class InspectedStep:
         """
         optimizers = () if updated else self.recipe.optimizers().values()
         left = {id(variable) for optimizer in optimizers for variable in optimizer.variables}
-        kept = [(v, tf.identity(v)) for v in self.recipe.state().values() if id(v) not in left]
         contents = [table.read() for table in self.tables]
-        try:
-            if perturbed:
-                self._perturb()
-            yield
-        finally:
-            for variable, value in kept:
-                variable.assign(value)
-            for table, held in zip(self.tables, contents, strict=True):
-                table.write(held)
+        with Snapshot(v for v in self.recipe.state().values() if id(v) not in left):
+            try:
+                if perturbed:
+                    self._perturb()
+                yield
+            finally:
+                for table, held in zip(self.tables, contents, strict=True):
+                    table.write(held)
 
     def _perturb(self) -> None:
         rng = np.random.default_rng(0)
