@@ -57,6 +57,26 @@ def find(graph: tf.Graph) -> Iterator[Pairs]:
                 yield Pairs(place=place, op=op.type, shapes=(one, other))
 
 
+def refuse(graph: tf.Graph, name: str) -> None:
+    """Refuses a loss or metric of every pair of examples, if an operation that nobody means has made it.
+
+    Args:
+      graph: of the traced step.
+      name: of the loss or metric of shape [examples, examples].
+
+    Raises:
+      ValueError: there is such an operation; the message has its line.
+    """
+    found = next(find(graph), None)
+    if found is not None:
+        examples = found.shapes[0][0]
+        raise ValueError(
+            f"the step's {name!r} has {examples} numbers for each of {examples} examples. {found.place.shown}: "
+            f"{found.describe()}. Give both the same shape: outputs[:, 0] against labels [n], or labels[:, None] against "
+            "outputs [n, 1]."
+        )
+
+
 def _is_of_pairs(op: tf.Operation, examples: int) -> bool:
     if any(tensor.shape.rank is None for tensor in op.inputs) or op.inputs[0].shape.rank == op.inputs[1].shape.rank:
         return False
@@ -67,7 +87,7 @@ def _is_of_pairs(op: tf.Operation, examples: int) -> bool:
     if long.shape[axis] != 1:
         return False
     above = {one.name for one in graph_ops.ancestors(short, stop=_is_shape)}
-    # Numbers of no example may be as many by chance; the same tensor twice is meant.
+    # A table may have as many rows as there are examples; the same tensor twice is meant.
     return _reads_examples(short, examples) and long.op.name not in above and not _is_expanded(long, axis)
 
 

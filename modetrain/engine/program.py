@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from modetrain.diagnostics import pairs
 from modetrain.diagnostics.location import Location
 from modetrain.engine import replica_random
 from modetrain.engine.batching import StackedBatches, micro_batches
 from modetrain.engine.context import StepContext
 from modetrain.engine.devices import Replicas
 from modetrain.engine.loop import Concrete, Loop, is_slow_in_loop, merge_rows
-from modetrain.engine.summaries import say_dropped
+from modetrain.engine.summaries import warn_of_dropped
 from modetrain.engine.variables import Snapshot, find_assigned
 from modetrain.mode import Mode
 
@@ -73,7 +74,7 @@ class Program:
         self._reached = tf.Variable(0, dtype=tf.int64, trainable=False)
         # The number of a failed guard inside branches and loops.
         self._failed = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._named_summaries: set[Location] = set()
+        self._warned_summaries: set[Location] = set()
         self._alone = False  # whether each step has to be an XLA program of its own
         self._square: list[str] = []  # see `StepContext.square`
         self._judged = False
@@ -122,11 +123,11 @@ class Program:
         return self._built[_shapes(block)](block, lo, hi, watch_every)
 
     def assigned(self, block: StackedBatches, variables: Callable[[], Iterable[Any]]) -> list[Any]:
-        """The variables that a call may assign, after `prepare`: what the trace tells; in eager mode all that are given.
+        """The variables that a call may assign, after `prepare`: in eager mode all that are given.
 
         Args:
           block: stacked batches.
-          variables: returns those that may come into question besides what the step reads.
+          variables: returns variables it may assign without reading them.
         """
         if self._mode.compile == "eager":
             return list(variables())
@@ -180,11 +181,6 @@ class Program:
         """Whether each replica's whole step is an XLA program, with the synchronisation inside."""
         return self._mode.compile == "xla" and self._mode.xla_unit == "step" and self._replicas.count > 1
 
-    def _refuse_pairs(self, graph: tf.Graph) -> None:
-        from modetrain.engine.tracing import refuse_pairs
-
-        refuse_pairs(graph, self._square[0])
-
     def _on_replicas(
         self,
         batches: Sequence[Batch],
@@ -204,15 +200,15 @@ class Program:
 
             def one_step() -> tf.Tensor:
                 context = StepContext(number=number, watch=watch, part=part, last_part=last_part)
-                with say_dropped(self._named_summaries):
-                    self.names, row = self._step(batch, context)
+                self.names, row = self._step(batch, context)
                 self._square = context.square
                 return row
 
             return one_step() if programs is None else programs.run(one_step)
 
         given = [(batch, numbers[index], watch, part) for index, batch in enumerate(batches)]
-        return tf.stack(self._replicas.run(run_step, given))
+        with warn_of_dropped(self._warned_summaries):
+            return tf.stack(self._replicas.run(run_step, given))
 
     def _run_eagerly(self, block: StackedBatches, lo: int, hi: int, watch_every: int) -> np.ndarray:
         rows = []
@@ -230,14 +226,14 @@ class Program:
             rows.append(merge_rows(parts[:-1], parts[-1]).numpy())
             if self._square and not self._judged:  # only a graph tells a mistake from what is square by chance
                 self._judged, traces = True, self.traces
-                self._refuse_pairs(self.trace(block, last_part=True).graph)
+                pairs.refuse(self.trace(block, last_part=True).graph, self._square[0])
                 self.traces = traces
         return np.stack(rows)
 
     def _build(self, block: StackedBatches) -> Loop:
         steps = [self.trace(block, last_part) for last_part in ([True] if block.parts == 1 else [False, True])]
         if self._square:
-            self._refuse_pairs(steps[-1].graph)
+            pairs.refuse(steps[-1].graph, self._square[0])
         unit, xla = None, self._mode.compile == "xla"
         if xla:
             alone = self._alone or self._mode.xla_unit == "step" or any(map(is_slow_in_loop, steps))

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from modetrain.diagnostics import pairs
 from modetrain.engine import replica_random, xla_random
 from modetrain.engine.autograph import autograph_on, in_xla
 from modetrain.engine.batching import StackedBatches
@@ -84,23 +83,3 @@ def trace_step(
         )
         traced = observe(lambda: step.get_concrete_function(*signature))
     return traced, found[-1] if found else None
-
-
-def refuse_pairs(graph: tf.Graph, name: str) -> None:
-    """Refuses a loss or metric of every pair of examples, made by an operation that nobody means.
-
-    Args:
-      graph: of the traced step.
-      name: of the loss or metric of shape [examples, examples].
-
-    Raises:
-      ValueError: there is such an operation; the message has its line.
-    """
-    found = next(pairs.find(graph), None)
-    if found is not None:
-        examples = found.shapes[0][0]
-        raise ValueError(
-            f"the step's {name!r} has {examples} numbers for each of {examples} examples. {found.place.shown}: "
-            f"{found.describe()}. Give both the same shape: outputs[:, 0] against labels [n], or labels[:, None] against "
-            "outputs [n, 1]."
-        )
