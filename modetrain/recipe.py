@@ -30,7 +30,7 @@ from modetrain.engine.optimizer import Optimizer, each_once
 from modetrain.engine.random import Draws, named_seed
 from modetrain.engine.replica_random import replica_share
 from modetrain.engine.tf_internals import keras_scales_nothing
-from modetrain.engine.variables import find_variables, iter_attributes
+from modetrain.engine.variables import Snapshot, find_variables, iter_attributes
 from modetrain.errors import ConfigError
 from modetrain.settings import OptimizerSettings
 
@@ -91,14 +91,7 @@ class Recipe:
                 f"{type(self).__name__} trains one Keras model; model= made a {type(self.model).__name__}. Type model=cnn or "
                 "model=mlp."
             )
-        if isinstance(optimizer, OptimizerSettings):
-            scaling = keras.config.dtype_policy().name == "mixed_float16"
-            optimizer = Optimizer(self.model.trainable_variables, optimizer, loss_scaling=scaling)
-        self.optimizer = (
-            optimizer
-            if isinstance(optimizer, Optimizer)
-            else _build_optimizer(optimizer, self.model.trainable_variables)
-        )
+        self.optimizer = _build_optimizer(optimizer, self.model.trainable_variables)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OURS and not callable(value):
@@ -271,14 +264,10 @@ class Recipe:
             for optimizer in self.optimizers().values()
             for variable, average in zip(optimizer.trainable, optimizer.averages, strict=False)
         ]
-        kept = [variable.numpy() for variable, _ in pairs]
-        for variable, average in pairs:
-            variable.assign(average)
-        try:
+        with Snapshot(variable for variable, _ in pairs):
+            for variable, average in pairs:
+                variable.assign(average)
             yield bool(pairs)
-        finally:
-            for (variable, _), value in zip(pairs, kept, strict=True):
-                variable.assign(value)
 
     # --- private ----------------------------------------------------------------------------------------------------
 
@@ -344,6 +333,8 @@ def scale_images(batch: Batch) -> Batch:
 
 
 def _build_optimizer(optimizer: Any, variables: Sequence[keras.Variable]) -> Optimizer:
+    if isinstance(optimizer, OptimizerSettings):
+        return Optimizer(variables, optimizer, loss_scaling=keras.config.dtype_policy().name == "mixed_float16")
     if isinstance(optimizer, keras.optimizers.Optimizer) or not callable(optimizer):
         return _check_optimizer(optimizer)
     return optimizer(variables)

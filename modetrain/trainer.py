@@ -62,6 +62,8 @@ class Trainer:
       status: `running`, `completed`, `stopped` or `failed`.
       history: metrics by step, and the results of evaluations.
       nonfinite: counts skipped updates.
+      not_started: whether no call of a compiled program has begun, so that nothing is unsaved.
+      state_is_consistent: whether the variables are those after `step` updates: not within a call, nor after a failed one.
       loader: loads the batches.
       programs: the two steps, wrapped for the mode.
 
@@ -101,7 +103,7 @@ class Trainer:
         self._requests = Requests(self.replicas)
         wanted = [callback.grad_norm_every for callback in self.callbacks if callback.grad_norm_every]
         self._grad_norm_every = min([*wanted, steps]) if wanted else 0
-        self._state_is_consistent = self._not_started = True
+        self.state_is_consistent = self.not_started = True
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -160,7 +162,7 @@ class Trainer:
           state: what `state` returned.
           step: updates completed.
         """
-        self.step, self._state_is_consistent = step, True
+        self.step, self.state_is_consistent = step, True
         if self.mode.steps_per_call == "auto":  # prepare no more batches than steps are left
             self.loader.length = max(1, min(self.loader.length, self.steps - step))
         training_state.load(self, state)
@@ -171,16 +173,6 @@ class Trainer:
     def steps_per_call(self) -> int:
         """The most steps of one call of the program."""
         return self.loader.length
-
-    @property
-    def not_started(self) -> bool:
-        """Whether no call of a compiled program has begun, so that nothing is unsaved."""
-        return self._not_started
-
-    @property
-    def state_is_consistent(self) -> bool:
-        """Whether the variables are those after `step` updates: not within a call, nor after a failed one."""
-        return self._state_is_consistent
 
     @property
     def stop_signal(self) -> int | None:
@@ -248,7 +240,7 @@ class Trainer:
             if found is not None:
                 raise NonFiniteError(found, self, block)
             self.step += len(metrics.values)
-            self._state_is_consistent = True
+            self.state_is_consistent = True
             self.history.add_steps(metrics)
             self.callbacks.on_steps_end(self, metrics)
 
@@ -256,11 +248,11 @@ class Trainer:
         """One call of the program: the steps of batches lo .. hi-1."""
         program = self.programs.train
         with explain(self, "train_step", block, failing_step(self.mode, program, self.step)):
-            self._state_is_consistent = False
+            self.state_is_consistent = False
             if not program.has(block):
                 with self.timer.measure("compile"):
                     program.prepare(block)
-            self._not_started = False
+            self.not_started = False
             # The profiler needs the marker to see steps; it costs nothing without a profile.
             with self.timer.measure_steps(hi - lo), tf.profiler.experimental.Trace("train", step_num=self.step, _r=1):
                 values = self._requests.sum_over_workers(program(block, lo, hi, self._grad_norm_every))

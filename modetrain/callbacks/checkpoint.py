@@ -17,12 +17,12 @@ from modetrain.checkpoints.writer import AsyncWriter
 from modetrain.errors import NotSavedError, did_you_mean
 from modetrain.files import atomic, run_folder
 from modetrain.files.quoting import proposal, shell_path_override
+from modetrain.settings import AUTO
 from modetrain.training.metric_direction import Monitored, name_of
 
 log = logging.getLogger(__name__)
 
 _BEST = "best.npz"
-AUTO = "auto"  # callbacks.checkpoint.best: accuracy if the evaluation returns it, else loss
 
 
 class Checkpoint(Callback):

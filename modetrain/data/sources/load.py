@@ -23,12 +23,11 @@ from modetrain.data.sources.messages import BUNDLED, data_override, format_path
 from modetrain.data.sources.source import Source
 from modetrain.data.sources.splits import UnknownSplit, wanted
 from modetrain.errors import ConfigError, closest, did_you_mean
-from modetrain.settings import DataSettings
+from modetrain.settings import SOURCES, DataSettings
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-SOURCES = ("auto", "tfds", "bundled", "folder")
 # What TFDS accepts; `bundled` and `folder` accept the same without shards.
 _SPLIT = re.compile(r"[\w-]+(\[[\w%:.-]+\])?(\s*\+\s*[\w-]+(\[[\w%:.-]+\])?)*")
 
@@ -135,7 +134,7 @@ def _load(settings: DataSettings) -> Source:
 
 
 def count_training(settings: DataSettings) -> int | None:
-    """How many examples are trained on, as far as files tell without decoding them; None if they do not."""
+    """How many examples are trained on, read from files without decoding them; None if it is not in them."""
     if settings.source == "bundled":
         from modetrain.data.sources import bundled
 
