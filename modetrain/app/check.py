@@ -51,7 +51,7 @@ def load(words: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> Se
         settings = config.load(words, cwd, config_dirs)
     except ConfigError as error:
         more = ""
-        with contextlib.suppress(Exception):  # whatever is wrong besides
+        with contextlib.suppress(Exception):  # there are other problems, which `error` names
             more = f"\n{_epochs_in_steps(words, cwd, config_dirs)}"
         raise ConfigError(f"{error}{more}") from None
     sources.check(settings.data, evaluates=settings.evaluates)
@@ -59,7 +59,7 @@ def load(words: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> Se
 
 
 def _epochs_in_steps(words: Sequence[str], cwd: Path, config_dirs: Sequence[str]) -> str:
-    """How many steps the epochs are that were typed, where the number of examples is known."""
+    """How many steps the typed epochs are, where the number of examples is known."""
     (typed,) = [word for word in words if key_of(word).rpartition(".")[2] in EPOCHS]
     epochs = float(typed.partition("=")[2])
     data = config.load([word for word in words if word != typed], cwd, config_dirs).data
@@ -144,7 +144,7 @@ def _hook_problems(cls: type, given: str, where: str) -> Iterator[str]:
 
 
 def _metric_problems(composition: Composition) -> Iterator[str]:
-    """`callbacks.checkpoint.best` is a metric that `eval_step` returns, as far as its text tells, and has a direction."""
+    """`callbacks.checkpoint.best` is a metric that `eval_step` returns, where its source shows that, and has a direction."""
     config, key = composition.config, "callbacks.checkpoint.best"
     callbacks = config.get("callbacks") or {}
     save, target = callbacks.get("checkpoint") or {}, config["recipe"]["_target_"]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _ALIGNMENT = 64  # bytes, of TensorFlow's own tensors
-_SMALL = 2**20  # bytes that may as well be copied
+_SMALL = 2**20  # bytes; smaller arrays are copied
 
 
 def empty(shape: tuple[int, ...], dtype: np.typing.DTypeLike) -> np.ndarray:

@@ -100,7 +100,7 @@ class Data:
         return size if batches is None else min(size, batches * self._eval_batch_size)
 
     def examples(self) -> dict[str, np.ndarray]:
-        """As many training examples as a batch has, as the source holds them."""
+        """The first batch_size training examples, as the source holds them."""
         return {name: array[: self.settings.batch_size] for name, array in self.source.train.items()}
 
     def batch(self, step: int) -> dict[str, tf.Tensor]:

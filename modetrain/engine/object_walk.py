@@ -1,4 +1,4 @@
-"""Walks the objects that a recipe holds, in whatever they are kept, each with the Python expression for it."""
+"""Walks the objects that a recipe holds, in containers of any kind, each with its Python expression."""
 
 from __future__ import annotations
 

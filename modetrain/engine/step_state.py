@@ -123,7 +123,7 @@ def _check_first(recipe: Any) -> Iterator[None]:
 
 
 def _unsaved(recipe: Any) -> dict[str, Any]:
-    """The variables within reach that are not in the recipe's state, but for those that are checked elsewhere."""
+    """The variables within reach that are not in the recipe's state, except those that are checked elsewhere."""
     checked_elsewhere = (keras.metrics.Metric, tf.random.Generator, Optimizer)
     found = object_walk.unsaved_variables(recipe, except_in=checked_elsewhere)
     return {place: v for place, v in found.items() if v.name != "seed_generator_state"}

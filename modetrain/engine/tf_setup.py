@@ -1,6 +1,6 @@
 """TensorFlow's and Keras's global settings: precision, determinism, graph passes, seeds.
 
-with tf_setup.restored():         # the next run of the process finds what this one found, but for seeds
+with tf_setup.restored():         # the next run of the process finds what this one found, except seeds
     tf_setup.apply(mode, seed)
 """
 
@@ -44,7 +44,7 @@ def precision(mode: Mode) -> Iterator[None]:
 
 @contextlib.contextmanager
 def restored(*, check_numerics: bool = False) -> Iterator[None]:
-    """At the end of this, what `apply` changes is as it was, but for seeds.
+    """At the end of this, what `apply` changes is as it was, except seeds.
 
     Args:
       check_numerics: whether TensorFlow's numeric checks are switched on inside.

@@ -138,7 +138,7 @@ class TensorBoardWriter:
             before = set(folder.glob(_NAMES))
             self._writer = tf.summary.create_file_writer(os.fsencode(folder))  # bytes: any path
             self._writer.flush()
-            # A network mount may list it later: then nothing tells whether it is removed.
+            # A network mount may list it later: then a removed file is not noticed.
             self._file = next(iter({*folder.glob(_NAMES)} - before), None)
 
     @contextlib.contextmanager

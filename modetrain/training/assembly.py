@@ -65,7 +65,7 @@ def make_recipe(
             f"Trainer(recipe=...): a {type(recipe).__name__} is no modetrain.Recipe, nor a function that makes one."
         )
     untracked.check(recipe)
-    _tell_unused(recipe)
+    _log_unused(recipe)
     for optimizer in recipe.optimizers().values():
         if optimizer.steps is None:
             optimizer.steps = steps
@@ -148,7 +148,7 @@ def _arrays(split: str, given: Any) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _tell_unused(recipe: Any) -> None:
+def _log_unused(recipe: Any) -> None:
     """Logs, by name, the optimizer and the metrics of compiled models: `minimize` and `apply` do not use them."""
     for name, model in iter_attributes(recipe):
         if not isinstance(model, keras.Model) or not getattr(model, "compiled", False):

@@ -17,7 +17,7 @@ from modetrain.errors import ConfigError
 from modetrain.training.step_errors import explain, failing_step, without_stack
 
 log = logging.getLogger(__name__)
-_told: weakref.WeakSet[Any] = weakref.WeakSet()  # the recipes whose assignments are logged
+_reported: weakref.WeakSet[Any] = weakref.WeakSet()  # the recipes whose assignments are logged
 
 
 def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> dict[str, float]:
@@ -46,9 +46,9 @@ def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> dict[str, floa
                 before.add(program.assigned(block, lambda: object_walk.reachable_variables(trainer.recipe).values()))
                 rows = program(block, 0, block.length)
             means += RunningMeans.from_rows(program.names, rows[block.counted[: block.length]])
-        if trainer.recipe not in _told:
-            _told.add(trainer.recipe)
-            _tell(trainer.recipe, before.changed())
+        if trainer.recipe not in _reported:
+            _reported.add(trainer.recipe)
+            _log_assigned(trainer.recipe, before.changed())
         everywhere = trainer.replicas.sum_over_workers(means.array())
     return RunningMeans.from_rows(program.names, everywhere).means()
 
@@ -79,14 +79,11 @@ def check(trainer: TrainerProtocol) -> None:
         return
 
 
-def _tell(recipe: Any, assigned: Iterable[Any]) -> None:
-    """Logs the variables that `eval_step` assigns, but for the seeds of draws, which the library sets for each batch."""
+def _log_assigned(recipe: Any, assigned: Iterable[Any]) -> None:
+    """Logs the variables that `eval_step` assigns, except the seeds of draws, which the library sets for each batch."""
     ids = {id(variable) for variable in assigned if variable.name != "seed_generator_state"}
-    names = (
-        [name for name, variable in object_walk.reachable_variables(recipe).items() if id(variable) in ids]
-        if ids
-        else []
-    )
+    reached = object_walk.reachable_variables(recipe) if ids else {}
+    names = [name for name, variable in reached.items() if id(variable) in ids]
     if names:
         listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
         log.info(

@@ -153,8 +153,8 @@ def _split(folder: Path, name: str, settings: DataSettings) -> dict[str, np.ndar
 def _check_archives(files: list[Path]) -> None:
     """Raises ConfigError if the archives do not fit into memory together: each is read whole."""
     advice = (
-        "An archive is read whole: save its arrays as image.npy and label.npy in a folder of the split's name, of which "
-        f"{data_override('train_split', 'train[:10%]')} reads a part."
+        "An archive is read whole: save its arrays as image.npy and label.npy in a folder of the split's name; then "
+        f"{data_override('train_split', 'train[:10%]')} reads only a part."
     )
     together = 0
     for file in files:

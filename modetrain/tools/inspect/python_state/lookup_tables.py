@@ -1,4 +1,4 @@
-"""Lookup tables that a traced step writes to: state that is no variable, which inspecting a step restores all the same."""
+"""Lookup tables that a traced step writes to: state that is no variable; inspecting a step restores it."""
 
 from __future__ import annotations
 
