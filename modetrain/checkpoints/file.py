@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,13 +147,26 @@ def load(path: Path) -> CheckpointFile:
     return CheckpointFile(step=header["step"], arrays=arrays, meta=header["meta"])
 
 
-def restore(checkpoint: CheckpointFile, state: Mapping[str, Any], path: Path) -> None:
+def restore(
+    checkpoint: CheckpointFile, state: Mapping[str, Any], path: Path, *, zero_if_missing: Collection[str] = ()
+) -> list[str]:
     """Assigns every variable of `state` its value; assigns either all or none.
+
+    Args:
+      checkpoint: what the file holds.
+      state: variables by name.
+      path: the file, for messages.
+      zero_if_missing: names that older versions did not save; such a variable becomes zero if the checkpoint lacks it.
+
+    Returns:
+      The names of the variables that became zero.
 
     Raises:
       CheckpointError: a variable is missing on either side, or has another shape or dtype.
     """
-    wrong = [f"{name}: not in the checkpoint" for name in state if name not in checkpoint.arrays]
+    missing = [name for name in state if name not in checkpoint.arrays]
+    zeros = [name for name in missing if name in zero_if_missing]
+    wrong = [f"{name}: not in the checkpoint" for name in missing if name not in zeros]
     wrong += [f"{name}: in the checkpoint only" for name in checkpoint.arrays if name not in state]
     wrong += [f"{name}: {why}" for name, v in state.items() if (why := misfit(checkpoint.arrays.get(name), v))]
     if wrong:
@@ -163,7 +176,8 @@ def restore(checkpoint: CheckpointFile, state: Mapping[str, Any], path: Path) ->
             "Resume with the recipe, model, optimizer and precision of that run (its config.yaml has them)."
         )
     for name, variable in state.items():
-        variable.assign(checkpoint.arrays[name])
+        variable.assign(np.zeros_like(variable.numpy()) if name in zeros else checkpoint.arrays[name])
+    return zeros
 
 
 def misfit(saved: np.ndarray | None, variable: Any) -> str | None:

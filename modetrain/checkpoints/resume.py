@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modetrain.checkpoints import file
+from modetrain.engine.variables import find_recurrent_states
 from modetrain.errors import ConfigError
 from modetrain.files import run_folder, run_json
 from modetrain.files.quoting import shell_path_override
@@ -135,10 +136,14 @@ def restore(
             f"  differs from the run it resumes: {line}" for line in _find_changes(found, settings, made_of or {})
         ]
         try:
-            file.restore(found, recipe.state(), path)
+            zeros = file.restore(found, recipe.state(), path, zero_if_missing=find_recurrent_states(recipe))
         except file.CheckpointError as error:  # the changed settings may explain it
             raise file.CheckpointError("\n".join([str(error), *changes])) from None
         log.info(f"resumed at step {found.step} from {path}")
+        if zeros:
+            log.info(
+                f"  not in this checkpoint, so they start at zero: states of recurrent layers ({', '.join(zeros)})"
+            )
         for line in changes if settings.do == "train" else ():
             log.info(line)
         return found

@@ -49,6 +49,13 @@ def find_variables(holder: object) -> dict[str, Any]:
     return found
 
 
+def find_recurrent_states(holder: object) -> frozenset[str]:
+    """The names of those of `find_variables` that are states of stateful recurrent layers."""
+    layers = (thing for _, thing in iter_attributes(holder) if isinstance(thing, keras.Layer))
+    states = {id(state) for layer in layers for state in _recurrent_states(layer)}
+    return frozenset(name for name, variable in find_variables(holder).items() if id(variable) in states)
+
+
 def attribute(holder: str, name: str) -> str:
     """The Python expression for an attribute of any name."""
     return f"{holder}.{name}" if name.isidentifier() else f"getattr({holder}, {name!r})"

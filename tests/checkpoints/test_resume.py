@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 
+import keras
 import numpy as np
 import pytest
 
@@ -181,6 +182,33 @@ def test_another_model_is_no_damage(folder, make_recipe, mlp, settings):
     place = resume.find_folder(settings(run_dir=folder, resume="latest"))
     with pytest.raises(CheckpointError, match="step-00000006.npz belongs to another model or optimizer"):
         resume.restore(place, make_recipe(model=mlp(units=9)), settings())
+
+
+def test_states_of_recurrent_layers_that_an_older_version_did_not_save_start_at_zero(
+    make_recipe, tmp_path, settings, said
+):
+    def net(image_shape, classes):
+        inputs = keras.Input(image_shape, batch_size=2)
+        x = keras.layers.LSTM(3, stateful=True)(keras.layers.Reshape((-1, 2))(inputs))
+        return keras.Model(inputs, keras.layers.Dense(classes)(x))
+
+    recipe = make_recipe(model=net)
+    names = [name for name, variable in recipe.state().items() if tuple(variable.shape) == (2, 3)]
+    for name in names:
+        recipe.state()[name].assign(np.ones((2, 3)))
+    older = {name: variable for name, variable in recipe.state().items() if name not in names}
+    weights = checkpoint.copy_values(older)
+    checkpoint.save(tmp_path / "step-00000002.npz", older, step=2, meta={})
+    place = ResumePoint(folder=tmp_path, checkpoints=(tmp_path / "step-00000002.npz",))
+    assert resume.restore(place, recipe, settings()).step == 2
+    assert len(names) == 2
+    assert all(not recipe.state()[name].numpy().any() for name in names)
+    assert all((recipe.state()[name].numpy() == value).all() for name, value in weights.items())
+    assert any("start at zero" in line and all(name in line for name in names) for line in said)
+    short = {name: variable for name, variable in older.items() if not name.startswith("model/0")}
+    checkpoint.save(tmp_path / "step-00000002.npz", short, step=2, meta={})
+    with pytest.raises(CheckpointError, match="belongs to another model"):
+        resume.restore(place, recipe, settings())
 
 
 def test_other_examples_are_refused(make_trainer, make_recipe, tmp_path, settings):
