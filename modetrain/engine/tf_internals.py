@@ -92,13 +92,19 @@ def observe_metrics(counts: Callable[[], bool], observer: Callable[[keras.metric
       counts: whether a metric that is being made counts.
       observer: see above.
     """
-    add, assign = keras.metrics.Metric.add_variable, keras.Variable._direct_assign
+    make, add = keras.metrics.Metric.__init__, keras.metrics.Metric.add_variable
+    assign = keras.Variable._direct_assign
+
+    @functools.wraps(make)
+    def init(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> None:
+        if counts():
+            metrics.add(metric)
+        make(metric, *args, **kwargs)
 
     @functools.wraps(add)
     def add_variable(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> keras.Variable:
         variable = add(metric, *args, **kwargs)
-        if counts():
-            metrics.add(metric)
+        if metric in metrics:  # such as F1Score makes its variables at its first update
             variable.of_metric = metric
         return variable
 
@@ -110,6 +116,7 @@ def observe_metrics(counts: Callable[[], bool], observer: Callable[[keras.metric
             observer(metric)
         return assign(variable, value)
 
+    keras.metrics.Metric.__init__ = init  # type: ignore[method-assign]
     keras.metrics.Metric.add_variable = add_variable  # type: ignore[method-assign]
     keras.Variable._direct_assign = direct_assign
 

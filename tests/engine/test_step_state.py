@@ -51,6 +51,19 @@ class Updates(Digits):
         return {**found, "auc": self.auc.result()}
 
 
+class UpdatesLate(Digits):
+    """Updates a metric that makes its variables at its first update."""
+
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.f1 = keras.metrics.F1Score()
+
+    def eval_step(self, batch):
+        found = super().eval_step(batch)
+        self.f1.update_state(tf.one_hot(batch["label"], 3), tf.one_hot(batch["label"], 3))
+        return {**found, "f1": tf.reduce_mean(self.f1.result())}
+
+
 class UpdatesInTraining(Digits):
     def __init__(self, **given):
         super().__init__(**given)
@@ -103,6 +116,7 @@ class Nowhere:
     ("cls", "model", "said"),
     [
         (Updates, None, "Updates: eval_step updates the Keras metric self.auc (AUC). "),
+        (UpdatesLate, None, "UpdatesLate: eval_step updates the Keras metric self.f1 (F1Score). "),
         (UpdatesInTraining, None, "train_step updates the Keras metric self.kept.metrics['mean'][0] (Mean). "),
         (Digits, counting, "Digits: eval_step updates the Keras metric self.model, layer counts.mean (Mean). "),
         (UpdatesGlobal, None, "eval_step updates the Keras metric OF_MODULE[0] (SparseCategoricalAccuracy). "),
