@@ -22,6 +22,7 @@ from modetrain.engine.devices import mean_over_replicas
 from modetrain.engine.metrics import NONFINITE
 from modetrain.engine.schedule import learning_rate_at
 from modetrain.engine.update_rules import slot_like, update_rule
+from modetrain.errors import ConfigError
 from modetrain.settings import OptimizerSettings
 
 _FIRST_SCALE = 2.0**15
@@ -49,7 +50,7 @@ class Optimizer:
       kept: whether the recipe is known to hold it and the variables it updates, see `untracked.py`.
 
     Raises:
-      ValueError: there is nothing to update, or something that is no Keras variable.
+      ConfigError: there is nothing to update, or something that is no Keras variable.
     """
 
     def __init__(
@@ -62,13 +63,13 @@ class Optimizer:
         nonfinite: str = "stop",
     ):
         if not variables:
-            raise ValueError(
+            raise ConfigError(
                 "an optimizer got no variables: a model has none before it is built. "
                 "Give the model an Input, or call model.build(shape) before you make its optimizer."
             )
         plain = [v.name for v in variables if not isinstance(v, keras.Variable)]
         if plain:
-            raise ValueError(
+            raise ConfigError(
                 f"an optimizer got {', '.join(plain)}, which is no Keras variable. Make it with keras.Variable(value, "
                 'name="..."), or layer.add_weight(...). Only a variable that no optimizer updates may be a tf.Variable.'
             )

@@ -12,6 +12,7 @@ import tensorflow as tf
 from modetrain import Callback, Recipe
 from modetrain.engine.optimizer import Optimizer
 from modetrain.engine.schedule import learning_rate_at
+from modetrain.errors import ConfigError
 from modetrain.settings import OptimizerSettings
 from recipes.mnist import Digits, cross_entropy
 
@@ -278,7 +279,7 @@ def test_a_callback_that_changes_the_learning_rate_ends_the_run_in_every_mode(mo
 
 
 def test_an_optimizer_of_nothing_is_refused():
-    with pytest.raises(ValueError, match=r"no variables: a model has none before it is built.*model.build\(shape\)"):
+    with pytest.raises(ConfigError, match=r"no variables: a model has none before it is built.*model.build\(shape\)"):
         Optimizer([], OptimizerSettings(name="sgd", learning_rate=0.1), steps=1)
 
 
@@ -346,5 +347,5 @@ def test_an_optimizer_used_twice_with_accumulation_is_refused(mode, make_trainer
 
 
 def test_a_variable_that_is_not_keras_s_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"got gate:0, which is no Keras variable. Make it with keras.Variable"):
+    with pytest.raises(ConfigError, match=r"got gate:0, which is no Keras variable. Make it with keras.Variable"):
         Optimizer([tf.Variable(1.0, name="gate")], OptimizerSettings(name="sgd", learning_rate=0.1), steps=1)
