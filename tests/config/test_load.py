@@ -196,7 +196,7 @@ WRONG_WORDS = [
     ([M, "mode=multiworker", "mode.workers=5"], ["data.batch_size=64 with mode.workers=5", "Type data.batch_size=65"]),
     (
         [M, "mode=multiworker", "mode.workers=2", "mode.restart_workers=3"],
-        ["mode.restart_workers=3", "data.batch_size=63"],
+        ["mode.restart_workers=3", "Type data.batch_size=66."],
     ),
     ([M, "mode=multiworker", "mode.replicas=2"], ["mode.replicas=2", "a replica is a GPU of a worker, or its CPU"]),
     ([M, "mode=tpu", "mode.compile=eager"], ["a TPU runs compiled programs only", "mode=eager"]),
@@ -248,6 +248,7 @@ WRONG_WORDS = [
     ([M, "data=folder"], ["data.path=FOLDER"]),
     ([M, "data=folder", "data.path=nowhere"], ["data.path=nowhere", "does not exist"]),
     ([M, "steps=50", "callbacks.profile.at=50"], ["after the run", "callbacks.profile.at=45"]),
+    ([M, "steps=3", "callbacks.profile.at=1"], ["would end at step 6, after the run. Type steps=6."]),
     ([M, "steps=50", "callbacks.profile.at=48"], ["would end at step 53", "callbacks.profile.at=45"]),
     ([M, "callbacks.profile.steps=3"], ["callbacks.profile.at=50 too"]),
     ([M, "do=evaluate"], ["no weights", "resume=latest"]),

@@ -74,10 +74,8 @@ def resume(settings: Settings) -> str | None:
     if given == "latest":
         if settings.run_dir is None:
             parent = f"runs/{settings.recipe_name}/{settings.mode.name}"
-            return (
-                f"resume=latest: there is no run in {parent} to continue. Leave resume out to start one, or type "
-                "resume=PATH of a run folder."
-            )
+            start = "Leave resume out to start one, or type" if settings.do == "train" else "Type"
+            return f"resume=latest: there is no run in {parent} to continue. {start} resume=PATH of a run folder."
         if settings.do == "train":
             return _lost(settings.run_dir)
         if not settings.run_dir.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 
@@ -55,11 +56,12 @@ def shares(settings: Settings) -> str | None:
     counts = {f"mode.{key}": getattr(mode, key)}
     if mode.strategy == "multiworker":
         counts["mode.restart_workers"] = mode.restart_workers
-    for name, count in counts.items():
-        whole, size = parts * count if isinstance(count, int) else 1, settings.data.batch_size
+    wholes = {name: parts * count if isinstance(count, int) else 1 for name, count in counts.items()}
+    for name, whole in wholes.items():
+        count, size = counts[name], settings.data.batch_size
         if size % whole:
             cut = f" and optimizer.accumulate={parts}" if parts > 1 else ""
-            fix = f"data.batch_size={nearest_multiple(size, whole)}"
+            fix = f"data.batch_size={nearest_multiple(size, math.lcm(*wholes.values()))}"
             if count > LOGICAL_CPUS and size % parts == 0:  # then the count is the mistake, and not the batch
                 fix = f"{name}={max(n for n in range(1, LOGICAL_CPUS + 1) if size // parts % n == 0)}"
             return (
@@ -95,10 +97,10 @@ def profile(settings: Settings) -> str | None:
     at, length, steps = callback["at"], callback["steps"], settings.steps
     if at + length <= steps:
         return None
-    fix = f"callbacks.profile.at={steps - length}" if length <= steps else f"steps={at + length}"
+    fix = f"callbacks.profile.at={steps - length}, or " if length <= steps else ""
     return (
         f"callbacks.profile.at={at} callbacks.profile.steps={length} with steps={steps}: the trace would end at step "
-        f"{at + length}, after the run. Type {fix}, or steps={at + length}."
+        f"{at + length}, after the run. Type {fix}steps={at + length}."
     )
 
 

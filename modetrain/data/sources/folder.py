@@ -85,8 +85,9 @@ def load(settings: DataSettings) -> Source:
 
 def _path(settings: DataSettings) -> Path:
     if not settings.path:
+        other = "data=mnist" if settings.name == "folder" else "data.source=auto"  # data=folder is no data set of TFDS
         raise ConfigError(
-            "data.source=folder with data.path=null: no folder to read. Type data.path=FOLDER, or data.source=auto."
+            f"data.source=folder with data.path=null: no folder to read. Type data.path=FOLDER, or {other}."
         )
     folder = Path(os.path.expanduser(settings.path))
     if not folder.is_dir():
