@@ -55,13 +55,13 @@ def followed(words: Sequence[str], sentence: str) -> list[list[str]]:
 
 
 def leads_on(words: Sequence[str], cwd: Path, before: Sequence[set[str]] = ()) -> bool:
-    """Whether one who types what the answers say comes to a run, or to an answer that leaves a value to them; in no circle."""
+    """Whether what the answers propose leads to a run, or to an answer that leaves a value to the user; in no circle."""
     answer = refusal(words, cwd)
-    told = set(answer.splitlines())
-    if any(earlier <= told for earlier in before):
+    given = set(answer.splitlines())
+    if any(earlier <= given for earlier in before):
         return False
     ways = [line for sentence in answer.splitlines() for line in followed(words, sentence)]
-    return not ways or any(leads_on(line, cwd, [*before, told]) for line in ways)
+    return not ways or any(leads_on(line, cwd, [*before, given]) for line in ways)
 
 
 CASES = [words for words, _ in WRONG_WORDS] + [[M, names.split()[0]] for names in OTHER_NAMES]

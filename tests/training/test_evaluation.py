@@ -79,7 +79,7 @@ def test_training_does_not_depend_on_how_often_it_evaluates(mode, settings, make
         found.append(weights(trainer))
     for name, value in found[0].items():
         np.testing.assert_array_equal(value, found[1][name], err_msg=name)
-    # Within an evaluation the counters count, and each evaluation begins anew.
+    # Within an evaluation the counters count, and each evaluation starts at zero.
     assert [means["seen"] for means in trainer.history.evaluations.values()] == [1.5, 1.5, 1.5]
     (line,) = [line for line in said if "eval_step assigns" in line]
     assert "moving_mean" in line
