@@ -75,16 +75,14 @@ def find_draws(recipe: Recipe, batch: Mapping[str, Any]) -> list[Finding]:
                 concrete = _trace(recipe, batch)
         except Exception:  # the run itself reports it
             return []
-        found = [
+        operations = list(graph_ops.operations(concrete.graph))
+        draws = {stack.of_op(op) or start: op.type for op in operations if is_stateful(op)}
+        found = [make_finding("MT801", place, f"operation {op}", evidence=_EVIDENCE) for place, op in draws.items()]
+        # Keras takes the seeds of its own draws from Python.
+        found += [
             make_finding("MT802", call.place, f"{call.name} is called here", evidence=_EVIDENCE)
             for call in recorder.calls
-            if call.code in ("MT301", "MT302", "MT303")
-        ]
-        operations = list(graph_ops.operations(concrete.graph))
-        found += [
-            make_finding("MT801", stack.of_op(op) or start, f"operation {op.type}", evidence=_EVIDENCE)
-            for op in operations
-            if is_stateful(op)
+            if call.code in ("MT301", "MT302", "MT303") and call.place not in draws
         ]
         if not found and (place := _place_of_write(concrete.graph)) is not None:
             what = "a variable is changed here, such as that of a Keras layer's draws"

@@ -170,7 +170,7 @@ def _explain_failure(
     # AutoGraph makes a tf.Assert of an `assert`, if it is about a tensor.
     if code is None and isinstance(error, AssertionError) and place.text.startswith("assert"):
         code = "MT604"
-    if code is None and dropped:
+    if code is None and dropped and isinstance(error, tf.errors.OpError):  # XLA drops no error of Python
         fix = "Fix the values at this line: mode.guards=true does not check this operation."
         yield make_finding("MT604", place, f"{what}; XLA goes on", evidence=_EAGER, mode=target, fix=fix)
     elif code is None:
