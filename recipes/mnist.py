@@ -15,7 +15,7 @@ class Digits(Recipe):
     """Softmax classification of images: batches of `image` [n, h, w, c] in [0, 1] and `label` int32 [n].
 
     Args:
-      shift: training images are moved by up to this many pixels, each by its own shift; 0 leaves them as they are.
+      shift: training images are moved by up to so many pixels, each its own way; 0 leaves them as they are.
     """
 
     def __init__(

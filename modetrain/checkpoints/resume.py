@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modetrain.checkpoints import file
-from modetrain.engine.variables import find_recurrent_states
 from modetrain.errors import ConfigError
 from modetrain.files import run_folder, run_json
 from modetrain.files.quoting import shell_path_override
@@ -135,6 +134,8 @@ def restore(
         changes = [
             f"  differs from the run it resumes: {line}" for line in _find_changes(found, settings, made_of or {})
         ]
+        from modetrain.engine.variables import find_recurrent_states  # imports TensorFlow; a launcher reads records too
+
         try:
             zeros = file.restore(found, recipe.state(), path, zero_if_missing=find_recurrent_states(recipe))
         except file.CheckpointError as error:  # the changed settings may explain it
