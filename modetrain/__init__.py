@@ -14,6 +14,7 @@ from modetrain.version import VERSION
 
 if TYPE_CHECKING:
     from modetrain.callback import Callback as Callback
+    from modetrain.data.source import Splits as Splits
     from modetrain.engine.optimizer import Optimizer as Optimizer
     from modetrain.errors import ConfigError as ConfigError
     from modetrain.mode import Mode as Mode
@@ -46,6 +47,7 @@ _MODULES = {
     "Recipe": "modetrain.recipe",
     "RunResult": "modetrain.tools.run",
     "Settings": "modetrain.settings",
+    "Splits": "modetrain.data.source",
     "Trainer": "modetrain.trainer",
     "build": "modetrain.tools.api",
     "compare": "modetrain.tools.compare.in_process",
@@ -54,7 +56,7 @@ _MODULES = {
 }
 __all__ = [
     *("Bounds", "Callback", "Comparison", "ConfigError", "Info", "Length", "Mode", "Optimizer", "OptimizerSettings"),
-    *("Recipe", "RunResult", "Settings", "Trainer"),
+    *("Recipe", "RunResult", "Settings", "Splits", "Trainer"),
     *("__version__", "build", "compare", "inspect", "run"),
 ]
 

@@ -66,13 +66,14 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
     """Every (dotted key, value) of a nested mapping; empty mappings count as values."""
     for name, value in config.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and value and key not in KEYS:
             yield from leaves(value, f"{key}.")
         else:
             yield key, value
 
 
 def is_free(key: str) -> bool:
-    """Whether a key belongs to a section whose keys the user decides: recipe, model, a callback of their own."""
+    """Whether a key belongs to what the user decides: recipe, model, a callback of their own, a data function's argument."""
     section, _, rest = key.partition(".")
-    return section in FREE or (section == "callbacks" and rest.split(".")[0] not in CALLBACKS)
+    of_data = section == "data" and key not in KEYS and rest != ""
+    return section in FREE or of_data or (section == "callbacks" and rest.split(".")[0] not in CALLBACKS)

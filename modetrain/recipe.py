@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ import tensorflow as tf
 
 from modetrain.engine import context, metrics, step_state, untracked
 from modetrain.engine.autograph import convert
+from modetrain.engine.batching import Batch
 from modetrain.engine.context import StepContext
 from modetrain.engine.loss import Loss
 from modetrain.engine.optimizer import Optimizer, each_once
@@ -34,7 +36,6 @@ from modetrain.engine.variables import Snapshot, find_variables, iter_attributes
 from modetrain.errors import ConfigError
 from modetrain.settings import OptimizerSettings
 
-Batch = dict[str, tf.Tensor]
 Values = Mapping[str, tf.Tensor]
 
 
@@ -49,6 +50,7 @@ class Info:
       batch_size: examples in one global training batch.
       steps: updates of the whole run.
       seed: the run's seed.
+      facts: whatever else is known of the data set, by name; `info.vocabulary` is `info.facts["vocabulary"]`.
     """
 
     image_shape: tuple[int, ...] = ()
@@ -58,6 +60,23 @@ class Info:
     batch_size: int = 0
     steps: int = 0
     seed: int = 0
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        facts = vars(self).get("facts", {})
+        if name in facts:
+            return facts[name]
+        known = ", ".join([*(field.name for field in dataclasses.fields(self) if field.name != "facts"), *facts])
+        raise AttributeError(f"the data set has no {name!r}; info has {known}.")
+
+    def known(self) -> dict[str, Any]:
+        """What a model or a recipe may ask for by the names of its parameters."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "facts"}
+        if not self.image_shape:
+            del own["image_shape"]
+        if not self.classes:
+            del own["classes"]
+        return {**own, **self.facts}
 
 
 class Recipe:
@@ -67,7 +86,8 @@ class Recipe:
     model, optimizer, `SeedGenerator` and variable that is an attribute, or in an attribute that is a list or dict.
 
     Args:
-      model: a built Keras model, or a function that builds it: `model(image_shape, classes) -> keras.Model`.
+      model: a built Keras model, or a function that builds it: it gets what its parameters ask for by name of what `info`
+        knows, such as `model(image_shape, classes) -> keras.Model`.
       optimizer: an `Optimizer`, its settings, or a function that builds it for given variables:
         `optimizer(variables, **changed_settings) -> Optimizer`.
       info: facts about the data and the run; by default an unknown data set and seed 0.
@@ -85,7 +105,7 @@ class Recipe:
         info: Info = Info(),
     ):
         self.info = info
-        self.model = model if isinstance(model, keras.Model) else model(info.image_shape, info.classes)
+        self.model = model if isinstance(model, keras.Model) else _build_model(model, info)
         if not isinstance(self.model, keras.Model):
             raise ConfigError(
                 f"{type(self).__name__} trains one Keras model; model= made a {type(self.model).__name__}. Type model=cnn or "
@@ -192,7 +212,7 @@ class Recipe:
 
     # --- what the library calls -------------------------------------------------------------------------------------
 
-    def run_train_step(self, batch: Batch, running: StepContext) -> tuple[list[str], tf.Tensor]:
+    def run_train_step(self, batch: Mapping[str, tf.Tensor], running: StepContext) -> tuple[list[str], tf.Tensor]:
         """Runs `train_step` on a batch or a micro-batch; the last micro-batch of a step makes the update.
 
         Returns:
@@ -212,7 +232,7 @@ class Recipe:
             row = tf.concat([row, pairs], axis=0)
         return [*values, *running.seen], row
 
-    def run_eval_step(self, batch: Batch, running: StepContext) -> tuple[list[str], tf.Tensor]:
+    def run_eval_step(self, batch: Mapping[str, tf.Tensor], running: StepContext) -> tuple[list[str], tf.Tensor]:
         """Evaluates batch number `running.number`; returns the metrics' names and their row."""
         self._draws().seek(running.number)
         batch = scale_images(batch)
@@ -271,10 +291,10 @@ class Recipe:
 
     # --- private ----------------------------------------------------------------------------------------------------
 
-    def _run(self, method: str, batch: Batch, running: StepContext) -> Values:
+    def _run(self, method: str, batch: Mapping[str, tf.Tensor], running: StepContext) -> Values:
         context.begin(running)
         with keras_scales_nothing(), step_state.in_step(self, method):
-            values = convert(getattr(self, method))(batch)
+            values = convert(getattr(self, method))(Batch(batch))
         context.end()  # not after a failure: the debugger may read self.step
         return values
 
@@ -324,12 +344,21 @@ class Recipe:
     _seeded: Draws | None = None
 
 
-def scale_images(batch: Batch) -> Batch:
+def scale_images(batch: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
     """Converts a uint8 or uint16 `image` to `keras.config.floatx()` in [0, 1]; everything else stays unchanged."""
     image = batch.get("image")
     if image is None or image.dtype not in (tf.uint8, tf.uint16):
         return batch
     return {**batch, "image": tf.cast(image, keras.config.floatx()) / float(image.dtype.max)}
+
+
+def _build_model(model: Callable[..., Any], info: Info) -> Any:
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    asked = {name: one for name, one in inspect.signature(model).parameters.items() if one.kind in kinds}
+    known = info.known()
+    if all(name in known or one.default is not one.empty for name, one in asked.items()):
+        return model(**{name: known[name] for name in asked if name in known})
+    return model(info.image_shape, info.classes)  # parameters of other names are these two
 
 
 def _build_optimizer(optimizer: Any, variables: Sequence[keras.Variable]) -> Optimizer:
@@ -340,7 +369,7 @@ def _build_optimizer(optimizer: Any, variables: Sequence[keras.Variable]) -> Opt
     return optimizer(variables)
 
 
-def _count_examples(batch: Batch) -> int:
+def _count_examples(batch: Mapping[str, tf.Tensor]) -> int:
     size = next(iter(batch.values())).shape[0]
     assert size is not None  # blocks have static shapes
     return size

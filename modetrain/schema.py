@@ -22,6 +22,7 @@ from modetrain.errors import closest
 
 REQUIRED = dataclasses.MISSING  # the default of a key that has none
 NAME = r"[\w+-][\w.+-]*"  # a text that can name a folder
+_MAPPINGS = (dict, collections.abc.Mapping)
 _LISTS = (list, tuple, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 
 
@@ -173,6 +174,20 @@ def kind_of(annotation: Any, key: Key) -> Kind:
             lambda far: ("a whole number" if annotation is int else "a number") + key.limits(far),
             (*((1, 0, 2) if annotation is int else (0.5, 1.0, 0.0)), key.at_least, key.at_most),
         )
+    if (origin or annotation) in _MAPPINGS:
+        names, values = (
+            kind_of(args[0] if args else str, Key(pattern=key.pattern)),
+            kind_of(args[1] if args else Any, Key()),
+        )
+        return Kind(
+            lambda value: (
+                isinstance(value, Mapping)
+                and all(names.accepts(one) for one in value)
+                and all(values.accepts(one) for one in value.values())
+            ),
+            lambda far: key.takes or "a mapping {NAME: VALUE}",
+            (),
+        )
     return _list_of(origin, args, key) if (origin or annotation) in _LISTS else ANYTHING
 
 
@@ -271,4 +286,6 @@ def text(value: Any) -> str:
         return "null"
     if isinstance(value, list | tuple):
         return f"[{','.join(text(one) for one in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{name}:{text(one)}' for name, one in value.items())}}}"
     return str(value).lower() if isinstance(value, bool) else str(value)

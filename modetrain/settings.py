@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 from modetrain.mode import Mode
 from modetrain.schema import NAME, REQUIRED, common, key
 
-SOURCES = ("auto", "tfds", "bundled", "folder")
+SOURCES = ("auto", "tfds", "bundled", "folder", "none")
+AUTO_SPLIT = "auto"  # data.eval_split of a function: the first there is of validation, ..., test
 AUTO = "auto"  # callbacks.checkpoint.best: whichever of accuracy and loss the evaluation returns
 LARGEST = 2**31 - 1
 PAIR = "a pair [height, width] of whole numbers from 1"
@@ -31,7 +32,11 @@ SCHEDULES, POLICIES = ("constant", "cosine", "linear"), ("stop", "skip", "rollba
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Which examples, and how many at a time."""
+    """Which examples, and how many at a time.
+
+    Attributes:
+      function: what makes the splits, where the section has a `_target_`: that, and its arguments.
+    """
 
     name: str = common(REQUIRED, "TFDS data set (mnist, fashion_mnist, ...)", "mnist", also="dataset")
     source: str = common("auto", "where data comes from; auto is TFDS, else the bundled sample", choices=SOURCES)
@@ -42,8 +47,13 @@ class DataSettings:
         None, "folder of your own arrays or TFRecords", "FOLDER", path=True, also="data_path", affects=MACHINE
     )
     download: bool = key(True, "whether data that is not prepared may be downloaded", affects=MACHINE)
-    train_split: str = key("train", "TFDS split to train on")
-    eval_split: str | None = key("test", "TFDS split to evaluate on; null is none", also="test_split valid_split")
+    train_split: str = key("train", "split to train on")
+    eval_split: str | None = key("test", "split to evaluate on; null is none", also="test_split valid_split")
+    eval_splits: Mapping[str, str] | None = key(
+        None,
+        "several splits to evaluate on, by name, instead of eval_split",
+        takes="splits by name, {val: validation, test: test}",
+    )
     batch_size: int = common(
         64,
         "examples in one training batch, over all devices",
@@ -69,6 +79,7 @@ class DataSettings:
     retries: int = key(
         2, "how often a batch that could not be read is asked for again", at_least=0, affects=("machine",)
     )
+    function: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

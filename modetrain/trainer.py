@@ -17,7 +17,6 @@ from typing import Any
 import tensorflow as tf
 
 from modetrain.callback import Callback
-from modetrain.data.dataset import Data
 from modetrain.data.loader import BatchLoader
 from modetrain.engine import tf_setup
 from modetrain.engine.batching import StackedBatches
@@ -45,11 +44,12 @@ class Trainer:
     Args:
       recipe: what a step does; or a function that makes it, called within the scope of the replicas. A mode with several
         replicas needs a function.
-      data: a `Data`; or arrays by split, `{"train": {"image": ..., "label": ...}, "eval": {...}}`; or only the arrays of
-        the training split, without evaluation.
+      data: a `Data` or a `Source`; or a training split, without evaluation; or splits by name, `{"train": ..., "eval": ...}`, of
+        which all but `train` are evaluated. A split is a dict of arrays, an object with `len()` and `[i]`, a `tf.data.Dataset`
+        or a generator function. None: a batch has nothing but seeds.
       mode: how steps are run: a name (`eager`, `graph`, `xla`, `mirrored`) or a `Mode`.
       steps: number of updates at the end of the run.
-      batch_size: examples in a batch, if `data` are arrays.
+      batch_size: examples in a batch, if `data` is no `Data`.
       callbacks: observe the run, called in this order.
       folder: the folder that callbacks write to; None if none writes.
       nonfinite: the policy for a loss or gradient that is not finite.
@@ -74,7 +74,7 @@ class Trainer:
     def __init__(
         self,
         recipe: Recipe | Callable[[], Recipe],
-        data: Data | Mapping[str, Any],
+        data: Any,
         *,
         mode: str | Mode = "graph",
         steps: int,
@@ -123,7 +123,7 @@ class Trainer:
         Raises:
           ConfigError: there are no evaluation examples.
         """
-        if not self.data.eval_examples:
+        if not self.data.evaluations:
             raise ConfigError(
                 "there are no evaluation examples: pass them as data['eval'], or name their split: data.eval_split=."
             )

@@ -67,7 +67,7 @@ def mode(request) -> str:
 @pytest.fixture(scope="session")
 def source():
     """40 training and 23 evaluation examples of 3 classes; `index` numbers them."""
-    from modetrain.data.sources.source import Source
+    from modetrain.data.source import Source
 
     def split(count, seed):
         rng = np.random.default_rng(seed)
@@ -77,7 +77,7 @@ def source():
             "index": np.arange(count, dtype=np.int32),
         }
 
-    return Source(kind="folder", description="made up", train=split(40, 1), eval=split(23, 2), classes=3)
+    return Source(kind="folder", train=split(40, 1), evals={"": split(23, 2)}, facts={"classes": 3})
 
 
 @pytest.fixture

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import inspect
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from modetrain.checkpoints import file
 from modetrain.cluster import environment, rendezvous
-from modetrain.config.targets import instantiate
+from modetrain.config.targets import find, instantiate, parameters
 from modetrain.data.dataset import Data
-from modetrain.data.sources.source import Source
+from modetrain.data.source import Source
+from modetrain.data.sources import load as sources
 from modetrain.engine import batch_norm, untracked
 from modetrain.engine.batching import BatchSharding
 from modetrain.engine.devices import Replicas
@@ -37,16 +40,46 @@ def connect_devices(mode: Mode) -> Replicas:
     return replicas
 
 
+def load_source(settings: Settings) -> Source:
+    """Loads the examples, or calls the function that makes them.
+
+    Raises:
+      ConfigError: there are none, or they cannot be used.
+    """
+    if not settings.data.function:
+        return sources.load(settings.data, seed=settings.seed, evaluates=settings.evaluates)
+    target = str(settings.data.function["_target_"])
+    return Source.select(instantiate(settings.data.function), settings.data, where=target)
+
+
 def make_info(settings: Settings, source: Source) -> Info:
     """What a recipe may know about its data and its run."""
+    facts = {name: _plain(name, value) for name, value in source.facts.items()}
     return Info(
-        image_shape=tuple(source.train["image"].shape[1:]),
-        classes=source.classes,
-        train_examples=len(source.train["label"]),
-        eval_examples=len(source.eval.get("label", ())),
+        image_shape=facts.pop("image_shape", ()),
+        classes=facts.pop("classes", 0),
+        train_examples=source.train.examples,
+        eval_examples=sum(split.examples for split in source.evals.values()),
         batch_size=settings.data.batch_size,
         steps=settings.steps,
         seed=settings.seed,
+        facts=facts,
+    )
+
+
+def _plain(name: str, fact: Any) -> Any:
+    """A fact as a capsule can hold it: numbers, texts, tuples and dicts of them."""
+    if isinstance(fact, Mapping):
+        return {str(key): _plain(name, value) for key, value in fact.items()}
+    if hasattr(fact, "tolist"):  # of NumPy
+        fact = fact.tolist()
+    if isinstance(fact, list | tuple):
+        return tuple(_plain(name, one) for one in fact)
+    if fact is None or isinstance(fact, bool | int | float | str):
+        return fact
+    raise ConfigError(
+        f"the data set says of itself that {name} is a {type(fact).__name__}: what models and recipes are given are numbers, "
+        "texts, lists and dicts."
     )
 
 
@@ -69,14 +102,15 @@ def make_recipe(settings: Settings, info: Info, *, replicas: Replicas | None = N
         policy = settings.nonfinite.policy
         return Optimizer(variables, changed, steps=settings.steps, loss_scaling=scaling, nonfinite=policy)
 
-    model = functools.partial(instantiate, settings.model)
-
-    def build_model(image_shape, classes):
-        return model(image_shape=image_shape, classes=classes)
+    def build_model(*positional: Any, **given: Any):
+        pairs = zip(("image_shape", "classes"), positional, strict=False)
+        given |= {name: value for name, value in pairs if value}  # a data set without images has no shape of them
+        return instantiate(settings.model, **_asked_for("model", settings.model, info, given))
 
     replicas = replicas or Replicas()
     with replicas.scope():
-        recipe = instantiate(settings.recipe, model=build_model, optimizer=optimizer, info=info)
+        given = {"model": build_model, "optimizer": optimizer, "info": info}
+        recipe = instantiate(settings.recipe, **_asked_for("recipe", settings.recipe, info, given))
     if not isinstance(recipe, Recipe):
         raise ConfigError(
             f"recipe._target_={settings.recipe.get('_target_')}: it makes a {type(recipe).__name__}, not a recipe. Derive "
@@ -109,6 +143,39 @@ def make_data(settings: Settings, source: Source, recipe: Recipe, *, replicas: R
     return Data(
         source, settings.data, seed=settings.seed, prepare=prepare, sharding=sharding, debug=settings.mode.debug_data
     )
+
+
+def _asked_for(section: str, node: Mapping[str, Any], info: Info, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a model or a recipe that the run gives: what it asks for by the names of its parameters.
+
+    Args:
+      section: `model` or `recipe`.
+      node: its configuration, which goes before what is known of the data.
+      info: what is known of the data and the run.
+      given: arguments by name that a caller gives.
+
+    Raises:
+      ConfigError: a parameter has no value.
+    """
+    target = node.get("_target_")
+    if target is None:
+        return dict(given)
+    call = find(target)
+    takes, is_open = parameters(call)
+    known = info.known()
+    found = {name: value for name, value in {**known, **given}.items() if (name in takes and name not in node)}
+    if is_open:
+        found = {**given, **found}
+    signature = inspect.signature(call).parameters if takes and "_args_" not in node else {}
+    required = [name for name, one in signature.items() if name in takes and one.default is one.empty]
+    missing = [name for name in required if name not in node and name not in found]
+    if missing:
+        has = ", ".join(sorted(known))
+        raise ConfigError(
+            f"{section}.{missing[0]} is missing: {target} needs it, and the data set has nothing of that name; it has {has}. "
+            f"Type +{section}.{missing[0]}=VALUE."
+        )
+    return found
 
 
 def _notes_on_cluster(mode: Mode) -> list[str]:

@@ -36,6 +36,8 @@ def build_callbacks(
     console: Console,
     replicas: Replicas,
     extra: Sequence[Callback] = (),
+    *,
+    evaluates: bool = True,
 ) -> list[Callback]:
     """The callbacks of a run in their order; the checkpoint comes last, so that it holds the state of the others.
 
@@ -46,6 +48,7 @@ def build_callbacks(
       console: may show a progress bar.
       replicas: the run's replicas; only the chief shows a progress bar.
       extra: callbacks of the tools; they run after the user's callbacks.
+      evaluates: whether there are evaluation examples; without them nothing is evaluated.
 
     Raises:
       ConfigError: a class named by `_target_` makes no callback.
@@ -56,6 +59,9 @@ def build_callbacks(
     evaluate, log, save, profile, recorder = (
         wanted.pop(name, None) for name in ("evaluate", "log", "checkpoint", "profile", "recorder")
     )
+    if evaluate is not None and not evaluates:
+        logger.info("the data has no evaluation split, so nothing is evaluated")
+        evaluate = None
     if log and log["every"]:
         found.append(Log(every=log["every"], events=events, lines=not bar))
     if evaluate is not None:

@@ -101,7 +101,7 @@ def _class_problems(section: str, node: Any, composition: Composition) -> Iterat
     from modetrain.callback import Callback
     from modetrain.recipe import Recipe
 
-    if section == "model" or not isinstance(node, Mapping) or node.get("_partial_"):
+    if section in ("model", "data") or not isinstance(node, Mapping) or node.get("_partial_"):
         return
     cls = targets.find(node["_target_"])
     what, base = ("recipe", Recipe) if section == "recipe" else ("callback", Callback)

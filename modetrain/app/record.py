@@ -14,7 +14,7 @@ import tensorflow as tf
 import yaml
 
 from modetrain.checkpoints import file
-from modetrain.data.sources.source import Source
+from modetrain.data.source import Source
 from modetrain.diagnostics import tf_errors
 from modetrain.engine import xla_random
 from modetrain.engine.devices import Replicas
@@ -145,7 +145,7 @@ def _describe_run(trainer: Trainer, settings: Settings, source: Source) -> dict[
             "description": source.description,
             "name": settings.data.name,
             "batch_size": settings.data.batch_size,
-            "train_examples": len(source.train["label"]),
+            "train_examples": trainer.data.train_examples,
             "eval_examples": trainer.data.eval_examples,
         },
         "results": {**trainer.results, "state_digest": digest},

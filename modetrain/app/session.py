@@ -17,14 +17,13 @@ from rich.console import Console
 
 from modetrain import console as terminal
 from modetrain.app import config_consensus, record, report, signals
-from modetrain.app.build import connect_devices, make_data, make_info, make_recipe
+from modetrain.app.build import connect_devices, load_source, make_data, make_info, make_recipe
 from modetrain.app.build_callbacks import build_callbacks
 from modetrain.callback import Callback
 from modetrain.checkpoints import fingerprint, resume, warm_start
 from modetrain.checkpoints.file import NotFiniteError
 from modetrain.cluster import protocol
-from modetrain.data.sources import load as sources
-from modetrain.data.sources.source import Source
+from modetrain.data.source import Source
 from modetrain.engine import tf_setup
 from modetrain.engine.devices import Replicas, format_devices
 from modetrain.errors import ConfigError
@@ -237,7 +236,7 @@ def build(
     tf_setup.apply(mode, settings.seed)
     if settings.check_numerics:
         tf.debugging.enable_check_numerics()
-    source = sources.load(settings.data, evaluates=settings.evaluates)
+    source = load_source(settings)
     log.info(f"data: {source.description}")
     recipe = make_recipe(settings, make_info(settings, source), replicas=replicas)
     data = make_data(settings, source, recipe, replicas=replicas)
@@ -265,7 +264,9 @@ def build(
         mode=mode,
         replicas=replicas,
         steps=settings.steps,
-        callbacks=build_callbacks(settings, facts, made_of, events, console, replicas, extra),
+        callbacks=build_callbacks(
+            settings, facts, made_of, events, console, replicas, extra, evaluates=bool(data.evaluations)
+        ),
         folder=where.folder,
         nonfinite=settings.nonfinite,
         timer=timer,
@@ -291,4 +292,4 @@ def build(
 
 def data_facts(source: Source) -> dict[str, Any]:
     """What must not change when a run resumes: with other examples, step 1,000 is another step."""
-    return {"data.source": source.kind, "training examples": len(source.train["label"])}
+    return {"data.source": source.kind, "training examples": source.train.examples}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -265,9 +265,10 @@ class Checkpoint(Callback):
         return [s for s in steps if s not in kept and not (s and self._keep_every and s % self._keep_every == 0)]
 
 
-def _resolve_auto(results: Container[str]) -> str | None:
+def _resolve_auto(results: Iterable[str]) -> str | None:
     """The metric of `callbacks.checkpoint.best=auto`, once the evaluation's metrics are known; logs it."""
-    found = next((name for name in ("accuracy", "loss") if name in results), None)
+    # Of several evaluation splits the first one chooses.
+    found = next((name for last in ("accuracy", "loss") for name in results if name.rpartition("/")[2] == last), None)
     what = (
         f"the checkpoint with the best {found} is kept too"
         if found

@@ -9,6 +9,7 @@ that it found. What the user's own code takes is checked once that is imported (
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from modetrain.errors import ConfigError
 from modetrain.files import paths, quoting, run_folder
 from modetrain.keys import FREE, KEYS, MISSING, SECTIONS, is_free, leaves
 from modetrain.schema import seconds, text
-from modetrain.settings import CALLBACKS, Settings
+from modetrain.settings import AUTO_SPLIT, CALLBACKS, Settings
 
 
 def load(
@@ -109,6 +110,8 @@ def _problems(composition: Composition, folders: Sequence[Path]) -> Iterator[str
         if section.split(".")[0] in broken or (section.startswith("callbacks.") and not _is_on(section, config)):
             continue
         value = found.get(key, MISSING)
+        if value == MISSING and key == "data.name" and "_target_" in config["data"]:
+            continue  # a function needs none
         if value == MISSING:
             is_set = composition.override_of(key) or composition.file_of(key)
             given = f"{composition.given(key, MISSING)}: {key} has to be given" if is_set else f"{key} is missing"
@@ -124,12 +127,14 @@ def _is_on(section: str, config: Mapping[str, Any]) -> bool:
 
 def _unknown(found: Mapping[str, Any], composition: Composition, folders: Sequence[Path]) -> Iterator[str]:
     """Keys that nothing takes; in a section of the user's own those that were typed and stand in no file."""
-    known = dict(leaves(composition.base))
+    known, config_of_data = dict(leaves(composition.base)), composition.config.get("data")
     for key, value in found.items():
         parent = key.rpartition(".")[0]
         callback = key.split(".")[1] if key.startswith("callbacks.") else ""
         node = (composition.config.get("callbacks") or {}).get(callback)
-        own = is_free(key) and (not callback or (isinstance(node, Mapping) and "_target_" in node))
+        node = config_of_data if key.startswith("data.") else node
+        named = callback or key.startswith("data.")  # it takes keys of the user's own only where it names code
+        own = is_free(key) and (not named or (isinstance(node, Mapping) and "_target_" in node))
         given, typed = composition.given(key, value), composition.override_of(key)
         if key in KEYS or (key in known and own) or (value is None and key == f"callbacks.{callback}"):
             continue
@@ -183,6 +188,8 @@ def _code_problems(composition: Composition) -> Iterator[str]:
             problem = targets.refusal(call["_target_"])
             if problem is not None:
                 yield f"{composition.given(f'{key}._target_', call['_target_'])}: {problem}"
+            elif key == "data" and call["_target_"].startswith("modetrain."):  # the library's own imports no TensorFlow
+                yield from targets.check(key, node, composition.base.get(key), composition.given)
 
 
 # --- Settings --------------------------------------------------------------------------------------------------------
@@ -198,6 +205,11 @@ def _settings(composition: Composition, command: str, notes: tuple[str, ...], cw
             given[name] = values[name]
         elif within and name not in ("callbacks", "do"):
             given[name] = cls(**{"path" if key == "from" else key: value for key, value in within.items()})
+    if (function := targets.own(config).get("data")) is not None:
+        name = str(function["_target_"]).rpartition(".")[2] if given["data"].name == MISSING else given["data"].name
+        typed = composition.override_of("data.eval_split") or composition.file_of("data.eval_split")
+        eval_split = given["data"].eval_split if typed else AUTO_SPLIT
+        given["data"] = dataclasses.replace(given["data"], function=function, name=name, eval_split=eval_split)
     if given["run_dir"] is not None:
         given["run_dir"] = Path(given["run_dir"])
         if run_folder.failed_at_once(given["run_dir"]):

@@ -16,7 +16,7 @@ from typing import Any
 
 from modetrain.errors import ConfigError, closest
 from modetrain.files.paths import format_path, recipes_dirs
-from modetrain.keys import FREE, MISSING
+from modetrain.keys import FREE, KEYS, MISSING
 from modetrain.schema import REQUIRED, Key, Value, text
 from modetrain.settings import CALLBACKS
 
@@ -26,13 +26,17 @@ HYDRA_KEYS = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 RUN_GIVES: Mapping[str, tuple[str, ...]] = {
     "recipe": ("model", "optimizer", "info"),
     "model": ("image_shape", "classes"),
+    "data": (),
 }
 
 
 def own(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections that belong to the user: recipe, model and callbacks of their own, by dotted key."""
+    """What belongs to the user: recipe, model, the data function and callbacks of their own, by dotted key."""
     callbacks = config.get("callbacks") or {}
     found = {section: config.get(section) for section in FREE}
+    data = config.get("data")
+    if isinstance(data, Mapping) and "_target_" in data:
+        found["data"] = {name: value for name, value in data.items() if f"data.{name}" not in KEYS}
     return found | {f"callbacks.{name}": node for name, node in callbacks.items() if name not in CALLBACKS}
 
 
@@ -194,7 +198,8 @@ def _check_call(section: str, node: Mapping[str, Any], before: Any, given: Calla
             yield f"{seen}: {target} has no argument {name!r}, it takes {has}. {fix}"
         elif known is not None and not isinstance(value, Mapping) and not known.accepts(value):
             yield f"{seen}: {known.wrong(key, value)}"
-    if section in RUN_GIVES and "_args_" not in node and "_partial_" not in node:
+    # What a recipe or a model is not given here may be known of the data, once that is loaded: `app/build.py` checks it.
+    if section == "data" and "_args_" not in node and "_partial_" not in node:
         for name, one in inspect.signature(find(target)).parameters.items() if takes else ():
             required = one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
             if required and name not in node and name not in gives:

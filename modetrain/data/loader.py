@@ -7,6 +7,7 @@ the run. The loader also leaves out the windows of batches that a rollback skips
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 from modetrain.data.dataset import Data
 from modetrain.engine.batching import StackedBatches
+from modetrain.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ _TRANSIENT = (
     tf.errors.AbortedError,
     tf.errors.DeadlineExceededError,
 )
+_REFUSED = re.compile(r"\bConfigError: (.*?)(?=\nTraceback|\n\n|$)", re.S)
 _PAUSE = 1.0  # seconds, doubled each time
 
 
@@ -66,6 +69,8 @@ class BatchLoader:
                 return self._block
             except _TRANSIENT as error:
                 self.reset()  # an iterator that failed stays failed
+                if (refused := _REFUSED.search(str(error))) is not None:  # raised by Python that the pipeline calls
+                    raise ConfigError(refused[1].strip()) from error
                 if attempt == retries:
                     raise
                 pause = _PAUSE * 2**attempt

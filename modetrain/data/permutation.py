@@ -36,13 +36,13 @@ class Permutation:
         flat = tf.reshape(positions, [-1])
         epoch, index = flat // self.examples, flat % self.examples
         # The cipher takes only the low bits of each word of the seed, as few as 8 for few examples.
-        seed = tf.stack([_hash(epoch, f"{self.seed}/order/{word}") for word in range(3)], axis=1)
+        seed = tf.stack([hash_numbers(epoch, f"{self.seed}/order/{word}") for word in range(3)], axis=1)
         rows = tf.raw_ops.RandomIndexShuffle(index=index, seed=seed, max_index=self.examples - 1, rounds=_ROUNDS)
         return tf.reshape(rows, tf.shape(positions))
 
 
-def _hash(numbers: tf.Tensor, name: str) -> tf.Tensor:
-    """A hash of each number (int64) that depends on the name: splitmix64 (Steele et al., 2014)."""
+def hash_numbers(numbers: tf.Tensor, name: str) -> tf.Tensor:
+    """A hash (uint64) of each number (int64) that depends on the name: splitmix64 (Steele et al., 2014)."""
     word = tf.cast(numbers, tf.uint64) * 0x9E3779B97F4A7C15 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         word = tf.bitwise.bitwise_xor(word, tf.bitwise.right_shift(word, shift)) * factor

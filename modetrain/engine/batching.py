@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from modetrain.engine.devices import Replicas
+from modetrain.errors import did_you_mean
+
+
+class Batch(dict[str, Any]):
+    """What a step and `prepare` get: tensors by feature. Features `box/x` and `box/y` are `batch["box"]["x"]` too."""
+
+    def __missing__(self, name: str) -> Any:
+        inner = {key.removeprefix(f"{name}/"): value for key, value in self.items() if key.startswith(f"{name}/")}
+        if not inner:
+            features = ", ".join(self) or "none"
+            raise KeyError(
+                f"the batch has no feature {name!r}; it has {features}.{did_you_mean(str(name), list(self))}"
+            )
+        return Batch(inner)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

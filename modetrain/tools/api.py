@@ -13,9 +13,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from modetrain.app.build import make_data, make_info, make_recipe
+from modetrain.app.build import load_source, make_data, make_info, make_recipe
 from modetrain.config import load
-from modetrain.data.sources import load as sources
 from modetrain.engine.devices import Replicas
 from modetrain.errors import ConfigError, did_you_mean
 from modetrain.files.quoting import key_of
@@ -108,7 +107,7 @@ def build(*words: str, batches: int = 2) -> tuple[Callable[[], Recipe], list[dic
                 f"{word}: build makes no run, and modes are named to modetrain.inspect and modetrain.compare. Leave it out."
             )
     settings = load.load(words, Path.cwd())
-    source = sources.load(settings.data, evaluates=settings.evaluates)
+    source = load_source(settings)
     info = make_info(settings, source)
 
     def build_recipe() -> Recipe:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
-import numpy as np
 
 from modetrain.data.dataset import Data
-from modetrain.data.sources.source import Source, check_agreement
+from modetrain.data.seeds import Seeds
+from modetrain.data.source import Source
+from modetrain.data.sources.agreement import check_agreement
+from modetrain.data.split import ArraySplit
 from modetrain.engine import batch_norm, tf_setup, untracked
 from modetrain.engine.batching import BatchSharding
 from modetrain.engine.devices import Replicas
@@ -21,7 +23,6 @@ from modetrain.recipe import Recipe
 from modetrain.settings import DataSettings
 
 log = logging.getLogger(__name__)
-_SPLITS = ("train", "eval")
 
 
 def replicas_for(mode: Mode) -> Replicas:
@@ -73,36 +74,19 @@ def make_recipe(
     return recipe
 
 
-def make_data(
-    data: Data | Mapping[str, Any], recipe: Recipe, replicas: Replicas, mode: Mode, *, batch_size: int
-) -> Data:
-    """Returns `data`, or makes it from arrays.
+def make_data(data: Any, recipe: Recipe, replicas: Replicas, mode: Mode, *, batch_size: int) -> Data:
+    """Returns `data`, or makes it from splits.
 
     Raises:
-      ConfigError: the arrays do not make batches, or a batch cannot be sharded equally.
-      TypeError: they are no arrays.
+      ConfigError: they are no splits, or a batch cannot be sharded equally.
     """
     if isinstance(data, Data):
         assert data.sharding.parts == recipe.micro_batches, "data is sharded for another number of micro-batches"
         return data
-    if not isinstance(data, Mapping) or not data:
-        raise TypeError(
-            f"Trainer(data=...): expected a dict of arrays, or {{'train': arrays, 'eval': arrays}}; this is {type(data).__name__}."
-        )
-    splits = data if all(name in _SPLITS for name in data) else {"train": data}
-    train, evaluation = (_arrays(name, splits.get(name, {})) for name in _SPLITS)
-    check_agreement(train, evaluation, where="Trainer(data=...)")
-    labels = train.get("label")
-    source = Source(
-        kind="arrays",
-        description="arrays in memory",
-        train=train,
-        eval=evaluation,
-        classes=int(labels.max()) + 1 if labels is not None and labels.size and labels.dtype.kind in "iu" else 0,
-    )
-    examples = len(next(iter(evaluation.values()))) if evaluation else batch_size
+    source = data if isinstance(data, Source) else _make_source(data, recipe.info.seed, batch_size)
+    sizes = [split.examples for split in source.evals.values() if split.examples]
     settings = DataSettings(
-        name="arrays", source="folder", batch_size=batch_size, eval_batch_size=min(batch_size, examples)
+        name=source.kind, source="folder", batch_size=batch_size, eval_batch_size=min([batch_size, *sizes])
     )
     return Data(
         source,
@@ -112,6 +96,27 @@ def make_data(
         sharding=BatchSharding.over(replicas, recipe.micro_batches),
         debug=mode.debug_data,
     )
+
+
+def _make_source(given: Any, seed: int, batch_size: int) -> Source:
+    """The source of the argument `data` of a trainer."""
+    if given is None:
+        evals = {"": Seeds(seed, "eval", examples=batch_size)}
+        return Source(kind="none", train=Seeds(seed, "train"), evals=evals)
+    if isinstance(given, Mapping) and "train" in given and not hasattr(given["train"], "dtype"):
+        splits = {name: split for name, split in given.items() if split is not None}
+    else:
+        splits = {"train": given}
+    train, evals = splits.pop("train"), splits
+    if len(evals) == 1:
+        evals = {"": next(iter(evals.values()))}
+    source = Source(kind="arrays", description="given to Trainer", train=train, evals=evals, shared=False)
+    for split in (source.train, *source.evals.values()):
+        if isinstance(split, ArraySplit) and not split.examples:
+            raise ConfigError("Trainer(data=...): the arrays of a split hold no examples.")
+        if isinstance(split, ArraySplit) and isinstance(source.train, ArraySplit):
+            check_agreement(source.train, split, where="Trainer(data=...)")
+    return source
 
 
 def steps_per_call(mode: Mode, data: Data, steps: int) -> int:
@@ -133,19 +138,6 @@ def _check_made(recipe: Recipe, replicas: Replicas, mode: Mode) -> None:
             f"Trainer(mode=...): mode.precision={mode.precision}, and the recipe was made under Keras's policy {policy}. Pass a "
             "function that makes the recipe: Trainer(lambda: MyRecipe(...), ...)."
         )
-
-
-def _arrays(split: str, given: Any) -> dict[str, np.ndarray]:
-    if not isinstance(given, Mapping):
-        raise TypeError(f"Trainer(data=...): data[{split!r}] is a {type(given).__name__}; expected a dict of arrays.")
-    arrays = {name: np.asarray(value) for name, value in given.items()}
-    sizes = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
-    if len(set(sizes.values())) > 1:
-        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise ConfigError(f"Trainer(data=...): the arrays of {split!r} differ in their number of examples ({found}).")
-    if arrays and not next(iter(sizes.values())):
-        raise ConfigError(f"Trainer(data=...): the arrays of {split!r} hold no examples.")
-    return arrays
 
 
 def _log_unused(recipe: Any) -> None:

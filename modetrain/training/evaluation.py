@@ -6,11 +6,12 @@ import bdb
 import functools
 import logging
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from modetrain.callback import TrainerProtocol
 from modetrain.engine import object_walk, step_state
+from modetrain.engine.batching import StackedBatches
 from modetrain.engine.metrics import RunningMeans
 from modetrain.engine.variables import Snapshot
 from modetrain.errors import ConfigError
@@ -23,33 +24,41 @@ _reported: weakref.WeakSet[Any] = weakref.WeakSet()  # the recipes whose assignm
 def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> dict[str, float]:
     """Evaluates, with the averaged weights if an optimizer has them; all workers must call this.
 
-    What `eval_step` assigns has its value back afterwards.
+    What `eval_step` assigns has its value back afterwards. With several splits a metric is called `SPLIT/NAME`.
 
     Args:
       trainer: has the recipe, the data and the mode.
       steps_per_call: maximum number of batches in one call of the program.
     """
-    program = trainer.programs.eval
-    means = RunningMeans()
-    blocks, begun = trainer.data.eval_blocks(steps_per_call), 0
+    found: dict[str, float] = {}
     with trainer.timer.measure("eval"), trainer.recipe.averaged(), Snapshot() as before:
-        while True:
-            with explain(trainer, "prepare", None, functools.partial(int, begun), evaluating=True):
-                block = next(blocks, None)
-            if block is None:
-                break
-            begun = int(block.numbers[block.length - 1].numpy().max()) + 1
-            with explain(trainer, "eval_step", block, failing_step(trainer.mode, program, block.first)):
-                if not program.has(block):
-                    with trainer.timer.measure("compile"):
-                        program.prepare(block)
-                before.add(program.assigned(block, lambda: object_walk.reachable_variables(trainer.recipe).values()))
-                rows = program(block, 0, block.length)
-            means += RunningMeans.from_rows(program.names, rows[block.counted[: block.length]])
+        for split, batches in trainer.data.evaluations.items():
+            means = _evaluate_split(trainer, batches.blocks(steps_per_call), before)
+            prefix = f"{split}/" if split else ""
+            found |= {f"{prefix}{name}": value for name, value in means.items()}
         if trainer.recipe not in _reported:
             _reported.add(trainer.recipe)
             _log_assigned(trainer.recipe, before.changed())
-        everywhere = trainer.replicas.sum_over_workers(means.array())
+    return found
+
+
+def _evaluate_split(trainer: TrainerProtocol, blocks: Iterator[StackedBatches], before: Snapshot) -> dict[str, float]:
+    """Means over the examples of one split; `before` gets the variables that the step assigns."""
+    program, means, begun = trainer.programs.eval, RunningMeans(), 0
+    while True:
+        with explain(trainer, "prepare", None, functools.partial(int, begun), evaluating=True):
+            block = next(blocks, None)
+        if block is None:
+            break
+        begun = int(block.numbers[block.length - 1].numpy().max()) + 1
+        with explain(trainer, "eval_step", block, failing_step(trainer.mode, program, block.first)):
+            if not program.has(block):
+                with trainer.timer.measure("compile"):
+                    program.prepare(block)
+            before.add(program.assigned(block, lambda: object_walk.reachable_variables(trainer.recipe).values()))
+            rows = program(block, 0, block.length)
+        means += RunningMeans.from_rows(program.names, rows[block.counted[: block.length]])
+    everywhere = trainer.replicas.sum_over_workers(means.array())
     return RunningMeans.from_rows(program.names, everywhere).means()
 
 
@@ -61,12 +70,12 @@ def check(trainer: TrainerProtocol) -> None:
     Raises:
       ConfigError: it updates one.
     """
-    if not step_state.may_update_metrics() or not trainer.data.eval_examples:
+    if not step_state.may_update_metrics() or not trainer.data.evaluations:
         return
     program = trainer.programs.eval
     try:
         with trainer.timer.measure("eval"), Snapshot(object_walk.reachable_variables(trainer.recipe).values()):
-            block = next(trainer.data.eval_blocks(trainer.loader.length))
+            block = next(next(iter(trainer.data.evaluations.values())).blocks(trainer.loader.length))
             if trainer.mode.compile == "eager":
                 program(block, 0, 1)
             else:

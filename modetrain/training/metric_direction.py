@@ -62,11 +62,12 @@ class Monitored:
         """
         name = name_of(given)
         found = _SIGNS.get(given[:1]) or best_is
-        if found is None and isinstance(stated, Mapping) and name in stated:
-            found = stated[name]
+        bare = name.rpartition("/")[2]  # without the evaluation split
+        if found is None and isinstance(stated, Mapping) and (name in stated or bare in stated):
+            found = stated.get(name, stated.get(bare))
             if found not in _SIGNS.values():
                 raise ConfigError(f"best_is of {owner}: {name!r} is {found!r}. Write 'min' or 'max' there.")
-        found = found or _KNOWN.get(_PREFIX.sub("", re.sub(r"[ -]", "_", name.lower())))
+        found = found or _KNOWN.get(_PREFIX.sub("", re.sub(r"[ -]", "_", bare.lower())))
         if found is None:
             raise ConfigError(
                 f"{KEY}={name}: nothing says whether a smaller or a larger {name} is better. Type {proposal(KEY, f'-{name}')} "

@@ -12,7 +12,7 @@ import tensorflow as tf
 from modetrain.callbacks.evaluate import Evaluate
 from modetrain.data import aligned
 from modetrain.data.dataset import Data
-from modetrain.data.sources.source import Source
+from modetrain.data.source import Source
 from modetrain.engine.batching import BatchSharding
 from modetrain.errors import ConfigError
 from modetrain.files.tensorboard import TensorBoardWriter
@@ -27,7 +27,7 @@ def numbers(batch) -> list[int]:
 def many(count) -> Source:
     """Examples that are numbers and nothing else."""
     split = {"index": np.arange(count), "label": np.zeros(count, np.int32)}
-    return Source(kind="folder", description="numbers", train=split, eval=split, classes=1)
+    return Source(kind="folder", train=split, evals={"": split}, facts={"classes": 1})
 
 
 def streamed(data, first, length, count):
@@ -204,13 +204,13 @@ def test_debugged_evaluation_is_prepared_in_python_when_it_is_needed(make_data):
 
     data = make_data(prepare=prepare, debug=True, eval_batch_size=4)
     assert data.steps_that_fit() == 1
-    blocks = data.eval_blocks(2)
+    blocks = data.evaluations[""].blocks(2)
     assert seen == []
     found = [next(blocks)]
     assert seen == [(True, False)] * 2
     found += blocks
     assert seen == [(True, False)] * 6, "5 full batches and a short one"
-    plain = list(make_data(prepare=prepare, eval_batch_size=4).eval_blocks(2))
+    plain = list(make_data(prepare=prepare, eval_batch_size=4).evaluations[""].blocks(2))
     for debugged, other in zip(found, plain, strict=True):
         assert (debugged.first, debugged.length) == (other.first, other.length)
         same(debugged.arrays, other.arrays)
@@ -227,10 +227,6 @@ RETURNED = {
         r"returned `x`, one number .* Return tf.repeat\(value, ",
     ),
     "None": (lambda batch: {**batch, "x": None}, "returned `x`, None"),
-    "a nested dict": (
-        lambda batch: {**batch, "x": {"y": batch["label"]}},
-        "returned `x`, a dict: give each tensor a name of its own",
-    ),
     "ragged": (
         lambda batch: {**batch, "x": tf.RaggedTensor.from_tensor(batch["image"])},
         "returned `x`, a ragged tensor.*to_tensor",
@@ -286,7 +282,7 @@ def test_shapes_that_python_hides_work_too(make_data, debug):
     hidden, plain = (make_data(prepare=prepare, sharding=sharding, debug=debug) for prepare in (hide, show))
     same(next(hidden.train_blocks(3, 2)).arrays, next(plain.train_blocks(3, 2)).arrays)
     hidden, plain = (make_data(prepare=prepare, debug=debug, eval_batch_size=4) for prepare in (hide, show))
-    for one, other in zip(hidden.eval_blocks(2), plain.eval_blocks(2), strict=True):
+    for one, other in zip(hidden.evaluations[""].blocks(2), plain.evaluations[""].blocks(2), strict=True):
         same(one.arrays, other.arrays)
 
     def cut(batch, *, seed, training):
@@ -333,7 +329,7 @@ def test_examples_are_held_once(make_data):
     label = np.zeros(100, np.int32)
     for array, copies in ((image, 0), (image[1:], 1)):  # the second begins where no tensor can
         split = {"image": array, "label": label[: len(array)], "index": np.arange(len(array))}
-        given = Source(kind="folder", description="", train=split, eval={}, classes=1)
+        given = Source(kind="folder", train=split, facts={"classes": 1})
         Path("/proc/self/clear_refs").write_text("5")  # the most from here on
         before = memory("VmRSS")
         data = make_data(source=given)
@@ -341,7 +337,7 @@ def test_examples_are_held_once(make_data):
         batch = data.batch(0)
         np.testing.assert_array_equal(batch["image"][:, 5, 5, 0], array[batch["index"], 5, 5, 0])
     users = {"image": image.copy(), "label": label}
-    mine = make_data(source=Source(kind="arrays", description="", train=users, eval={}, classes=1))
+    mine = make_data(source=Source(kind="arrays", train=users, facts={"classes": 1}, shared=False))
     users["image"][:] = 7
     assert len(np.unique(mine.batch(0)["image"])) == 8, "arrays of the caller are copied: they may change"
 
@@ -352,7 +348,7 @@ def test_examples_are_held_once(make_data):
 def evaluated(data, length):
     """(number, arrays) of each evaluation batch, as they come in blocks of `length`."""
     found = []
-    for block in data.eval_blocks(length):
+    for block in data.evaluations[""].blocks(length):
         assert block.first == len(found)
         batches = [{name: array[n, 0, 0] for name, array in block.arrays.items()} for n in range(block.length)]
         found += enumerate(batches, block.first)
@@ -373,7 +369,7 @@ def test_every_evaluation_example_is_seen_exactly_once(make_data, source, length
 
 def test_blocks_of_evaluation_have_two_shapes_at_most(make_data):
     # 5 full batches in blocks of 2: the third block is filled up, and its bounds keep the filling out
-    blocks = list(make_data(eval_batch_size=4).eval_blocks(2))
+    blocks = list(make_data(eval_batch_size=4).evaluations[""].blocks(2))
     assert [(block.first, block.length) for block in blocks] == [(0, 2), (2, 2), (4, 1), (5, 1)]
     assert [tuple(block.arrays["index"].shape) for block in blocks] == [(2, 1, 1, 4)] * 3 + [(1, 1, 1, 3)]
 

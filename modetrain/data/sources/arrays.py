@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from modetrain.data import aligned
+from modetrain.data.sources.agreement import Arrays, format_sides
 from modetrain.data.sources.messages import data_override
-from modetrain.data.sources.source import Arrays, format_sides
 from modetrain.data.sources.splits import split_names, unknown_split, wanted
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings
@@ -21,11 +21,12 @@ from modetrain.settings import DataSettings
 # tf.data holds a second copy while it reads; the rest is for the model and prefetched batches.
 _SHARE_OF_MEMORY = 0.4
 _RESIZE_AT_ONCE = 256
+_NAMES = {"train_split": "train", "eval_split": "test"}
 _SLICE = re.compile(r"(?P<name>[\w-]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
-def select(splits: Mapping[str, Arrays], settings: DataSettings, *, where: str) -> tuple[Arrays, Arrays]:
-    """Applies the split expressions to whole splits; returns training and evaluation arrays, resized.
+def select(splits: Mapping[str, Arrays], settings: DataSettings, *, where: str) -> dict[str, Arrays]:
+    """Applies the split expressions to whole splits; returns the arrays by key (see `splits.wanted`), resized.
 
     Args:
       splits: arrays by split name.
@@ -40,8 +41,7 @@ def select(splits: Mapping[str, Arrays], settings: DataSettings, *, where: str) 
         if isinstance(array, np.memmap)
     )
     check_memory(mapped, "the examples of data.train_split and data.eval_split", where)
-    joined = [resize(_join(found), settings, where=where) for found in parts.values()]
-    return joined[0], joined[1] if len(joined) > 1 else {}
+    return {key: resize(_join(found), settings, where=where) for key, found in parts.items()}
 
 
 def _slice(key: str, expression: str, splits: Mapping[str, Arrays], where: str) -> list[Arrays]:
@@ -259,8 +259,7 @@ def _number(name: str, text: str) -> int:
     return int((re.findall(rf"^{name}\s+(\d+)", text, re.MULTILINE) or [""])[0])
 
 
-def format_counts(train: Arrays, evaluation: Arrays) -> str:
-    """`4,000 train, 1,000 test` for a description."""
-    return f"{len(train['label']):,} train, " + (
-        f"{len(evaluation['label']):,} test" if evaluation else "no evaluation split"
-    )
+def format_counts(found: Mapping[str, Arrays]) -> str:
+    """`4,000 train, 1,000 test` for a description, of arrays by key."""
+    counts = [f"{len(arrays['label']):,} {key.partition('.')[2] or _NAMES[key]}" for key, arrays in found.items()]
+    return ", ".join(counts if len(counts) > 1 else [*counts, "no evaluation split"])

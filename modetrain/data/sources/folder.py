@@ -9,16 +9,20 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from modetrain.data import aligned
 from modetrain.data.sources import arrays, layouts, splits
+from modetrain.data.sources.agreement import check_agreement
 from modetrain.data.sources.messages import data_override, format_path
-from modetrain.data.sources.source import Source, check_agreement
 from modetrain.errors import ConfigError
 from modetrain.files.paths import visible
 from modetrain.settings import DataSettings
+
+if TYPE_CHECKING:
+    from modetrain.data.source import Source
 
 _LAYOUTS = (
     "{0}.npz, or {0}/image.npy and {0}/label.npy, or {0}*.tfrecord* (and the same for every other split), "
@@ -71,15 +75,19 @@ def load(settings: DataSettings) -> Source:
     _check_archives([folder / f"{name}.npz" for name in names if _layout(folder, name) == "npz"])
     whole = {name: _split(folder, name, settings) for name in names}
     where = format_path(folder)
-    train, evaluation = arrays.select(whole, settings, where=where)
-    check_agreement(train, evaluation, where=where)
+    found = arrays.select(whole, settings, where=where)
+    train, evaluations = found["train_split"], splits.evals(found)
+    for evaluation in evaluations.values():
+        check_agreement(train, evaluation, where=where)
+    from modetrain.data.source import Source
+
     return Source(
         kind="folder",
-        description=f"folder {where} ({arrays.format_counts(train, evaluation)})",
+        description=f"folder {where} ({arrays.format_counts(found)})",
         train=train,
-        eval=evaluation,
+        evals=evaluations,
         # From whole splits, so that a slice does not change the model.
-        classes=1 + max(int(split["label"].max()) for split in whole.values()),
+        facts={"classes": 1 + max(int(split["label"].max()) for split in whole.values())},
     )
 
 

@@ -1,29 +1,32 @@
-"""Loads the examples: from TFDS, the bundled sample of MNIST, or the user's own folder.
+"""Loads the examples: from TFDS, the bundled sample of MNIST, the user's own folder, or none.
 
     check(settings.data)                  # light: before TensorFlow is imported
-    source = load(settings.data)
-    source.train["image"], source.train["label"]
+    source = load(settings.data, seed=0)
+    source.train, source.evals
 
-All examples are decoded into host arrays, because the trainer gathers batches by index. The examples of step 1,000 then
-depend on (seed, step) only, and on nothing that was read before.
+TFDS, the sample and arrays of a folder are decoded into host arrays.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from modetrain.data.sources.messages import BUNDLED, data_override, format_path
-from modetrain.data.sources.source import Source
 from modetrain.data.sources.splits import UnknownSplit, wanted
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import SOURCES, DataSettings
+
+if TYPE_CHECKING:
+    from modetrain.data.source import Source
+    from modetrain.data.split import Split
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +47,9 @@ def check(settings: DataSettings, *, evaluates: bool = True) -> None:
 
 def _without_missing(read: Callable[[DataSettings], T], settings: DataSettings, evaluates: bool) -> T:
     """`read(settings)`, without an evaluation split that is missing and that nothing needs."""
-    if evaluates and settings.eval_split is None:
+    if settings.function or settings.source == "none":
+        return read(settings)
+    if evaluates and settings.eval_split is None and not settings.eval_splits:
         raise ConfigError(
             "data.eval_split=null: the run evaluates, and there would be nothing to evaluate on. Type callbacks.evaluate=null, or "
             "data.eval_split=test."
@@ -52,12 +57,14 @@ def _without_missing(read: Callable[[DataSettings], T], settings: DataSettings, 
     try:
         return read(settings)
     except UnknownSplit as error:
-        if evaluates or error.key != "eval_split":
+        if evaluates or settings.eval_splits or error.key != "eval_split":
             raise
         return read(dataclasses.replace(settings, eval_split=None))
 
 
 def _check(settings: DataSettings) -> None:
+    if settings.function:
+        return
     if settings.source not in SOURCES:
         raise ConfigError(
             f"data.source={settings.source}: not one of {', '.join(SOURCES)}.{did_you_mean(settings.source, SOURCES)} "
@@ -81,6 +88,8 @@ def _check(settings: DataSettings) -> None:
         )
     from modetrain.data.sources import names, splits
 
+    if settings.source == "none":
+        return
     if settings.source == "folder":
         from modetrain.data.sources import folder
 
@@ -96,30 +105,52 @@ def _check(settings: DataSettings) -> None:
     splits.check(settings)
 
 
-def load(settings: DataSettings, *, evaluates: bool = True) -> Source:
-    """Decodes the examples that the settings ask for; logs a download before it starts.
+def load(settings: DataSettings, *, seed: int = 0, evaluates: bool = True) -> Source:
+    """Reads the examples that the settings ask for; logs a download before it starts.
 
     Args:
       settings: the `data` group of the config.
-      evaluates: whether the run needs the evaluation split; if not, it is loaded where it exists.
+      seed: the run's seed, for `data=none`.
+      evaluates: whether the run needs an evaluation split; if not, it is loaded where it exists.
 
     Raises:
-      ConfigError: the data does not exist, is not available, or is not image classification; no partial data is left.
+      ConfigError: the data does not exist, is not available, or is not what its source reads; no partial data is left.
     """
-    source = _without_missing(_load, settings, evaluates)
-    if source.eval:
-        unknown = sorted({*source.eval["label"].tolist()} - {*source.train["label"].tolist()})
-        if unknown:
-            some = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
-            log.warning(
-                f"data.eval_split={settings.eval_split} has labels that no example of data.train_split={settings.train_split} "
-                f"has ({some}): training cannot teach them. Files that are sorted by class look like this when they are sliced"
-            )
+    source = _without_missing(functools.partial(_load, seed=seed), settings, evaluates)
+    for name, split in source.evals.items():
+        _warn_of_unknown_labels(source.train, split, f"eval_splits.{name}" if name else "eval_split", settings)
     return source
 
 
-def _load(settings: DataSettings) -> Source:
+def _warn_of_unknown_labels(train: Split, evaluation: Split, key: str, settings: DataSettings) -> None:
+    from modetrain.data.split import ArraySplit
+
+    arrays = [one.get("label") for one in (train, evaluation) if isinstance(one, ArraySplit)]
+    if len(arrays) < 2 or any(array is None or array.dtype.kind not in "iu" or array.ndim != 1 for array in arrays):
+        return
+    known, labels = ({*array.tolist()} for array in arrays)  # type: ignore[union-attr]
+    if unknown := sorted(labels - known):
+        some = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
+        expression = settings.eval_split if key == "eval_split" else (settings.eval_splits or {})[key.partition(".")[2]]
+        log.warning(
+            f"data.{key}={expression} has labels that no example of data.train_split={settings.train_split} "
+            f"has ({some}): training cannot teach them. Files that are sorted by class look like this when they are sliced"
+        )
+
+
+def _load(settings: DataSettings, *, seed: int) -> Source:
     _check(settings)
+    if settings.source == "none":
+        from modetrain.data.seeds import Seeds
+        from modetrain.data.source import Source  # with TensorFlow
+
+        examples = (settings.eval_batches or 1) * settings.eval_batch_size
+        return Source(
+            kind="none",
+            description="none: a batch holds nothing but seeds",
+            train=Seeds(seed, "train"),
+            evals={"": Seeds(seed, "eval", examples=examples)},
+        )
     if settings.source == "folder":
         from modetrain.data.sources import folder
 
@@ -138,7 +169,7 @@ def count_training(settings: DataSettings) -> int | None:
     if settings.source == "bundled":
         from modetrain.data.sources import bundled
 
-        return len(bundled.load(dataclasses.replace(settings, image_size=None), because="").train["label"])
+        return bundled.load(dataclasses.replace(settings, image_size=None), because="").train.examples
     import numpy as np
 
     from modetrain.data.sources import names

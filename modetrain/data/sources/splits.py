@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from modetrain.data.sources import names
 from modetrain.data.sources.messages import BUNDLED, data_override, format_path
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import DataSettings
 
+T = TypeVar("T")
 OF_SAMPLE = ("train", "test")  # the splits of the bundled sample, and of TFDS's MNIST
 
 
@@ -31,9 +33,18 @@ class UnknownSplit(ConfigError):
 
 
 def wanted(settings: DataSettings) -> dict[str, str]:
-    """The split expressions by key; no `eval_split` where there is nothing to evaluate on."""
-    found = {"train_split": settings.train_split, "eval_split": settings.eval_split}
+    """The split expressions by key: `train_split`, and `eval_split` or each `eval_splits.NAME`, where there is one."""
+    named = {f"eval_splits.{name}": expression for name, expression in (settings.eval_splits or {}).items()}
+    found: dict[str, str | None] = {
+        "train_split": settings.train_split,
+        **(named or {"eval_split": settings.eval_split}),
+    }
     return {key: expression for key, expression in found.items() if expression is not None}
+
+
+def evals(found: Mapping[str, T]) -> dict[str, T]:
+    """Evaluation splits by name, from what was found by the keys of `wanted`; `eval_split` has no name."""
+    return {key.partition(".")[2]: one for key, one in found.items() if key != "train_split"}
 
 
 def split_names(expression: str) -> list[str]:

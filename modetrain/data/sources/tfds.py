@@ -21,9 +21,10 @@ from tensorflow_datasets.core.download import downloader
 from tensorflow_datasets.core.read_only_builder import ReadOnlyBuilder
 from tensorflow_datasets.core.registered import DatasetNotFoundError
 
+from modetrain.data.source import Source
 from modetrain.data.sources import arrays, names, network, records, splits
+from modetrain.data.sources.agreement import check_agreement
 from modetrain.data.sources.messages import BUNDLED, data_override, format_path
-from modetrain.data.sources.source import Source, check_agreement
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.settings import DataSettings
 
@@ -65,16 +66,17 @@ def read(builder: Any, settings: DataSettings, *, kind: str, where: str, descrip
     for key, expression in expressions.items():
         _check_split(builder, key, expression, where)
     with network.silence_logs():
-        decoded = [_decode(builder, split, image, label, settings, where) for split in expressions.values()]
-    train, evaluation = decoded[0], decoded[1] if len(decoded) > 1 else {}
-    check_agreement(train, evaluation, where=where)
+        decoded = {key: _decode(builder, split, image, label, settings, where) for key, split in expressions.items()}
+    train, evaluations = decoded["train_split"], splits.evals(decoded)
+    for evaluation in evaluations.values():
+        check_agreement(train, evaluation, where=where)
     classes = builder.info.features[label].num_classes
     return Source(
         kind=kind,
-        description=f"{description} ({arrays.format_counts(train, evaluation)})",
+        description=f"{description} ({arrays.format_counts(decoded)})",
         train=train,
-        eval=evaluation,
-        classes=classes or 1 + max(int(split["label"].max()) for split in decoded),
+        evals=evaluations,
+        facts={"classes": classes or 1 + max(int(split["label"].max()) for split in decoded.values())},
     )
 
 

@@ -84,9 +84,8 @@ def main(folder: str, name: str) -> int:
 
 def _build(job: Job, settings: Settings, store: ResultStore) -> Variant:
     from modetrain.app import record
-    from modetrain.app.build import connect_devices, make_data, make_info, make_recipe
+    from modetrain.app.build import connect_devices, load_source, make_data, make_info, make_recipe
     from modetrain.checkpoints import resume
-    from modetrain.data.sources import load as sources
     from modetrain.engine import tf_setup
     from modetrain.tools.compare import speed
     from modetrain.tools.compare.variant import Variant
@@ -99,7 +98,7 @@ def _build(job: Job, settings: Settings, store: ResultStore) -> Variant:
         raise
     protocol.announce_ready(os.environ)
     tf_setup.apply(settings.mode, settings.seed)
-    source = sources.load(settings.data, evaluates=settings.evaluates)
+    source = load_source(settings)
     recipe = make_recipe(settings, make_info(settings, source), replicas=replicas)
     restored = resume.restore(resume.ResumePoint(folder=Path(), checkpoints=job.checkpoints), recipe, settings)
     first = restored.step if restored else 0

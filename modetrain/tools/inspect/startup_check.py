@@ -162,12 +162,14 @@ class StartupCheck:
 
 def notes_on_parts(trainer: Trainer, *, evaluates: bool = True) -> dict[str, str]:
     """By method whose results on parts of a batch are averaged, what averages them."""
-    found, size = {}, trainer.data.settings.eval_batch_size
+    found = {}
     parts, count = trainer.recipe.micro_batches, trainer.replicas.count
     over = [f"{parts} micro-batches (optimizer.accumulate={parts})"] * (parts > 1) + [f"{count} replicas"] * (count > 1)
     if over:
         found["train_step"] = f"averaged over {' and '.join(over)}"
-    batches = -(-trainer.data.eval_examples // size)
+    size = next((one.batch_size for one in trainer.data.evaluations.values()), 0)
+    examples = max((one.examples for one in trainer.data.evaluations.values()), default=0)
+    batches = -(-examples // size) if size else 0
     if evaluates and batches > 1:
         found["eval_step"] = f"averaged over the {batches} batches of an evaluation (data.eval_batch_size={size})"
     return found

@@ -55,7 +55,7 @@ class ReplayedStep:
         self.capsule = capsule
         self.settings = settings
         if recipe is None:
-            info = Info(**{**capsule.info, "image_shape": tuple(capsule.info["image_shape"])})
+            info = Info(**_with_tuples(capsule.info))
             recipe = make_recipe(settings, info)
         self.recipe = recipe
         self._method = "eval_step" if capsule.method == "eval_step" else "train_step"
@@ -166,3 +166,10 @@ def _format_range(value: np.ndarray) -> str:
 
 def _format_numbers(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + (f" and {len(numbers) - 5} more" if len(numbers) > 5 else "")
+
+
+def _with_tuples(value: Any) -> Any:
+    """What was written as JSON, with its sequences as they were."""
+    if isinstance(value, Mapping):
+        return {name: _with_tuples(one) for name, one in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

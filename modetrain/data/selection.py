@@ -1,0 +1,114 @@
+"""Split expressions such as `train[:90%]+extra`, applied to splits of any kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import tensorflow as tf
+
+from modetrain.data.split import Split
+from modetrain.data.stream import Stream
+from modetrain.errors import ConfigError, closest, did_you_mean
+from modetrain.files.quoting import shell_override
+
+_PART = re.compile(r"(?P<name>[\w-]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+
+
+class Rows(Split):
+    """A part of one or several splits: ranges of their rows, one after the other.
+
+    Args:
+      parts: (split, first row, end) for each range; the splits have the same features.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Split, int, int]]):
+        first = parts[0][0]
+        super().__init__(sum(stop - start for _, start, stop in parts), first.shapes, first.dtypes)
+        self._parts = parts
+        self.in_memory = len(parts) == 1 and first.in_memory
+
+    def load(self) -> None:
+        for split, *_ in self._parts:
+            split.load()
+
+    def gather(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
+        if len(self._parts) == 1:
+            split, start, _ = self._parts[0]
+            return split.gather(rows + start)
+        found: list[dict[str, tf.Tensor]] = []
+        places, begin = [], 0
+        for split, start, stop in self._parts:
+            here = tf.where((rows >= begin) & (rows < begin + stop - start))[:, 0]
+            places.append(here)
+            found.append(split.gather(tf.gather(rows, here) - begin + start))
+            begin += stop - start
+        order = tf.argsort(tf.concat(places, 0))
+        return {
+            name: tf.ensure_shape(tf.gather(tf.concat([one[name] for one in found], 0), order), [rows.shape[0], *shape])
+            for name, shape in self.shapes.items()
+        }
+
+
+def select(splits: Mapping[str, Split], key: str, expression: str, where: str) -> Split:
+    """The examples that an expression names.
+
+    Args:
+      splits: by name.
+      key: whose value the expression is, such as `train_split`, for messages.
+      expression: names joined by `+`, each with a slice if it is not the whole split; percentages are rounded to the closest
+        example.
+      where: the data set's name in messages.
+
+    Raises:
+      ConfigError: there is no such split, it holds no example there, or a part of a stream is asked for.
+    """
+    parts = []
+    for text in expression.split("+"):
+        match = _PART.fullmatch(text.strip())
+        if match is None:
+            raise ConfigError(
+                f"data.{key}={expression}: {text.strip()!r} cannot be read. Type {_override(key, 'train')} or "
+                f"{_override(key, 'train[:90%]')}."
+            )
+        name = match["name"]
+        if name not in splits:
+            known = sorted(splits)
+            near = closest(name, known) or next(iter(known), "train")
+            raise ConfigError(
+                f"data.{key}={expression}: {where} has no split {name!r}; it has {', '.join(known)}.{did_you_mean(name, known)} "
+                f"Type {_override(key, near)}."
+            )
+        split = splits[name]
+        if isinstance(split, Stream):
+            if match[0] != name or "+" in expression:
+                raise ConfigError(
+                    f"data.{key}={expression}: {name} of {where} is a stream, of which no part can be taken. Type "
+                    f"{_override(key, name)}."
+                )
+            return split
+        start, stop = (
+            _boundary(match["start"], split.examples, 0),
+            _boundary(match["stop"], split.examples, split.examples),
+        )
+        if start < stop:
+            parts.append((split, start, stop))
+    if not parts:
+        raise ConfigError(f"data.{key}={expression}: no example is left of {where}. Type {_override(key, 'train')}.")
+    for split, *_ in parts[1:]:
+        if dict(split.dtypes) != dict(parts[0][0].dtypes):
+            raise ConfigError(f"data.{key}={expression}: splits with different features cannot be joined.")
+    if len(parts) == 1 and parts[0][1:] == (0, parts[0][0].examples):
+        return parts[0][0]
+    return Rows(parts)
+
+
+def _boundary(text: str | None, count: int, default: int) -> int:
+    if text is None:
+        return default
+    value = round(int(text[:-1]) * count / 100) if text.endswith("%") else int(text)
+    return min(max(value + count if value < 0 else value, 0), count)
+
+
+def _override(key: str, value: str) -> str:
+    return shell_override(f"data.{key}", value)

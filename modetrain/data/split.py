@@ -1,0 +1,251 @@
+"""A split: the examples of one part of a data set, which batches are gathered from by row.
+
+    split = ArraySplit({"image": images, "label": labels})     # arrays in memory
+    split = RandomAccess(photos)                               # an object with len() and [i] -> {feature: value}
+    split.gather(tf.constant([3, 1]))                          # {"image": [2, h, w, c], "label": [2]}
+
+Features have any names, dtypes and shapes. Nested ones become flat names: `{"box": {"x": ...}}` is the feature `box/x`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from modetrain.data import aligned
+from modetrain.errors import ConfigError
+
+_ROWS = 256  # sampled examples of a fingerprint: enough to detect another order, scale or selection
+PROBED = 4  # examples that are read to learn the shapes of the features
+
+
+class Split:
+    """Examples with random access.
+
+    Attributes:
+      examples: how many there are.
+      in_memory: whether gathering rows costs next to nothing, so that several batches may be gathered at once.
+      shapes: by feature the shape of one example; None for a dimension that varies.
+      dtypes: by feature the dtype.
+    """
+
+    in_memory = False
+
+    def __init__(
+        self,
+        examples: int,
+        shapes: Mapping[str, tuple[int | None, ...]] | None = None,
+        dtypes: Mapping[str, tf.DType] | None = None,
+    ):
+        self.examples = examples
+        self.shapes = shapes or {}
+        self.dtypes = dtypes or {}
+
+    def load(self) -> None:
+        """Takes into memory what is to be kept there, before the first batch."""
+
+    def gather(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The examples of `rows`, int64 [n], by feature [n, ...]; it is traced by `Dataset.map` or runs eagerly."""
+        raise NotImplementedError
+
+    def first(self, count: int) -> dict[str, np.ndarray]:
+        """The first examples, at most `count`, by feature [n, ...]."""
+        rows = tf.range(min(count, self.examples), dtype=tf.int64)
+        return {name: value.numpy() for name, value in self.gather(rows).items()}
+
+    def fingerprint(self) -> str:
+        """A short hash of some of the examples, which another order, scale or selection changes."""
+        sha = hashlib.sha256(str(self.examples).encode())
+        rows = np.unique(np.linspace(0, self.examples - 1, min(PROBED, self.examples)).astype(np.int64))
+        for name, value in sorted(self.gather(tf.constant(rows)).items()):
+            found = value.numpy()
+            sha.update(f"{name} {found.dtype} {found.shape}".encode())
+            sha.update(repr(found.tolist()).encode() if found.dtype == object else found.tobytes())
+        return sha.hexdigest()[:12]
+
+
+class ArraySplit(Split, Mapping[str, np.ndarray]):
+    """Arrays with one first dimension, by feature.
+
+    Args:
+      arrays: by feature an array [examples, ...].
+      shared: the arrays do not change any more, so that tensors may share their memory.
+
+    Raises:
+      ConfigError: the arrays differ in their number of examples.
+    """
+
+    in_memory = True
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], *, shared: bool = True):
+        self._arrays = {name: np.asanyarray(array) for name, array in flatten(arrays).items()}
+        self._shared = shared
+        self._tensors: dict[str, tf.Tensor] = {}
+        sizes = {name: len(array) if array.ndim else 0 for name, array in self._arrays.items()}
+        if len(set(sizes.values())) > 1:
+            found = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise ConfigError(f"arrays of one split differ in their number of examples ({found}).")
+        super().__init__(
+            next(iter(sizes.values()), 0),
+            {name: tuple(array.shape[1:]) for name, array in self._arrays.items()},
+            {name: dtype_of(array) for name, array in self._arrays.items()},
+        )
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def gather(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The examples of `rows`, int64 of any shape."""
+        self.load()
+        return {name: tf.gather(tensor, rows) for name, tensor in self._tensors.items()}
+
+    def load(self) -> None:
+        if not self._tensors:
+            with tf.init_scope(), tf.device("CPU:0"):  # the input pipeline gathers there
+                self._tensors = {n: aligned.to_tensor(a, shared=self._shared) for n, a in self._arrays.items()}
+
+    def first(self, count: int) -> dict[str, np.ndarray]:
+        return {name: array[:count] for name, array in self._arrays.items()}
+
+    def fingerprint(self) -> str:
+        sha = hashlib.sha256()
+        for name in sorted(self._arrays):
+            array = self._arrays[name]
+            rows = np.unique(np.linspace(0, len(array) - 1, min(_ROWS, len(array))).astype(np.int64))
+            sha.update(f"{name} {array.dtype} {array.shape}".encode())
+            sha.update(np.ascontiguousarray(array[rows]).tobytes())
+        return sha.hexdigest()[:12]
+
+
+class RandomAccess(Split):
+    """The examples of a Python object with `len()` and `[i] -> {feature: value}`.
+
+    `[i]` is called by several threads at once. It may read files, and must return the same for the same `i`.
+
+    Args:
+      given: the object.
+      name: what it is called in messages.
+
+    Raises:
+      ConfigError: its examples are no dicts of arrays, or differ in their features.
+    """
+
+    def __init__(self, given: Sequence[Mapping[str, Any]], *, name: str = "the split"):
+        self._given = given
+        self._name = name
+        probed = [self._example(i) for i in range(min(PROBED, len(given)))]
+        super().__init__(len(given), *signature(probed, name))
+
+    def gather(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
+        found = tf.nest.flatten(tf.numpy_function(self._fetch, [rows], list(self.dtypes.values()), stateful=False))
+        count = rows.shape[0]
+        return {n: tf.ensure_shape(v, [count, *self.shapes[n]]) for n, v in zip(self.dtypes, found, strict=True)}
+
+    def _example(self, index: int) -> dict[str, np.ndarray]:
+        try:
+            given = self._given[index]
+        except Exception as error:
+            raise RuntimeError(
+                f"{self._name}: example {index} cannot be read: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(given, Mapping):
+            raise ConfigError(
+                f"{self._name}: example {index} is a {type(given).__name__}; expected is a dict of values by feature. Return "
+                'for example {"image": image, "label": label}.'
+            )
+        return {name: np.asarray(value) for name, value in flatten(given).items()}
+
+    def _fetch(self, rows: np.ndarray) -> list[np.ndarray]:
+        examples = [self._example(int(row)) for row in rows]
+        found = []
+        for name, dtype in self.dtypes.items():
+            for row, example in zip(rows, examples, strict=True):
+                check_example(example, name, dtype, self.shapes[name], f"{self._name}: example {row}")
+            found.append(stack([example[name] for example in examples], dtype))
+        return found
+
+
+# --- examples in Python -----------------------------------------------------------------------------------------------
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "", *, where: str = "the data") -> dict[str, Any]:
+    """Features by flat name: `{"box": {"x": 1}}` becomes `{"box/x": 1}`.
+
+    Raises:
+      ConfigError: a name is no string.
+    """
+    found: dict[str, Any] = {}
+    for name, value in nested.items():
+        if not isinstance(name, str):
+            raise ConfigError(
+                f"{where} returned a feature under {name!r}, a {type(name).__name__}. Name features by strings."
+            )
+        inner = f"{prefix}{name}"
+        found |= flatten(value, f"{inner}/", where=where) if isinstance(value, Mapping) else {inner: value}
+    return found
+
+
+def dtype_of(array: np.ndarray) -> tf.DType:
+    """TensorFlow's dtype of an array; text of any kind is a string."""
+    return tf.string if array.dtype.kind in "OSU" else tf.as_dtype(array.dtype)
+
+
+def signature(
+    examples: Sequence[Mapping[str, np.ndarray]], where: str
+) -> tuple[dict[str, tuple[int | None, ...]], dict[str, tf.DType]]:
+    """Shapes and dtypes by feature, from some examples; a dimension in which they differ is None.
+
+    Raises:
+      ConfigError: there are no examples, or they have other features.
+    """
+    if not examples:
+        raise ConfigError(f"{where} holds no examples.")
+    shapes: dict[str, tuple[int | None, ...]] = {}
+    dtypes: dict[str, tf.DType] = {}
+    for name, value in examples[0].items():
+        dtypes[name] = dtype_of(value)
+        shapes[name] = tuple(value.shape)
+        for index, other in enumerate(examples):
+            check_example(other, name, dtypes[name], (None,) * value.ndim, f"{where}: example {index}")
+            pairs = zip(shapes[name], other[name].shape, strict=True)
+            shapes[name] = tuple(one if one == side else None for one, side in pairs)
+    return shapes, dtypes
+
+
+def check_example(
+    example: Mapping[str, np.ndarray], name: str, dtype: tf.DType, shape: tuple[int | None, ...], where: str
+) -> None:
+    """Raises ConfigError if an example lacks a feature, or has it with another dtype or shape."""
+    if name not in example:
+        raise ConfigError(f"{where} has no feature `{name}`; it has {', '.join(example) or 'none'}.")
+    value = example[name]
+    seen = dtype_of(value)
+    fits = len(shape) == value.ndim and all(a in (None, b) for a, b in zip(shape, value.shape, strict=True))
+    if seen != dtype or not fits:
+        sides = "[" + ", ".join("any" if side is None else str(side) for side in shape) + "]"
+        raise ConfigError(
+            f"{where} has `{name}` as {seen.name} of shape {list(value.shape)}; the first examples have {dtype.name} of shape "
+            f"{sides}."
+        )
+
+
+def stack(values: Sequence[np.ndarray], dtype: tf.DType) -> np.ndarray:
+    """The values of one feature as one array; shorter ones are filled up with zeros, or empty strings."""
+    sides = tuple(max(sizes) for sizes in zip(*(value.shape for value in values), strict=True))
+    kind = object if dtype == tf.string else dtype.as_numpy_dtype
+    if all(value.shape == sides for value in values):
+        return np.stack(values).astype(kind, copy=False)
+    out = np.full((len(values), *sides), b"", object) if dtype == tf.string else np.zeros((len(values), *sides), kind)
+    for index, value in enumerate(values):
+        out[index][tuple(slice(side) for side in value.shape)] = value
+    return out

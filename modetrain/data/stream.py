@@ -1,0 +1,110 @@
+"""A split without random access: a `tf.data.Dataset` of the user's own, or what a generator function yields.
+
+Its order is its own; the library reads it again from the beginning to come to a step. It is repeated when it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from modetrain.data.split import PROBED, Split, flatten, signature
+from modetrain.errors import ConfigError
+
+
+class Stream(Split):
+    """Examples one after the other.
+
+    Args:
+      dataset: yields dicts of tensors by feature, an example at a time.
+      name: what it is called in messages.
+
+    Attributes:
+      examples: how many it yields, or 0 where that is not known.
+      endless: whether it never ends.
+
+    Raises:
+      ConfigError: its elements are no dicts, or batches.
+    """
+
+    def __init__(self, dataset: tf.data.Dataset, *, name: str = "the split"):
+        self._name = name
+        spec = dataset.element_spec
+        if not isinstance(spec, Mapping):
+            raise ConfigError(
+                f"{name} is a tf.data.Dataset of {_described(spec)}; expected are dicts of tensors by feature. Write for "
+                'example dataset.map(lambda x, y: {"x": x, "y": y}).'
+            )
+        specs = flatten(spec)
+        for feature, one in specs.items():
+            if not isinstance(one, tf.TensorSpec):
+                raise ConfigError(
+                    f"{name}: its feature `{feature}` is a {one.value_type.__name__}; a batch takes dense tensors. Map it with "
+                    "to_tensor() of a ragged tensor, or tf.sparse.to_dense."
+                )
+            if one.shape.rank is None:
+                raise ConfigError(
+                    f"{name}: the shape of its feature `{feature}` is unknown. Map it with tf.ensure_shape."
+                )
+        if specs and all(one.shape.rank and one.shape[0] is None for one in specs.values()):
+            raise ConfigError(
+                f"{name} yields batches (each feature begins with a dimension of any length), and the library makes the "
+                "batches. Add .unbatch() to it, or leave .batch(...) out."
+            )
+        self.dataset = dataset if spec == specs else dataset.map(flatten)
+        known = int(dataset.cardinality())
+        if known == 0:
+            raise ConfigError(f"{name} holds no examples.")
+        self.endless = known == tf.data.INFINITE_CARDINALITY
+        shapes = {feature: tuple(one.shape) for feature, one in specs.items()}
+        super().__init__(max(known, 0), shapes, {feature: one.dtype for feature, one in specs.items()})
+
+    @classmethod
+    def from_generator(cls, function: Callable[[], Iterator[Mapping[str, Any]]], *, name: str = "the split") -> Stream:
+        """A stream of what `function()` yields; it is called again for each pass.
+
+        Raises:
+          ConfigError: it yields no dicts of values by feature.
+        """
+
+        def examples() -> Iterator[dict[str, np.ndarray]]:
+            for given in function():
+                if not isinstance(given, Mapping):
+                    raise ConfigError(
+                        f"{name} yields a {type(given).__name__}; expected is a dict of values by feature. Yield for example "
+                        '{"x": x, "y": y}.'
+                    )
+                yield {feature: np.asarray(value) for feature, value in flatten(given).items()}
+
+        made = function()
+        if not hasattr(made, "__iter__"):
+            raise ConfigError(
+                f"{name} is a function that returns a {type(made).__name__}; expected is a generator of examples."
+            )
+        shapes, dtypes = signature(list(islice(examples(), PROBED)), name)
+        spec = {feature: tf.TensorSpec(shapes[feature], dtype) for feature, dtype in dtypes.items()}
+        return cls(tf.data.Dataset.from_generator(examples, output_signature=spec), name=name)
+
+    def take(self, examples: int) -> Stream:
+        """The first examples alone."""
+        return Stream(self.dataset.take(examples), name=self._name)
+
+    def batches(self, size: int, first: int) -> tf.data.Dataset:
+        """Endless training batches from number `first` on; the batches before it are read and left out."""
+        whole = self.dataset.repeat().batch(size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)
+        return whole.skip(first) if first else whole
+
+    def first(self, count: int) -> dict[str, np.ndarray]:
+        found = next(iter(self.dataset.batch(count).take(1)))
+        return {name: value.numpy() for name, value in found.items()}
+
+    def fingerprint(self) -> str:
+        return "stream"
+
+
+def _described(spec: Any) -> str:
+    return f"tuples of {len(spec)}" if isinstance(spec, tuple) else f"{type(spec).__name__} and no dicts"
