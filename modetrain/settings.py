@@ -52,7 +52,8 @@ class DataSettings:
     eval_splits: Mapping[str, str] | None = key(
         None,
         "several splits to evaluate on, by name, instead of eval_split",
-        takes="splits by name, {val: validation, test: test}",
+        {"val": "validation", "test": "test"},
+        takes="splits by name",
     )
     batch_size: int = common(
         64,

@@ -12,6 +12,7 @@ from modetrain.checkpoints import file
 from modetrain.cluster import environment, rendezvous
 from modetrain.config.targets import find, instantiate, parameters
 from modetrain.data.dataset import Data
+from modetrain.data.selection import choose
 from modetrain.data.source import Source
 from modetrain.data.sources import load as sources
 from modetrain.engine import batch_norm, untracked
@@ -49,7 +50,7 @@ def load_source(settings: Settings) -> Source:
     if not settings.data.function:
         return sources.load(settings.data, seed=settings.seed, evaluates=settings.evaluates)
     target = str(settings.data.function["_target_"])
-    return Source.select(instantiate(settings.data.function), settings.data, where=target)
+    return choose(instantiate(settings.data.function), settings.data, where=target)
 
 
 def make_info(settings: Settings, source: Source) -> Info:

@@ -87,7 +87,9 @@ def _problems(composition: Composition, cwd: Path, config_dirs: Sequence[str]) -
         before: Any = composition.base
         for part in section.split("."):
             before = before.get(part) if isinstance(before, Mapping) else None
-        yield from targets.check(section, node, before, composition.given)
+        facts = None if "data" in own else targets.KNOWN  # what a data function knows shows when it is called
+        served = () if section == "data" else facts
+        yield from targets.check(section, node, before, composition.given, served)
     for section, node in own.items():
         with contextlib.suppress(LookupError):
             yield from _class_problems(section, node, composition)

@@ -189,7 +189,7 @@ def _code_problems(composition: Composition) -> Iterator[str]:
             if problem is not None:
                 yield f"{composition.given(f'{key}._target_', call['_target_'])}: {problem}"
             elif key == "data" and call["_target_"].startswith("modetrain."):  # the library's own imports no TensorFlow
-                yield from targets.check(key, node, composition.base.get(key), composition.given)
+                yield from targets.check(key, node, composition.base.get(key), composition.given, ())
 
 
 # --- Settings --------------------------------------------------------------------------------------------------------

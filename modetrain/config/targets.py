@@ -10,7 +10,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ RUN_GIVES: Mapping[str, tuple[str, ...]] = {
     "model": ("image_shape", "classes"),
     "data": (),
 }
+# What a recipe and a model may ask for by the names of their parameters, whatever the data.
+KNOWN = ("train_examples", "eval_examples", "batch_size", "steps", "seed", "feature_shapes", "image_shape", "classes")
 
 
 def own(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +163,13 @@ def annotated(call: Any, annotation: Any) -> Any:
     return Any if isinstance(annotation, str) else annotation
 
 
-def check(section: str, node: Any, before: Any, given: Callable[[str, Any], str]) -> Iterator[str]:
+def check(
+    section: str,
+    node: Any,
+    before: Any,
+    given: Callable[[str, Any], str],
+    served: Collection[str] | None = None,
+) -> Iterator[str]:
     """Yields what is wrong with every `_target_` in a section, in words; imports what it names.
 
     Args:
@@ -169,15 +177,22 @@ def check(section: str, node: Any, before: Any, given: Callable[[str, Any], str]
       node: its value.
       before: the same before the values of the command line: their types tell what code without annotations takes.
       given: `given(key, value)` says how a key was given.
+      served: the parameters that the run gives by their names; None where that shows only when the data is loaded.
     """
     for inner, call in calls(section, node):
         try:
-            yield from _check_call(inner, call, before if inner == section else {}, given)
+            yield from _check_call(inner, call, before if inner == section else {}, given, served)
         except LookupError as error:
             yield f"{given(f'{inner}._target_', call['_target_'])}: {error.args[0]}"
 
 
-def _check_call(section: str, node: Mapping[str, Any], before: Any, given: Callable[[str, Any], str]) -> Iterator[str]:
+def _check_call(
+    section: str,
+    node: Mapping[str, Any],
+    before: Any,
+    given: Callable[[str, Any], str],
+    served: Collection[str] | None,
+) -> Iterator[str]:
     target = node["_target_"]
     takes, is_open = parameters(find(target))
     gives = RUN_GIVES.get(section, ())
@@ -198,11 +213,10 @@ def _check_call(section: str, node: Mapping[str, Any], before: Any, given: Calla
             yield f"{seen}: {target} has no argument {name!r}, it takes {has}. {fix}"
         elif known is not None and not isinstance(value, Mapping) and not known.accepts(value):
             yield f"{seen}: {known.wrong(key, value)}"
-    # What a recipe or a model is not given here may be known of the data, once that is loaded: `app/build.py` checks it.
-    if section == "data" and "_args_" not in node and "_partial_" not in node:
+    if section in RUN_GIVES and served is not None and "_args_" not in node and "_partial_" not in node:
         for name, one in inspect.signature(find(target)).parameters.items() if takes else ():
             required = one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
-            if required and name not in node and name not in gives:
+            if required and name not in node and name not in (*gives, *served):
                 yield f"{section}.{name} is missing: {target} needs it. Type +{section}.{name}=VALUE."
 
 

@@ -1,17 +1,21 @@
-"""Split expressions such as `train[:90%]+extra`, applied to splits of any kind."""
+"""Which splits a run takes of those that a data function returned, and split expressions such as `train[:90%]+extra`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
+from modetrain.data.source import Source, Splits, as_split
 from modetrain.data.split import Split
 from modetrain.data.stream import Stream
 from modetrain.errors import ConfigError, closest, did_you_mean
 from modetrain.files.quoting import shell_override
+from modetrain.settings import AUTO_SPLIT, DataSettings
 
+_USUAL = ("validation", "val", "valid", "eval", "dev", "test")
 _PART = re.compile(r"(?P<name>[\w-]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
@@ -48,6 +52,54 @@ class Rows(Split):
             name: tf.ensure_shape(tf.gather(tf.concat([one[name] for one in found], 0), order), [rows.shape[0], *shape])
             for name, shape in self.shapes.items()
         }
+
+
+def choose(given: Any, settings: DataSettings, *, where: str) -> Source:
+    """The splits that the settings name, of what a data function returned.
+
+    Without `eval_split` and `eval_splits` the evaluation split is the first there is of validation, val, valid, eval, dev
+    and test.
+
+    Args:
+      given: `Splits`, or splits by name.
+      settings: the `data` group of the config.
+      where: the function's name, for messages.
+
+    Raises:
+      ConfigError: it is neither, or has no such split.
+    """
+    found = given if isinstance(given, Splits) else Splits(given) if isinstance(given, Mapping) else None
+    if found is None:
+        raise ConfigError(
+            f'{where} returned a {type(given).__name__}; expected are splits by name. Return for example {{"train": train, '
+            '"test": test}}, or modetrain.Splits({...}, vocabulary=words).'
+        )
+    splits = {
+        name: as_split(one, name=f"the split {name} of {where}")
+        for name, one in found.splits.items()
+        if one is not None
+    }
+    wanted = dict(settings.eval_splits or {})
+    if not wanted and settings.eval_split is not None:
+        usual = next((name for name in _USUAL if name in splits), None)
+        chosen = usual if settings.eval_split == AUTO_SPLIT else settings.eval_split
+        wanted = {} if chosen is None else {"": chosen}
+    evals = {
+        name: select(splits, f"eval_splits.{name}" if name else "eval_split", expression, where)
+        for name, expression in wanted.items()
+    }
+    train = select(splits, "train_split", settings.train_split, where)
+    counts = [("train", train), *((name or "evaluation", split) for name, split in evals.items())]
+    described = ", ".join(
+        f"{split.examples:,} {name}" if split.examples else f"{name}: a stream" for name, split in counts
+    )
+    return Source(
+        train=train,
+        evals=evals,
+        kind="function",
+        description=f"{found.description or where} ({described})",
+        facts=found.facts,
+    )
 
 
 def select(splits: Mapping[str, Split], key: str, expression: str, where: str) -> Split:

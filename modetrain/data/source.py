@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from modetrain.data.as_split import as_split
-from modetrain.data.selection import select
-from modetrain.errors import ConfigError
-from modetrain.settings import AUTO_SPLIT, DataSettings
+import numpy as np
+import tensorflow as tf
 
-_USUAL = ("validation", "val", "valid", "eval", "dev", "test")
+from modetrain.data.split import ArraySplit, RandomAccess, Split
+from modetrain.data.stream import Stream
+from modetrain.errors import ConfigError
+
+ACCEPTED = (
+    "a dict of arrays, an object with len() and [i] -> {feature: value}, a tf.data.Dataset of such dicts, or a generator "
+    "function that yields them"
+)
 
 
 class Splits:
@@ -71,54 +76,6 @@ class Source:
         known = {"image_shape": tuple(image)} if len(image) == 3 and None not in image else {}
         self.facts = {**known, "feature_shapes": dict(self.train.shapes), **(facts or {})}
 
-    @classmethod
-    def select(cls, given: Any, settings: DataSettings, *, where: str) -> Source:
-        """The splits that the settings name, of what a data function returned.
-
-        Without `eval_split` and `eval_splits` the evaluation split is the first there is of validation, val, valid, eval, dev
-        and test.
-
-        Args:
-          given: `Splits`, or splits by name.
-          settings: the `data` group of the config.
-          where: the function's name, for messages.
-
-        Raises:
-          ConfigError: it is neither, or has no such split.
-        """
-        found = given if isinstance(given, Splits) else Splits(given) if isinstance(given, Mapping) else None
-        if found is None:
-            raise ConfigError(
-                f'{where} returned a {type(given).__name__}; expected are splits by name. Return for example {{"train": train, '
-                '"test": test}}, or modetrain.Splits({...}, vocabulary=words).'
-            )
-        splits = {
-            name: as_split(one, name=f"the split {name} of {where}")
-            for name, one in found.splits.items()
-            if one is not None
-        }
-        wanted = dict(settings.eval_splits or {})
-        if not wanted and settings.eval_split is not None:
-            usual = next((name for name in _USUAL if name in splits), None)
-            chosen = usual if settings.eval_split == AUTO_SPLIT else settings.eval_split
-            wanted = {} if chosen is None else {"": chosen}
-        evals = {
-            name: select(splits, f"eval_splits.{name}" if name else "eval_split", expression, where)
-            for name, expression in wanted.items()
-        }
-        train = select(splits, "train_split", settings.train_split, where)
-        counts = [("train", train), *((name or "evaluation", split) for name, split in evals.items())]
-        described = ", ".join(
-            f"{split.examples:,} {name}" if split.examples else f"{name}: a stream" for name, split in counts
-        )
-        return cls(
-            train=train,
-            evals=evals,
-            kind="function",
-            description=f"{found.description or where} ({described})",
-            facts=found.facts,
-        )
-
     @property
     def eval(self) -> Any:
         """The first evaluation split, or an empty dict."""
@@ -128,3 +85,27 @@ class Source:
     def classes(self) -> int:
         """Number of classes; 0 without classes."""
         return self.facts.get("classes", 0)
+
+
+def as_split(given: Any, *, name: str = "the split", shared: bool = True) -> Split:
+    """A split of what a user hands over.
+
+    Args:
+      given: see `ACCEPTED`.
+      name: what it is called in messages.
+      shared: see `ArraySplit`.
+
+    Raises:
+      ConfigError: it is nothing that has examples.
+    """
+    if isinstance(given, Split):
+        return given
+    if isinstance(given, Mapping):
+        return ArraySplit(given, shared=shared)
+    if isinstance(given, tf.data.Dataset):
+        return Stream(given, name=name)
+    if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, (str, bytes, np.ndarray)):
+        return RandomAccess(given, name=name)
+    if callable(given):
+        return Stream.from_generator(given, name=name)
+    raise ConfigError(f"{name} is a {type(given).__name__}; expected is {ACCEPTED}.")

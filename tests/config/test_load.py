@@ -58,7 +58,7 @@ WRONG_WORDS = [
     (["mnist"], ["'mnist'", "recipe=mnist"]),
     (["graph", M], ["mode=graph"]),
     (["trian", M], ["do=train"]),
-    (["nonsense"], ["expected key=value or a flag", "--help"]),
+    (["gibberish"], ["expected key=value or a flag", "--help"]),
     (["recipe", "mnist"], ["which recipe", "gan, mnist", "recipe=mnist, without spaces"]),
     ([M, "steps", "=", "3"], ["a value is needed", "steps=3, without spaces"]),
     ([M, "=3"], ["no key before the ="]),

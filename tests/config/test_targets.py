@@ -57,7 +57,6 @@ UNSETTLED = [
         "",
         "Any",
         "object",
-        "dict[str, int]",
         "Path",
         "Thing",
         "np.float32",

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modetrain.data.as_split import as_split
 from modetrain.data.loader import BatchLoader
 from modetrain.data.seeds import Seeds
-from modetrain.data.selection import select
-from modetrain.data.source import Source, Splits
+from modetrain.data.selection import choose, select
+from modetrain.data.source import Source, Splits, as_split
 from modetrain.data.split import ArraySplit, RandomAccess
 from modetrain.data.stream import Stream
 from modetrain.errors import ConfigError
@@ -162,7 +161,7 @@ def test_seeds_are_a_function_of_row_and_run():
 
 
 def chosen(given, **settings):
-    return Source.select(given, DataSettings(name="toy", batch_size=2, **settings), where="toy")
+    return choose(given, DataSettings(name="toy", batch_size=2, **settings), where="toy")
 
 
 def test_the_evaluation_split_is_the_first_usual_one_or_those_named():
