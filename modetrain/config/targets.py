@@ -1,4 +1,4 @@
-"""What a `_target_` names: code in `recipes`, in modetrain, Keras or TensorFlow, or in a module of the folder of the start.
+"""What a `_target_` names: code in `recipes`, in an installed package, or in a module of the folder of the start.
 
 `refusal` tells what cannot be right before anything is imported, `check` what a signature does not take, and `instantiate`
 builds it.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,11 @@ from modetrain.schema import REQUIRED, Key, Value, text
 from modetrain.settings import CALLBACKS
 
 PACKAGES = ("recipes", "modetrain", "keras", "tensorflow")
+_RUN_COMMANDS = ("pip", "setuptools", "pytest", "IPython", "sh", "invoke", "fabric", "pexpect", "plumbum")
+_REFUSED = (
+    "{} can run commands, as Python's standard library can, and a config may name nothing of it. Write a function of your own "
+    "that calls {}, in a module of this folder, and name that."
+)
 HYDRA_KEYS = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 # What app/build.py gives, by section: a config may not give it too.
 RUN_GIVES: Mapping[str, tuple[str, ...]] = {
@@ -61,11 +68,19 @@ def refusal(target: Any) -> str | None:
     package, cwd = target.partition(".")[0], Path.cwd()
     if package in PACKAGES or (cwd / package).is_dir() or (cwd / f"{package}.py").is_file():
         return None
-    allowed = ", ".join(f"{name}.*" for name in PACKAGES)
-    fix = "Type one from these."
+    if _may_run_commands(package):
+        return _REFUSED.format(package, target)
+    if importlib.util.find_spec(package) is not None:
+        return None
+    fix = "Install it, or type another."
     if any((folder / f"{package}.py").is_file() for folder in recipes_dirs(cwd)):
         fix = f"Did you mean recipes.{target}?"
-    return f"a config may name code in {allowed} or in a module of {cwd}, and there is no {package} there. {fix}"
+    return f"there is no package {package} in this environment, nor a module of that name in {cwd}. {fix}"
+
+
+def _may_run_commands(module: str) -> bool:
+    """Whether a module is of Python's standard library, or of a package that is made to run commands."""
+    return module.partition(".")[0] in (*sys.stdlib_module_names, *_RUN_COMMANDS)
 
 
 def find(target: Any) -> Any:
@@ -103,6 +118,8 @@ def find(target: Any) -> Any:
             hint = f"Did you mean {name}.{near}?" if near else f"Type {' or '.join(defined) or 'another'}."
             raise LookupError(f"{file} has no {part!r}. {hint}")
         found, name = getattr(found, part), f"{name}.{part}"
+    if _may_run_commands(getattr(found, "__module__", None) or ""):  # reached through a module that imports it
+        raise LookupError(_REFUSED.format(found.__module__, target))
     if not callable(found):
         value = repr(found) if len(repr(found)) <= 40 else f"{repr(found)[:37]}..."
         line = f"{file}: {parts[-1]} = {value}"

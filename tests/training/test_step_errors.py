@@ -108,7 +108,7 @@ SAID = [
     (Reshapes, "graph", "loss", "InvalidArgumentError: Input to reshape is a tensor with 24 values, but"),
     (Reshapes, "xla", "loss", "InvalidArgumentError: Input 1 to node"),
     (CannotCompile, "xla", "train_step", "InvalidArgumentError: Detected unsupported operations"),
-    (NamesWrongly, "graph", "train_step", "KeyError: 'lable'"),
+    (NamesWrongly, "graph", "train_step", "KeyError: \"the batch has no feature 'lable'; it has image, label"),
 ]
 
 
