@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from modetrain.callback import Callback as Callback
     from modetrain.data.source import Splits as Splits
     from modetrain.engine.optimizer import Optimizer as Optimizer
+    from modetrain.engine.values import Sum as Sum
+    from modetrain.engine.values import Weighted as Weighted
     from modetrain.errors import ConfigError as ConfigError
     from modetrain.mode import Mode as Mode
     from modetrain.recipe import Info as Info
@@ -48,7 +50,9 @@ _MODULES = {
     "RunResult": "modetrain.tools.run",
     "Settings": "modetrain.settings",
     "Splits": "modetrain.data.source",
+    "Sum": "modetrain.engine.values",
     "Trainer": "modetrain.trainer",
+    "Weighted": "modetrain.engine.values",
     "build": "modetrain.tools.api",
     "compare": "modetrain.tools.compare.in_process",
     "inspect": "modetrain.tools.api",
@@ -56,7 +60,7 @@ _MODULES = {
 }
 __all__ = [
     *("Bounds", "Callback", "Comparison", "ConfigError", "Info", "Length", "Mode", "Optimizer", "OptimizerSettings"),
-    *("Recipe", "RunResult", "Settings", "Splits", "Trainer"),
+    *("Recipe", "RunResult", "Settings", "Splits", "Sum", "Trainer", "Weighted"),
     *("__version__", "build", "compare", "inspect", "run"),
 ]
 

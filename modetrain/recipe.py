@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from modetrain.engine import context, metrics, step_state, untracked
@@ -28,15 +29,17 @@ from modetrain.engine.autograph import convert
 from modetrain.engine.batching import Batch
 from modetrain.engine.context import StepContext
 from modetrain.engine.loss import Loss
+from modetrain.engine.metrics import Layout
 from modetrain.engine.optimizer import Optimizer, each_once
 from modetrain.engine.random import Draws, named_seed
 from modetrain.engine.replica_random import replica_share
 from modetrain.engine.tf_internals import keras_scales_nothing
+from modetrain.engine.values import Figure, Sum, Weighted
 from modetrain.engine.variables import Snapshot, find_variables, iter_attributes
 from modetrain.errors import ConfigError
 from modetrain.settings import OptimizerSettings
 
-Values = Mapping[str, tf.Tensor]
+Values = Mapping[str, tf.Tensor | Weighted | Sum]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,11 +124,15 @@ class Recipe:
     # --- what a recipe's author writes ------------------------------------------------------------------------------
 
     def train_step(self, batch: Batch) -> Values:
-        """Trains on one batch (by feature a tensor [examples, ...]); returns {name: one value per example}."""
+        """Trains on one batch (by feature a tensor [examples, ...]); returns what `eval_step` may return."""
         raise NotImplementedError(f"{type(self).__name__} has no train_step(self, batch).")
 
     def eval_step(self, batch: Batch) -> Values:
-        """Evaluates one batch; returns {name: one value per example}, or a scalar that is the batch's mean."""
+        """Evaluates one batch.
+
+        Returns:
+          By name one value per example, a scalar that is the batch's mean, a `Weighted`, or a `Sum`.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no eval_step(self, batch).")
 
     def prepare(self, batch: Batch, *, seed: tf.Tensor, training: bool) -> Batch:
@@ -149,8 +156,19 @@ class Recipe:
         """Whether `prepare` does anything: by default, whether the recipe overrides it."""
         return type(self).prepare is not Recipe.prepare
 
-    def show(self) -> Mapping[str, tf.Tensor]:
-        """Images for TensorBoard at each evaluation: {name: [n, height, width, channels]}, uint8 or floats in [0, 1]."""
+    def show(self) -> Mapping[str, tf.Tensor | str]:
+        """Images for TensorBoard at each evaluation: {name: [n, height, width, channels]}, uint8 or floats in [0, 1]; or texts."""
+        return {}
+
+    def summarize(self, sums: Mapping[str, np.ndarray]) -> Mapping[str, Figure]:
+        """Makes figures of what `Sum` has added up over an evaluation, or over a window of training steps.
+
+        Args:
+          sums: float64, by the name that the step returned.
+
+        Returns:
+          By name a number, an image [height, width, channels] or [height, width], or a text.
+        """
         return {}
 
     # --- what a step may use ----------------------------------------------------------------------------------------
@@ -169,7 +187,8 @@ class Recipe:
         A penalty that the loss holds already, as one with `tf.add_n(self.model.losses)` does, is not added again.
 
         Args:
-          loss_fn: computes the loss: one value per example, or a scalar; or (loss, {name: value}).
+          loss_fn: computes the loss: one value per example, a scalar, or a `Weighted`, whose mean is that of the whole global
+            batch; or (loss, {name: value}).
           variables: what to update; all of the optimizer's variables by default.
           optimizer: `self.optimizer` by default.
 
@@ -180,7 +199,7 @@ class Recipe:
         variables = optimizer.trainable if variables is None else each_once(variables)
         found = Loss.compute(loss_fn, variables, optimizer, self._keras_layers)
         context.now().note_square({"loss": found.loss})
-        self._apply(found.gradients, variables, optimizer, found.objective)
+        self._apply(found.gradients, variables, optimizer, found.objective, found.weight)
         return {"loss": found.loss, **found.values}
 
     @tf.autograph.experimental.do_not_convert
@@ -189,15 +208,18 @@ class Recipe:
         gradients: Sequence,
         variables: Sequence[keras.Variable] | None = None,
         optimizer: Optimizer | None = None,
+        *,
+        weight: tf.Tensor | None = None,
     ) -> None:
         """The update of `minimize`, for gradients that a step has computed with its own tape; it adds no penalties.
 
         Args:
           gradients: gradients of the mean over the batch, one for each variable.
           variables, optimizer: as in `minimize`.
+          weight: of a loss with weights the mean of the weights; the gradients are then those of the mean of values times weights.
         """
         optimizer = _check_optimizer(optimizer or self.optimizer)
-        self._apply(gradients, list(optimizer.trainable if variables is None else variables), optimizer, None)
+        self._apply(gradients, list(optimizer.trainable if variables is None else variables), optimizer, None, weight)
 
     @property
     def step(self) -> tf.Tensor | int:
@@ -212,11 +234,11 @@ class Recipe:
 
     # --- what the library calls -------------------------------------------------------------------------------------
 
-    def run_train_step(self, batch: Mapping[str, tf.Tensor], running: StepContext) -> tuple[list[str], tf.Tensor]:
+    def run_train_step(self, batch: Mapping[str, tf.Tensor], running: StepContext) -> tuple[Layout, tf.Tensor]:
         """Runs `train_step` on a batch or a micro-batch; the last micro-batch of a step makes the update.
 
         Returns:
-          The metrics' names and their [metrics, 2] row (see `metrics.pack_row`); the optimizers' metrics come last.
+          The metrics as a row [slots, 2] and its layout (see `metrics.pack_row`); the optimizers' metrics come last.
         """
         self._draws().seek(running.number, running.part)
         batch = scale_images(batch)
@@ -230,16 +252,16 @@ class Recipe:
         if running.seen:
             pairs = tf.stack([tf.stack([tf.cast(x, row.dtype) for x in pair]) for pair in running.seen.values()])
             row = tf.concat([row, pairs], axis=0)
-        return [*values, *running.seen], row
+        return self._layout(values, list(running.seen)), row
 
-    def run_eval_step(self, batch: Mapping[str, tf.Tensor], running: StepContext) -> tuple[list[str], tf.Tensor]:
-        """Evaluates batch number `running.number`; returns the metrics' names and their row."""
+    def run_eval_step(self, batch: Mapping[str, tf.Tensor], running: StepContext) -> tuple[Layout, tf.Tensor]:
+        """Evaluates batch number `running.number`; returns the metrics as a row and its layout."""
         self._draws().seek(running.number)
         batch = scale_images(batch)
         values = self._run("eval_step", batch, running)
         row = metrics.pack_row(values, _count_examples(batch))
         running.note_square(values)
-        return list(values), row
+        return self._layout(values), row
 
     @property
     def micro_batches(self) -> int:
@@ -291,6 +313,16 @@ class Recipe:
 
     # --- private ----------------------------------------------------------------------------------------------------
 
+    def _layout(self, values: Values, optimizer: Sequence[str] = ()) -> Layout:
+        layout = metrics.layout_of(values, optimizer)
+        for spec in layout.sums if type(self).summarize is Recipe.summarize else ():
+            if spec.shape and spec.summarize is None:
+                raise ConfigError(
+                    f"the step returned {spec.name!r}, a Sum of shape {spec.shape}, and nothing makes a figure of it. Write "
+                    f"def summarize(self, sums): return {{'name': number}} in {type(self).__name__}, or Sum(tensor, function)."
+                )
+        return layout
+
     def _run(self, method: str, batch: Mapping[str, tf.Tensor], running: StepContext) -> Values:
         context.begin(running)
         with keras_scales_nothing(), step_state.in_step(self, method):
@@ -322,10 +354,11 @@ class Recipe:
         variables: Sequence[keras.Variable],
         optimizer: Optimizer,
         objective: tf.Tensor | None,
+        weight: tf.Tensor | None,
     ) -> None:
         untracked.check_in_use(self, optimizer)
         suffix = "" if optimizer is getattr(self, "optimizer", None) else f"/{self._name_of(optimizer)}"
-        context.now().update(optimizer, gradients, variables, objective, suffix=suffix)
+        context.now().update(optimizer, gradients, variables, objective, suffix=suffix, weight=weight)
 
     def _name_of(self, optimizer: Optimizer) -> str:
         name = next((n for n, o in self.optimizers().items() if o is optimizer), "optimizer")

@@ -128,9 +128,9 @@ class Trainer:
                 "there are no evaluation examples: pass them as data['eval'], or name their split: data.eval_split=."
             )
         with tf_setup.precision(self.mode):
-            means = evaluate(self, steps_per_call=self.steps_per_call)
-        self.history.add_evaluation(self.step, means)
-        return means
+            numbers, figures = evaluate(self, steps_per_call=self.steps_per_call)
+        self.history.add_evaluation(self.step, numbers, figures)
+        return numbers
 
     def stop(self, signum: int = signal.SIGINT) -> None:
         """Requests the end of the run after this call of the program, on all workers. Any thread may call it.
@@ -256,4 +256,4 @@ class Trainer:
             # The profiler needs the marker to see steps; it costs nothing without a profile.
             with self.timer.measure_steps(hi - lo), tf.profiler.experimental.Trace("train", step_num=self.step, _r=1):
                 values = self._requests.sum_over_workers(program(block, lo, hi, self._grad_norm_every))
-        return StepMetrics(first=self.step, names=tuple(program.names), values=values)
+        return StepMetrics.from_rows(self.step, program.layout, values)

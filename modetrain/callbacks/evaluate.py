@@ -37,6 +37,13 @@ class Evaluate(Callback):
         results = trainer.evaluate()
         log.info(f"step {trainer.step}: eval " + ", ".join(f"{name} {value:.4f}" for name, value in results.items()))
         self._events.scalars({f"eval/{name}": value for name, value in results.items()}, trainer.step)
+        for name, figure in trainer.history.figures.items():
+            if isinstance(figure, str):
+                self._events.text(f"eval/{name}", figure, trainer.step)
+                continue
+            images = figure[None] if figure.ndim == 3 else figure[None, ..., None]
+            if problem := self._events.images(f"eval/{name}", images, trainer.step):
+                self._refuse(name, f"summarize returned `{name}`, {problem}")
         with (
             trainer.timer.measure("eval"),
             trainer.recipe.averaged(),
@@ -48,6 +55,9 @@ class Evaluate(Callback):
             self._refuse("", f"{where} returned a {type(found).__name__}: expected is a dict of images, {{}} for none")
             return
         for name, images in found.items():
+            if isinstance(images, str):
+                self._events.text(str(name), images, trainer.step)
+                continue
             if problem := self._events.images(str(name), images, trainer.step):
                 self._refuse(name, f"{where} returned `{name}`, {problem}")
 

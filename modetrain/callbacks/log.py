@@ -11,6 +11,7 @@ import tensorflow as tf
 from modetrain.callback import Callback
 from modetrain.engine.metrics import RunningMeans
 from modetrain.files.tensorboard import TensorBoardWriter
+from modetrain.training import figures
 from modetrain.training.stragglers import WorkerTimes
 from modetrain.training.timer import TimerReading
 
@@ -66,20 +67,30 @@ class Log(Callback):
 
     def state(self, trainer):
         self._events.flush()  # the points before a checkpoint's step must be on the disk
-        return {"window": {name: list(pair) for name, pair in self._means.pairs.items()}}
+        sums = {name: value.tolist() for name, value in self._means.sums.items()}
+        return {
+            "window": {name: list(pair) for name, pair in self._means.pairs.items()},
+            **({"sums": sums} if sums else {}),
+        }
 
     def load_state(self, state):
-        self._means = RunningMeans(pairs={name: (total, count) for name, (total, count) in state["window"].items()})
+        pairs = {name: (total, count) for name, (total, count) in state["window"].items()}
+        sums = {name: np.array(value, np.float64) for name, value in state.get("sums", {}).items()}
+        self._means = RunningMeans(pairs=pairs, sums=sums)
 
     def on_rollback(self, trainer):
         self._events.rewind(trainer.step)
 
     def _add_steps(self, metrics, start: int, stop: int) -> None:
         if start < stop:
-            self._means = self._means.add_steps(metrics.names, metrics.values[start:stop])
+            sums = {name: value[start:stop] for name, value in metrics.sums.items()}
+            self._means = self._means.add_steps(metrics.names, metrics.values[start:stop], sums)
 
     def _write_point(self, trainer, step: int, rates: Mapping[str, float]) -> None:
         means = self._means.means()
+        if self._means.sums:
+            made = figures.summarize(trainer.recipe, trainer.programs.train.layout, self._means.sums)
+            means |= figures.numbers(made)
         families = {name: "optimizer" if name.split("/")[0] in _OF_OPTIMIZER else "train" for name in means}
         values = {f"{families[name]}/{name}": value for name, value in means.items()}
         self._events.scalars({**values, **rates}, step)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from modetrain.callback import TrainerProtocol
 from modetrain.checkpoints import file
-from modetrain.engine.variables import find_recurrent_states
+from modetrain.engine.variables import find_added_states
 from modetrain.files import run_folder
 from modetrain.training.step_errors import NonFiniteError
 
@@ -44,7 +44,7 @@ def roll_back(trainer: TrainerProtocol, error: NonFiniteError, *, every: int) ->
         f"{error} Going back to step {step} ({path.name}) and skipping the {count} batches since then "
         f"({before + 1} of nonfinite.limit={limit})"
     )
-    file.restore(found, trainer.recipe.state(), path, zero_if_missing=find_recurrent_states(trainer.recipe))
+    file.restore(found, trainer.recipe.state(), path, zero_if_missing=find_added_states(trainer.recipe))
     trainer.load_state(found.meta.get("carry", {}), step=step)
     trainer.loader.skipped_batches = [*windows, (step, count)]
     return True

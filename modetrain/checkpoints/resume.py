@@ -134,17 +134,15 @@ def restore(
         changes = [
             f"  differs from the run it resumes: {line}" for line in _find_changes(found, settings, made_of or {})
         ]
-        from modetrain.engine.variables import find_recurrent_states  # imports TensorFlow; a launcher reads records too
+        from modetrain.engine.variables import find_added_states  # imports TensorFlow; a launcher reads records too
 
         try:
-            zeros = file.restore(found, recipe.state(), path, zero_if_missing=find_recurrent_states(recipe))
+            zeros = file.restore(found, recipe.state(), path, zero_if_missing=find_added_states(recipe))
         except file.CheckpointError as error:  # the changed settings may explain it
             raise file.CheckpointError("\n".join([str(error), *changes])) from None
         log.info(f"resumed at step {found.step} from {path}")
         if zeros:
-            log.info(
-                f"  not in this checkpoint, so they start at zero: states of recurrent layers ({', '.join(zeros)})"
-            )
+            log.info(f"  not in this checkpoint, so they start at zero: {', '.join(zeros)}")
         for line in changes if settings.do == "train" else ():
             log.info(line)
         return found

@@ -55,6 +55,7 @@ class StepContext:
         objective: tf.Tensor | None,
         *,
         suffix: str,
+        weight: tf.Tensor | None = None,
     ) -> None:
         """Makes an update; before the last micro-batch it only accumulates the gradients.
 
@@ -64,6 +65,7 @@ class StepContext:
           variables: what to update.
           objective: the scalar that is differentiated, if known.
           suffix: appended to the names of the optimizer's metrics.
+          weight: see `Optimizer.apply`.
 
         Raises:
           ValueError: the gradients of two losses would add up in one optimizer.
@@ -77,9 +79,11 @@ class StepContext:
                 )
             self.used.append(id(optimizer))
             if not self.last_part:
-                optimizer.accumulate(gradients, variables)
+                optimizer.accumulate(gradients, variables, weight)
                 return
-        seen = optimizer.apply(gradients, variables, step=self.number, watch=self.watch, objective=objective)
+        seen = optimizer.apply(
+            gradients, variables, step=self.number, watch=self.watch, objective=objective, weight=weight
+        )
         for name, pair in seen.items():
             self.seen[name + suffix] = pair
 

@@ -81,6 +81,10 @@ class Optimizer:
         self._rule = update_rule(self.trainable, settings)
         self.steps = steps
         self.accumulators = [slot_like(v, "accumulator") for v in self.trainable] if settings.accumulate > 1 else []
+        # Of a loss with weights; older versions did not save it.
+        self.weight = (
+            keras.Variable(0.0, dtype=_wide(variables), trainable=False, name="weight") if self.accumulators else None
+        )
         self.averages = [slot_like(v, "average") for v in self.trainable] if settings.ema is not None else []
         for average, variable in zip(self.averages, self.trainable, strict=False):
             average.assign(variable)
@@ -100,7 +104,8 @@ class Optimizer:
     def variables(self) -> list[keras.Variable]:
         """Everything that a checkpoint must hold: the rule's slots, averages, accumulators and the loss scale."""
         scaling = [v for v in (self.loss_scale, self._good_steps) if v is not None]
-        return [self.updates, *self._rule.slots, *self.averages, *self.accumulators, *scaling]
+        weight = [] if self.weight is None else [self.weight]
+        return [self.updates, *self._rule.slots, *self.averages, *self.accumulators, *weight, *scaling]
 
     def learning_rate(self, step: tf.Tensor | int) -> tf.Tensor:
         """Learning rate of the update that begins at `step` (number of updates completed before it)."""
@@ -116,11 +121,15 @@ class Optimizer:
             return list(gradients)
         return [None if g is None else _times(g, 1.0 / self.loss_scale) for g in gradients]
 
-    def accumulate(self, gradients: Sequence, variables: Sequence[keras.Variable]) -> None:
-        """Adds one micro-batch's gradients to the accumulators."""
-        self._accumulate(self._index_gradients(gradients, variables))
+    def accumulate(
+        self, gradients: Sequence, variables: Sequence[keras.Variable], weight: tf.Tensor | None = None
+    ) -> None:
+        """Adds one micro-batch's gradients to the accumulators; for `weight` see `apply`."""
+        self._accumulate(self._index_gradients(gradients, variables), weight)
 
-    def _accumulate(self, indexed: Sequence[tuple[int, tf.Tensor]]) -> None:
+    def _accumulate(self, indexed: Sequence[tuple[int, tf.Tensor]], weight: tf.Tensor | None) -> None:
+        if weight is not None and self.weight is not None:
+            self.weight.value.assign_add(tf.cast(weight, self.weight.dtype) / self.settings.accumulate)
         for index, gradient in indexed:
             self.accumulators[index].value.assign_add(tf.convert_to_tensor(gradient) / self.settings.accumulate)
 
@@ -132,6 +141,7 @@ class Optimizer:
         step: tf.Tensor,
         watch: tf.Tensor,
         objective: tf.Tensor | None = None,
+        weight: tf.Tensor | None = None,
     ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
         """Updates `variables`; with accumulation it first adds the earlier micro-batches' gradients to the last one's.
 
@@ -141,6 +151,8 @@ class Optimizer:
           step: int64 scalar, updates completed before this one.
           watch: bool scalar: a callback reads the gradient norm after this step.
           objective: the scalar that is differentiated, unscaled, if known.
+          weight: scalar, the mean weight of the examples of a loss with weights; the gradients are then of the mean of values
+            times weights, and their sum over the global batch is divided by that of the weights.
 
         Returns:
           Metrics as (total, count) pairs. `grad_norm` is the norm before clipping. `nonfinite` is 1 where the objective or
@@ -154,12 +166,16 @@ class Optimizer:
         indices = [i for i, _ in indexed]
         finals = [tf.convert_to_tensor(g) for _, g in indexed]
         if self.accumulators:
-            self._accumulate(indexed)
+            self._accumulate(indexed, weight)
             finals = [tf.identity(self.accumulators[i].value) for i in indices]
+            weight = weight if weight is None or self.weight is None else tf.identity(self.weight.value)
         # The mean includes the objective: all replicas must agree on whether it is finite.
         several = [objective] if objective is not None and self.nonfinite != "ignore" else []
-        finals = mean_over_replicas([*finals, *several])
+        finals = mean_over_replicas([*finals, *several, *([] if weight is None else [weight])])
+        weight = weight if weight is None else finals.pop()
         objectives = [finals.pop()] if several else []
+        if weight is not None:  # a batch without weight has gradients of 0
+            finals = [tf.math.divide_no_nan(gradient, tf.cast(weight, gradient.dtype)) for gradient in finals]
         seen = {}
 
         if self.settings.clip_norm is not None:
@@ -205,6 +221,8 @@ class Optimizer:
             tf.cond(finite, _returning_nothing(update), lambda: tf.constant(0))
         for accumulator in self.accumulators:
             accumulator.assign(tf.zeros_like(accumulator.value))
+        if weight is not None and self.weight is not None:
+            self.weight.assign(tf.zeros_like(self.weight.value))
         return seen
 
     def _index_gradients(self, gradients: Sequence, variables: Sequence[keras.Variable]) -> list[tuple[int, tf.Tensor]]:
@@ -249,6 +267,10 @@ class Optimizer:
         scale = tf.where(finite, self.loss_scale.value, tf.maximum(self.loss_scale.value / 2.0, 1.0))
         self.loss_scale.assign(tf.where(grow, tf.minimum(scale * 2.0, _MOST_SCALE), scale))
         self._good_steps.assign(tf.where(grow, 0, good))
+
+
+def _wide(variables: Sequence[keras.Variable]) -> str:
+    return "float64" if any(variable.dtype == "float64" for variable in variables) else "float32"
 
 
 def each_once(variables: Iterable[keras.Variable]) -> list[keras.Variable]:

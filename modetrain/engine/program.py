@@ -1,7 +1,7 @@
 """A program is a step wrapped for a mode: a call runs any number of steps over stacked batches.
 
     program = Program(step, mode, replicas=replicas)
-    rows = program(block, lo, hi)      # float [hi - lo, replicas, metrics, 2]; runs steps lo .. hi-1 of the block
+    rows = program(block, lo, hi)      # float [hi - lo, replicas, slots, 2]; runs steps lo .. hi-1 of the block
 
 A block is a `StackedBatches` of up to K successive steps. `lo` and `hi` are data, so one compiled program serves every number
 of steps: a callback may run after any step, and that traces nothing again.
@@ -23,6 +23,7 @@ from modetrain.engine.batching import StackedBatches, micro_batches
 from modetrain.engine.context import StepContext
 from modetrain.engine.devices import Replicas
 from modetrain.engine.loop import Concrete, Loop, is_slow_in_loop, merge_rows
+from modetrain.engine.metrics import Layout
 from modetrain.engine.summaries import warn_of_dropped
 from modetrain.engine.variables import Snapshot, find_assigned
 from modetrain.mode import Mode
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from modetrain.engine.xla import XlaPrograms
 
 Batch = dict[str, tf.Tensor]
-Step = Callable[[Batch, StepContext], tuple[list[str], tf.Tensor]]
+Step = Callable[[Batch, StepContext], tuple[Layout, tf.Tensor]]
 # XLA's message for counting into bins: inside a loop it does not see that the number of bins is constant. It has the same message
 # for other operations whose shape depends on the step; those would be compiled again at every step outside a loop.
 _NOT_IN_A_LOOP = "with op DenseBincount must be a compile-time constant"
@@ -43,14 +44,14 @@ class Program:
     """Runs a step the way a mode says.
 
     Args:
-      step: `step(batch, context) -> (names, row)`; `row` is a float [metrics, 2] tensor.
+      step: `step(batch, context) -> (layout, row)`; `row` is a float [slots, 2] tensor.
       mode: how to run it.
       replicas: where to run it.
       state: returns the variables that the step may write, by name.
 
     Attributes:
       observe: calls a function that traces the step, and returns its result; `inspect` replaces it.
-      names: names of the metrics, in the order of the rows; known after the first call or `prepare`.
+      layout: what the rows hold; known after the first call or `prepare`.
       traces: how often the step was traced; 0 in eager mode.
     """
 
@@ -78,7 +79,7 @@ class Program:
         self._alone = False  # whether each step has to be an XLA program of its own
         self._square: list[str] = []  # see `StepContext.square`
         self._judged = False
-        self.names: list[str] = []
+        self.layout = Layout()
         self.traces = 0
 
     def has(self, block: StackedBatches) -> bool:
@@ -115,7 +116,7 @@ class Program:
           watch_every: a step is watched when it completes a multiple of this number of updates; 0 for never.
 
         Returns:
-          float [hi - lo, replicas of this process, metrics, 2]: (total, count) over each replica's examples.
+          float [hi - lo, replicas of this process, slots, 2], over each replica's examples; see `layout`.
         """
         if self._mode.compile == "eager":
             return self._run_eagerly(block, lo, hi, watch_every)
@@ -159,6 +160,11 @@ class Program:
         return traced
 
     @property
+    def names(self) -> list[str]:
+        """Names of the metrics that are pairs, in the order of the rows."""
+        return list(self.layout.names)
+
+    @property
     def compiled(self) -> bool | None:
         """Whether XLA compiles the program, read from the traced functions themselves; None before a trace."""
         found = [built.compiled for built in self._built.values()]
@@ -200,7 +206,7 @@ class Program:
 
             def one_step() -> tf.Tensor:
                 context = StepContext(number=number, watch=watch, part=part, last_part=last_part)
-                self.names, row = self._step(batch, context)
+                self.layout, row = self._step(batch, context)
                 self._square = context.square
                 return row
 

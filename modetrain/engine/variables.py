@@ -49,10 +49,14 @@ def find_variables(holder: object) -> dict[str, Any]:
     return found
 
 
-def find_recurrent_states(holder: object) -> frozenset[str]:
-    """The names of those of `find_variables` that are states of stateful recurrent layers."""
-    layers = (thing for _, thing in iter_attributes(holder) if isinstance(thing, keras.Layer))
-    states = {id(state) for layer in layers for state in _recurrent_states(layer)}
+def find_added_states(holder: object) -> frozenset[str]:
+    """The names of those of `find_variables` that version 0.1 did not save, and that begin as zeros.
+
+    They are the states of stateful recurrent layers, and the weight that an optimizer accumulates.
+    """
+    held = [thing for _, thing in iter_attributes(holder)]
+    states = {id(state) for layer in held if isinstance(layer, keras.Layer) for state in _recurrent_states(layer)}
+    states |= {id(optimizer.weight) for optimizer in held if hasattr(optimizer, "accumulators")}
     return frozenset(name for name, variable in find_variables(holder).items() if id(variable) in states)
 
 

@@ -90,6 +90,12 @@ class TensorBoardWriter:
                 tf.summary.write(name, tf.constant([*size, *encoded]), step=step, metadata=_IMAGES)
         return problem
 
+    def text(self, name: str, text: str, step: int) -> None:
+        """Writes a text; TensorBoard shows it as Markdown."""
+        with self._writing() as write:
+            if write:
+                tf.summary.text(name, text, step=step)
+
     def flush(self) -> None:
         """Writes all points so far to the operating system; they survive the end of this process."""
         if self._writer is not None:

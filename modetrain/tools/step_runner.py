@@ -24,6 +24,7 @@ from modetrain.engine.metrics import RunningMeans
 from modetrain.engine.program import Program
 from modetrain.mode import Mode
 from modetrain.recipe import Recipe
+from modetrain.training import figures
 
 Batches = Mapping[str, np.ndarray]
 State = Mapping[str, np.ndarray]
@@ -91,7 +92,9 @@ class StepRunner:
         block, index = (self.block, number) if block is None else (block, 0)
         rows = self.program(block, index, index + 1, watch_every=1)
         summed = self.replicas.sum_over_workers(rows.sum(axis=1, dtype=np.float64))
-        return RunningMeans.from_rows(self.program.names, summed).means()
+        merged = RunningMeans.from_rows(self.program.names, *self.program.layout.split(summed))
+        made = figures.summarize(self.recipe, self.program.layout, merged.sums)
+        return {**merged.means(), **figures.numbers(made)}
 
     def trace(self, *, last_part: bool = True) -> Concrete:
         """Traces the step again; `last_part` is whether for the last micro-batch of a step."""

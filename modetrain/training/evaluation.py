@@ -13,15 +13,17 @@ from modetrain.callback import TrainerProtocol
 from modetrain.engine import object_walk, step_state
 from modetrain.engine.batching import StackedBatches
 from modetrain.engine.metrics import RunningMeans
+from modetrain.engine.values import Figure
 from modetrain.engine.variables import Snapshot
 from modetrain.errors import ConfigError
+from modetrain.training import figures
 from modetrain.training.step_errors import explain, failing_step, without_stack
 
 log = logging.getLogger(__name__)
 _reported: weakref.WeakSet[Any] = weakref.WeakSet()  # the recipes whose assignments are logged
 
 
-def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> dict[str, float]:
+def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> tuple[dict[str, float], dict[str, Figure]]:
     """Evaluates, with the averaged weights if an optimizer has them; all workers must call this.
 
     What `eval_step` assigns has its value back afterwards. With several splits a metric is called `SPLIT/NAME`.
@@ -29,21 +31,28 @@ def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> dict[str, floa
     Args:
       trainer: has the recipe, the data and the mode.
       steps_per_call: maximum number of batches in one call of the program.
+
+    Returns:
+      Numbers by name, and the images and texts that sums were made into.
     """
     found: dict[str, float] = {}
+    shown: dict[str, Figure] = {}
     with trainer.timer.measure("eval"), trainer.recipe.averaged(), Snapshot() as before:
         for split, batches in trainer.data.evaluations.items():
-            means = _evaluate_split(trainer, batches.blocks(steps_per_call), before)
+            merged = _evaluate_split(trainer, batches.blocks(steps_per_call), before)
+            made = figures.summarize(trainer.recipe, trainer.programs.eval.layout, merged.sums)
+            numbers = {**merged.means(), **figures.numbers(made)}
             prefix = f"{split}/" if split else ""
-            found |= {f"{prefix}{name}": value for name, value in means.items()}
+            found |= {f"{prefix}{name}": value for name, value in numbers.items()}
+            shown |= {f"{prefix}{name}": figure for name, figure in made.items() if name not in numbers}
         if trainer.recipe not in _reported:
             _reported.add(trainer.recipe)
             _log_assigned(trainer.recipe, before.changed())
-    return found
+    return found, shown
 
 
-def _evaluate_split(trainer: TrainerProtocol, blocks: Iterator[StackedBatches], before: Snapshot) -> dict[str, float]:
-    """Means over the examples of one split; `before` gets the variables that the step assigns."""
+def _evaluate_split(trainer: TrainerProtocol, blocks: Iterator[StackedBatches], before: Snapshot) -> RunningMeans:
+    """The metrics of all workers over the examples of one split; `before` gets the variables that the step assigns."""
     program, means, begun = trainer.programs.eval, RunningMeans(), 0
     while True:
         with explain(trainer, "prepare", None, functools.partial(int, begun), evaluating=True):
@@ -57,9 +66,10 @@ def _evaluate_split(trainer: TrainerProtocol, blocks: Iterator[StackedBatches], 
                     program.prepare(block)
             before.add(program.assigned(block, lambda: object_walk.reachable_variables(trainer.recipe).values()))
             rows = program(block, 0, block.length)
-        means += RunningMeans.from_rows(program.names, rows[block.counted[: block.length]])
-    everywhere = trainer.replicas.sum_over_workers(means.array())
-    return RunningMeans.from_rows(program.names, everywhere).means()
+        means += RunningMeans.from_rows(program.names, *program.layout.split(rows[block.counted[: block.length]]))
+    everywhere = RunningMeans.from_rows(program.names, trainer.replicas.sum_over_workers(means.array()))
+    sums = {name: trainer.replicas.sum_over_workers(value) for name, value in means.sums.items()}
+    return RunningMeans(pairs=everywhere.pairs, sums=sums)
 
 
 def check(trainer: TrainerProtocol) -> None:

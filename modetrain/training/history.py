@@ -23,6 +23,7 @@ class History:
       evaluations: means over the evaluation examples, by step; `{10: {"loss": 0.5}, ...}`.
       evaluation: the latest evaluation.
       evaluated: its step, or None.
+      figures: its images and texts by name.
       worker_times: times of several workers, once the run has ended without an error.
     """
 
@@ -33,6 +34,7 @@ class History:
         self.evaluations: dict[int, dict[str, float]] = {}
         self.evaluation: dict[str, float] = {}
         self.evaluated: int | None = None
+        self.figures: dict[str, Any] = {}
         self.worker_times: WorkerTimes | None = None
 
     def add_steps(self, metrics: StepMetrics) -> None:
@@ -47,9 +49,9 @@ class History:
             first=0, names=metrics.names, values=np.concatenate([known, metrics.values])[-_RECENT:]
         )
 
-    def add_evaluation(self, step: int, means: Mapping[str, float]) -> None:
-        """Adds the results of one evaluation."""
-        self.evaluation, self.evaluated = dict(means), step
+    def add_evaluation(self, step: int, means: Mapping[str, float], figures: Mapping[str, Any] | None = None) -> None:
+        """Adds the results of one evaluation: numbers, and images and texts."""
+        self.evaluation, self.evaluated, self.figures = dict(means), step, dict(figures or {})
         self.evaluations[step] = self.evaluation
 
     @property

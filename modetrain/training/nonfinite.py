@@ -69,9 +69,8 @@ class NonfiniteGuard:
         # A `loss` that is returned but not minimized has no flag; any other metric may be infinite or undefined.
         bad = flagged | ~finite[:, watched].all(axis=1)
         shown = [n for n in range(len(metrics.names)) if n not in flags]
-        kept = StepMetrics(
-            first=metrics.first, names=tuple(metrics.names[n] for n in shown), values=metrics.values[:, shown]
-        )
+        names = tuple(metrics.names[n] for n in shown)
+        kept = dataclasses.replace(metrics, names=names, values=metrics.values[:, shown])
         if not bad.any():
             self.in_a_row = 0
             return kept, None
@@ -95,7 +94,8 @@ class NonfiniteGuard:
                 return kept, NonFiniteValue(step=metrics.first + index, what=_what(metrics, index, losses) + many)
         values = kept.values.copy()
         values[bad[:, None] & ~np.isfinite(values[:, :, 0])] = 0.0  # a count of 0
-        return dataclasses.replace(kept, values=values), None
+        sums = {name: np.where(np.isfinite(value), value, 0.0) for name, value in kept.sums.items()}
+        return dataclasses.replace(kept, values=values, sums=sums), None
 
     def state(self) -> dict[str, Any]:
         """The counters, as JSON."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import keras
 import numpy as np
@@ -11,7 +12,10 @@ import tensorflow as tf
 from keras import layers
 from tensorflow.python.distribute import mirrored_strategy
 
+from modetrain import OptimizerSettings, Recipe, Sum, Trainer, Weighted
 from modetrain.callbacks.checkpoint import Checkpoint
+from modetrain.data.dataset import Data
+from modetrain.data.source import Source
 from modetrain.diagnostics import graph_ops, stack
 from modetrain.engine import batch_norm, optimizer, replica_random, xla_random
 from modetrain.engine.devices import Replicas, replica_number
@@ -19,7 +23,7 @@ from modetrain.engine.guards.guard import GuardError
 from modetrain.engine.guards.step_guards import find_unguarded
 from modetrain.errors import ConfigError
 from modetrain.mode import Mode
-from modetrain.settings import NonfiniteSettings
+from modetrain.settings import DataSettings, NonfiniteSettings
 from modetrain.tools.compare import speed
 from modetrain.tools.compare.variant import Variant
 from modetrain.training.step_errors import NonFiniteError
@@ -566,3 +570,110 @@ def test_the_all_reduces_of_a_step_are_counted(accumulate, make_recipe, source, 
 def test_replicas_are_numbered(replicas):
     found = replicas.run(lambda given: given + replica_number(), [tf.constant(10 * k) for k in range(replicas.count)])
     assert [int(value) for value in found] == [11 * k for k in range(replicas.count)]
+
+
+# --- losses and metrics with weights, and sums --------------------------------------------------------------------------
+
+N, T = 32, 3
+RNG = np.random.default_rng(0)
+TOKENS = {"x": RNG.normal(size=(N, T, 2)), "y": RNG.normal(size=(N, T))}
+# Very uneven, with examples and a whole share of a batch that weigh nothing.
+TOKENS["w"] = RNG.random((N, T)) ** 8 * 100 * (np.arange(N)[:, None] % 16 > 3)
+
+
+class Tokens(Recipe):
+    """A linear model of token values, with a penalty, by plain gradient descent."""
+
+    def error(self, batch):
+        return (self.model(batch["x"], training=True)[..., 0] - batch["y"]) ** 2
+
+    def train_step(self, batch):
+        def loss():
+            error = self.error(batch)
+            return Weighted(error, batch["w"]), {
+                "off": Weighted(tf.sqrt(error), batch["w"]),
+                "weight": self.total(batch),
+            }
+
+        return self.minimize(loss)
+
+    def eval_step(self, batch):
+        return {"loss": Weighted(self.error(batch), batch["w"]), "weight": self.total(batch)}
+
+    def total(self, batch):
+        return Sum(tf.reduce_sum(batch["w"], axis=0))
+
+    def summarize(self, sums):
+        return {
+            "heaviest": sums["weight"].max(),
+            "picture": sums["weight"][None] / sums["weight"].max(),
+            "text": "done",
+        }
+
+
+class Unweighted(Tokens):
+    def train_step(self, batch):
+        return self.minimize(lambda: self.error(batch))
+
+
+def train_tokens(mode, data=TOKENS, steps=5, cls=Tokens, **settings):
+    def make():
+        keras.utils.set_random_seed(1)
+        dense = layers.Dense(1, kernel_regularizer=keras.regularizers.L2(0.125))
+        given = {"name": "sgd", "learning_rate": 0.125, **settings}
+        return cls(model=keras.Sequential([keras.Input((T, 2)), dense]), optimizer=OptimizerSettings(**given))
+
+    held = {name: value[:27] for name, value in data.items()}
+    mode = dataclasses.replace(Mode.from_preset(mode), precision="float64")
+    replicas = REPLICAS[4] if mode.strategy == "mirrored" else None
+    given = {"mode": mode, "steps": steps, "batch_size": 16, "replicas": replicas}
+    trainer = Trainer(make, {"train": data, "eval": held}, **given)
+    return trainer, trainer.train()
+
+
+def by_hand(steps=5):
+    """Weights and losses of the same training in NumPy."""
+    keras.utils.set_random_seed(1)
+    first = keras.layers.Dense(1, dtype="float64")
+    first.build((None, T, 2))
+    kernel, bias = (variable.numpy() for variable in first.weights)
+    order = Data(Source(kind="", train=TOKENS), DataSettings(name="", batch_size=16), seed=0)
+    losses = []
+    for step in range(steps):
+        batch = {name: value.numpy() for name, value in order.batch(step).items()}
+        off = (batch["x"] @ kernel)[..., 0] + bias - batch["y"]
+        share = batch["w"] / batch["w"].sum()
+        losses.append((share * off**2).sum())
+        kernel = kernel - 0.125 * (np.einsum("bt,btd->d", 2 * share * off, batch["x"])[:, None] + 0.25 * kernel)
+        bias = bias - 0.125 * (2 * share * off).sum()
+    return kernel, bias, losses
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla", "mirrored"])
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_loss_with_weights_is_the_weighted_mean_of_the_global_batch(mode, accumulate):
+    kernel, bias, losses = by_hand()
+    trainer, history = train_tokens(mode, accumulate=accumulate)
+    for variable, wanted in zip(trainer.recipe.model.weights, (kernel, bias), strict=True):
+        np.testing.assert_allclose(variable.numpy(), wanted, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose([history.train[step]["loss"] for step in range(1, 6)], losses, rtol=1e-12)
+    held = TOKENS["w"][:27]
+    off = (TOKENS["x"][:27] @ kernel)[..., 0] + bias - TOKENS["y"][:27]
+    found = trainer.evaluate()
+    assert found["loss"] == pytest.approx((held * off**2).sum() / held.sum(), rel=1e-12)
+    assert found["heaviest"] == pytest.approx(held.sum(axis=0).max(), rel=1e-12)
+    assert trainer.history.figures["text"] == "done"
+    np.testing.assert_allclose(trainer.history.figures["picture"][0], held.sum(axis=0) / held.sum(axis=0).max())
+
+
+def test_weights_of_one_change_no_bit():
+    ones = {**TOKENS, "w": np.ones((N, T))}
+    one, other = (train_tokens("graph", ones, cls=cls)[0] for cls in (Tokens, Unweighted))
+    for variable, wanted in zip(one.recipe.model.weights, other.recipe.model.weights, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), wanted.numpy())
+
+
+def test_a_batch_that_weighs_nothing_makes_no_number():
+    trainer, history = train_tokens("graph", {**TOKENS, "w": np.zeros((N, T))}, steps=2)
+    assert all(np.isfinite(variable.numpy()).all() for variable in trainer.recipe.model.weights)
+    assert "loss" not in history.train[1], "the mean of nothing is no number"

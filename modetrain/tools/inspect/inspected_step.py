@@ -18,6 +18,7 @@ import tensorflow as tf
 from modetrain.diagnostics.location import Location
 from modetrain.engine.batching import BatchSharding, StackedBatches
 from modetrain.engine.devices import Replicas
+from modetrain.engine.metrics import Layout
 from modetrain.engine.program import Program
 from modetrain.engine.variables import Snapshot
 from modetrain.mode import Mode
@@ -80,12 +81,12 @@ class InspectedStep:
         """
         return self._program(self.mode).trace(self.block(batch), last_part=True)
 
-    def run_eagerly(self, batch: Batch, number: int = 0) -> tuple[list[str], np.ndarray]:
-        """Runs the step line by line; returns the metrics' names and rows [1, replicas, metrics, 2]."""
+    def run_eagerly(self, batch: Batch, number: int = 0) -> tuple[Layout, np.ndarray]:
+        """Runs the step line by line; returns rows [1, replicas, slots, 2] and their layout."""
         eager = dataclasses.replace(self.mode, name="eager", compile="eager", strict=False, guards=False)
         program = self._program(eager)
         rows = program(self.block(batch, number), 0, 1)
-        return program.names, rows
+        return program.layout, rows
 
     def block(self, batch: Batch, number: int = 0) -> StackedBatches:
         """The batch as a block of one step."""

@@ -18,7 +18,7 @@ from modetrain.app.build import connect_devices
 from modetrain.checkpoints import file, resume
 from modetrain.checkpoints.capsule import Capsule
 from modetrain.data.loader import BatchLoader
-from modetrain.engine.variables import find_recurrent_states
+from modetrain.engine.variables import find_added_states
 from modetrain.errors import ConfigError
 from modetrain.files import run_folder
 from modetrain.files.tensorboard import TensorBoardWriter
@@ -59,7 +59,7 @@ def train_up_to(source: ReplaySource, settings: Settings, number: int, *, mode: 
         trainer, data = session.build(quiet, where, replicas, Timer(), Console(), TensorBoardWriter(None))
     if start is not None:
         resume.check_facts(start, session.data_facts(data), f"replay.from={settings.replay.path}")
-        file.restore(start, trainer.recipe.state(), source.path, zero_if_missing=find_recurrent_states(trainer.recipe))
+        file.restore(start, trainer.recipe.state(), source.path, zero_if_missing=find_added_states(trainer.recipe))
         trainer.load_state(start.meta.get("carry", {}), step=start.step)
     skipped = _skipped_batches(source, trainer.loader.skipped_batches)
     if trainer.step < number:

@@ -18,7 +18,7 @@ from modetrain.diagnostics.location import Location
 from modetrain.engine import replica_random
 from modetrain.engine.batching import BatchSharding
 from modetrain.engine.metrics import NONFINITE
-from modetrain.engine.variables import find_recurrent_states
+from modetrain.engine.variables import find_added_states
 from modetrain.recipe import Info, Recipe
 from modetrain.settings import Settings
 from modetrain.tools.compare import op_recorder
@@ -71,7 +71,7 @@ class ReplayedStep:
         """
         state = file.CheckpointFile(step=self.capsule.state_step, arrays=self.capsule.state, meta={})
         path = Path(str(self.settings.replay.path))
-        file.restore(state, self.recipe.state(), path, zero_if_missing=find_recurrent_states(self.recipe))
+        file.restore(state, self.recipe.state(), path, zero_if_missing=find_added_states(self.recipe))
         if wrap is not None:
             setattr(self.recipe, self._method, wrap(getattr(self.recipe, self._method)))
         runner = self._runner()

@@ -22,6 +22,7 @@ from modetrain.diagnostics.location import Location, is_users
 from modetrain.engine import metrics, replica_random
 from modetrain.engine.loss import Loss
 from modetrain.engine.optimizer import Optimizer
+from modetrain.engine.values import Sum, Weighted
 from modetrain.tools.inspect.detectors.recorded_calls import observe_eager_operations
 from modetrain.tools.inspect.detectors.side_effects import CallRecorder
 from modetrain.tools.inspect.inspected_step import Batch, InspectedStep
@@ -100,10 +101,11 @@ class PartRunner:
             _recording(found) if record else contextlib.nullcontext(),
         ):
             try:
-                names, rows = self.step.run_eagerly({name: value[begin:end] for name, value in self.batch.items()})
+                layout, rows = self.step.run_eagerly({name: value[begin:end] for name, value in self.batch.items()})
             except Exception as error:
                 raise NotRunError from error
-        found.values = dict(zip(names, rows[0].sum(axis=0).astype(np.float64), strict=True))
+        pairs, _ = layout.split(rows[0].sum(axis=0).astype(np.float64))
+        found.values = dict(zip(layout.names, pairs, strict=True))
         return found
 
 
@@ -132,13 +134,14 @@ def _noting(found: PartRun) -> Iterator[None]:
 
     def computed(*given: Any) -> Loss:
         loss = compute(*given)
-        if loss.loss.shape.rank == 0:
+        if not isinstance(loss.loss, Weighted) and loss.loss.shape.rank == 0:
             found.scalars.add("loss")
         return loss
 
     def packed(values: Any, size: int) -> tf.Tensor:
         row = pack(values, size)
-        found.scalars |= {name for name, value in values.items() if not np.ndim(value)}
+        means = {name: value for name, value in values.items() if not isinstance(value, Sum | Weighted)}
+        found.scalars |= {name for name, value in means.items() if not np.ndim(value)}
         return row
 
     def exchanging(method: Any) -> Any:

@@ -1,0 +1,63 @@
+"""What a step may return besides a tensor: a mean with weights, and a sum that a figure is made from later.
+
+    return {"loss": Weighted(losses, mask), "confusion": Sum(table)}
+
+All of them merge by `+`, over micro-batches, steps, replicas, workers and batches of any length, so they are exact however
+the examples are divided.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+Figure = float | np.ndarray | str  # a number, an image [h, w, channels] or [h, w], or a text
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighted:
+    """A mean in which examples, or tokens, weigh differently: the sum of `values * weights` over the sum of `weights`.
+
+    Attributes:
+      values: numbers [examples, ...].
+      weights: numbers that broadcast to `values`; a mask of 0 and 1, or sample weights. No gradient passes through them.
+    """
+
+    values: Any
+    weights: Any
+
+    def pair(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+        """The values and the weights, of one shape and dtype."""
+        values = tf.cast(self.values, dtype)
+        return values, tf.broadcast_to(tf.stop_gradient(tf.cast(self.weights, dtype)), tf.shape(values))
+
+    def __tf_flatten__(self) -> tuple[tuple[()], tuple[Any, Any]]:
+        return (), (self.values, self.weights)
+
+    @classmethod
+    def __tf_unflatten__(cls, metadata: tuple[()], components: tuple[Any, Any]) -> Weighted:
+        return cls(*components)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum:
+    """A sum over all examples that a figure is made from on the host: counts, a histogram, a confusion matrix.
+
+    Attributes:
+      tensor: numbers of a fixed shape.
+      summarize: makes a number, an image or a text of the merged sum, or several by name; by default `Recipe.summarize` does.
+    """
+
+    tensor: Any
+    summarize: Callable[[np.ndarray], Figure | Mapping[str, Figure]] | None = None
+
+    def __tf_flatten__(self) -> tuple[tuple[Any], tuple[Any]]:
+        return (self.summarize,), (self.tensor,)
+
+    @classmethod
+    def __tf_unflatten__(cls, metadata: tuple[Any], components: tuple[Any]) -> Sum:
+        return cls(*components, *metadata)
