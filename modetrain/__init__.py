@@ -61,11 +61,13 @@ _MODULES = {
 __all__ = [
     *("Bounds", "Callback", "Comparison", "ConfigError", "Info", "Length", "Mode", "Optimizer", "OptimizerSettings"),
     *("Recipe", "RunResult", "Settings", "Splits", "Sum", "Trainer", "Weighted"),
-    *("__version__", "build", "compare", "inspect", "run"),
+    *("__version__", "build", "compare", "inspect", "metrics", "run"),
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "metrics":
+        return importlib.import_module("modetrain.metrics")
     if name not in _MODULES:
         raise AttributeError(f"module 'modetrain' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

@@ -382,7 +382,9 @@ def test_every_variable_is_state_once_and_by_a_name_that_stays(make_recipe):
     for name in state:
         kinds.setdefault(name.split("/")[0], []).append(name.rpartition("/")[2])
     assert kinds["model"] == ["kernel", "bias", "seed_generator_state", "kernel", "bias"]
-    assert sorted(kinds["optimizer"]) == sorted(["updates", "weight"] + 4 * ["mean", "square", "average", "accumulator"])
+    assert sorted(kinds["optimizer"]) == sorted(
+        ["updates", "weight"] + 4 * ["mean", "square", "average", "accumulator"]
+    )
     assert "same_model" not in kinds
 
 

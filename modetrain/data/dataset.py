@@ -21,7 +21,6 @@ import tensorflow as tf
 from modetrain.data.evaluation_batches import EvaluationBatches
 from modetrain.data.permutation import Permutation
 from modetrain.data.prepared import Preparation, Prepare
-from modetrain.data.seeds import Seeds
 from modetrain.data.source import Source
 from modetrain.data.split import Split
 from modetrain.data.stream import Stream
@@ -117,7 +116,7 @@ class Data:
     @property
     def train_examples(self) -> int | None:
         """Number of training examples; None for a stream whose length is not known, and without data."""
-        return None if isinstance(self._train, Seeds) else self.source.train.examples or None
+        return None if self._train.in_order else self.source.train.examples or None
 
     @property
     def eval_examples(self) -> int | None:
@@ -273,7 +272,7 @@ class Data:
     def _train_rows(self, steps: tf.Tensor) -> tf.Tensor:
         batch_size = self.settings.batch_size
         positions = steps[..., tf.newaxis] * batch_size + tf.range(batch_size, dtype=tf.int64)
-        rows = positions if isinstance(self._train, Seeds) else self._order.rows(positions)
+        rows = positions if self._train.in_order else self._order.rows(positions)
         return tf.ensure_shape(rows, [*steps.shape, batch_size])
 
     def _draw(self, step: tf.Tensor) -> tf.Tensor:

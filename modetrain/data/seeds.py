@@ -20,7 +20,7 @@ class Seeds(Split):
       examples: how many there are.
     """
 
-    in_memory = True
+    in_memory = in_order = True
 
     def __init__(self, seed: int, name: str, *, examples: int = ENDLESS):
         super().__init__(examples, {SEED: (2,)}, {SEED: tf.int32})

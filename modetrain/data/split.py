@@ -28,12 +28,14 @@ class Split:
 
     Attributes:
       examples: how many there are.
+      in_order: whether rows are taken in their order, without a permutation.
       in_memory: whether gathering rows costs next to nothing, so that several batches may be gathered at once.
       shapes: by feature the shape of one example; None for a dimension that varies.
       dtypes: by feature the dtype.
     """
 
     in_memory = False
+    in_order = False
 
     def __init__(
         self,

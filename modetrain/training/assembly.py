@@ -9,7 +9,6 @@ from typing import Any
 import keras
 
 from modetrain.data.dataset import Data
-from modetrain.data.seeds import Seeds
 from modetrain.data.source import Source
 from modetrain.data.sources.agreement import check_agreement
 from modetrain.data.split import ArraySplit
@@ -101,6 +100,8 @@ def make_data(data: Any, recipe: Recipe, replicas: Replicas, mode: Mode, *, batc
 def _make_source(given: Any, seed: int, batch_size: int) -> Source:
     """The source of the argument `data` of a trainer."""
     if given is None:
+        from modetrain.data.seeds import Seeds
+
         evals = {"": Seeds(seed, "eval", examples=batch_size)}
         return Source(kind="none", train=Seeds(seed, "train"), evals=evals)
     if isinstance(given, Mapping) and "train" in given and not hasattr(given["train"], "dtype"):

@@ -67,9 +67,9 @@ def test_a_value_of_another_length_is_refused_with_its_name_and_shape():
     with pytest.raises(ValueError, match="the step returned 'loss', a tensor of shape") as caught:
         metrics.pack_row({"loss": tf.zeros([5, 2])}, 8)
     assert str(caught.value) == (
-        "the step returned 'loss', a tensor of shape (5, 2), for a batch of 8 examples: return one value per example, or a scalar that is the "
-        "mean over the batch; a mean with weights is modetrain.Weighted(values, weights), a sum that a figure is made from "
-        "modetrain.Sum(tensor)."
+        "the step returned 'loss', a tensor of shape (5, 2), for a batch of 8 examples: return one value per example, or a scalar "
+        "that is the mean over the batch; a mean with weights is modetrain.Weighted(values, weights), a sum that a figure is "
+        "made from modetrain.Sum(tensor)."
     )
 
 
