@@ -264,7 +264,7 @@ CODES: Mapping[str, Code] = {
         why="Replicas and micro-batches (optimizer.accumulate) compute it on their shares of the batch, and the shares are "
         "averaged: sums, ratios and divisions by the global batch size become something else.",
         fix="Return one loss per example, or their mean over the batch that the step was given: the library averages the rest. "
-        "Of a mean over tokens return each example's own mean.",
+        "A mean under a mask or with sample weights is modetrain.Weighted(values, weights), of which that is done too.",
         mode="replicas",
     ),
     "MT702": Code(
@@ -302,7 +302,8 @@ CODES: Mapping[str, Code] = {
         title="a metric that is not the mean over examples",
         why="Each replica, micro-batch and evaluation batch computes its own, and what is shown is the mean of these: a maximum, a "
         "ratio or a sum becomes something else.",
-        fix="Return one value per example. In eval_step a batch of all evaluation examples (data.eval_batch_size) is exact too.",
+        fix="Return one value per example, modetrain.Weighted(values, weights), or a modetrain.Sum of what the figure is made from "
+        "(modetrain.metrics has AUC, F1 and others).",
         mode="replicas",
     ),
     "MT708": Code(
