@@ -67,6 +67,12 @@ class DataSettings:
     image_size: tuple[int, int] | None = key(
         None, "[height, width] every image is resized to; null keeps it", [32, 32], at_least=1, takes=PAIR
     )
+    class_weight: str | None = key(
+        None,
+        "a feature `weight` with which rare classes count as much as common ones; null is none",
+        "balanced",
+        choices=("balanced",),
+    )
     overfit: int = key(
         0, "batches to repeat for ever; evaluation sees them too; 0 is off", 1, at_least=0, also="overfit_batches"
     )

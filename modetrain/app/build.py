@@ -47,10 +47,16 @@ def load_source(settings: Settings) -> Source:
     Raises:
       ConfigError: there are none, or they cannot be used.
     """
-    if not settings.data.function:
-        return sources.load(settings.data, seed=settings.seed, evaluates=settings.evaluates)
-    target = str(settings.data.function["_target_"])
-    return choose(instantiate(settings.data.function), settings.data, where=target)
+    if settings.data.function:
+        target = str(settings.data.function["_target_"])
+        source = choose(instantiate(settings.data.function), settings.data, where=target)
+    else:
+        source = sources.load(settings.data, seed=settings.seed, evaluates=settings.evaluates)
+    if settings.data.class_weight is None:
+        return source
+    from modetrain.data.class_weights import balance
+
+    return balance(source)
 
 
 def make_info(settings: Settings, source: Source) -> Info:

@@ -1,0 +1,95 @@
+"""A small GPT over bytes of the Python standard library's own source (Radford et al., 2018).
+
+python -m modetrain recipe=lm mode=xla
+"""
+
+from __future__ import annotations
+
+import math
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers, ops
+
+from modetrain import Bounds, Recipe, Splits, Weighted
+from modetrain.data.sources import text
+
+PAGES = (
+    "argparse",
+    "ast",
+    "configparser",
+    "dataclasses",
+    "datetime",
+    "difflib",
+    "fractions",
+    "heapq",
+    "inspect",
+    "json/decoder",
+)
+
+
+def standard_library(*, window: Annotated[int, Bounds(at_least=1)] = 64, pages: Sequence[str] = PAGES) -> Splits:
+    """Windows of bytes of some of the standard library's modules, which every Python has."""
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    whole = b"\0".join((folder / f"{page}.py").read_bytes() for page in pages)
+    tokens = {"": np.frombuffer(whole, np.uint8)}
+    return text.in_windows(
+        tokens, window=window, vocabulary=text.BYTES, where=f"source of {len(pages)} standard modules"
+    )
+
+
+def gpt(
+    vocabulary: int,
+    window: int,
+    *,
+    width: Annotated[int, Bounds(at_least=1)] = 96,
+    blocks: Annotated[int, Bounds(at_least=1)] = 2,
+    heads: Annotated[int, Bounds(at_least=1)] = 4,
+    dropout: Annotated[float, Bounds(at_least=0, below=1)] = 0.1,
+) -> keras.Model:
+    """Tokens [n, window] -> logits of the next token [n, window, vocabulary]."""
+    tokens = keras.Input((window,), dtype="int32")
+    x = layers.Embedding(vocabulary, width)(tokens) + layers.Embedding(window, width)(ops.arange(window))
+    for _ in range(blocks):
+        y = layers.LayerNormalization()(x)
+        y = layers.MultiHeadAttention(heads, width // heads, dropout=dropout)(y, y, use_causal_mask=True)
+        x = layers.Add()([x, y])
+        y = layers.Dense(4 * width, activation="gelu")(layers.LayerNormalization()(x))
+        x = layers.Add()([x, layers.Dropout(dropout)(layers.Dense(width)(y))])
+    return keras.Model(tokens, layers.Dense(vocabulary)(layers.LayerNormalization()(x)), name="gpt")
+
+
+class LanguageModel(Recipe):
+    """Predicts the next token; the loss is in nats a token."""
+
+    best_is = {"bits_per_token": "min"}
+
+    def train_step(self, batch):
+        return self.minimize(lambda: self.losses(batch, training=True))
+
+    def eval_step(self, batch):
+        loss = self.losses(batch, training=False)
+        return {"loss": loss, "bits_per_token": Weighted(loss.values / math.log(2), loss.weights)}
+
+    def losses(self, batch, training):
+        logits = self.model(batch["tokens"], training=training)
+        wide = tf.float64 if logits.dtype == tf.float64 else tf.float32
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["targets"], tf.cast(logits, wide))
+        return Weighted(losses, batch["targets"] != 0)  # what follows the end of a file cannot be predicted
+
+    def show(self):
+        """A text that continues `def `, the same draws each time."""
+        window, tokens = self.model.input_shape[1], list(b"def ")
+        predict = tf.function(lambda given: self.model(given, training=False))
+        for position in range(4, 160):
+            recent = tokens[-window:]
+            given = tf.constant([recent + [0] * (window - len(recent))])
+            logits = predict(given)[:, len(recent) - 1]
+            drawn = tf.random.stateless_categorical(tf.cast(logits, tf.float32), 1, [self.info.seed, position])
+            tokens.append(int(drawn[0, 0]))
+        return {"sample": "    " + bytes(tokens).decode("utf-8", "replace").replace("\n", "\n    ")}

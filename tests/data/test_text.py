@@ -1,0 +1,59 @@
+"""Text for language models: windows of bytes or tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from modetrain.data.sources import text
+from modetrain.errors import ConfigError
+
+
+def test_windows_of_bytes_and_their_targets(tmp_path):
+    (tmp_path / "b.txt").write_text("no")
+    (tmp_path / "a.txt").write_text("hällo" * 30, encoding="utf-8")
+    (tmp_path / ".hidden").write_text("x" * 1000)
+    found = text.load(str(tmp_path), window=8)
+    whole = ("hällo" * 30).encode() + b"\0no"
+    train, held = found.splits["train"], found.splits["validation"]
+    tokens, targets = train["tokens"].ravel(), train["targets"].ravel()
+    assert bytes(tokens.astype(np.uint8)) == whole[: len(tokens)]
+    np.testing.assert_array_equal(tokens[1:], targets[:-1])
+    assert len(held["tokens"]) == 2
+    assert (found.facts, train["tokens"].dtype, train["tokens"].shape[1]) == (
+        {"vocabulary": 256, "window": 8},
+        np.int32,
+        8,
+    )
+
+
+def test_a_tokenizer_and_splits_of_ones_own(tmp_path):
+    for name, words in (("train", "a b a c"), ("test", "c b a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "one.txt").write_text(words)
+    found = text.load(str(tmp_path), window=2, tokenizer=lambda said: ["abc".index(word) for word in said.split()])
+    assert found.splits["train"]["tokens"].tolist() == [[0, 1]]
+    assert found.splits["train"]["targets"].tolist() == [[1, 0]]
+    assert (set(found.splits), found.facts["vocabulary"]) == ({"train", "test"}, 3)
+
+
+@pytest.mark.parametrize(
+    ("files", "given", "message"),
+    [
+        ({}, {"path": "nothing"}, "there is no such file or folder"),
+        ({"train.txt": "short"}, {}, r"has 5 tokens, and a window needs 129\. Type data.window=4 or less"),
+        ({"test.txt": "text"}, {}, "has test and no train"),
+        (
+            {"train.txt": "abc" * 9},
+            {"window": 4, "vocabulary": 50},
+            "has tokens from 97 to 99. Type data.vocabulary=100",
+        ),
+        ({"train.txt": b"ab\xff" * 9}, {"tokenizer": list, "window": 4}, "byte 2 is no UTF-8"),
+    ],
+)
+def test_text_that_cannot_be_used(tmp_path, files, given, message):
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    path = str(tmp_path / given.pop("path", ""))
+    with pytest.raises(ConfigError, match=message):
+        text.load(path, **given)

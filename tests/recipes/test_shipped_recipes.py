@@ -1,0 +1,50 @@
+"""Each shipped recipe computes the same in every mode and on two replicas, and goes on from a checkpoint as if nothing had been."""
+
+from __future__ import annotations
+
+import pytest
+
+# Small enough for a test.
+RECIPES = {
+    "lm": ["+data.pages=[heapq]", "data.window=16", "data.batch_size=4", "model.width=16", "model.heads=2"],
+    "tabular": ["data.batch_size=16"],
+}
+# No rate that is a function of the length of the run, which differs here.
+SMALL = ["optimizer.schedule=constant", "optimizer.warmup=0", "data.eval_batch_size=16", "data.eval_batches=2"]
+TWO = ["mode=mirrored", "mode.devices=cpu", "mode.replicas=2"]
+
+
+@pytest.fixture
+def run(cli):
+    def results(name, folder, *more, steps=4):
+        done = cli.run(f"recipe={name}", *SMALL, *RECIPES[name], f"steps={steps}", *more, folder=f"{name}/{folder}")
+        assert done.code == 0, done.err
+        return done.json["results"]
+
+    return results
+
+
+def assert_alike(found, wanted):
+    for split in ("train", "eval"):
+        wanted[split].pop("grad_norm", None)  # of watched steps, which the length of the run decides
+        found[split].pop("grad_norm", None)
+        assert found[split] == pytest.approx(wanted[split], rel=2e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_replicas_that_are_resumed_compute_what_eager_computes(run, name):
+    wanted = run(name, "eager", "mode=eager")
+    run(name, "two", *TWO, steps=2)
+    assert_alike(run(name, "two", *TWO, "resume=latest"), wanted)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_mode_agrees_and_a_resumed_run_is_the_same_to_the_bit(run, name):
+    wanted = run(name, "line-by-line", "mode=eager")
+    for mode in ("graph", "xla"):
+        whole = run(name, mode, f"mode={mode}")
+        assert_alike(whole, wanted)
+        run(name, f"{mode}-part", f"mode={mode}", steps=2)
+        resumed = run(name, f"{mode}-part", f"mode={mode}", "resume=latest")
+        assert resumed["state_digest"] == whole["state_digest"]
