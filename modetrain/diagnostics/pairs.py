@@ -1,7 +1,7 @@
 """Operations that make a number for every pair of examples by mistake: labels [n] against outputs [n, 1] are [n, n].
 
 Such a loss trains next to nothing, and fails nowhere. Pairs that are meant are made by `x[:, None]`, `tf.reshape` or a product
-of matrices.
+of matrices. No pair of a label and another example's `argmax` is meant: `labels[:, None] == argmax` is a mistake too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _ELEMENTWISE = (
 )
 # What gives a tensor a dimension of 1 because the user's line asks for it.
 _EXPANDS = ("ExpandDims", "Reshape", "Tile", "BroadcastTo", "Pack")
+_KEEPS_NUMBERS = ("ExpandDims", "Reshape", "StridedSlice", "Squeeze", "Cast", "Identity")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,20 @@ def _is_of_pairs(op: tf.Operation, examples: int) -> bool:
         return False
     above = {one.name for one in graph_ops.ancestors(short, stop=_is_shape)}
     # A table may have as many rows as there are examples; the same tensor twice is meant.
-    return _reads_examples(short, examples) and long.op.name not in above and not _is_expanded(long, axis)
+    return (
+        _reads_examples(short, examples) and long.op.name not in above and (not _is_expanded(long, axis) or _is_hit(op))
+    )
+
+
+def _is_hit(op: tf.Operation) -> bool:
+    """Whether an operation compares labels of the batch with predicted classes."""
+    sources = []
+    for tensor in op.inputs if op.type in ("Equal", "NotEqual") else ():
+        source = tensor.op
+        while source.type in _KEEPS_NUMBERS:
+            source = source.inputs[0].op
+        sources.append(source.type)
+    return sorted(sources) == ["ArgMax", "Placeholder"]
 
 
 def _is_shape(op: tf.Operation) -> bool:

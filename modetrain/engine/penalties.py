@@ -14,7 +14,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from modetrain.diagnostics import stack
 from modetrain.engine.tf_internals import observe_added_losses, observe_regularizer
+from modetrain.errors import ConfigError
 
 
 class _Thread(threading.local):
@@ -61,7 +63,11 @@ class Penalties:
             _thread.penalties = before
 
     def missing(self, objective: tf.Tensor) -> list[tf.Tensor]:
-        """The penalties that the objective does not depend on yet, as scalars."""
+        """The penalties that the objective does not depend on yet, as scalars.
+
+        Raises:
+          ConfigError: one of them is a tensor of a branch or a loop.
+        """
         found = [
             variable.regularizer(variable)
             for variable in self._variables
@@ -69,8 +75,11 @@ class Penalties:
         ]
         graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         for layer, term in self._added:
-            here = graph is None or term.graph is graph  # else it is a tensor of a branch or a loop
-            if here and self._is_trained(layer) and _is_held(layer, term) and not self._is_in(objective, [term]):
+            if not self._is_trained(layer) or not _is_held(layer, term):
+                continue
+            if graph is not None and term.graph is not graph:
+                raise ConfigError(_inside_message(layer, term))
+            if not self._is_in(objective, [term]):
                 found.append(tf.reduce_sum(term))
         return found
 
@@ -110,6 +119,15 @@ class Penalties:
 def _is_held(layer: keras.Layer, term: tf.Tensor) -> bool:
     """Whether a layer still lists a term: Keras forgets it when the model is called again."""
     return any(one is term for one in layer.losses)
+
+
+def _inside_message(layer: keras.Layer, term: tf.Tensor) -> str:
+    place = stack.of_op(term.op)
+    return (
+        f"layer {layer.name} ({type(layer).__name__}) adds a loss inside a branch, a loop or a tf.function"
+        f"{'' if place is None else f', {place.shown}'}: a traced step cannot use it outside, so mode=eager would count it and "
+        "this mode would not. Let the branch or loop return the term, and call add_loss with it outside; or type mode=eager."
+    )
 
 
 def _regularized(given: Any, term: Any) -> Any:

@@ -1,6 +1,7 @@
 """State that a step must not make or keep: what would be lost, or count wrongly, is refused by name.
 
 * A layer of the recipe that makes its weights in a step: its optimizer does not know them.
+* A layer that is made again in each step: its weights are random each time.
 * A Keras metric that a step updates: its state depends on how the examples are divided.
 * A variable that `train_step` assigns and no checkpoint holds.
 
@@ -15,14 +16,16 @@ import dataclasses
 import threading
 import weakref
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import keras
 import tensorflow as tf
 
+from modetrain.diagnostics import stack
+from modetrain.diagnostics.location import Location
 from modetrain.engine import object_walk
 from modetrain.engine.optimizer import Optimizer
-from modetrain.engine.tf_internals import metrics, observe_metrics, observe_weights
+from modetrain.engine.tf_internals import metrics, observe_compiled_metrics, observe_metrics, observe_weights
 from modetrain.engine.variables import Snapshot, find_assigned, ids_of
 from modetrain.errors import ConfigError
 
@@ -35,17 +38,27 @@ class _Known:
       layers: its layers, wherever they are kept.
       weights: how many variables the layers had that are part of its state.
       checked: whether its first training step is checked.
+      made: by line of the user's, the step that has made weights there.
     """
 
     layers: weakref.WeakSet[keras.Layer]
     weights: int
     checked: bool = False
+    made: dict[Location, object] = dataclasses.field(default_factory=dict)
+
+
+class _Step(NamedTuple):
+    """The recipe and the method of a step; each call has a mark of its own."""
+
+    recipe: Any
+    method: str
+    mark: object
 
 
 class _Thread(threading.local):
-    """The recipe and the method of the step that a thread runs; each of several replicas has a thread."""
+    """The step that a thread runs; each of several replicas has a thread."""
 
-    step: tuple[Any, str] | None = None
+    step: _Step | None = None
     refusal: ConfigError | None = None
 
 
@@ -71,7 +84,7 @@ def in_step(recipe: Any, method: str) -> Iterator[None]:
     Raises:
       ConfigError: the step makes weights, updates a metric, or assigns what no checkpoint holds.
     """
-    before, _thread.step = _thread.step, (recipe, method)
+    before, _thread.step = _thread.step, _Step(recipe, method, object())
     try:
         with _check_first(recipe) if method == "train_step" else contextlib.nullcontext():
             yield
@@ -160,11 +173,20 @@ def _count_weights(recipe: Any) -> int:
 def _made_weight(layer: keras.Layer) -> None:
     if _thread.step is None:
         return
-    recipe, method = _thread.step
+    recipe, method, mark = _thread.step
     known = _known.get(recipe)
-    if known is not None and layer in known.layers:
+    if known is None:
+        return
+    if layer in known.layers:
         place = object_walk.find_path(recipe, lambda thing: thing is layer)
         _refuse(_late_message(recipe, method, f"{place} ({type(layer).__name__} {layer.name})"))
+    line = stack.here() if tf.executing_eagerly() else None  # a traced one is refused by TensorFlow
+    if line is not None and known.made.setdefault(line, mark) is not mark:
+        _refuse(
+            f"{type(recipe).__name__}: {line.shown} makes the weights of a layer ({type(layer).__name__} {layer.name}) again in "
+            f"each {method}: they are random each time, and never trained or saved. Make the layer in __init__, and call it "
+            "in the step."
+        )
 
 
 def _late_message(recipe: Any, method: str, layer: str) -> str:
@@ -177,13 +199,24 @@ def _late_message(recipe: Any, method: str, layer: str) -> str:
 
 
 def _updates_metric(metric: keras.metrics.Metric) -> None:
-    if _thread.step is None:
-        return
-    recipe, method = _thread.step
-    cls = type(recipe).__name__
-    place = object_walk.find_path(recipe, lambda thing: thing is metric) or metric.name
+    if _thread.step is not None:
+        place = object_walk.find_path(_thread.step.recipe, lambda thing: thing is metric) or metric.name
+        _refuse_metric(f"updates the Keras metric {place} ({type(metric).__name__}). Its state goes on")
+
+
+def _computes_metrics(model: keras.Model) -> None:
+    if _thread.step is not None:
+        place = object_walk.find_path(_thread.step.recipe, lambda thing: thing is model) or model.name
+        _refuse_metric(
+            f"calls {place}.compute_metrics, which updates the Keras metrics of compile. Their state goes on"
+        )
+
+
+def _refuse_metric(what: str) -> NoReturn:
+    assert _thread.step is not None
+    recipe, method, _ = _thread.step
     _refuse(
-        f"{cls}: {method} updates the Keras metric {place} ({type(metric).__name__}). Its state goes on from batch to batch, so "
+        f"{type(recipe).__name__}: {method} {what} from batch to batch, so "
         "the number would depend on how the examples are divided over batches and replicas. Return one value per example "
         'instead, such as {"accuracy": keras.metrics.sparse_categorical_accuracy(labels, outputs)}: its mean is exact. For what '
         "is no mean over examples (AUC, F1, a confusion matrix), evaluate the trained model's outputs after the run."
@@ -196,4 +229,5 @@ def _refuse(text: str) -> NoReturn:
 
 
 observe_weights(_made_weight)
-observe_metrics(lambda: _thread.step is None, _updates_metric)
+observe_metrics(lambda: _thread.step and _thread.step.mark, _updates_metric)
+observe_compiled_metrics(_computes_metrics)

@@ -85,11 +85,11 @@ def observe_added_losses(observer: Callable[[keras.Layer, tf.Tensor], tf.Tensor]
     keras.Layer.add_loss = add_loss  # type: ignore[method-assign]
 
 
-def observe_metrics(counts: Callable[[], bool], observer: Callable[[keras.metrics.Metric], None]) -> None:
+def observe_metrics(running: Callable[[], Any], observer: Callable[[keras.metrics.Metric], None]) -> None:
     """From now on `observer(metric)` is called before a variable of a Keras metric is assigned.
 
     Args:
-      counts: whether a metric that is being made counts.
+      running: returns what runs now, or None: a metric that it makes may be assigned while it runs.
       observer: see above.
     """
     make, add = keras.metrics.Metric.__init__, keras.metrics.Metric.add_variable
@@ -97,22 +97,24 @@ def observe_metrics(counts: Callable[[], bool], observer: Callable[[keras.metric
 
     @functools.wraps(make)
     def init(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> None:
-        if counts():
+        now = running()
+        if now is None:
             metrics.add(metric)
+        else:
+            _made_in[metric] = now
         make(metric, *args, **kwargs)
 
     @functools.wraps(add)
     def add_variable(metric: keras.metrics.Metric, *args: Any, **kwargs: Any) -> keras.Variable:
-        variable = add(metric, *args, **kwargs)
-        if metric in metrics:  # such as F1Score makes its variables at its first update
-            variable.of_metric = metric
+        variable = add(metric, *args, **kwargs)  # such as F1Score makes its variables at its first update
+        variable.of_metric = metric
         return variable
 
     @functools.wraps(assign)
     @tf.autograph.experimental.do_not_convert
     def direct_assign(variable: keras.Variable, value: Any) -> Any:  # with Keras's stateless interface not called
         metric = getattr(variable, "of_metric", None)
-        if metric is not None:
+        if metric is not None and _made_in.get(metric, _OUTSIDE) is not running():
             observer(metric)
         return assign(variable, value)
 
@@ -121,7 +123,22 @@ def observe_metrics(counts: Callable[[], bool], observer: Callable[[keras.metric
     keras.Variable._direct_assign = direct_assign
 
 
-metrics: weakref.WeakSet[keras.metrics.Metric] = weakref.WeakSet()  # those that count
+def observe_compiled_metrics(observer: Callable[[keras.Model], None]) -> None:
+    """From now on `observer(model)` is called before `model.compute_metrics`, whose metrics are made when it is first called."""
+    original = keras.Model.compute_metrics
+
+    @functools.wraps(original)
+    @tf.autograph.experimental.do_not_convert
+    def compute_metrics(model: keras.Model, *args: Any, **kwargs: Any) -> Any:
+        observer(model)
+        return original(model, *args, **kwargs)
+
+    keras.Model.compute_metrics = compute_metrics  # type: ignore[method-assign]
+
+
+_OUTSIDE = object()
+_made_in: weakref.WeakKeyDictionary[keras.metrics.Metric, Any] = weakref.WeakKeyDictionary()
+metrics: weakref.WeakSet[keras.metrics.Metric] = weakref.WeakSet()  # those that no step has made
 
 
 def observe_weights(observer: Callable[[keras.Layer], None]) -> None:

@@ -16,7 +16,7 @@ N = 8  # as many examples as columns, where that is chance
 
 def data():
     x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
-    return {"x": x, "y": x[:, 0], "column": x[:, :1], "two": x[:, :2]}
+    return {"x": x, "y": x[:, 0], "column": x[:, :1], "two": x[:, :2], "class": np.arange(16, dtype=np.int32) % 3}
 
 
 MISTAKES = {
@@ -24,6 +24,10 @@ MISTAKES = {
     "labels [n, 1], outputs [n]": lambda z, b: tf.square(z[:, 0] - b["column"]),
     "a weight": lambda z, b: tf.abs(z[:, 0] - b["y"]) * b["column"],
     "by Keras": lambda z, b: keras.ops.square(keras.ops.subtract(b["y"], keras.ops.sigmoid(z))),
+    "labels apart, argmax": lambda z, b: tf.cast(b["class"][:, None] == tf.argmax(z, 1, tf.int32), tf.float32) * z,
+    "labels, argmax apart": lambda z, b: (
+        tf.cast(tf.argmax(z, 1)[:, None] == tf.cast(b["class"], tf.int64), tf.float32) + z
+    ),
     "two columns": lambda z, b: tf.square(b["two"] - APART(z)),
 }
 MEANT = {
@@ -31,6 +35,8 @@ MEANT = {
     "both columns": lambda z, b: tf.square(z - b["column"]),
     "as many frequencies": lambda z, b: tf.square(tf.sin(z * tf.linspace(0.0, 1.0, N)) - b["column"]),
     "pairs by a new axis": lambda z, b: tf.square(z - tf.transpose(z)) * (b["y"][:, None] - b["y"]),
+    "alike": lambda z, b: tf.cast(tf.argmax(z, 1)[:, None] == tf.argmax(z, 1), tf.float32) + z,
+    "same label": lambda z, b: tf.cast(b["class"][:, None] == b["class"], tf.float32) * z,
     "differences of scores": lambda z, b: tf.nn.relu(z - z[:, 0]),
     "products": lambda z, b: tf.matmul(z, z, transpose_b=True),
 }

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from modetrain import Recipe
+from modetrain.errors import ConfigError
 from modetrain.recipe import scale_images
 from recipes.mnist import cross_entropy
 
@@ -162,3 +163,42 @@ def test_a_penalty_of_a_model_that_is_not_updated_counts_not(make_trainer):
     trainer.train()
     for variable, value in zip(weights, wanted, strict=True):
         np.testing.assert_allclose(variable.numpy(), value, rtol=1e-5, atol=1e-6)
+
+
+class AddsInside(keras.layers.Layer):
+    """Adds a term in a branch, or takes it out of there as the message says."""
+
+    outside = False
+
+    def call(self, x):
+        def term():
+            found = 0.1 * tf.reduce_mean(tf.square(x))
+            if not self.outside:
+                self.add_loss(found)
+            return found
+
+        found = tf.cond(tf.reduce_sum(x) < 1e9, term, lambda: 0.0)
+        if self.outside:
+            self.add_loss(found)
+        return x
+
+
+class AddsOutside(AddsInside):
+    outside = True
+
+
+def test_a_term_that_is_added_inside_a_branch_is_refused_where_it_is_traced(make_trainer):
+    def net(layer):
+        return lambda shape, classes: keras.Sequential(
+            [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(4), layer(), keras.layers.Dense(classes)]
+        )
+
+    def weights(mode, layer):
+        trainer = make_trainer(mode, Leaves, model=net(layer), steps=1)
+        trainer.train()
+        return trainer.recipe.model.get_weights()
+
+    with pytest.raises(ConfigError, match=r"\(AddsInside\) adds a loss inside a branch.*test_penalties.py:\d+"):
+        weights("graph", AddsInside)
+    for one, other in zip(weights("eager", AddsInside), weights("graph", AddsOutside), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

@@ -102,6 +102,29 @@ class UpdatesGlobal(Digits):
         return {"accuracy": OF_MODULE[0](batch["label"], self.model(batch["image"]))}
 
 
+class OfCompile(Digits):
+    """Computes the metrics of a compiled model, which Keras makes in that call."""
+
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.model.compile(loss="mse", metrics=["accuracy"])
+
+    def eval_step(self, batch):
+        found = super().eval_step(batch)
+        return {**found, **self.model.compute_metrics(batch["image"], batch["label"], self.model(batch["image"]))}
+
+
+class MakesAndUpdates(Digits):
+    """Makes a metric in the first evaluation step and keeps it."""
+
+    mean = None
+
+    def eval_step(self, batch):
+        self.mean = self.mean or keras.metrics.Mean()
+        found = super().eval_step(batch)
+        return {**found, "error": self.mean(found["loss"])}
+
+
 class Nowhere:
     """A writer that writes nothing."""
 
@@ -119,12 +142,19 @@ class Nowhere:
         (UpdatesLate, None, "UpdatesLate: eval_step updates the Keras metric self.f1 (F1Score). "),
         (UpdatesInTraining, None, "train_step updates the Keras metric self.kept.metrics['mean'][0] (Mean). "),
         (Digits, counting, "Digits: eval_step updates the Keras metric self.model, layer counts.mean (Mean). "),
+        (OfCompile, None, "OfCompile: eval_step calls self.model.compute_metrics, "),
         (UpdatesGlobal, None, "eval_step updates the Keras metric OF_MODULE[0] (SparseCategoricalAccuracy). "),
     ],
 )
 def test_a_step_that_updates_a_keras_metric_is_refused(cls, model, said, make_trainer):
     looks = [Evaluate(every=2, events=Nowhere())]
     refused(make_trainer, MODES, cls, said, "Return one value per example", model=model, callbacks=looks)
+
+
+def test_a_metric_that_a_step_makes_and_keeps_is_refused(mode, make_trainer):
+    trainer = make_trainer(mode, MakesAndUpdates, steps=1, callbacks=[Evaluate(every=1, events=Nowhere())])
+    with pytest.raises(ConfigError, match="eval_step updates the Keras metric self.mean"):
+        trainer.train()
 
 
 class Stateless(Digits):
@@ -185,6 +215,27 @@ class HoldsLate(Digits):
 )
 def test_a_layer_that_is_built_in_the_step_is_refused(cls, model, said, make_trainer):
     refused(make_trainer, MODES, cls, said, "call it once where it is made", model=model)
+
+
+class MakesLayer(Digits):
+    """Makes one layer in each step, and one in the first step only."""
+
+    kept = None
+
+    def train_step(self, batch):
+        once = MakesLayer.kept = MakesLayer.kept or keras.layers.Dense(3)
+        again = keras.layers.Dense(3)
+        flat = tf.reshape(batch["image"], (-1, 16))
+        return self.minimize(
+            lambda: cross_entropy(batch["label"], self.model(batch["image"]) + again(flat) + once(flat))
+        )
+
+
+def test_a_layer_that_is_made_in_each_step_is_refused_by_its_line(make_trainer):
+    with pytest.raises(
+        ConfigError, match=r"test_step_state.py:\d+ makes the weights of a layer \(Dense .* again in each train"
+    ):
+        make_trainer("eager", MakesLayer, steps=3).train()
 
 
 def test_it_is_trained_where_it_was_built_before_as_the_message_says(mode, make_trainer):
