@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -147,17 +146,10 @@ def _quiet_stderr() -> Iterator[None]:
     TensorFlow logs that it found no GPU before any of its log levels apply; the run logs later which devices it uses.
 
     Raises:
-      ConfigError: no folder for temporary files is usable; importing TensorFlow needs one too.
+      ConfigError: no folder for temporary files is usable.
     """
     sys.stderr.flush()
-    try:
-        file = tempfile.TemporaryFile()  # noqa: SIM115
-    except OSError as error:
-        raise ConfigError(
-            f"no folder for temporary files can be written to ({error.strerror or error}), and TensorFlow needs one. Make room "
-            "there, or name another folder before the command: TMPDIR=FOLDER python -m modetrain ..."
-        ) from error
-    with file as held:
+    with paths.temporary_file() as held:
         stderr = os.dup(2)
         os.dup2(held.fileno(), 2)
         try:

@@ -9,7 +9,9 @@ import tempfile
 
 import pytest
 
+import modetrain
 from modetrain.__main__ import main
+from modetrain.errors import ConfigError
 from modetrain.files.run_json import read
 
 PRINTS = """
@@ -87,6 +89,8 @@ def test_no_folder_for_temporary_files_is_said(monkeypatch, capsys):
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nonexistent"])
     assert main(["recipe=mnist", "data.source=bundled"]) == 2
     assert "TMPDIR=FOLDER python -m modetrain" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="no folder for temporary files can be written to"):
+        modetrain.run("recipe=mnist", "data.source=bundled")
 
 
 def test_a_run_goes_on_where_nobody_reads_what_it_says(tmp_path):

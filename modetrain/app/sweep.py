@@ -15,7 +15,8 @@ from pathlib import Path
 
 from modetrain.app import check
 from modetrain.cluster import environment
-from modetrain.config import hydra_main, overrides
+from modetrain.config import hydra_main, overrides, resumed
+from modetrain.config.arguments import CommandLine
 from modetrain.errors import ConfigError, did_you_mean
 from modetrain.files import paths, quoting
 from modetrain.settings import Settings
@@ -92,11 +93,21 @@ def make_job(
         # One folder given for all jobs becomes a folder of folders.
         folder = overrides.value_of(run_dir)
         folder = folder if run_dir in swept else f"{folder}/{_folder_name(index, swept)}"
-    settings = load(
-        [*rest, *([quoting.override("run_dir", folder, interpolated=True)] if folder else [])], cwd, config_dirs
-    )
+    own = [quoting.override("run_dir", folder, interpolated=True)] if folder else []
+    # resume=a,b without a recipe: each job has the words of its run.
+    line = resumed.expand(CommandLine(overrides=(*rest, *own), config_dirs=tuple(config_dirs)), cwd)
+    settings = load(line.overrides, cwd, line.config_dirs)
     if settings.do in ("train", "evaluate"):
-        environment.check(settings.mode, os.environ)
+        try:
+            environment.check(settings.mode, os.environ)
+        except ConfigError as error:
+            mode = next((word for word in swept if quoting.key_of(word) in ("mode", "mode.strategy")), None)
+            if mode is None or "mode.workers=2" not in str(error):
+                raise
+            raise ConfigError(
+                f"{mode}: neither TF_CONFIG nor Slurm nor Kubernetes describes other workers, and other jobs of the sweep would "
+                f"refuse mode.workers=2. Leave {mode} out, and run it by itself: {mode} mode.workers=2 without -m."
+            ) from None
     return Job(overrides=tuple(rest), swept=tuple(swept), run_dir=folder, settings=settings)
 
 

@@ -38,6 +38,8 @@ _STOP = "stop"  # a file that is there once no further job is to begin
 # Hydra makes no folders and no log files: each run has its own.
 _QUIET = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
 
+_NO_RECIPE = "~recipe"  # for Hydra, where each job resumes a run and has its recipe
+
 
 def run(jobs: Sequence[sweep.Job], arguments: Sequence[str], cwd: Path, config_dirs: Sequence[str] = ()) -> int:
     """Has Hydra launch the jobs, prints a table that compares them, and returns the first exit code that is not 0.
@@ -92,6 +94,8 @@ def _for_hydra(arguments: Sequence[str], folders: Sequence[Path]) -> tuple[list[
         else:
             fixed.append(line)
             words += [overrides.for_hydra(override)] if group else []
+    if not any(quoting.key_of(word) == "recipe" for word in [*fixed, *words]):
+        words.append(_NO_RECIPE)
     return fixed, words
 
 
@@ -111,7 +115,10 @@ def _launched(
         return 0
     hydra = HydraConfig.get()
     index, keys = int(hydra.job.num), {quoting.key_of(word) for word in fixed}
-    swept = tuple(_plain(word) for word in hydra.overrides.task if quoting.key_of(word) not in keys)
+    own = [
+        word for word in hydra.overrides.task if not word.startswith(_NO_RECIPE) and quoting.key_of(word) not in keys
+    ]
+    swept = tuple(map(_plain, own))
     job = next((one for one in jobs if one.swept == swept), None)
     if job is None:  # of a sweeper that chooses values itself
         job = sweep.make_job(index, [*fixed, *swept], swept, cwd, config_dirs, check.load)

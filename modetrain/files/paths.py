@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import IO
 
 from modetrain.errors import ConfigError
 
@@ -85,6 +87,21 @@ def expand(path: str, cwd: Path) -> Path:
     """A typed path: below `cwd` unless it is absolute; `~` is the home folder, and `./~` a file of that name."""
     # Path.expanduser also takes ./~ for the home folder, and raises for an unknown user.
     return cwd / os.path.expanduser(path)
+
+
+def temporary_file() -> IO[bytes]:
+    """A new temporary file.
+
+    Raises:
+      ConfigError: no folder for temporary files is usable; importing TensorFlow needs one too.
+    """
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise ConfigError(
+            f"no folder for temporary files can be written to ({error.strerror or error}), and TensorFlow needs one. Make room "
+            "there, or name another folder before the command: TMPDIR=FOLDER python -m modetrain ..."
+        ) from error
 
 
 def format_path(path: Path, cwd: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modetrain.errors import ConfigError
-from modetrain.files import quoting
+from modetrain.files import paths, quoting
 from modetrain.mode import Mode
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def run(*words: str, callbacks: Sequence[Callback] = (), **keys: Any) -> RunResu
             "python -m modetrain mode=multiworker ..."
         )
     _set_environment(settings.mode)
+    paths.temporary_file().close()
     from modetrain.app import session  # these import TensorFlow, which reads the environment once
     from modetrain.tools.inspect_command import TOOLS
 

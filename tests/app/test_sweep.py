@@ -14,9 +14,10 @@ import pytest
 
 import modetrain
 from modetrain.__main__ import main
-from modetrain.app import sweep
+from modetrain.app import sweep, sweep_run
+from modetrain.config import hydra_main
 from modetrain.errors import ConfigError
-from modetrain.files import quoting, run_folder
+from modetrain.files import paths, quoting, run_folder
 
 SMALL = ["recipe=mnist", "model=mlp", "data.source=bundled", "data.batch_size=8", "steps=2"]
 
@@ -73,6 +74,7 @@ def test_hydras_ways_to_give_several_values(folder, word, expected):
         (["mode=graph,xla", "mode=eager"], ["given twice"]),
         (["mode=glob(z*)"], ["it has no value"]),
         (["run_dir=a,a", "seed=1"], ["both would run in a"]),
+        (["mode=graph,multiworker"], ["job 1", "run it by itself: mode=multiworker mode.workers=2 without -m"]),
         (["resume=latest", "mode=graph"], ["job 0", "no run in runs/mnist/graph"]),
     ],
 )
@@ -117,6 +119,25 @@ def test_resume_latest_continues_each_modes_newest_run(folder):
     ]
     with pytest.raises(ConfigError, match="seed=1 and seed=2: both would run in"):
         sweep.plan(["recipe=mnist", "seed=1,2", "resume=latest"], folder)
+
+
+def test_each_job_has_the_words_of_the_run_that_it_resumes(folder):
+    for name in ("a", "b"):
+        (folder / name / "checkpoints").mkdir(parents=True)
+        (folder / name / "checkpoints/step-00000002.npz").touch()
+        command = f"python -m modetrain recipe=mnist model=mlp model.hidden=[{len(name)}] seed={ord(name)}"
+        (folder / name / "run.json").write_text(json.dumps({"command": command}))
+    words = ["resume=a,b", "do=evaluate"]
+    jobs = sweep.plan(words, folder)
+    assert [(job.settings.seed, job.settings.do, job.settings.model_name) for job in jobs] == [
+        (ord("a"), "evaluate", "mlp"),
+        (ord("b"), "evaluate", "mlp"),
+    ]
+    _, for_hydra = sweep_run._for_hydra(words, paths.conf_dirs(folder))
+    seen: list[int] = []
+    own = ("hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
+    code = hydra_main.run(["--multirun", *for_hydra, *own], folder, (), lambda config: seen.append(len(config)))
+    assert (code, len(seen)) == (0, 2)
 
 
 def test_two_runs_started_in_one_second_get_two_folders(tmp_path):

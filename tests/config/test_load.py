@@ -230,6 +230,7 @@ WRONG_WORDS = [
     ([M, "mode.compile=xla", "mode.strict=true"], ["Type mode.compile=graph mode.strict=true"]),
     ([M, "debug=nan", "mode=xla"], ["do not compile under XLA", "Type debug=nan mode=graph"]),
     ([M, "check_numerics=true", "mode.compile=xla"], ["mode.compile=graph"]),
+    ([M, "debug=nan", "mode.deterministic=true"], ["debug=nan with mode.d", "Type debug=nan mode.deterministic=false"]),
     ([M, "mode=tpu"], ["mode=tpu: neither mode.tpu= nor TPU_NAME", "Type mode.tpu=local"]),
     ([M, "optimizer.accumulate=3"], ["3 does not divide 64", "data.batch_size=63"]),
     ([M, "optimizer.accumulate=100"], ["data.batch_size=100"]),

@@ -26,9 +26,16 @@ def tpu(settings: Settings) -> str | None:
 
 
 def numerics(settings: Settings) -> str | None:
-    if not settings.check_numerics or settings.mode.compile != "xla":
+    if not settings.check_numerics:
         return None
     asked = f"debug={settings.debug_name}" if settings.debug_name else "check_numerics=true"
+    if settings.mode.deterministic:
+        return (
+            f"{asked} with mode.deterministic=true: TensorFlow's deterministic sparse cross-entropy has a NaN inside for labels "
+            f"out of range, and the check would stop at it. Type {asked} mode.deterministic=false."
+        )
+    if settings.mode.compile != "xla":
+        return None
     key = "mode" if settings.mode.name == "xla" else "mode.compile"
     return (
         f"{asked} with {key}=xla: TensorFlow's numeric checks do not compile under XLA. Type {asked} {key}=graph, or "
