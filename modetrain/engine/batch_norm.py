@@ -2,15 +2,19 @@
 
 By default each replica normalises by its own share of the batch, so N replicas do not equal one device. Each also keeps its own
 moving averages, and a checkpoint holds only the first replica's. Keras's layer can take its means over all replicas;
-`synchronise` switches that on, or warns. Under XLA on CPUs it cannot take them: `xla.py` refuses a step that does.
+`synchronise` switches that on, or warns. Where the layer is
+given a mask Keras cannot, and `_over_replicas` does it. Under XLA on CPUs it cannot take them: `xla.py` refuses a step that does.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
+import tensorflow as tf
 
 from modetrain.engine.devices import Replicas
 from modetrain.mode import Mode
@@ -53,3 +57,28 @@ def _format_count(layers: int) -> str:
 
 def _layers(model: keras.Model) -> Iterable[keras.Layer]:
     return model._flatten_layers(include_self=False, recursive=True)
+
+
+def _over_replicas(moments: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps the method of Keras's layer that takes mean and variance: with a mask it ignores `synchronized`."""
+
+    @functools.wraps(moments)
+    @tf.autograph.experimental.do_not_convert
+    def over_replicas(layer: keras.layers.BatchNormalization, inputs: Any, mask: Any) -> Any:
+        context = tf.distribute.get_replica_context() if mask is not None and layer.synchronized else None
+        if context is None or context.num_replicas_in_sync == 1:
+            return moments(layer, inputs, mask)
+        kept = tf.broadcast_to(tf.cast(mask, tf.bool)[..., tf.newaxis], tf.shape(inputs))
+
+        def sum_of(values: tf.Tensor) -> tf.Tensor:
+            own = tf.reduce_sum(tf.where(kept, values, 0), layer._reduction_axes, keepdims=True)
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
+
+        count = sum_of(tf.ones_like(inputs)) + keras.config.epsilon()
+        mean = sum_of(inputs) / count
+        return tf.squeeze(mean), tf.squeeze(sum_of(tf.square(inputs - mean)) / count)
+
+    return over_replicas
+
+
+keras.layers.BatchNormalization._moments = _over_replicas(keras.layers.BatchNormalization._moments)

@@ -291,9 +291,16 @@ def _all_finite(tensors: Sequence) -> tf.Tensor:
 
 def _global_norm(gradients: Sequence) -> tf.Tensor:
     """Square root of the sum of squares over all gradients; float32, or float64 for float64 gradients."""
-    norm = tf.linalg.global_norm(gradients)
+    norm = tf.linalg.global_norm([_at_least_float32(gradient) for gradient in gradients])
     assert norm is not None
     return norm if norm.dtype == tf.float64 else tf.cast(norm, tf.float32)
+
+
+def _at_least_float32(gradient):
+    dtype = tf.float64 if gradient.dtype == tf.float64 else tf.float32
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(tf.cast(gradient.values, dtype), gradient.indices, gradient.dense_shape)
+    return tf.cast(gradient, dtype)
 
 
 def _returning_nothing(function: Callable[[], None]) -> Callable[[], tf.Tensor]:

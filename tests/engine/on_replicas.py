@@ -470,10 +470,19 @@ def normalised(image_shape, classes):
     return keras.Model(inputs, layers.Dense(classes, dtype="float64")(x))
 
 
-def test_batch_normalisation_is_over_the_whole_batch(replicas, make_trainer, said):
+def masked(image_shape, classes):
+    """Normalises only where an image is bright, which is not equally often on each replica."""
+    inputs = keras.Input(image_shape, dtype="float64")
+    x = layers.Reshape((4, 4), dtype="float64")(inputs)
+    x = layers.BatchNormalization(momentum=0.9, dtype="float64")(x, mask=keras.ops.max(x, axis=-1) > 0.8)
+    return keras.Model(inputs, layers.Dense(classes, dtype="float64")(layers.Flatten(dtype="float64")(x)))
+
+
+@pytest.mark.parametrize("model", [normalised, masked])
+def test_batch_normalisation_is_over_the_whole_batch(model, replicas, make_trainer, said):
     trainers = []
     for where in (Replicas(), replicas):
-        trainer = make_trainer("graph", model=normalised, steps=5, replicas=where, data=PREPARED, accumulate=2)
+        trainer = make_trainer("graph", model=model, steps=5, replicas=where, data=PREPARED, accumulate=2)
         batch_norm.synchronise(trainer.recipe.models(), Mode(name="m", compile="graph"), where)
         trainer.train()
         trainers.append(trainer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -349,3 +350,21 @@ def test_an_optimizer_used_twice_with_accumulation_is_refused(mode, make_trainer
 def test_a_variable_that_is_not_keras_s_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"got gate:0, which is no Keras variable. Make it with keras.Variable"):
         Optimizer([tf.Variable(1.0, name="gate")], OptimizerSettings(name="sgd", learning_rate=0.1), steps=1)
+
+
+def test_weights_of_two_dtypes_are_clipped_by_one_norm(make_trainer, recorder):
+    def narrow_head(image_shape, classes):
+        inner = keras.layers.Dense(5)(keras.layers.Flatten()(inputs := keras.Input(image_shape)))
+        return keras.Model(inputs, keras.layers.Dense(classes, dtype="bfloat16")(inner))
+
+    class Shows(Digits):
+        def train_step(self, batch):
+            return self.minimize(lambda: cross_entropy(batch["label"], tf.cast(self.model(batch["image"]), tf.float32)))
+
+    norms = []
+    for mode in ("eager", "graph"):
+        look = recorder()
+        make_trainer(mode, Shows, model=narrow_head, steps=1, clip_norm=0.05, callbacks=[look]).train()
+        norms.append(look.values("grad_norm")[1])
+    assert norms[0] == pytest.approx(norms[1], rel=2e-2)
+    assert norms[0] > 0.05
