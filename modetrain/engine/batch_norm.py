@@ -2,8 +2,8 @@
 
 By default each replica normalises by its own share of the batch, so N replicas do not equal one device. Each also keeps its own
 moving averages, and a checkpoint holds only the first replica's. Keras's layer can take its means over all replicas;
-`synchronise` switches that on, or warns. Where the layer is
-given a mask Keras cannot, and `_over_replicas` does it. Under XLA on CPUs it cannot take them: `xla.py` refuses a step that does.
+`synchronise` switches that on, or warns. Where the layer is given a mask Keras cannot, and `_over_replicas` does it. Under XLA
+on CPUs neither can: `xla.py` refuses a step that does.
 """
 
 from __future__ import annotations

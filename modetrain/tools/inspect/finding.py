@@ -25,7 +25,7 @@ class Finding:
       fix: what to write instead.
       evidence: how it is known: a word for each kind of evidence that saw it.
       mode: in which mode it changes what a run does: `graph` (a traced step, and so `xla` too), `graph only`, `xla`, `tpu`,
-        `replicas` or `data`.
+        `replicas`, `every` (eager too: micro-batches and evaluation batches) or `data`.
       note: whether it is worth knowing and no mistake: the modes do the same, up to the numbers that they draw.
     """
 

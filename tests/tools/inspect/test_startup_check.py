@@ -383,5 +383,5 @@ def test_a_number_that_is_no_mean_over_examples_is_said_before_the_first_step(
 def test_accumulation_is_inspected_for_it_too(make_recipe, source):
     batches = [{name: array[start : start + 16] for name, array in source.train.items()} for start in (0, 16)]
     found = modetrain.inspect(make_recipe(OfTokens, accumulate=2), batches, modes=["graph"])
-    assert "MT701" in {one.code for one in found}
+    assert ("MT701", "every") in {(one.code, one.mode) for one in found}
     assert "MT701" not in {one.code for one in modetrain.inspect(make_recipe(OfTokens), batches, modes=["graph"])}

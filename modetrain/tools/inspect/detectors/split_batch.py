@@ -81,7 +81,7 @@ def _judge(runs: PartRunner, cut: int, *, at_start: bool, note: str) -> Iterator
     again, *parts = (runs.run(*rows, record=True) for rows in ends)
     if again.exchanged or not _is_equal(whole, again) or any(map(_draws_without_rows, again.ops)):
         return
-    place = runs.step.place
+    place, mode = runs.step.place, None if runs.several else "every"
     losses = [name for name in others if is_loss(name) or (not at_start and name == next(iter(whole.values)))]
     if wrong or losses:
         name = losses[0] if losses else "loss"
@@ -90,7 +90,7 @@ def _judge(runs: PartRunner, cut: int, *, at_start: bool, note: str) -> Iterator
         if found is not None and found[0] == "MT702" and found[3] and not runs.several:
             return
         code, where, what, _ = found or ("MT701", place, f"{of} of a batch: not the mean of those of its parts", False)
-        yield make_finding(code, where, f"{name}: {what}{note}", evidence=_EVIDENCE)
+        yield make_finding(code, where, f"{name}: {what}{note}", evidence=_EVIDENCE, mode=mode)
         if not at_start or code == "MT702":
             return
     for name in others:
@@ -103,7 +103,7 @@ def _judge(runs: PartRunner, cut: int, *, at_start: bool, note: str) -> Iterator
         by = "" if made is None else f"operation {made.op} of a batch, "
         what = f"{name}: {by}which is not the mean of those of its parts"
         where = place if made is None or made.place is None else made.place
-        yield make_finding("MT707", where, f"{what}{note}", evidence=_EVIDENCE)
+        yield make_finding("MT707", where, f"{what}{note}", evidence=_EVIDENCE, mode=mode)
 
 
 def _draws_without_rows(op: str) -> bool:
