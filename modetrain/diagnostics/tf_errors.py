@@ -128,6 +128,11 @@ _KNOWN = (
         "a time), a smaller data.batch_size=, or mode.steps_per_call=1.",
     ),
     _KnownError(
+        pattern=r"'AddN' Op have types|cannot compute AddN as input",
+        advice="tf.add_n was given tensors of two dtypes, as penalties in model.losses are with mixed precision: leave them out "
+        "of the loss, since minimize adds each of them once.",
+    ),
+    _KnownError(
         pattern=r"should not modify its Python input arguments",
         advice="A step changed the batch that it is given (batch.pop, del, batch[...] =): change a copy instead, dict(batch).",
     ),

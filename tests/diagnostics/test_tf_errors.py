@@ -48,3 +48,13 @@ def test_a_message_that_is_clear_only_while_tracing_gets_a_code_and_no_advice():
 def test_a_model_that_runs_its_own_step_on_a_replica_has_advice():
     error = RuntimeError("in user code:\n    Method requires being in cross-replica context, use get_replica_context()")
     assert "not model.fit, train_on_batch" in (tf_errors.plain_sentence(error) or "")
+
+
+def test_penalties_of_two_dtypes_are_left_to_minimize():
+    def add():
+        return tf.add_n([tf.constant(1.0, tf.float16), tf.constant(1.0)])
+
+    for run in (add, tf.function(add)):
+        with pytest.raises((TypeError, tf.errors.InvalidArgumentError)) as caught:
+            run()
+        assert "minimize adds each of them once" in (tf_errors.plain_sentence(caught.value) or "")
