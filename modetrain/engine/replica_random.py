@@ -17,6 +17,7 @@ import tensorflow as tf
 from tensorflow.python.ops import gen_stateless_random_ops_v2 as stateless_ops
 
 from modetrain.engine.devices import replica_number, replicas_here
+from modetrain.engine.replaced import replaced
 
 
 class _Share(threading.local):
@@ -104,14 +105,10 @@ def draws_on(replicas: int) -> contextlib.AbstractContextManager[None]:
 @contextlib.contextmanager
 def replica_draws() -> Iterator[None]:
     """Within this `replica_share` has an effect on a step that is traced or run eagerly."""
-    samplers = {name: getattr(stateless_ops, name) for name in (*_BY_COUNT, *_WHOLE)}
-    for name, sampler in samplers.items():
-        setattr(stateless_ops, name, _wrap(sampler, by_count=name in _BY_COUNT))
-    try:
+    names = (*_BY_COUNT, *_WHOLE)
+    draws = {name: _wrap(getattr(stateless_ops, name), by_count=name in _BY_COUNT) for name in names}
+    with replaced(stateless_ops, **draws):
         yield
-    finally:
-        for name, sampler in samplers.items():
-            setattr(stateless_ops, name, sampler)
 
 
 def _wrap(sampler: Callable[..., tf.Tensor], *, by_count: bool) -> Callable[..., tf.Tensor]:

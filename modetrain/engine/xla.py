@@ -10,7 +10,6 @@ Such a program has no output but its results, so it also returns the number of t
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import types
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import tensorflow as tf
 from modetrain.diagnostics import stack
 from modetrain.engine.guards.step_guards import GUARDED, Guards
 from modetrain.engine.loss import separate_programs
+from modetrain.engine.replaced import replaced
 from modetrain.errors import ConfigError
 
 
@@ -84,13 +84,7 @@ def _without_collectives(function: Callable[[], Any]) -> Any:
 
         return refuse
 
-    with contextlib.ExitStack() as undo:
-        for name in ("all_reduce", "all_gather", "merge_call"):
-            if name in vars(context):
-                undo.callback(setattr, context, name, vars(context)[name])
-            else:  # inherited
-                undo.callback(delattr, context, name)
-            setattr(context, name, refusing(name))
+    with replaced(context, **{name: refusing(name) for name in ("all_reduce", "all_gather", "merge_call")}):
         try:
             return function()
         except Exception:

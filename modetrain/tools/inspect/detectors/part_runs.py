@@ -22,6 +22,7 @@ from modetrain.diagnostics.location import Location, is_users
 from modetrain.engine import metrics, replica_random
 from modetrain.engine.loss import Loss
 from modetrain.engine.optimizer import Optimizer
+from modetrain.engine.replaced import replaced
 from modetrain.engine.values import Sum, Weighted
 from modetrain.tools.inspect.detectors.recorded_calls import observe_eager_operations
 from modetrain.tools.inspect.detectors.side_effects import CallRecorder
@@ -114,7 +115,7 @@ def _quietly() -> Iterator[None]:
     """Keeps what a step prints, warns of, logs or writes as a summary from the user."""
     with CallRecorder(silent=True), warnings.catch_warnings(), tf.summary.record_if(False):
         warnings.simplefilter("ignore")
-        with _replaced(tf, "print", lambda *given, **named: None):
+        with replaced(tf, print=lambda *given, **named: None):
             yield
 
 
@@ -152,13 +153,13 @@ def _noting(found: PartRun) -> Iterator[None]:
         return tf.autograph.experimental.do_not_convert(exchange)
 
     context = tf.distribute.ReplicaContext
-    with contextlib.ExitStack() as undo:
-        undo.enter_context(_replaced(keras.layers.BatchNormalization, "call", in_evaluation))
-        undo.enter_context(_replaced(Optimizer, "apply", apply))
-        undo.enter_context(_replaced(Loss, "compute", computed))
-        undo.enter_context(_replaced(metrics, "pack_row", packed))
-        for name in _EXCHANGES:
-            undo.enter_context(_replaced(context, name, exchanging(getattr(context, name))))
+    with (
+        replaced(keras.layers.BatchNormalization, call=in_evaluation),
+        replaced(Optimizer, apply=apply),
+        replaced(Loss, compute=computed),
+        replaced(metrics, pack_row=packed),
+        replaced(context, **{name: exchanging(getattr(context, name)) for name in _EXCHANGES}),
+    ):
         yield
 
 
@@ -177,21 +178,6 @@ def _recording(found: PartRun) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _replaced(holder: Any, name: str, value: Any) -> Iterator[None]:
-    """Within this an attribute has another value."""
-    own = name in vars(holder)
-    original = vars(holder).get(name)
-    setattr(holder, name, value)
-    try:
-        yield
-    finally:
-        if own:
-            setattr(holder, name, original)
-        else:
-            delattr(holder, name)
-
-
-@contextlib.contextmanager
 def _as_replica(replica: int, replicas: int) -> Iterator[None]:
     """Tells the user's code, and no other, that it runs on this replica of this many."""
     with contextlib.ExitStack() as undo:
@@ -201,7 +187,7 @@ def _as_replica(replica: int, replicas: int) -> Iterator[None]:
             (type(tf.distribute.get_replica_context()), "replica_id_in_sync_group", replica),
         ):
             holder = next(one for one in cls.__mro__ if name in vars(one))
-            undo.enter_context(_replaced(holder, name, _answering_users(vars(holder)[name], answer)))
+            undo.enter_context(replaced(holder, **{name: _answering_users(vars(holder)[name], answer)}))
         yield
 
 

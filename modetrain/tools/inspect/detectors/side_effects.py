@@ -10,6 +10,7 @@ imported itself (`from time import time as now`) is replaced there too. Everythi
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import inspect as python_inspect
@@ -30,6 +31,7 @@ from tensorflow.python.util import tf_stack
 
 from modetrain.diagnostics import stack as lines
 from modetrain.diagnostics.location import is_users
+from modetrain.engine.replaced import replaced
 from modetrain.engine.variables import iter_attributes
 from modetrain.recipe import Recipe
 from modetrain.tools.inspect.detectors import intercepted_functions
@@ -63,7 +65,7 @@ class CallRecorder(CallLog):
         self._namespaces = [*modules.values(), *namespaces]
         self._silent = silent
         self._variables: list[Any] = []  # that were made
-        self._undo: list[Callable[[], None]] = []
+        self._undo = contextlib.ExitStack()
         self._busy = False
 
     def __enter__(self) -> CallRecorder:
@@ -91,9 +93,7 @@ class CallRecorder(CallLog):
         return self
 
     def __exit__(self, *error: object) -> None:
-        for undo in reversed(self._undo):
-            undo()
-        self._undo.clear()
+        self._undo.close()
 
     def record(self, code: str, name: str) -> bool:
         """Records a call by the line that is being run, if the user's code makes it; returns whether it does."""
@@ -191,9 +191,7 @@ class CallRecorder(CallLog):
         return made
 
     def _replace(self, holder: Any, name: str, replacement: Any) -> Any:
-        original = vars(holder)[name]
-        setattr(holder, name, replacement)
-        self._undo.append(lambda: setattr(holder, name, original))
+        self._undo.enter_context(replaced(holder, **{name: replacement}))
         return replacement
 
     def _replace_in(self, namespace: MutableMapping[str, Any], name: str, replacement: Any) -> None:
@@ -204,7 +202,7 @@ class CallRecorder(CallLog):
             if namespace.get(name) is replacement:
                 namespace[name] = original
 
-        self._undo.append(undo)
+        self._undo.callback(undo)
 
 
 def _resolve_entity(node: Any, source: str, entity: Any) -> None:
