@@ -17,7 +17,7 @@ from modetrain.schema import NAME, REQUIRED, common, key
 
 COMPILE = ("eager", "graph", "xla")
 STRATEGIES = ("one_device", "mirrored", "multiworker", "tpu")
-_MEANT = {
+_MEANT_STRATEGIES = {  # words that people try
     **dict.fromkeys(["ddp", "dp", "fsdp", "deepspeed", "mirroredstrategy", "mirrored_strategy"], "mirrored"),
     **dict.fromkeys(["multi_worker", "multi_worker_mirrored", "multiworkermirrored", "horovod"], "multiworker"),
     **dict.fromkeys(["single_device", "single", "one_device_strategy"], "one_device"),
@@ -37,7 +37,7 @@ PRESETS = {  # name: (compile, strategy)
 }
 OF_MACHINE, NUMBERS = ("placement", "machine"), ("numbers",)  # what a key affects
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
-MEANT = {  # words that people try for a precision
+_MEANT_PRECISIONS = {
     **dict.fromkeys(("bfloat16", "bf16", "mixed_bf16", "bf16-mixed", "bf16-true"), "mixed_bfloat16"),
     **dict.fromkeys(
         ("float16", "fp16", "f16", "16", "half", "mixed", "amp", "mixed_fp16", "16-mixed", "16-true"), "mixed_float16"
@@ -65,7 +65,7 @@ class Mode:
         "one_device",
         "where a step runs: one device, several of this machine, several processes, or a TPU",
         choices=STRATEGIES,
-        meant=_MEANT,
+        meant=_MEANT_STRATEGIES,
         also="distribution_strategy distribute",
     )
     replicas: int | str = common(
@@ -136,7 +136,7 @@ class Mode:
         "type of number that is computed with",
         "mixed_bfloat16",
         choices=PRECISIONS,
-        meant=MEANT,
+        meant=_MEANT_PRECISIONS,
         also="dtype dtype_policy mixed_precision",
         affects=NUMBERS,
     )
