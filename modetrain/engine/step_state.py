@@ -72,9 +72,8 @@ def check(recipe: Any) -> None:
     Raises:
       ConfigError: it has one.
     """
-    layers = [thing for _, thing, _ in object_walk.walk(recipe) if isinstance(thing, keras.Layer)]
+    layers = _check_layers(recipe)
     _known[recipe] = _Known(layers=weakref.WeakSet(layers), weights=_count_weights(recipe))
-    _check_layers(recipe)
 
 
 @contextlib.contextmanager
@@ -142,7 +141,8 @@ def _unsaved(recipe: Any) -> dict[str, Any]:
     return {place: v for place, v in found.items() if v.name != "seed_generator_state"}
 
 
-def _check_layers(recipe: Any) -> None:
+def _check_layers(recipe: Any) -> list[keras.Layer]:
+    """Refuses a layer that keeps a variable where Keras does not see it; returns every layer within reach."""
     reached = list(object_walk.walk(recipe))
     models = [thing for _, thing, layer in reached if isinstance(thing, keras.Layer) and layer is None]
     saved = ids_of([*recipe.state().values(), *(variable for model in models for variable in model.variables)])
@@ -164,6 +164,7 @@ def _check_layers(recipe: Any) -> None:
                         "tf.Variable(..., trainable=False)."
                     )
                 )
+    return [thing for _, thing, _ in reached if isinstance(thing, keras.Layer)]
 
 
 def _count_weights(recipe: Any) -> int:
