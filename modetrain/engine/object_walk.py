@@ -77,6 +77,35 @@ def variables_in(thing: Any) -> list[Any]:
     return list(held or ())
 
 
+def closure_of(function: types.FunctionType) -> dict[str, Any]:
+    """The values of a function's closure that are set, by name."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            found[name] = cell.cell_contents
+        except ValueError:  # not set yet
+            continue
+    return found
+
+
+def defaults_of(function: types.FunctionType) -> list[Any]:
+    """The default values of a function's parameters."""
+    return [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+
+
+def attributes_of(thing: Any) -> dict[str, Any]:
+    """The attributes of an object itself, those in slots included."""
+    if isinstance(thing, (type, types.ModuleType)):
+        return {}
+    found = dict(getattr(thing, "__dict__", {}))
+    for cls in type(thing).__mro__:
+        slots = vars(cls).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(thing, name):
+                found[name] = getattr(thing, name)
+    return found
+
+
 _LISTING = (keras.Layer, keras.metrics.Metric, keras.optimizers.Optimizer, Optimizer, tf.Module)
 
 
@@ -108,10 +137,8 @@ def _iter_children(place: str, thing: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(thing, (set, frozenset)):
         yield from ((f"{place}, a set", value) for value in thing)
     elif isinstance(thing, types.FunctionType):
-        cells = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=False)
-        yield from ((f"the closure of {place}", cell.cell_contents) for _, cell in cells if _is_full(cell))
-        defaults = (*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values())
-        yield from ((f"a default of {place}", value) for value in defaults)
+        yield from ((f"the closure of {place}", value) for value in closure_of(thing).values())
+        yield from ((f"a default of {place}", value) for value in defaults_of(thing))
     elif isinstance(thing, types.MethodType):
         yield f"{place}.__self__", thing.__self__
     elif isinstance(thing, functools.partial):
@@ -119,12 +146,7 @@ def _iter_children(place: str, thing: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"{place}.args[{index}]", value) for index, value in enumerate(thing.args))
         yield from ((f"{place}.keywords[{name!r}]", value) for name, value in thing.keywords.items())
     else:
-        own = dict(getattr(thing, "__dict__", {}))
-        for cls in type(thing).__mro__:
-            slots = vars(cls).get("__slots__", ())
-            for name in (slots,) if isinstance(slots, str) else slots:
-                if name not in ("__dict__", "__weakref__") and hasattr(thing, name):
-                    own[name] = getattr(thing, name)
+        own = attributes_of(thing)
         if dataclasses.is_dataclass(thing):
             own |= {f.name: getattr(thing, f.name) for f in dataclasses.fields(thing) if hasattr(thing, f.name)}
         yield from ((attribute(place, name), value) for name, value in own.items())
@@ -146,11 +168,3 @@ def _attributes_of_keras() -> frozenset[str]:
     """The attributes that Keras gives every layer and model."""
     inputs = keras.Input((1,))
     return frozenset({*vars(keras.Sequential()), *vars(keras.Model(inputs, inputs))})
-
-
-def _is_full(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True

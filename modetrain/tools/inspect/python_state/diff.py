@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from modetrain.tools.inspect.python_state.reachable import Reachable, defaults_of, is_users_object, names_in
+from modetrain.engine.object_walk import defaults_of
+from modetrain.tools.inspect.python_state.reachable import Reachable, is_users_object, names_in
 from modetrain.tools.inspect.python_state.traverse import ClassAttributes, SelectedNames, traverse
 from modetrain.tools.inspect.python_state.value_summary import ValueSummary
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import keras
 
-from modetrain.tools.inspect.python_state.reachable import closure_of, is_users_object
+from modetrain.engine.object_walk import closure_of
+from modetrain.tools.inspect.python_state.reachable import is_users_object
 from modetrain.tools.inspect.python_state.source import nodes_of
 
 _UNKNOWN = object()

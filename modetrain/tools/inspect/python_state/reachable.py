@@ -16,6 +16,7 @@ from typing import Any
 import keras
 
 from modetrain.diagnostics.location import is_users
+from modetrain.engine.object_walk import attributes_of, closure_of, defaults_of
 
 _MOST_ITEMS = 100
 _OF_KERAS = (keras.optimizers.Optimizer, keras.losses.Loss, keras.metrics.Metric, keras.regularizers.Regularizer)
@@ -186,7 +187,7 @@ def _file_of(cls: type) -> str:
     return file or ("__main__" if file is None and cls.__module__ == "__main__" else "<none>")
 
 
-# --- the parts of functions, objects and classes ----------------------------------------------------------------------
+# --- the parts of functions and classes -------------------------------------------------------------------------------
 
 
 def names_in(code: types.CodeType) -> set[str]:
@@ -195,35 +196,6 @@ def names_in(code: types.CodeType) -> set[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             found |= names_in(constant)
-    return found
-
-
-def closure_of(function: types.FunctionType) -> dict[str, Any]:
-    """The values of a function's closure that are set, by name."""
-    found = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
-        try:
-            found[name] = cell.cell_contents
-        except ValueError:  # not set yet
-            continue
-    return found
-
-
-def defaults_of(function: types.FunctionType) -> list[Any]:
-    """The default values of a function's parameters."""
-    return [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-
-
-def attributes_of(thing: Any) -> dict[str, Any]:
-    """The attributes of an object itself, those in slots included."""
-    if isinstance(thing, (type, types.ModuleType)):
-        return {}
-    found = dict(getattr(thing, "__dict__", {}))
-    for cls in type(thing).__mro__:
-        slots = vars(cls).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if hasattr(thing, name):
-                found[name] = getattr(thing, name)
     return found
 
 

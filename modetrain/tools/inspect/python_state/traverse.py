@@ -20,8 +20,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from modetrain.engine.object_walk import attributes_of
 from modetrain.engine.optimizer import Optimizer
-from modetrain.tools.inspect.python_state.reachable import attributes_of, class_attributes_of, is_users_object
+from modetrain.tools.inspect.python_state.reachable import class_attributes_of, is_users_object
 from modetrain.tools.inspect.python_state.value_summary import PLAIN, ValueSummary, is_tensor, shorten, summarize_whole
 
 _MOST_ITEMS = 200
