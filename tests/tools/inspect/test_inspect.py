@@ -131,6 +131,7 @@ def test_what_a_tpu_cannot_compile_is_found_without_one(cli):
     assert run.json["mode"]["effective"]["strategy"] == "one_device"
 
 
+@pytest.mark.long  # as the target, above; what mode=tpu adds, in the test before
 def test_a_shipped_recipe_has_no_findings_for_a_tpu(cli):
     run = cli.run("recipe=mnist", "model.filters=[4]", "mode=tpu", *WORDS, folder="ready")
     assert run.code == 0, run.out + run.err
