@@ -218,6 +218,7 @@ def test_jobs_run_in_processes_of_their_own_and_are_compared(folder):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.sampled(1)
 def test_a_signal_stops_the_job_and_the_sweep(folder, number):
     process = start(folder, "-m", *SMALL[:-1], "steps=1000000", "mode=graph", "seed=1,2")
     assert process.stdout is not None
