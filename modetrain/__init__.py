@@ -14,6 +14,7 @@ from modetrain.version import VERSION
 
 if TYPE_CHECKING:
     from modetrain.callback import Callback as Callback
+    from modetrain.data.mixture import mixture as mixture
     from modetrain.data.source import Splits as Splits
     from modetrain.engine.optimizer import Optimizer as Optimizer
     from modetrain.engine.values import Sum as Sum
@@ -56,12 +57,13 @@ _MODULES = {
     "build": "modetrain.tools.api",
     "compare": "modetrain.tools.compare.in_process",
     "inspect": "modetrain.tools.api",
+    "mixture": "modetrain.data.mixture",
     "run": "modetrain.tools.run",
 }
 __all__ = [
     *("Bounds", "Callback", "Comparison", "ConfigError", "Info", "Length", "Mode", "Optimizer", "OptimizerSettings"),
     *("Recipe", "RunResult", "Settings", "Splits", "Sum", "Trainer", "Weighted"),
-    *("__version__", "build", "compare", "inspect", "metrics", "run"),
+    *("__version__", "build", "compare", "inspect", "metrics", "mixture", "run"),
 ]
 
 

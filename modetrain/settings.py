@@ -83,6 +83,24 @@ class DataSettings:
         at_least=1,
         also="limit_val_batches validation_steps",
     )
+    pad: int | None = key(
+        None,
+        "what features of varying length are padded to; null is the longest example, where it is known",
+        128,
+        at_least=1,
+        also="max_length max_len max_seq_length sequence_length pad_to",
+    )
+    bucket: tuple[int, ...] | None = key(
+        None,
+        "lengths; each batch is padded to the smallest that holds its longest example",
+        [32, 64, 128],
+        at_least=1,
+        shortest=1,
+        also="buckets bucket_boundaries",
+    )
+    longer: str = key(
+        "stop", "what an example longer than data.pad or data.bucket leads to", "cut", choices=("stop", "cut")
+    )
     retries: int = key(
         2, "how often a batch that could not be read is asked for again", at_least=0, affects=("machine",)
     )

@@ -50,6 +50,7 @@ class Trainer:
       mode: how steps are run: a name (`eager`, `graph`, `xla`, `mirrored`) or a `Mode`.
       steps: number of updates at the end of the run.
       batch_size: examples in a batch, if `data` is no `Data`.
+      bucket: lengths; batches of examples that vary in length are padded to the smallest that holds the longest of them.
       callbacks: observe the run, called in this order.
       folder: the folder that callbacks write to; None if none writes.
       nonfinite: the policy for a loss or gradient that is not finite.
@@ -79,6 +80,7 @@ class Trainer:
         mode: str | Mode = "graph",
         steps: int,
         batch_size: int = 32,
+        bucket: Sequence[int] | None = None,
         callbacks: Sequence[Callback] = (),
         folder: Path | None = None,
         nonfinite: NonfiniteSettings | None = None,
@@ -90,7 +92,9 @@ class Trainer:
         self.nonfinite = NonfiniteGuard(nonfinite or NonfiniteSettings())
         policy = self.nonfinite.settings.policy
         self.recipe = assembly.make_recipe(recipe, self.replicas, self.mode, steps=steps, nonfinite=policy)
-        self.data = assembly.make_data(data, self.recipe, self.replicas, self.mode, batch_size=batch_size)
+        self.data = assembly.make_data(
+            data, self.recipe, self.replicas, self.mode, batch_size=batch_size, bucket=bucket
+        )
         self.steps = steps
         self.step = 0
         self.callbacks = CallbackList(callbacks)

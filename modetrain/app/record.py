@@ -147,6 +147,8 @@ def _describe_run(trainer: Trainer, settings: Settings, source: Source) -> dict[
             "batch_size": settings.data.batch_size,
             "train_examples": trainer.data.train_examples,
             "eval_examples": trainer.data.eval_examples,
+            "position": trainer.data.position,
+            "lengths": list(trainer.data.lengths),
         },
         "results": {**trainer.results, "state_digest": digest},
         "time": {

@@ -12,6 +12,8 @@ Only a stream is read again up to the step.
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,18 +21,21 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.data.evaluation_batches import EvaluationBatches
+from modetrain.data.padding import Padding, lengths_for
 from modetrain.data.permutation import Permutation
 from modetrain.data.prepared import Preparation, Prepare
+from modetrain.data.seeds import Seeds
 from modetrain.data.source import Source
 from modetrain.data.split import Split
 from modetrain.data.stream import Stream
-from modetrain.engine.batching import BatchSharding, StackedBatches
+from modetrain.engine.batching import BatchSharding, StackedBatches, runs
 from modetrain.errors import ConfigError, nearest_multiple
 from modetrain.settings import DataSettings
 
 # Memory for the batches of one call, which bounds `steps_per_call=auto`.
 _BLOCK_BYTES = 64 * 2**20
 _MOST_STEPS = 100
+_MOST_IN_A_RUN = 8  # successive batches of one length among several; what fills up a stack is copied for nothing
 
 
 class Data:
@@ -49,6 +54,7 @@ class Data:
       source: as given.
       settings: as given.
       sharding: as given.
+      lengths: what features of varying length are padded to; empty if none varies.
       evaluations: the batches of each evaluation split by name; the name is empty where there is one split. With
         `overfit` they are the training batches themselves.
 
@@ -71,17 +77,37 @@ class Data:
         self.sharding = sharding or BatchSharding()
         self._preparation = Preparation(prepare, seed)
         self._debug = debug
-        self._train = source.train
+        self._train = source.train.for_run(seed)
         self._check_sharding()
+        splits = {"the training split": self._train} | {
+            f"the evaluation split {name}".rstrip(): split for name, split in source.evals.items()
+        }
+        self.lengths = lengths_for(splits, settings)
+        self._padding = self._make_padding(self._train, "the training split")
         if isinstance(self._train, Stream):
             if settings.overfit:
                 self._train = self._train.take(self._overfit_examples)
         else:
             self._check_size()
-            self._order = Permutation(examples=self._train.examples, seed=seed, only=self._overfit_examples)
+            self._order = Permutation(
+                examples=self._train.examples,
+                seed=seed,
+                only=self._overfit_examples,
+                ordered=self._train.in_order,
+            )
         self.evaluations = self._make_evaluations()
         for split in (self._train, *(batches.split for batches in self.evaluations.values())):
             split.load()
+
+    def _make_padding(self, split: Split, name: str) -> Padding:
+        return Padding(split, lengths=self.lengths, longer=self.settings.longer, name=name)
+
+    def with_one_length(self) -> Data:
+        """The same training batches, all padded to the largest of `lengths`: what compares or judges steps takes one shape."""
+        other = copy.copy(self)
+        other.lengths = self.lengths[-1:]
+        other._padding = other._make_padding(self._train, "the training split")
+        return other
 
     def _make_evaluations(self) -> dict[str, EvaluationBatches]:
         settings = self.settings
@@ -97,10 +123,12 @@ class Data:
             def train_batch(index: tf.Tensor, examples: int) -> dict[str, tf.Tensor]:
                 return {name: value[:examples] for name, value in self._train_batch(index).items()}
 
+            common["padding"] = self._padding
             return {"": EvaluationBatches(split, batch_size=settings.batch_size, make=train_batch, **common)}
         found = {}
         for name, split in self.source.evals.items():
-            found[name] = EvaluationBatches(split, batch_size=settings.eval_batch_size, **common)
+            padding = self._make_padding(split, f"the evaluation split {name}".rstrip())
+            found[name] = EvaluationBatches(split, padding=padding, batch_size=settings.eval_batch_size, **common)
             if isinstance(split, Stream) and split.endless and settings.eval_batches is None:
                 raise ConfigError(
                     f"the evaluation split{f' {name}' if name else ''} is a stream without an end. Type data.eval_batches=N, the "
@@ -116,13 +144,31 @@ class Data:
     @property
     def train_examples(self) -> int | None:
         """Number of training examples; None for a stream whose length is not known, and without data."""
-        return None if self._train.in_order else self.source.train.examples or None
+        return None if isinstance(self._train, Seeds) else self.source.train.examples or None
 
     @property
     def eval_examples(self) -> int | None:
         """Number of examples in one evaluation of all splits; None for a stream whose length is not known."""
         sizes = [batches.examples for batches in self.evaluations.values()]
         return sum(sizes) if all(sizes) else None
+
+    @property
+    def position(self) -> str:
+        """How a run comes to its step: `exact`, by computing which examples belong to it, or `re-read`."""
+        return "re-read" if isinstance(self._train, Stream) else "exact"
+
+    def notes(self) -> list[str]:
+        """What the start of a run says of its batches."""
+        notes = []
+        if self._padding.axes:
+            names = ", ".join(self._padding.axes)
+            *some, last = map(str, self.lengths)
+            to = f"the smallest of {', '.join(some)} and {last} that holds its longest example" if some else last
+            traced = f"; each of the {len(self.lengths)} is traced once" if some else ""
+            notes.append(f"{names} var{'y' if ',' in names else 'ies'} in length: a batch is padded to {to}{traced}")
+        if isinstance(self._train, Stream):
+            notes.append("position re-read: a stream is read from its beginning up to the step of a resumed run")
+        return notes
 
     def examples(self) -> dict[str, np.ndarray]:
         """The first batch_size training examples, as the source holds them."""
@@ -131,7 +177,7 @@ class Data:
     def batch(self, step: int) -> dict[str, tf.Tensor]:
         """The training batch of one step: by feature a tensor [batch_size, ...]."""
         if isinstance(self._train, Stream):
-            given = next(iter(self._train.batches(self.settings.batch_size, step)))
+            given = self._padding(next(iter(self._train.batches(self.settings.batch_size, step))))
             return self._preparation(given, self._draw(tf.constant(step, tf.int64)), training=True)
         return self._train_batch(tf.constant(step, tf.int64))
 
@@ -155,7 +201,7 @@ class Data:
             shapes = {name: (value.shape, value.dtype.size) for name, value in self.batch(0).items()}
         size = sum(int(np.prod(shape.as_list())) * width for shape, width in shapes.values())
         size = size * self.sharding.local // self.sharding.replicas
-        return int(np.clip(_BLOCK_BYTES // max(size, 1), 1, _MOST_STEPS))
+        return int(np.clip(_BLOCK_BYTES // max(size, 1), 1, _MOST_IN_A_RUN if len(self.lengths) > 1 else _MOST_STEPS))
 
     def check_evaluation(self) -> None:
         """Traces `prepare` for evaluation: what it returns is refused before the first step, not at the first evaluation.
@@ -166,16 +212,16 @@ class Data:
             batches.check()
 
     def train_blocks(self, first: int, length: int, *, skipped: int = 0) -> Iterator[StackedBatches]:
-        """Endless training blocks of `length` batches; the first batch belongs to step `first`.
+        """Endless training blocks of at most `length` batches of one shape; the first batch belongs to step `first`.
 
         Args:
           first: a step.
           length: number of batches in a block.
           skipped: number of batches left out before: step `n` gets batch `n + skipped`.
         """
-        for arrays in self._train_arrays(first + skipped, length):
-            yield StackedBatches.from_shards(arrays, first, self.sharding)
-            first += length
+        for arrays, count in self._train_arrays(first + skipped, length):
+            yield StackedBatches.from_shards(arrays, first, self.sharding, length=count)
+            first += count
 
     # --- private ----------------------------------------------------------------------------------------------------
 
@@ -213,54 +259,58 @@ class Data:
         if isinstance(self._train, Stream):
             size, step = self.settings.batch_size, tf.TensorSpec([], tf.int64)
             given = {n: tf.TensorSpec([size, *s], self._train.dtypes[n]) for n, s in self._train.shapes.items()}
-            traced = tf.function(lambda batch, index: self._preparation(batch, index, training=True))
+            traced = tf.function(lambda batch, index: self._preparation(self._padding(batch), index, training=True))
             concrete = traced.get_concrete_function(given, step)
         else:
             concrete = tf.function(self._train_batch).get_concrete_function(tf.TensorSpec([], tf.int64))
         return {name: (value.shape, value.dtype) for name, value in concrete.structured_outputs.items()}
 
-    def _train_arrays(self, first: int, length: int) -> Iterator[dict[str, tf.Tensor]]:
-        """The arrays of successive blocks."""
-        if isinstance(self._train, Stream):
-            shards = self._shards_of_stream(self._train, first)
-            if self._debug:
-                yield from _stacked(shards, length)
-                return
-            blocks = shards.batch(length, drop_remainder=True)
-        elif self._debug:
-            steps = iter(range(first, np.iinfo(np.int64).max))
-            yield from _stacked(
-                (self._shards(self._train_batch(tf.constant(step, tf.int64))) for step in steps), length
-            )
+    def _train_arrays(self, first: int, length: int) -> Iterator[tuple[dict[str, tf.Tensor], int]]:
+        """The arrays of successive blocks, and how many of their batches count."""
+        if self._debug:
+            yield from runs(self._shards_in_python(first), length)
             return
-        elif self.prepares or not self._train.in_memory:
-            blocks = tf.data.Dataset.range(first, np.iinfo(np.int64).max - length).map(
-                lambda step: self._shards(self._train_batch(step)),
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
-            )
-            blocks = blocks.batch(length, drop_remainder=True)
-        else:
+        if not (isinstance(self._train, Stream) or self.prepares or self.lengths) and self._train.in_memory:
             # Without a `prepare` of the recipe one gather makes a whole block, and only this process's part of it.
             def gather(start):
                 rows = self._train_rows(start + tf.range(length, dtype=tf.int64))
                 return self._preparation.without_strings(self._train.gather(self.sharding.shard(rows, axis=1)))
 
-            blocks = tf.data.Dataset.range(first, np.iinfo(np.int64).max - length, length).map(
-                gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-            )
-        yield from blocks.prefetch(2)
+            steps = tf.data.Dataset.range(first, np.iinfo(np.int64).max - length, length)
+            blocks = steps.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        else:
+            shards = self._shards_in_pipeline(first)
+            if not all(spec.shape.is_fully_defined() for spec in shards.element_spec.values()):
+                yield from runs(shards.prefetch(2 * length), length)  # only a batch itself shows its shape
+                return
+            blocks = shards.batch(length, drop_remainder=True)
+        for arrays in blocks.prefetch(2):
+            yield arrays, length
 
-    def _shards_of_stream(self, stream: Stream, first: int) -> Any:
+    def _shards_in_python(self, first: int) -> Iterator[dict[str, tf.Tensor]]:
+        """This process's shards of each batch from number `first` on, made as they are asked for."""
+        if isinstance(self._train, Stream):
+            batches = self._train.batches(self.settings.batch_size, first)
+            for step, given in enumerate(batches, start=first):
+                draw = self._draw(tf.constant(step, tf.int64))
+                yield self._shards(self._preparation(self._padding(given), draw, training=True))
+        for step in itertools.count(first):
+            yield self._shards(self._train_batch(tf.constant(step, tf.int64)))
+
+    def _shards_in_pipeline(self, first: int) -> tf.data.Dataset:
         """This process's shards of each batch from number `first` on."""
-        batches = stream.batches(self.settings.batch_size, first)
-        if self._debug:
-            return (
-                self._shards(self._preparation(given, self._draw(tf.constant(step, tf.int64)), training=True))
-                for step, given in enumerate(batches, start=first)
+        steps = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
+        if isinstance(self._train, Stream):
+            batches = self._train.batches(self.settings.batch_size, first)
+            return tf.data.Dataset.zip(steps, batches).map(
+                lambda step, given: self._shards(
+                    self._preparation(self._padding(given), self._draw(step), training=True)
+                ),
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=True,
             )
-        return tf.data.Dataset.zip(tf.data.Dataset.range(first, np.iinfo(np.int64).max), batches).map(
-            lambda step, given: self._shards(self._preparation(given, self._draw(step), training=True)),
+        return steps.map(
+            lambda step: self._shards(self._train_batch(step)),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
@@ -272,7 +322,7 @@ class Data:
     def _train_rows(self, steps: tf.Tensor) -> tf.Tensor:
         batch_size = self.settings.batch_size
         positions = steps[..., tf.newaxis] * batch_size + tf.range(batch_size, dtype=tf.int64)
-        rows = positions if self._train.in_order else self._order.rows(positions)
+        rows = self._order.rows(positions)
         return tf.ensure_shape(rows, [*steps.shape, batch_size])
 
     def _draw(self, step: tf.Tensor) -> tf.Tensor:
@@ -280,14 +330,8 @@ class Data:
         return step % self.settings.overfit if self.settings.overfit else step
 
     def _train_batch(self, step: tf.Tensor) -> dict[str, tf.Tensor]:
-        return self._preparation(self._train.gather(self._train_rows(step)), self._draw(step), training=True)
+        rows = self._train_rows(step)
+        return self._preparation(self._padding(self._train.gather(rows), rows), self._draw(step), training=True)
 
     def _shards(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {name: self.sharding.shard(value) for name, value in batch.items()}
-
-
-def _stacked(batches: Iterator[dict[str, tf.Tensor]], length: int) -> Iterator[dict[str, tf.Tensor]]:
-    """Each `length` successive batches as one, made as they are asked for."""
-    while True:
-        some = [next(batches) for _ in range(length)]
-        yield {name: tf.stack([batch[name] for batch in some]) for name in some[0]}

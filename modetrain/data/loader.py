@@ -6,6 +6,7 @@ the run. The loader also leaves out the windows of batches that a rollback skips
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
@@ -29,6 +30,17 @@ _TRANSIENT = (
 )
 _REFUSED = re.compile(r"\bConfigError: (.*?)(?=\nTraceback|\n\n|$)", re.S)
 _PAUSE = 1.0  # seconds, doubled each time
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Within this a `ConfigError` of Python that the input pipeline calls is raised as itself."""
+    try:
+        yield
+    except _TRANSIENT as error:
+        if (refused := _REFUSED.search(str(error))) is not None:
+            raise ConfigError(refused[1].strip()) from error
+        raise
 
 
 class BatchLoader:
@@ -65,12 +77,11 @@ class BatchLoader:
             try:
                 if self._blocks is None:
                     self._blocks = self._data.train_blocks(step, self.length, skipped=self.skipped_count)
-                self._block = next(self._blocks)
+                with refusals():
+                    self._block = next(self._blocks)
                 return self._block
             except _TRANSIENT as error:
                 self.reset()  # an iterator that failed stays failed
-                if (refused := _REFUSED.search(str(error))) is not None:  # raised by Python that the pipeline calls
-                    raise ConfigError(refused[1].strip()) from error
                 if attempt == retries:
                     raise
                 pause = _PAUSE * 2**attempt

@@ -30,6 +30,8 @@ class Rows(Split):
         first = parts[0][0]
         super().__init__(sum(stop - start for _, start, stop in parts), first.shapes, first.dtypes)
         self._parts = parts
+        longest = [split.longest for split, *_ in parts]
+        self.longest = None if None in longest else max(longest)  # type: ignore[type-var]
         self.in_memory = len(parts) == 1 and first.in_memory
 
     def load(self) -> None:
@@ -40,18 +42,34 @@ class Rows(Split):
         if len(self._parts) == 1:
             split, start, _ = self._parts[0]
             return split.gather(rows + start)
-        found: list[dict[str, tf.Tensor]] = []
-        places, begin = [], 0
+        parts, begin = [], 0
         for split, start, stop in self._parts:
             here = tf.where((rows >= begin) & (rows < begin + stop - start))[:, 0]
-            places.append(here)
-            found.append(split.gather(tf.gather(rows, here) - begin + start))
+            parts.append((here, split.gather(tf.gather(rows, here) - begin + start)))
             begin += stop - start
-        order = tf.argsort(tf.concat(places, 0))
-        return {
-            name: tf.ensure_shape(tf.gather(tf.concat([one[name] for one in found], 0), order), [rows.shape[0], *shape])
-            for name, shape in self.shapes.items()
-        }
+        return join(parts, {name: (rows.shape[0], *shape) for name, shape in self.shapes.items()})
+
+
+def join(
+    parts: Sequence[tuple[tf.Tensor, Mapping[str, tf.Tensor]]], shapes: Mapping[str, tuple[int | None, ...]]
+) -> dict[str, tf.Tensor]:
+    """One batch of parts of it.
+
+    Args:
+      parts: where the examples of a part belong in the batch, and the examples.
+      shapes: by feature the shape of the batch.
+    """
+    order = tf.argsort(tf.concat([places for places, _ in parts], 0))
+    found = {}
+    for name, shape in shapes.items():
+        values = [batch[name] for _, batch in parts]
+        if None in shape[1:]:  # each part is padded to a length of its own
+            sizes = [tf.concat([[0], tf.shape(value)[1:]], 0) for value in values]
+            whole = tf.reduce_max(tf.stack(sizes), 0)
+            ends = [whole - size for size in sizes]
+            values = [tf.pad(v, tf.stack([tf.zeros_like(end), end], 1)) for v, end in zip(values, ends, strict=True)]
+        found[name] = tf.ensure_shape(tf.gather(tf.concat(values, 0), order), shape)
+    return found
 
 
 def choose(given: Any, settings: DataSettings, *, where: str) -> Source:

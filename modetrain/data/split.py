@@ -30,12 +30,15 @@ class Split:
       examples: how many there are.
       in_order: whether rows are taken in their order, without a permutation.
       in_memory: whether gathering rows costs next to nothing, so that several batches may be gathered at once.
-      shapes: by feature the shape of one example; None for a dimension that varies.
+      shapes: by feature the shape of one example; None for a dimension that varies, whose size is in the feature
+        `<name>_length` (see `padding.py`).
       dtypes: by feature the dtype.
+      longest: the largest size of a dimension that varies, or None where it is not known.
     """
 
     in_memory = False
     in_order = False
+    longest: int | None = None
 
     def __init__(
         self,
@@ -50,8 +53,15 @@ class Split:
     def load(self) -> None:
         """Takes into memory what is to be kept there, before the first batch."""
 
+    def for_run(self, seed: int) -> Split:
+        """The split as a run with this seed trains on it."""
+        return self
+
     def gather(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The examples of `rows`, int64 [n], by feature [n, ...]; it is traced by `Dataset.map` or runs eagerly."""
+        """The examples of `rows`, int64 [n], by feature [n, ...]; it is traced by `Dataset.map` or runs eagerly.
+
+        Dimensions that vary are padded with zeros, to the longest of these rows or more.
+        """
         raise NotImplementedError
 
     def first(self, count: int) -> dict[str, np.ndarray]:
@@ -74,7 +84,8 @@ class ArraySplit(Split, Mapping[str, np.ndarray]):
     """Arrays with one first dimension, by feature.
 
     Args:
-      arrays: by feature an array [examples, ...].
+      arrays: by feature an array [examples, ...]; a ragged tensor, or a list of arrays of varying length, is padded with
+        zeros.
       shared: the arrays do not change any more, so that tensors may share their memory.
 
     Raises:
@@ -84,7 +95,15 @@ class ArraySplit(Split, Mapping[str, np.ndarray]):
     in_memory = True
 
     def __init__(self, arrays: Mapping[str, np.ndarray], *, shared: bool = True):
-        self._arrays = {name: np.asanyarray(array) for name, array in flatten(arrays).items()}
+        self._arrays, varying = {}, {}
+        for name, given in flatten(arrays).items():
+            rows = _ragged(given)
+            self._arrays[name] = array = stack(rows, dtype_of(rows[0])) if rows else np.asanyarray(given)
+            if rows and length_name(name) not in arrays:
+                self._arrays[length_name(name)] = np.array([len(row) for row in rows], np.int32)
+            if rows:
+                varying[name] = (None, *array.shape[2:])
+        self.longest = max((self._arrays[name].shape[1] for name in varying), default=None)
         self._shared = shared
         self._tensors: dict[str, tf.Tensor] = {}
         sizes = {name: len(array) if array.ndim else 0 for name, array in self._arrays.items()}
@@ -93,7 +112,7 @@ class ArraySplit(Split, Mapping[str, np.ndarray]):
             raise ConfigError(f"arrays of one split differ in their number of examples ({found}).")
         super().__init__(
             next(iter(sizes.values()), 0),
-            {name: tuple(array.shape[1:]) for name, array in self._arrays.items()},
+            {name: varying.get(name, tuple(array.shape[1:])) for name, array in self._arrays.items()},
             {name: dtype_of(array) for name, array in self._arrays.items()},
         )
 
@@ -145,8 +164,16 @@ class RandomAccess(Split):
     def __init__(self, given: Sequence[Mapping[str, Any]], *, name: str = "the split"):
         self._given = given
         self._name = name
-        probed = [self._example(i) for i in range(min(PROBED, len(given)))]
-        super().__init__(len(given), *signature(probed, name))
+        known = isinstance(given, (list, tuple))  # in memory: reading all of it costs little
+        probed = [self._example(i) for i in range(len(given) if known else min(PROBED, len(given)))]
+        shapes, dtypes = signature(probed, name)
+        self._read = dict(dtypes)
+        sizes = {feature: shape.index(None) for feature, shape in shapes.items() if None in shape}
+        if known and sizes:
+            self.longest = max(example[feature].shape[axis] for example in probed for feature, axis in sizes.items())
+        self._lengths = {length_name(n): (n, axis) for n, axis in sizes.items() if length_name(n) not in shapes}
+        shapes |= dict.fromkeys(self._lengths, ())
+        super().__init__(len(given), shapes, dtypes | dict.fromkeys(self._lengths, tf.int32))
 
     def gather(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
         found = tf.nest.flatten(tf.numpy_function(self._fetch, [rows], list(self.dtypes.values()), stateful=False))
@@ -170,11 +197,19 @@ class RandomAccess(Split):
     def _fetch(self, rows: np.ndarray) -> list[np.ndarray]:
         examples = [self._example(int(row)) for row in rows]
         found = []
-        for name, dtype in self.dtypes.items():
+        for name, dtype in self._read.items():
             for row, example in zip(rows, examples, strict=True):
                 check_example(example, name, dtype, self.shapes[name], f"{self._name}: example {row}")
-            found.append(stack([example[name] for example in examples], dtype))
+            values = [example[name] for example in examples]
+            found.append(stack(values, dtype) if values else _nothing(self.shapes[name], dtype))
+        for name, axis in self._lengths.values():
+            found.append(np.array([example[name].shape[axis] for example in examples], np.int32))
         return found
+
+
+def length_name(feature: str) -> str:
+    """The feature that has the size of another one's dimension that varies."""
+    return f"{feature}_length"
 
 
 # --- examples in Python -----------------------------------------------------------------------------------------------
@@ -251,3 +286,22 @@ def stack(values: Sequence[np.ndarray], dtype: tf.DType) -> np.ndarray:
     for index, value in enumerate(values):
         out[index][tuple(slice(side) for side in value.shape)] = value
     return out
+
+
+def _nothing(shape: tuple[int | None, ...], dtype: tf.DType) -> np.ndarray:
+    kind = object if dtype == tf.string else dtype.as_numpy_dtype
+    return np.zeros([0, *(side or 0 for side in shape)], kind)
+
+
+def _ragged(given: Any) -> list[np.ndarray] | None:
+    """The rows of a ragged tensor, or of a list or an array of objects that differ in length; None for anything else."""
+    if isinstance(given, tf.RaggedTensor):
+        return np.split(given.flat_values.numpy(), given.row_splits.numpy()[1:-1]) if given.ragged_rank == 1 else None
+    objects = isinstance(given, (list, tuple)) or (isinstance(given, np.ndarray) and given.dtype == object)
+    if not objects or not len(given) or not all(isinstance(row, (list, tuple, np.ndarray)) for row in given):
+        return None
+    rows = [np.asarray(row) for row in given]
+    if not all(row.ndim for row in rows) or len({len(row) for row in rows}) == 1:
+        return None
+    kind = np.result_type(*{row.dtype for row in rows if row.size})  # an empty list has no dtype of its own
+    return [row.astype(kind, copy=False) for row in rows]

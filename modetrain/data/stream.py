@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from modetrain.data.split import PROBED, Split, flatten, signature
+from modetrain.data.split import PROBED, Split, flatten, length_name, signature
 from modetrain.errors import ConfigError
 
 
@@ -22,6 +22,7 @@ class Stream(Split):
     Args:
       dataset: yields dicts of tensors by feature, an example at a time.
       name: what it is called in messages.
+      examples: whether its elements are certainly examples, and no batches.
 
     Attributes:
       examples: how many it yields, or 0 where that is not known.
@@ -31,7 +32,7 @@ class Stream(Split):
       ConfigError: its elements are no dicts, or batches.
     """
 
-    def __init__(self, dataset: tf.data.Dataset, *, name: str = "the split"):
+    def __init__(self, dataset: tf.data.Dataset, *, name: str = "the split", examples: bool = False):
         self._name = name
         spec = dataset.element_spec
         if not isinstance(spec, Mapping):
@@ -50,18 +51,27 @@ class Stream(Split):
                 raise ConfigError(
                     f"{name}: the shape of its feature `{feature}` is unknown. Map it with tf.ensure_shape."
                 )
-        if specs and all(one.shape.rank and one.shape[0] is None for one in specs.values()):
+        all_vary = specs and all(one.shape.rank and one.shape[0] is None for one in specs.values())
+        if all_vary and not examples and _are_batches(dataset.map(flatten)):
             raise ConfigError(
                 f"{name} yields batches (each feature begins with a dimension of any length), and the library makes the "
                 "batches. Add .unbatch() to it, or leave .batch(...) out."
             )
         self.dataset = dataset if spec == specs else dataset.map(flatten)
+        sizes = {feature: list(one.shape).index(None) for feature, one in specs.items() if None in list(one.shape)}
+        lengths = {length_name(n): (n, axis) for n, axis in sizes.items() if length_name(n) not in specs}
+        if lengths:
+            self.dataset = self.dataset.map(
+                lambda one: {**one, **{name: tf.shape(one[n])[axis] for name, (n, axis) in lengths.items()}}
+            )
+        self._varies = bool(sizes)
         known = int(dataset.cardinality())
         if known == 0:
             raise ConfigError(f"{name} holds no examples.")
         self.endless = known == tf.data.INFINITE_CARDINALITY
         shapes = {feature: tuple(one.shape) for feature, one in specs.items()}
-        super().__init__(max(known, 0), shapes, {feature: one.dtype for feature, one in specs.items()})
+        dtypes = {feature: one.dtype for feature, one in specs.items()}
+        super().__init__(max(known, 0), shapes | dict.fromkeys(lengths, ()), dtypes | dict.fromkeys(lengths, tf.int32))
 
     @classmethod
     def from_generator(cls, function: Callable[[], Iterator[Mapping[str, Any]]], *, name: str = "the split") -> Stream:
@@ -87,24 +97,42 @@ class Stream(Split):
             )
         shapes, dtypes = signature(list(islice(examples(), PROBED)), name)
         spec = {feature: tf.TensorSpec(shapes[feature], dtype) for feature, dtype in dtypes.items()}
-        return cls(tf.data.Dataset.from_generator(examples, output_signature=spec), name=name)
+        return cls(tf.data.Dataset.from_generator(examples, output_signature=spec), name=name, examples=True)
 
     def take(self, examples: int) -> Stream:
         """The first examples alone."""
-        return Stream(self.dataset.take(examples), name=self._name)
+        return Stream(self.dataset.take(examples), name=self._name, examples=True)
 
     def batches(self, size: int, first: int) -> tf.data.Dataset:
         """Endless training batches from number `first` on; the batches before it are read and left out."""
-        whole = self.dataset.repeat().batch(size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)
+        whole = self._batched(self.dataset.repeat(), size, drop_remainder=True)
         return whole.skip(first) if first else whole
 
+    def pass_of_batches(self, size: int) -> tf.data.Dataset:
+        """Every example once, in batches; the last one is as short as it has to be."""
+        return self._batched(self.dataset, size)
+
     def first(self, count: int) -> dict[str, np.ndarray]:
-        found = next(iter(self.dataset.batch(count).take(1)))
+        found = next(iter(self._batched(self.dataset, count).take(1)))
         return {name: value.numpy() for name, value in found.items()}
 
     def fingerprint(self) -> str:
         return "stream"
 
+    def _batched(self, dataset: tf.data.Dataset, size: int, *, drop_remainder: bool = False) -> tf.data.Dataset:
+        if self._varies:
+            return dataset.padded_batch(size, drop_remainder=drop_remainder)
+        return dataset.batch(size, drop_remainder=drop_remainder, num_parallel_calls=tf.data.AUTOTUNE)
+
 
 def _described(spec: Any) -> str:
     return f"tuples of {len(spec)}" if isinstance(spec, tuple) else f"{type(spec).__name__} and no dicts"
+
+
+def _are_batches(dataset: tf.data.Dataset) -> bool:
+    """Whether elements in which each feature begins with a dimension of any length look like batches.
+
+    The features of a batch have one length, and all batches but a short last one have the same.
+    """
+    found = [[value.shape[0] for value in one.values()] for one in dataset.take(PROBED)]
+    return all(len({*sizes}) == 1 for sizes in found) and len({sizes[0] for sizes in found[:-1] or found}) <= 1

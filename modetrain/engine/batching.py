@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,10 +71,10 @@ class StackedBatches:
 
     Attributes:
       first: step of the first batch; in evaluation its index.
-      length: number of steps.
-      arrays: by feature a tensor [length, parts, replicas, examples, ...].
-      numbers: int64 [length, replicas]: each batch's step, or its index in evaluation.
-      counted: bool [length, replicas]: False for a batch that only fills up the stack.
+      length: number of steps; a stack may have more batches, which only fill it up.
+      arrays: by feature a tensor [stack, parts, replicas, examples, ...].
+      numbers: int64 [stack, replicas]: each batch's step, or its index in evaluation.
+      counted: bool [stack, replicas]: False for a batch that only fills up the stack.
     """
 
     first: int
@@ -96,21 +96,49 @@ class StackedBatches:
         return cls.from_shards(arrays, first, sharding)
 
     @classmethod
-    def from_shards(cls, arrays: Mapping[str, tf.Tensor], first: int, sharding: BatchSharding) -> StackedBatches:
-        """Stacks training batches of successive steps that are sharded already."""
-        length = next(iter(arrays.values())).shape[0]
-        numbers = np.repeat(np.arange(first, first + length)[:, np.newaxis], sharding.local, axis=1)
+    def from_shards(
+        cls, arrays: Mapping[str, tf.Tensor], first: int, sharding: BatchSharding, *, length: int | None = None
+    ) -> StackedBatches:
+        """Stacks training batches of successive steps that are sharded already; the first `length` of them count."""
+        stack = next(iter(arrays.values())).shape[0]
+        length = stack if length is None else length
+        numbers = np.repeat(np.arange(first, first + stack)[:, np.newaxis], sharding.local, axis=1)
         return cls(
             first=first,
             length=length,
             arrays=arrays,
             numbers=tf.constant(numbers, tf.int64),
-            counted=np.ones(numbers.shape, bool),
+            counted=numbers < first + length,
         )
 
     def describe(self) -> str:
         """Dtype and shape of each feature of a step's batch."""
         return ", ".join(f"{name}: {value.dtype.name} {tuple(value.shape[3:])}" for name, value in self.arrays.items())
+
+
+def runs(batches: Iterator[Mapping[str, tf.Tensor]], length: int) -> Iterator[tuple[dict[str, tf.Tensor], int]]:
+    """Stacks successive batches of one shape, at most `length`, with their number; the last one fills up a stack."""
+    waiting: list[Mapping[str, tf.Tensor]] = []
+    for batch in batches:
+        if waiting and shapes(batch) != shapes(waiting[0]):
+            yield fill_up(waiting, length), len(waiting)
+            waiting = []
+        waiting.append(batch)
+        if len(waiting) == length:
+            yield fill_up(waiting, length), length
+            waiting = []
+
+
+def shapes(batch: Mapping[str, tf.Tensor]) -> tuple:
+    """What the batches of one stack have in common."""
+    return tuple((name, value.dtype, tuple(value.shape)) for name, value in batch.items())
+
+
+def fill_up(batches: Sequence[Mapping[str, tf.Tensor]], length: int) -> dict[str, tf.Tensor]:
+    """The batches stacked, and the last one as often as it takes to have `length`."""
+    whole = [*batches, *[batches[-1]] * (length - len(batches))]
+    with tf.device("CPU:0"):
+        return {name: tf.stack([batch[name] for batch in whole]) for name in whole[0]}
 
 
 def micro_batches(arrays: Mapping[str, tf.Tensor], i, part) -> list[dict[str, tf.Tensor]]:

@@ -81,7 +81,7 @@ class Loop:
                 found = tf.where(guard == 0, tf.constant(0, tf.int64), i * _MOST_GUARDS + tf.cast(guard, tf.int64))
                 return i + 1, rows, _first(failed[0], found)
 
-            rows = tf.TensorArray(dtype, size=block.length, element_shape=shape)
+            rows = tf.TensorArray(dtype, size=block.numbers.shape[0], element_shape=shape)
             nothing = tf.constant(0, tf.int64)
             start = (lo, rows) if guards is None else (lo, rows, nothing)
             _, rows, *failed = tf.while_loop(lambda i, *_: i < hi, body, start, parallel_iterations=1)

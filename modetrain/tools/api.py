@@ -116,5 +116,7 @@ def build(*words: str, batches: int = 2) -> tuple[Callable[[], Recipe], list[dic
 
     recipe = build_recipe()
     data = make_data(settings, source, recipe)
-    kept = [{name: value.numpy() for name, value in data.batch(step).items()} for step in range(batches)]
+    kept = [
+        {name: value.numpy() for name, value in data.with_one_length().batch(step).items()} for step in range(batches)
+    ]
     return build_recipe, kept

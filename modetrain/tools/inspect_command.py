@@ -43,7 +43,7 @@ def run(trainer: Trainer, settings: Settings, folder: Path) -> list[Finding]:
     several = settings.mode.strategy != "one_device"  # replicas or cores, all inspected on one device
     inspector = Inspector(
         trainer.recipe,
-        [trainer.data.batch(step) for step in range(_BATCHES)],
+        [trainer.data.with_one_length().batch(step) for step in range(_BATCHES)],
         mode=mode_for(target, settings.mode),
         replicas=trainer.replicas,
         target=target,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -73,7 +73,15 @@ def make_recipe(
     return recipe
 
 
-def make_data(data: Any, recipe: Recipe, replicas: Replicas, mode: Mode, *, batch_size: int) -> Data:
+def make_data(
+    data: Any,
+    recipe: Recipe,
+    replicas: Replicas,
+    mode: Mode,
+    *,
+    batch_size: int,
+    bucket: Sequence[int] | None = None,
+) -> Data:
     """Returns `data`, or makes it from splits.
 
     Raises:
@@ -85,7 +93,11 @@ def make_data(data: Any, recipe: Recipe, replicas: Replicas, mode: Mode, *, batc
     source = data if isinstance(data, Source) else _make_source(data, recipe.info.seed, batch_size)
     sizes = [split.examples for split in source.evals.values() if split.examples]
     settings = DataSettings(
-        name=source.kind, source="folder", batch_size=batch_size, eval_batch_size=min([batch_size, *sizes])
+        name=source.kind,
+        source="folder",
+        batch_size=batch_size,
+        eval_batch_size=min([batch_size, *sizes]),
+        bucket=tuple(bucket) if bucket else None,
     )
     return Data(
         source,

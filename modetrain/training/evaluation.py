@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from modetrain.callback import TrainerProtocol
+from modetrain.data.loader import refusals
 from modetrain.engine import object_walk, step_state
 from modetrain.engine.batching import StackedBatches
 from modetrain.engine.metrics import RunningMeans
@@ -55,7 +56,7 @@ def _evaluate_split(trainer: TrainerProtocol, blocks: Iterator[StackedBatches], 
     """The metrics of all workers over the examples of one split; `before` gets the variables that the step assigns."""
     program, means, begun = trainer.programs.eval, RunningMeans(), 0
     while True:
-        with explain(trainer, "prepare", None, functools.partial(int, begun), evaluating=True):
+        with explain(trainer, "prepare", None, functools.partial(int, begun), evaluating=True), refusals():
             block = next(blocks, None)
         if block is None:
             break

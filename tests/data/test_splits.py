@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import UserList
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -131,7 +133,7 @@ def test_what_is_no_split_is_refused(given, message):
 
 
 def test_an_example_that_differs_from_the_first_is_named_by_its_number():
-    rows = [{"x": np.zeros(2)}] * 9 + [{"x": np.zeros(3)}]
+    rows = UserList([{"x": np.zeros(2)}] * 9 + [{"x": np.zeros(3)}])  # of an object only the first examples are read
     split = RandomAccess(rows)
     with pytest.raises(ConfigError, match=r"example 9 has `x` as float64 of shape \[3\]; .* of shape \[2\]"):
         split.gather(tf.constant([1, 9], tf.int64))
@@ -186,7 +188,7 @@ def test_what_a_data_set_knows_is_kept():
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_what_is_wrong_with_an_example_is_said_and_not_tried_again(make_data, debug):
-    rows = [{"x": np.zeros(2)}] * 9 + [{"x": np.zeros(3)}]
+    rows = UserList([{"x": np.zeros(2)}] * 9 + [{"x": np.zeros(3)}])  # of an object only the first examples are read
     data = make_data(source=Source(kind="rows", train=rows), batch_size=5, debug=debug)
     waits: list[float] = []
     with pytest.raises(ConfigError, match=r"^the training split: example 9 has `x` as float64 of shape \[3\]"):

@@ -18,7 +18,7 @@ from modetrain.settings import Settings
 
 RULES: tuple[Callable[[Settings], str | None], ...] = (
     *(steps.tpu, steps.numerics, steps.accumulate, steps.shares, steps.warmup, steps.nesterov),
-    *(steps.profile, steps.best),
+    *(steps.profile, steps.best, steps.padding),
     *(folders.run_dir, folders.rollback, folders.init_from, folders.resume, folders.further),
     *(do.evaluate, do.compare, do.replay),
 )

@@ -78,6 +78,17 @@ def shares(settings: Settings) -> str | None:
     return None
 
 
+def padding(settings: Settings) -> str | None:
+    data = settings.data
+    if data.pad is None or data.bucket is None:
+        return None
+    lengths = ",".join(map(str, data.bucket))
+    return (
+        f"data.pad={data.pad} with data.bucket=[{lengths}]: a batch is padded to one length, or to the smallest of several that "
+        "holds its longest example. Type data.pad=null, or data.bucket=null."
+    )
+
+
 def warmup(settings: Settings) -> str | None:
     if settings.optimizer.warmup < settings.steps:
         return None

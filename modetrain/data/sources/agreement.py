@@ -25,7 +25,8 @@ def check_agreement(train: Arrays, evaluation: Arrays, *, where: str) -> None:
                 f"Save `{name}` in both splits, or in neither."
             )
         one, other = train[name], evaluation[name]
-        if one.shape[1:] == other.shape[1:] and one.dtype == other.dtype:
+        shapes = (getattr(side, "shapes", {}).get(name, side[name].shape[1:]) for side in (train, evaluation))
+        if len({*shapes}) == 1 and (one.dtype == other.dtype or one.dtype.kind == other.dtype.kind == "U"):
             continue
         sides = (
             (array.dtype, f" of {format_sides(array.shape[1:])}" if array.ndim > 1 else "") for array in (one, other)

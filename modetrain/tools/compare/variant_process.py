@@ -103,7 +103,7 @@ def _build(job: Job, settings: Settings, store: ResultStore) -> Variant:
     restored = resume.restore(resume.ResumePoint(folder=Path(), checkpoints=job.checkpoints), recipe, settings)
     first = restored.step if restored else 0
     if not store.has("batches"):
-        data = make_data(settings, source, recipe)
+        data = make_data(settings, source, recipe).with_one_length()
         block = next(data.train_blocks(first, job.steps))
         # [steps, 1, 1, examples, ...]: one micro-batch on one device.
         batches = {key: value.numpy()[:, 0, 0] for key, value in block.arrays.items()}
