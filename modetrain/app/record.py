@@ -148,6 +148,7 @@ def _describe_run(trainer: Trainer, settings: Settings, source: Source) -> dict[
             "train_examples": trainer.data.train_examples,
             "eval_examples": trainer.data.eval_examples,
             "position": trainer.data.position,
+            "reproducible": trainer.data.reproducible,
             "lengths": list(trainer.data.lengths),
         },
         "results": {**trainer.results, "state_digest": digest},

@@ -157,6 +157,11 @@ class Data:
         """How a run comes to its step: `exact`, by computing which examples belong to it, or `re-read`."""
         return "re-read" if isinstance(self._train, Stream) else "exact"
 
+    @property
+    def reproducible(self) -> bool:
+        """Whether the training examples are the same when they are read again, as far as the first ones show it."""
+        return not isinstance(self._train, Stream) or self._train.reproducible
+
     def notes(self) -> list[str]:
         """What the start of a run says of its batches."""
         notes = []
@@ -167,7 +172,15 @@ class Data:
             traced = f"; each of the {len(self.lengths)} is traced once" if some else ""
             notes.append(f"{names} var{'y' if ',' in names else 'ies'} in length: a batch is padded to {to}{traced}")
         if isinstance(self._train, Stream):
-            notes.append("position re-read: a stream is read from its beginning up to the step of a resumed run")
+            notes.append(
+                "the position in a stream is re-read: a resumed run reads it from its beginning up to its step"
+            )
+            if not self.reproducible:
+                notes.append(
+                    "WARNING: the training stream gives other examples when it is read a second time, so a resumed run, a retry "
+                    "and a replay see other batches than the run did. Give shuffle a seed, and hand over a function that returns "
+                    "the tf.data.Dataset instead of the Dataset itself: it is called for each reading"
+                )
         return notes
 
     def examples(self) -> dict[str, np.ndarray]:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from modetrain.data.as_split import as_split
 from modetrain.data.permutation import Permutation
 from modetrain.data.seeds import Seeds
 from modetrain.data.selection import join
+from modetrain.data.source import as_split
 from modetrain.data.split import Split, length_name
 from modetrain.data.stream import Stream
 from modetrain.errors import ConfigError

@@ -5,6 +5,7 @@ Its order is its own; the library reads it again from the beginning to come to a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -15,6 +16,8 @@ import tensorflow as tf
 from modetrain.data.split import PROBED, Split, flatten, length_name, signature
 from modetrain.errors import ConfigError
 
+_COMPARED = 32  # examples that are read twice to see whether they are the same
+
 
 class Stream(Split):
     """Examples one after the other.
@@ -23,6 +26,7 @@ class Stream(Split):
       dataset: yields dicts of tensors by feature, an example at a time.
       name: what it is called in messages.
       examples: whether its elements are certainly examples, and no batches.
+      again: makes it for each time it is read: `shuffle` with a seed keeps the order of its first reading then.
 
     Attributes:
       examples: how many it yields, or 0 where that is not known.
@@ -32,8 +36,16 @@ class Stream(Split):
       ConfigError: its elements are no dicts, or batches.
     """
 
-    def __init__(self, dataset: tf.data.Dataset, *, name: str = "the split", examples: bool = False):
+    def __init__(
+        self,
+        dataset: tf.data.Dataset,
+        *,
+        name: str = "the split",
+        examples: bool = False,
+        again: Callable[[], tf.data.Dataset] | None = None,
+    ):
         self._name = name
+        self._again = again
         spec = dataset.element_spec
         if not isinstance(spec, Mapping):
             raise ConfigError(
@@ -57,25 +69,23 @@ class Stream(Split):
                 f"{name} yields batches (each feature begins with a dimension of any length), and the library makes the "
                 "batches. Add .unbatch() to it, or leave .batch(...) out."
             )
-        self.dataset = dataset if spec == specs else dataset.map(flatten)
         sizes = {feature: list(one.shape).index(None) for feature, one in specs.items() if None in list(one.shape)}
-        lengths = {length_name(n): (n, axis) for n, axis in sizes.items() if length_name(n) not in specs}
-        if lengths:
-            self.dataset = self.dataset.map(
-                lambda one: {**one, **{name: tf.shape(one[n])[axis] for name, (n, axis) in lengths.items()}}
-            )
         self._varies = bool(sizes)
+        self._lengths = {length_name(n): (n, axis) for n, axis in sizes.items() if length_name(n) not in specs}
+        self._dataset = self._flat(dataset)
         known = int(dataset.cardinality())
         if known == 0:
             raise ConfigError(f"{name} holds no examples.")
         self.endless = known == tf.data.INFINITE_CARDINALITY
         shapes = {feature: tuple(one.shape) for feature, one in specs.items()}
         dtypes = {feature: one.dtype for feature, one in specs.items()}
-        super().__init__(max(known, 0), shapes | dict.fromkeys(lengths, ()), dtypes | dict.fromkeys(lengths, tf.int32))
+        super().__init__(
+            max(known, 0), shapes | dict.fromkeys(self._lengths, ()), dtypes | dict.fromkeys(self._lengths, tf.int32)
+        )
 
     @classmethod
     def from_generator(cls, function: Callable[[], Iterator[Mapping[str, Any]]], *, name: str = "the split") -> Stream:
-        """A stream of what `function()` yields; it is called again for each pass.
+        """A stream of what `function()` yields, or of the `tf.data.Dataset` that it returns; it is called again for each reading.
 
         Raises:
           ConfigError: it yields no dicts of values by feature.
@@ -91,6 +101,8 @@ class Stream(Split):
                 yield {feature: np.asarray(value) for feature, value in flatten(given).items()}
 
         made = function()
+        if isinstance(made, tf.data.Dataset):
+            return cls(made, name=name, again=function)  # type: ignore[arg-type]
         if not hasattr(made, "__iter__"):
             raise ConfigError(
                 f"{name} is a function that returns a {type(made).__name__}; expected is a generator of examples."
@@ -99,9 +111,29 @@ class Stream(Split):
         spec = {feature: tf.TensorSpec(shapes[feature], dtype) for feature, dtype in dtypes.items()}
         return cls(tf.data.Dataset.from_generator(examples, output_signature=spec), name=name, examples=True)
 
+    @property
+    def dataset(self) -> tf.data.Dataset:
+        """Its examples by flat names, with the lengths of what varies."""
+        return self._dataset if self._again is None else self._flat(self._again())
+
+    @functools.cached_property
+    def reproducible(self) -> bool:
+        """Whether its first examples are the same when they are read twice."""
+        one, other = (self.first(_COMPARED) for _ in range(2))
+        return all(
+            one[name].shape == other[name].shape and repr(one[name].tolist()) == repr(other[name].tolist())
+            for name in one
+        )
+
     def take(self, examples: int) -> Stream:
         """The first examples alone."""
-        return Stream(self.dataset.take(examples), name=self._name, examples=True)
+        again = self._again
+        return Stream(
+            self.dataset.take(examples),
+            name=self._name,
+            examples=True,
+            again=None if again is None else lambda: again().take(examples),
+        )
 
     def batches(self, size: int, first: int) -> tf.data.Dataset:
         """Endless training batches from number `first` on; the batches before it are read and left out."""
@@ -118,6 +150,20 @@ class Stream(Split):
 
     def fingerprint(self) -> str:
         return "stream"
+
+    def _flat(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        if not self._lengths:
+            return (
+                dataset
+                if all(not isinstance(one, Mapping) for one in dataset.element_spec.values())
+                else dataset.map(flatten)
+            )
+
+        def flat(given: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+            one = flatten(given)
+            return one | {name: tf.shape(one[n])[axis] for name, (n, axis) in self._lengths.items()}
+
+        return dataset.map(flat)
 
     def _batched(self, dataset: tf.data.Dataset, size: int, *, drop_remainder: bool = False) -> tf.data.Dataset:
         if self._varies:

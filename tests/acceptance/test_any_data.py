@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import keras
 import numpy as np
 import pytest
@@ -107,6 +109,8 @@ def numbers(size: int = 40, *, scale: float = 1.0):
     return Splits({"train": split, "held": split}, width=3)
 """
 RECIPE = """
+import signal
+
 import keras
 from modetrain import Recipe
 
@@ -158,3 +162,38 @@ def test_a_data_function_on_the_command_line(cli):
         wrong = cli.run("recipe=line", *words, folder="runs/c")
         assert (wrong.code, said in wrong.err) == (2, True), wrong.err
     assert modetrain.Splits({}, width=3).facts == {"width": 3}
+
+
+STREAMED = """
+import modetrain
+import tensorflow as tf
+
+def numbers():
+    def train():
+        x = tf.data.Dataset.range(50).map(lambda n: {"x": tf.random.stateless_uniform([3], [n, 1])})
+        return x.shuffle(50, seed=2).map(lambda one: {**one, "y": tf.reduce_sum(one["x"])})
+    return modetrain.Splits({"train": train}, width=3)
+"""
+
+
+def test_a_run_on_a_stream_that_is_killed_continues_to_the_bit(cli):
+    cli.write(
+        {**FILES, "streamed.py": STREAMED, "conf/data/streamed.yaml": "_target_: streamed.numbers\nbatch_size: 8\n"}
+    )
+    words = (
+        "recipe=line",
+        "data=streamed",
+        "steps=300",
+        "mode.steps_per_call=1",
+        "callbacks.checkpoint.every=1",
+    )
+    whole = cli.run(*words, folder="runs/whole")
+    assert whole.code == 0, whole.err
+    assert "the position in a stream is re-read" in whole.out
+    assert "WARNING: the training stream" not in whole.out
+    assert (whole.json["data"]["position"], whole.json["data"]["reproducible"]) == ("re-read", True)
+    killed = cli.signal_after(9, signal.SIGKILL, *words, folder="runs/killed")
+    assert killed.code == -signal.SIGKILL
+    again = cli.run(*words, "resume=latest", folder="runs/killed")
+    assert again.code == 0, again.err
+    assert again.json["results"]["state_digest"] == whole.json["results"]["state_digest"]

@@ -10,9 +10,8 @@ import pytest
 import tensorflow as tf
 
 import modetrain
-from modetrain.data.as_split import as_split
 from modetrain.data.loader import BatchLoader
-from modetrain.data.source import Source
+from modetrain.data.source import Source, as_split
 from modetrain.engine.batching import BatchSharding
 from modetrain.errors import ConfigError
 from tests.data.test_dataset import same, streamed

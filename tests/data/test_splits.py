@@ -194,3 +194,17 @@ def test_what_is_wrong_with_an_example_is_said_and_not_tried_again(make_data, de
     with pytest.raises(ConfigError, match=r"^the training split: example 9 has `x` as float64 of shape \[3\]"):
         [BatchLoader(data, 1, sleep=waits.append).block(step) for step in range(2)]
     assert not waits
+
+
+def test_whether_a_stream_is_the_same_when_it_is_read_again():
+    numbers = tf.data.Dataset.range(100).map(lambda n: {"n": n})
+    assert as_split(numbers).reproducible
+    assert as_split(stream).reproducible
+    assert not as_split(numbers.shuffle(100)).reproducible
+    assert not as_split(numbers.shuffle(100, seed=1)).reproducible, "each reading has another order"
+    split = as_split(lambda: numbers.shuffle(100, seed=1))
+    assert split.reproducible
+    whole = [batch["n"].numpy().tolist() for batch in split.batches(8, first=0).take(30)]
+    assert [batch["n"].numpy().tolist() for batch in split.batches(8, first=20).take(10)] == whole[20:]
+    read = [number for batch in whole for number in batch][:100]
+    assert sorted(read) == list(range(100)) != read
