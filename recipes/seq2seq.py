@@ -125,11 +125,11 @@ def dates(*, pairs: Annotated[int, Bounds(at_least=10)] = 20000, seed: int = 0) 
     vocabulary = sorted({word for text in found for word in text.split()})
     numbers = {word: number for number, word in enumerate(vocabulary, start=1)}
     words = [np.array([numbers[word] for word in text.split()], np.int32) for text in found]
-    iso = np.array(
+    symbols = np.array(
         [[SYMBOLS.index(c) + 1 for c in one] + [0] * (LONGEST - len(one)) for one in found.values()], np.int32
     )
     few = pairs // 20
-    train, validation = ({"words": words[part], "date": iso[part]} for part in (slice(few, None), slice(few)))
+    train, validation = ({"words": words[part], "date": symbols[part]} for part in (slice(few, None), slice(few)))
     return Splits({"train": train, "validation": validation}, vocabulary=vocabulary)
 
 

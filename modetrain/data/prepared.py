@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from modetrain.data.split import flatten
@@ -106,7 +107,6 @@ def check(given: Any, *, examples: int, where: str, training: bool) -> dict[str,
 
 def _check_feature(name: Any, value: Any, examples: int, where: str) -> tf.Tensor:
     said = f"{where} returned `{name}`"
-    rows = f"the batch has {examples} examples, and a feature has one row for each of them"
     if isinstance(value, tf.RaggedTensor):
         fix = "value.to_tensor(shape=[None, LENGTH]), and keep value.row_lengths() as a feature of its own"
         raise ConfigError(f"{said}, a ragged tensor: a step takes dense ones. Return {fix}.")
@@ -119,21 +119,30 @@ def _check_feature(name: Any, value: Any, examples: int, where: str) -> tf.Tenso
     except (TypeError, ValueError) as error:
         kind = "None" if value is None else f"a {type(value).__name__}"
         raise ConfigError(f"{said}, {kind}: a feature is a tensor [{examples}, ...].") from error
-    if tensor.shape.rank == 0:
-        fix = "tf.repeat(value, tf.shape(FEATURE)[0]) with a feature of the batch"
-        raise ConfigError(f"{said}, one number for the batch: {rows}. Return {fix}, or compute it in the step.")
-    if tensor.shape.rank is not None and tensor.shape[0] is not None:
-        if tensor.shape[0] != examples:
-            fix = "keep a table that is no feature as an attribute of the recipe, and read it in the step"
-            raise ConfigError(f"{said} of shape {tensor.shape.as_list()}: {rows}. Return {examples} rows; {fix}.")
+    if tensor.shape.rank is not None and tensor.shape[:1].is_fully_defined():
+        if tensor.shape[:1] != [examples]:
+            raise _other_rows(said, tensor.shape.as_list(), examples)
         return tensor
     # The shape is unknown while the pipeline is traced, as after tf.numpy_function: the batch itself shows it.
-    same = tf.equal(tf.shape(tensor)[0], examples)
-    fix = f"Return {examples} rows"
-    with tf.control_dependencies(
-        [tf.debugging.Assert(same, [f"{said} of another length: {rows}. {fix}.", tf.shape(tensor)])]
-    ):
+
+    def refuse(shape: np.ndarray) -> np.ndarray:
+        raise _other_rows(said, shape.tolist(), examples)
+
+    shape = tf.shape(tensor)
+    fits = tf.cond(
+        tf.reduce_any(shape[:1] == examples), lambda: True, lambda: tf.numpy_function(refuse, [shape], tf.bool)
+    )
+    with tf.control_dependencies([fits]):
         tensor = tf.identity(tensor)
     if tensor.shape.rank is not None:
         tensor.set_shape([examples, *tensor.shape[1:]])
     return tensor
+
+
+def _other_rows(said: str, shape: list[int], examples: int) -> ConfigError:
+    rows = f"the batch has {examples} examples, and a feature has one row for each of them"
+    if not shape:
+        fix = "tf.repeat(value, tf.shape(FEATURE)[0]) with a feature of the batch"
+        return ConfigError(f"{said}, one number for the batch: {rows}. Return {fix}, or compute it in the step.")
+    fix = "keep a table that is no feature as an attribute of the recipe, and read it in the step"
+    return ConfigError(f"{said} of shape {shape}: {rows}. Return {examples} rows; {fix}.")

@@ -197,3 +197,25 @@ def test_a_run_on_a_stream_that_is_killed_continues_to_the_bit(cli):
     again = cli.run(*words, "resume=latest", folder="runs/killed")
     assert again.code == 0, again.err
     assert again.json["results"]["state_digest"] == whole.json["results"]["state_digest"]
+
+
+def test_a_mixture_on_the_command_line(cli):
+    """Each source is a data function with keys of its own; what they hold apart from `train` is evaluated by name."""
+    cli.write(
+        {
+            **FILES,
+            "conf/data/both.yaml": (
+                "defaults:\n- mixture\nsources:\n  few:\n    _target_: numbers_data.numbers\n    size: 10\n"
+                "  many:\n    _target_: numbers_data.numbers\n    size: 40\n    scale: 2.0\nbatch_size: 8\n"
+            ),
+        }
+    )
+    words = ("recipe=line", "data=both", "data.sources.few.size=20")
+    named = ("+data.weights={few: 1, many: 3}", "data.eval_splits={few: few_held, many: many_held}")
+    done = cli.run(*words, *named, folder="runs/mixed")
+    assert done.code == 0, done.err
+    assert (done.json["data"]["train_examples"], done.json["data"]["eval_examples"]) == (60, 60)
+    assert set(done.json["results"]["eval"]) == {"few/loss", "many/loss"}
+    assert done.json["data"]["position"] == "exact"
+    wrong = cli.run(*words, "+data.weights={few: 0, many: 3}", folder="runs/mixed2")
+    assert (wrong.code, "few of the mixture has the weight 0" in wrong.err) == (2, True), wrong.err

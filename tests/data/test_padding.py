@@ -170,6 +170,31 @@ def test_a_stream_of_sentences_is_no_stream_of_batches():
         as_split(tf.data.Dataset.from_tensor_slices({"x": np.arange(9.0)}).batch(2))
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_what_python_in_prepare_returns_is_judged_by_its_shape(debug, make_data):
+    """Tracing does not see it; the batch does, in every mode."""
+    given = {"source": Source(kind="toy", train=KINDS["arrays"]), "batch_size": 4, "pad": 12, "debug": debug}
+
+    def preparing(function):
+        def prepare(batch, *, seed, training):
+            return {"made": tf.numpy_function(function, [batch["tokens_length"]], tf.int32)}
+
+        return prepare
+
+    varying = make_data(prepare=preparing(lambda n: np.zeros([4, n[0] % 2 + 1], np.int32)), **given)
+    loader = BatchLoader(varying, 3)
+    for step in range(6):
+        block = loader.block(step)
+        width = varying.batch(step)["made"].shape[1]
+        assert block.arrays["made"].shape == (3, 1, 1, 4, width)
+    for function, message in {
+        (lambda n: n[:3]): r"returned `made` of shape \[3\]: the batch has 4 examples",
+        (lambda n: n.sum(dtype=np.int32)): r"returned `made`, one number for the batch: .* Return tf.repeat",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            BatchLoader(make_data(prepare=preparing(function), **given), 1).block(0)
+
+
 # --- trained ---------------------------------------------------------------------------------------------------------
 
 
