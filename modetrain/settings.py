@@ -65,7 +65,12 @@ class DataSettings:
         250, "examples in one evaluation batch", at_least=1, also="test_batch_size val_batch_size validation_batch_size"
     )
     image_size: tuple[int, int] | None = key(
-        None, "[height, width] every image is resized to; null keeps it", [32, 32], at_least=1, takes=PAIR
+        None,
+        "[height, width] every image is resized to; null keeps it",
+        [32, 32],
+        at_least=1,
+        takes=PAIR,
+        also="size img_size input_size resize",
     )
     class_weight: str | None = key(
         None,
@@ -100,6 +105,13 @@ class DataSettings:
     )
     longer: str = key(
         "stop", "what an example longer than data.pad or data.bucket leads to", "cut", choices=("stop", "cut")
+    )
+    on_error: str = key(
+        "stop",
+        "an example that cannot be read ends the run, or the next one takes its place",
+        "skip",
+        choices=("stop", "skip"),
+        meant={"ignore": "skip", "raise": "stop", "fail": "stop"},
     )
     retries: int = key(
         2, "how often a batch that could not be read is asked for again", at_least=0, affects=("machine",)

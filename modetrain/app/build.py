@@ -20,6 +20,7 @@ from modetrain.engine.batching import BatchSharding
 from modetrain.engine.devices import Replicas
 from modetrain.engine.optimizer import Optimizer
 from modetrain.errors import ConfigError
+from modetrain.keys import KEYS
 from modetrain.mode import Mode
 from modetrain.recipe import Info, Recipe
 from modetrain.settings import Settings
@@ -49,7 +50,9 @@ def load_source(settings: Settings) -> Source:
     """
     if settings.data.function:
         target = str(settings.data.function["_target_"])
-        source = choose(instantiate(settings.data.function), settings.data, where=target)
+        takes, _ = parameters(find(target))
+        asked = {name: getattr(settings.data, name) for name in takes if f"data.{name}" in KEYS}
+        source = choose(instantiate(settings.data.function, **asked), settings.data, where=target)
     else:
         source = sources.load(settings.data, seed=settings.seed, evaluates=settings.evaluates)
     if settings.data.class_weight is None:

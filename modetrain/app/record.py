@@ -23,6 +23,7 @@ from modetrain.settings import Settings
 from modetrain.trainer import Trainer
 from modetrain.version import VERSION
 
+_MOST_SKIPPED = 100  # examples that are listed; all are counted
 _PACKAGES = ("tensorflow", "keras", "tensorflow-datasets", "hydra-core", "numpy")
 
 
@@ -128,7 +129,7 @@ class Record:
 def _describe_run(trainer: Trainer, settings: Settings, source: Source) -> dict[str, Any]:
     timer = trainer.timer
     spent = timer.read()
-    digest = None
+    digest, skipped = None, source.skipped()
     if trainer.status in ("completed", "stopped"):
         # The state of the seed generators is a function of the step; evaluation may have changed it.
         trainer.recipe.seek(trainer.step)
@@ -150,6 +151,8 @@ def _describe_run(trainer: Trainer, settings: Settings, source: Source) -> dict[
             "position": trainer.data.position,
             "reproducible": trainer.data.reproducible,
             "lengths": list(trainer.data.lengths),
+            "class_names": source.facts.get("class_names"),
+            "skipped": {"count": len(skipped), "examples": skipped[:_MOST_SKIPPED]},
         },
         "results": {**trainer.results, "state_digest": digest},
         "time": {

@@ -33,7 +33,7 @@ HYDRA_KEYS = ("_target_", "_args_", "_partial_", "_recursive_", "_convert_")
 RUN_GIVES: Mapping[str, tuple[str, ...]] = {
     "recipe": ("model", "optimizer", "info"),
     "model": ("image_shape", "classes"),
-    "data": (),
+    "data": tuple(key.partition(".")[2] for key in KEYS if key.startswith("data.")),  # where its code asks for them
 }
 # What a recipe and a model may ask for by the names of their parameters, whatever the data.
 KNOWN = ("train_examples", "eval_examples", "batch_size", "steps", "seed", "feature_shapes", "image_shape", "classes")

@@ -38,6 +38,9 @@ class Rows(Split):
         for split, *_ in self._parts:
             split.load()
 
+    def skipped(self) -> list[str]:
+        return [line for split, *_ in self._parts for line in split.skipped()]
+
     def gather(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
         if len(self._parts) == 1:
             split, start, _ = self._parts[0]
@@ -93,7 +96,7 @@ def choose(given: Any, settings: DataSettings, *, where: str) -> Source:
             '"test": test}}, or modetrain.Splits({...}, vocabulary=words).'
         )
     splits = {
-        name: as_split(one, name=f"the split {name} of {where}")
+        name: as_split(one, name=f"the split {name} of {where}", on_error=settings.on_error)
         for name, one in found.splits.items()
         if one is not None
     }
@@ -114,7 +117,7 @@ def choose(given: Any, settings: DataSettings, *, where: str) -> Source:
     return Source(
         train=train,
         evals=evals,
-        kind="function",
+        kind=settings.name if where.startswith("modetrain.") else "function",
         description=f"{found.description or where} ({described})",
         facts=found.facts,
     )
@@ -162,7 +165,7 @@ def select(splits: Mapping[str, Split], key: str, expression: str, where: str) -
             _boundary(match["stop"], split.examples, split.examples),
         )
         if start < stop:
-            parts.append((split, start, stop))
+            parts.append((split.within(range(start, stop)), start, stop))
     if not parts:
         raise ConfigError(f"data.{key}={expression}: no example is left of {where}. Type {_override(key, 'train')}.")
     for split, *_ in parts[1:]:

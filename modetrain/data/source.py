@@ -81,19 +81,25 @@ class Source:
         """The first evaluation split, or an empty dict."""
         return next(iter(self.evals.values()), {})
 
+    def skipped(self) -> list[str]:
+        """A line for each example that could not be read and that another took the place of."""
+        lines = [line for split in (self.train, *self.evals.values()) for line in split.skipped()]
+        return list(dict.fromkeys(lines))
+
     @property
     def classes(self) -> int:
         """Number of classes; 0 without classes."""
         return self.facts.get("classes", 0)
 
 
-def as_split(given: Any, *, name: str = "the split", shared: bool = True) -> Split:
+def as_split(given: Any, *, name: str = "the split", shared: bool = True, on_error: str = "stop") -> Split:
     """A split of what a user hands over.
 
     Args:
       given: see `ACCEPTED`.
       name: what it is called in messages.
       shared: see `ArraySplit`.
+      on_error: see `RandomAccess`.
 
     Raises:
       ConfigError: it is nothing that has examples.
@@ -105,7 +111,7 @@ def as_split(given: Any, *, name: str = "the split", shared: bool = True) -> Spl
     if isinstance(given, tf.data.Dataset):
         return Stream(given, name=name)
     if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, (str, bytes, np.ndarray)):
-        return RandomAccess(given, name=name)
+        return RandomAccess(given, name=name, on_error=on_error)
     if callable(given):
         return Stream.from_generator(given, name=name)
     raise ConfigError(f"{name} is a {type(given).__name__}; expected is {ACCEPTED}.")

@@ -9,6 +9,7 @@ Features have any names, dtypes and shapes. Nested ones become flat names: `{"bo
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.data import aligned
+from modetrain.data.row_reader import RowReader, UnreadableError, may_pass
 from modetrain.errors import ConfigError
 
 _ROWS = 256  # sampled examples of a fingerprint: enough to detect another order, scale or selection
@@ -49,6 +51,14 @@ class Split:
         self.examples = examples
         self.shapes = shapes or {}
         self.dtypes = dtypes or {}
+
+    def within(self, rows: range) -> Split:
+        """The same split where only these rows are asked for, which alone may take the places of others (see `RowReader`)."""
+        return self
+
+    def skipped(self) -> list[str]:
+        """What could not be read so far, and why: examples that others took the place of (`data.on_error=skip`)."""
+        return []
 
     def load(self) -> None:
         """Takes into memory what is to be kept there, before the first batch."""
@@ -156,16 +166,18 @@ class RandomAccess(Split):
     Args:
       given: the object.
       name: what it is called in messages.
+      on_error: what is done where `[i]` raises: `stop` or `skip`, see `RowReader`.
 
     Raises:
       ConfigError: its examples are no dicts of arrays, or differ in their features.
     """
 
-    def __init__(self, given: Sequence[Mapping[str, Any]], *, name: str = "the split"):
+    def __init__(self, given: Sequence[Mapping[str, Any]], *, name: str = "the split", on_error: str = "stop"):
         self._given = given
         self._name = name
+        self._reader = RowReader(self._example, name=name, rows=range(len(given)), on_error=on_error)
         known = isinstance(given, (list, tuple))  # in memory: reading all of it costs little
-        probed = [self._example(i) for i in range(len(given) if known else min(PROBED, len(given)))]
+        probed = [self._reader(i)[1] for i in range(len(given) if known else min(PROBED, len(given)))]
         shapes, dtypes = signature(probed, name)
         self._read = dict(dtypes)
         sizes = {feature: shape.index(None) for feature, shape in shapes.items() if None in shape}
@@ -174,6 +186,14 @@ class RandomAccess(Split):
         self._lengths = {length_name(n): (n, axis) for n, axis in sizes.items() if length_name(n) not in shapes}
         shapes |= dict.fromkeys(self._lengths, ())
         super().__init__(len(given), shapes, dtypes | dict.fromkeys(self._lengths, tf.int32))
+
+    def skipped(self) -> list[str]:
+        return self._reader.described()
+
+    def within(self, rows: range) -> Split:
+        part = copy.copy(self)
+        part._reader = self._reader.within(rows)
+        return part
 
     def gather(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
         found = tf.nest.flatten(tf.numpy_function(self._fetch, [rows], list(self.dtypes.values()), stateful=False))
@@ -184,9 +204,10 @@ class RandomAccess(Split):
         try:
             given = self._given[index]
         except Exception as error:
-            raise RuntimeError(
-                f"{self._name}: example {index} cannot be read: {type(error).__name__}: {error}"
-            ) from error
+            reason = f"{type(error).__name__}: {error}"
+            if may_pass(error):
+                raise RuntimeError(f"{self._name}: example {index} cannot be read: {reason}") from error
+            raise UnreadableError(reason) from error
         if not isinstance(given, Mapping):
             raise ConfigError(
                 f"{self._name}: example {index} is a {type(given).__name__}; expected is a dict of values by feature. Return "
@@ -195,13 +216,14 @@ class RandomAccess(Split):
         return {name: np.asarray(value) for name, value in flatten(given).items()}
 
     def _fetch(self, rows: np.ndarray) -> list[np.ndarray]:
-        examples = [self._example(int(row)) for row in rows]
+        if not len(rows):  # of a part of several splits
+            return [_nothing(self.shapes[name], dtype) for name, dtype in self.dtypes.items()]
+        used, examples = zip(*(self._reader(int(row)) for row in rows), strict=True)
         found = []
         for name, dtype in self._read.items():
-            for row, example in zip(rows, examples, strict=True):
+            for row, example in zip(used, examples, strict=True):
                 check_example(example, name, dtype, self.shapes[name], f"{self._name}: example {row}")
-            values = [example[name] for example in examples]
-            found.append(stack(values, dtype) if values else _nothing(self.shapes[name], dtype))
+            found.append(stack([example[name] for example in examples], dtype))
         for name, axis in self._lengths.values():
             found.append(np.array([example[name].shape[axis] for example in examples], np.int32))
         return found
@@ -235,6 +257,11 @@ def flatten(nested: Mapping[str, Any], prefix: str = "", *, where: str = "the da
 def dtype_of(array: np.ndarray) -> tf.DType:
     """TensorFlow's dtype of an array; text of any kind is a string."""
     return tf.string if array.dtype.kind in "OSU" else tf.as_dtype(array.dtype)
+
+
+def as_numpy(dtype: tf.DType) -> Any:
+    """NumPy's dtype of a tensor's; strings are objects."""
+    return object if dtype == tf.string else dtype.as_numpy_dtype
 
 
 def signature(
@@ -279,7 +306,7 @@ def check_example(
 def stack(values: Sequence[np.ndarray], dtype: tf.DType) -> np.ndarray:
     """The values of one feature as one array; shorter ones are filled up with zeros, or empty strings."""
     sides = tuple(max(sizes) for sizes in zip(*(value.shape for value in values), strict=True))
-    kind = object if dtype == tf.string else dtype.as_numpy_dtype
+    kind = as_numpy(dtype)
     if all(value.shape == sides for value in values):
         return np.stack(values).astype(kind, copy=False)
     out = np.full((len(values), *sides), b"", object) if dtype == tf.string else np.zeros((len(values), *sides), kind)

@@ -7,6 +7,7 @@ import shlex
 import zipfile
 from pathlib import Path
 
+from modetrain.data.sources.messages import data_override
 from modetrain.files.paths import format_path, visible
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
@@ -35,8 +36,8 @@ def explain(folder: Path, split: str) -> str:
         if classes:
             some = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
             return (
-                f"{format_path(inside, Path.cwd())} holds a folder of pictures for each class ({some}); arrays or records are "
-                f"expected. Save them as {split}.npz, once: {_HOWTO}."
+                f"{format_path(inside, Path.cwd())} holds a folder of pictures for each class ({some}), and data=folder reads "
+                f"arrays or records. Type data=images {data_override('path', format_path(folder, Path.cwd()))}."
             )
     tables = [one.name for one in visible(folder) if one.suffix.lower() in _TABLES]
     if tables:
