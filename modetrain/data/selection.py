@@ -33,6 +33,7 @@ class Rows(Split):
         longest = [split.longest for split, *_ in parts]
         self.longest = None if None in longest else max(longest)  # type: ignore[type-var]
         self.in_memory = len(parts) == 1 and first.in_memory
+        self.fingerprinted = first.fingerprinted
 
     def load(self) -> None:
         for split, *_ in self._parts:

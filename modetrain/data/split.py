@@ -21,7 +21,7 @@ from modetrain.data import aligned
 from modetrain.data.row_reader import RowReader, UnreadableError, may_pass
 from modetrain.errors import ConfigError
 
-_ROWS = 256  # sampled examples of a fingerprint: enough to detect another order, scale or selection
+FINGERPRINTED = 256  # sampled examples of a fingerprint: enough to detect another order, scale or selection
 PROBED = 4  # examples that are read to learn the shapes of the features
 
 
@@ -32,6 +32,7 @@ class Split:
       examples: how many there are.
       in_order: whether rows are taken in their order, without a permutation.
       in_memory: whether gathering rows costs next to nothing, so that several batches may be gathered at once.
+      fingerprinted: number of examples that a fingerprint reads.
       shapes: by feature the shape of one example; None for a dimension that varies, whose size is in the feature
         `<name>_length` (see `padding.py`).
       dtypes: by feature the dtype.
@@ -41,6 +42,7 @@ class Split:
     in_memory = False
     in_order = False
     longest: int | None = None
+    fingerprinted = PROBED
 
     def __init__(
         self,
@@ -81,11 +83,11 @@ class Split:
 
     def fingerprint(self) -> str:
         """A short hash of some of the examples, which another order, scale or selection changes."""
-        sha = hashlib.sha256(str(self.examples).encode())
-        rows = np.unique(np.linspace(0, self.examples - 1, min(PROBED, self.examples)).astype(np.int64))
+        sha = hashlib.sha256()
+        rows = np.unique(np.linspace(0, self.examples - 1, min(self.fingerprinted, self.examples)).astype(np.int64))
         for name, value in sorted(self.gather(tf.constant(rows)).items()):
             found = value.numpy()
-            sha.update(f"{name} {found.dtype} {found.shape}".encode())
+            sha.update(f"{name} {found.dtype} {(self.examples, *found.shape[1:])}".encode())
             sha.update(repr(found.tolist()).encode() if found.dtype == object else found.tobytes())
         return sha.hexdigest()[:12]
 
@@ -152,7 +154,7 @@ class ArraySplit(Split, Mapping[str, np.ndarray]):
         sha = hashlib.sha256()
         for name in sorted(self._arrays):
             array = self._arrays[name]
-            rows = np.unique(np.linspace(0, len(array) - 1, min(_ROWS, len(array))).astype(np.int64))
+            rows = np.unique(np.linspace(0, len(array) - 1, min(FINGERPRINTED, len(array))).astype(np.int64))
             sha.update(f"{name} {array.dtype} {array.shape}".encode())
             sha.update(np.ascontiguousarray(array[rows]).tobytes())
         return sha.hexdigest()[:12]
@@ -316,7 +318,7 @@ def stack(values: Sequence[np.ndarray], dtype: tf.DType) -> np.ndarray:
 
 
 def _nothing(shape: tuple[int | None, ...], dtype: tf.DType) -> np.ndarray:
-    kind = object if dtype == tf.string else dtype.as_numpy_dtype
+    kind = as_numpy(dtype)
     return np.zeros([0, *(side or 0 for side in shape)], kind)
 
 

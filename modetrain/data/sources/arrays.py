@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,23 @@ def select(splits: Mapping[str, Arrays], settings: DataSettings, *, where: str) 
       splits: arrays by split name.
       where: the data set's name in messages.
     """
-    parts = {key: _slice(key, expression, splits, where) for key, expression in wanted(settings).items()}
-    mapped = sum(
-        _size_in_memory(array, part["image"], settings)
-        for found in parts.values()
+    parts = _parts(splits, settings, where)
+    return {key: resize(_join(found), settings, where=where) for key, found in parts.items()}
+
+
+def mapped_bytes(splits: Mapping[str, Arrays], settings: DataSettings, *, where: str) -> int:
+    """Bytes of memory that `select` takes for memory-mapped arrays."""
+    return sum(
+        _size_in_memory(array, part.get("image"), settings)
+        for found in _parts(splits, settings, where).values()
         for part in found
         for array in part.values()
         if isinstance(array, np.memmap)
     )
-    check_memory(mapped, "the examples of data.train_split and data.eval_split", where)
-    return {key: resize(_join(found), settings, where=where) for key, found in parts.items()}
+
+
+def _parts(splits: Mapping[str, Arrays], settings: DataSettings, where: str) -> dict[str, list[Arrays]]:
+    return {key: _slice(key, expression, splits, where) for key, expression in wanted(settings).items()}
 
 
 def _slice(key: str, expression: str, splits: Mapping[str, Arrays], where: str) -> list[Arrays]:
@@ -58,7 +65,7 @@ def _slice(key: str, expression: str, splits: Mapping[str, Arrays], where: str) 
         if match["name"] not in splits:
             raise unknown_split(key, expression, match["name"], list(splits), where)
         whole = splits[match["name"]]
-        count = len(whole["label"])
+        count = len(next(iter(whole.values())))
         start, stop = (_boundary(match[side], count) for side in ("start", "stop"))
         parts.append({name: array[start:stop] for name, array in whole.items()})
     if len(parts) > 1 and any(set(part) != set(parts[0]) for part in parts):
@@ -67,7 +74,7 @@ def _slice(key: str, expression: str, splits: Mapping[str, Arrays], where: str) 
             f"data.{key}={expression}: splits with different arrays, {held}, cannot be joined. "
             f"Type {data_override(key, 'train')}."
         )
-    if not any(len(part["label"]) for part in parts):
+    if not any(len(next(iter(part.values()))) for part in parts):
         raise ConfigError(
             f"data.{key}={expression}: no example is left of {where}. Type {data_override(key, split_names(expression)[0])}."
         )
@@ -80,10 +87,10 @@ def _join(parts: list[Arrays]) -> Arrays:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _size_in_memory(array: np.ndarray, image: np.ndarray, settings: DataSettings) -> int:
+def _size_in_memory(array: np.ndarray, image: np.ndarray | None, settings: DataSettings) -> int:
     """Bytes of an array once it is read and resized."""
     size = settings.image_size
-    if size is None or not _goes_with(array, image):
+    if size is None or image is None or not _goes_with(array, image):
         return array.nbytes
     return array.nbytes // (image.shape[1] * image.shape[2]) * size[0] * size[1]
 
@@ -99,7 +106,8 @@ def validate(given: Mapping[str, np.ndarray], *, files: Mapping[str, str]) -> di
     """Checks the arrays of one split and brings them into the trainer's form; memory-mapped images stay memory-mapped.
 
     Args:
-      given: arrays by name: `image` and `label`, and any others with the same first dimension.
+      given: arrays by name, with one first dimension. An `image` has height and width; where there are images a `label` is the
+        number of a class.
       files: each array's file by name, for messages.
 
     Raises:
@@ -110,25 +118,39 @@ def validate(given: Mapping[str, np.ndarray], *, files: Mapping[str, str]) -> di
         name: array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
         for name, array in given.items()
     }
-    image, label = given["image"], given["label"]
-    if image.ndim == 3:
-        image = image[..., np.newaxis]
+    first = "image" if "image" in given else next(iter(given))
+    if "image" in given:
+        given["image"] = _checked_image(given, files)
+    if "image" in given and "label" in given:
+        label = given["label"]
+        if label.ndim != 1 or label.dtype.kind not in "ui":
+            raise _unfit("label", given, files, f"integers of shape [n]. {_label_advice(label)}")
+    for name, array in given.items():
+        if array.ndim == 0 or array.dtype.kind not in "biufcSU" or not len(array):
+            raise _unfit(name, given, files, "numbers or text, one row per example")
+        if len(array) != len(given[first]):
+            raise _unfit(name, given, files, f"{len(given[first]):,} rows, as `{first}` in {files[first]} has")
+    if "image" in given and "label" in given:
+        given["label"] = _checked_label(label, files["label"])
+    return given
+
+
+def _checked_image(given: Mapping[str, np.ndarray], files: Mapping[str, str]) -> np.ndarray:
+    image = given["image"]
+    image = image[..., np.newaxis] if image.ndim == 3 else image
     if image.ndim != 4 or image.dtype.kind not in "uif" or image.dtype.itemsize > 8 or 0 in image.shape:
         raise _unfit("image", given, files, "numbers of shape [n, height, width] or [n, height, width, channels]")
-    if label.ndim != 1 or label.dtype.kind not in "ui":
-        raise _unfit("label", given, files, f"integers of shape [n]. {_label_advice(label)}")
-    for name, array in given.items():
-        if array.ndim == 0 or array.dtype.kind not in "biufc":
-            raise _unfit(name, given, files, "numbers, one row per example")
-        if len(array) != len(image):
-            raise _unfit(name, given, files, f"{len(image):,} rows, as `image` in {files['image']} has")
+    return image
+
+
+def _checked_label(label: np.ndarray, file: str) -> np.ndarray:
     lowest, highest = int(label.min()), int(label.max())
     if lowest < 0 or highest > np.iinfo(np.int32).max:
         raise ConfigError(
-            f"{files['label']}: labels reach from {lowest} to {highest}. Classes are numbered from 0: remove unlabelled "
+            f"{file}: labels reach from {lowest} to {highest}. Classes are numbered from 0: remove unlabelled "
             "examples and save the labels as integers in 0..classes-1."
         )
-    return {**given, "image": image, "label": np.asarray(label, np.int32)}
+    return np.asarray(label, np.int32)
 
 
 def _unfit(name: str, given: Mapping[str, np.ndarray], files: Mapping[str, str], expected: str) -> ConfigError:
@@ -150,10 +172,7 @@ def _label_advice(label: np.ndarray) -> str:
         one_hot = np.sort(label, axis=1) == (np.arange(label.shape[1]) == label.shape[1] - 1)
         if one_hot.all():
             return "It is one-hot: save label.argmax(axis=1)"
-    return (
-        "What is no class has a name of its own: save it as target=, with label=np.zeros(len(target), int), and let the recipe "
-        "read batch['target']; or give arrays of any names to modetrain.Trainer"
-    )
+    return "What is no class has a name of its own beside images: save it as target=, and let the recipe read batch['target']"
 
 
 def resize(given: Arrays, settings: DataSettings, *, where: str) -> Arrays:
@@ -162,8 +181,8 @@ def resize(given: Arrays, settings: DataSettings, *, where: str) -> Arrays:
     Any other array [n, height, width, ...] with the image's height and width, such as a mask, is resized like the image
     if it holds floats; otherwise each pixel takes its nearest one, so that no class is made up.
     """
-    size, image = settings.image_size, given["image"]
-    if size is None or image.shape[1:3] == tuple(size):
+    size, image = settings.image_size, given.get("image")
+    if size is None or image is None or image.shape[1:3] == tuple(size):
         return given
     out = dict(given)
     for name, array in given.items():
@@ -171,9 +190,7 @@ def resize(given: Arrays, settings: DataSettings, *, where: str) -> Arrays:
             continue
         out[name] = allocate((len(array), *size, *array.shape[3:]), array.dtype, where=where)
         if name != "image" and array.dtype.kind != "f":
-            rows, columns = (
-                ((np.arange(n) + 0.5) * old / n).astype(int) for n, old in zip(size, array.shape[1:3], strict=True)
-            )
+            rows, columns = _nearest(size, array.shape[1:3])
             for start in range(0, len(array), _RESIZE_AT_ONCE):
                 part = slice(start, start + _RESIZE_AT_ONCE)
                 out[name][part] = array[part][:, rows[:, np.newaxis], columns]
@@ -183,6 +200,36 @@ def resize(given: Arrays, settings: DataSettings, *, where: str) -> Arrays:
             pixels = np.ascontiguousarray(array[part]).reshape(-1, *array.shape[1:3], int(np.prod(array.shape[3:])))
             out[name][part] = np.reshape(resize_images(pixels, size), out[name][part].shape)
     return out
+
+
+def resize_batches(arrays: Arrays, settings: DataSettings) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
+    """What does with a batch of tensors what `resize` does with arrays; None where nothing is to be done."""
+    size, image = settings.image_size, arrays.get("image")
+    if size is None or image is None or image.shape[1:3] == tuple(size):
+        return None
+    resized = {name: array for name, array in arrays.items() if _goes_with(array, image)}
+
+    def resize_batch(batch: dict[str, Any]) -> dict[str, Any]:
+        import tensorflow as tf
+
+        out = dict(batch)
+        for name, array in resized.items():
+            value = batch[name]
+            if name != "image" and array.dtype.kind != "f":
+                rows, columns = _nearest(size, array.shape[1:3])
+                out[name] = tf.gather(tf.gather(value, rows, axis=1), columns, axis=2)
+                continue
+            count = -1 if value.shape[0] is None else value.shape[0]
+            pixels = tf.reshape(value, [count, *array.shape[1:3], int(np.prod(array.shape[3:]))])
+            out[name] = tf.reshape(resize_images(pixels, size), [count, *size, *array.shape[3:]])
+        return out
+
+    return resize_batch
+
+
+def _nearest(size: tuple[int, int], old: Sequence[int]) -> Iterator[np.ndarray]:
+    """The rows and the columns whose pixels those of another size take."""
+    return (((np.arange(new) + 0.5) * side / new).astype(int) for new, side in zip(size, old, strict=True))
 
 
 def _goes_with(array: np.ndarray, image: np.ndarray) -> bool:
@@ -217,6 +264,11 @@ def allocate(shape: tuple[int, ...], dtype, *, where: str) -> np.ndarray:
         where,
     )
     return aligned.empty(shape, dtype)
+
+
+def fits(needed: int) -> bool:
+    """Whether `needed` bytes are a fair share of the free memory."""
+    return needed <= _SHARE_OF_MEMORY * free_memory()
 
 
 def check_memory(needed: int, what: str, where: str, *, advice: str = "") -> None:
@@ -261,5 +313,10 @@ def _number(name: str, text: str) -> int:
 
 def format_counts(found: Mapping[str, Arrays]) -> str:
     """`4,000 train, 1,000 test` for a description, of arrays by key."""
-    counts = [f"{len(arrays['label']):,} {key.partition('.')[2] or _NAMES[key]}" for key, arrays in found.items()]
+    return format_sizes({key: len(next(iter(arrays.values()))) for key, arrays in found.items()})
+
+
+def format_sizes(sizes: Mapping[str, int]) -> str:
+    """The same of numbers of examples by key."""
+    counts = [f"{size:,} {key.partition('.')[2] or _NAMES[key]}" for key, size in sizes.items()]
     return ", ".join(counts if len(counts) > 1 else [*counts, "no evaluation split"])

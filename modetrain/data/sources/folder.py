@@ -28,7 +28,6 @@ _LAYOUTS = (
     "{0}.npz, or {0}/image.npy and {0}/label.npy, or {0}*.tfrecord* (and the same for every other split), "
     "or a folder that TFDS prepared, with dataset_info.json"
 )
-_REQUIRED = ("image", "label")
 _ARCHIVE = "an archive of arrays, as np.savez(file, image=..., label=...) writes it"
 
 
@@ -75,20 +74,44 @@ def load(settings: DataSettings) -> Source:
     _check_archives([folder / f"{name}.npz" for name in names if _layout(folder, name) == "npz"])
     whole = {name: _split(folder, name, settings) for name in names}
     where = format_path(folder)
+    # From whole splits, so that a slice does not change the model.
+    labels = [split["label"] for split in whole.values() if {"image", "label"} <= set(split)]
+    facts = {"classes": 1 + max(int(label.max()) for label in labels)} if labels else {}
+    size = arrays.mapped_bytes(whole, settings, where=where)
+    if not arrays.fits(size):
+        return _by_rows(whole, settings, facts, where, size)
     found = arrays.select(whole, settings, where=where)
     train, evaluations = found["train_split"], splits.evals(found)
     for evaluation in evaluations.values():
         check_agreement(train, evaluation, where=where)
     from modetrain.data.source import Source
 
-    return Source(
-        kind="folder",
-        description=f"folder {where} ({arrays.format_counts(found)})",
-        train=train,
-        evals=evaluations,
-        # From whole splits, so that a slice does not change the model.
-        facts={"classes": 1 + max(int(split["label"].max()) for split in whole.values())},
-    )
+    description = f"folder {where} ({arrays.format_counts(found)})"
+    return Source(kind="folder", description=description, train=train, evals=evaluations, facts=facts)
+
+
+def _by_rows(
+    whole: Mapping[str, Mapping[str, np.ndarray]],
+    settings: DataSettings,
+    facts: Mapping[str, int],
+    where: str,
+    size: int,
+) -> Source:
+    """The splits of memory-mapped arrays that do not fit into memory."""
+    from modetrain.data import selection
+    from modetrain.data.array_files import ArrayFiles
+    from modetrain.data.source import Source
+
+    files = {name: ArrayFiles(given, resize=arrays.resize_batches(given, settings)) for name, given in whole.items()}
+    found = {
+        key: selection.select(files, key, expression, where) for key, expression in splits.wanted(settings).items()
+    }
+    train, evaluations = found["train_split"], splits.evals(found)
+    for evaluation in evaluations.values():
+        check_agreement(train.first(1), evaluation.first(1), where=where)
+    counts = arrays.format_sizes({key: split.examples for key, split in found.items()})
+    description = f"folder {where} ({counts}; {size / 2**30:.1f} GiB do not fit into memory: read by rows)"
+    return Source(kind="folder", description=description, train=train, evals=evaluations, facts=facts)
 
 
 def _path(settings: DataSettings) -> Path:
@@ -149,21 +172,18 @@ def _split(folder: Path, name: str, settings: DataSettings) -> dict[str, np.ndar
         shards = _record_files(folder, name)
         given = dict(_records(shards, settings))
         files = dict.fromkeys(given, str(shards[0]))
-    for key in _REQUIRED:
-        if key not in given:
-            held = folder / (f"{name}.npz" if layout == "npz" else f"{name}/")
-            raise ConfigError(
-                f"{held}: holds {', '.join(sorted(given)) or 'no array'}, and no `{key}`. Expected: `image` "
-                "[n, height, width, channels], `label` [n], and any other arrays of n rows."
-            )
+    if not given:
+        raise ConfigError(
+            f"{folder / f'{name}.npz'}: holds no array. Expected: arrays of any names, one row per example."
+        )
     return arrays.validate(given, files=files)
 
 
 def _check_archives(files: list[Path]) -> None:
     """Raises ConfigError if the archives do not fit into memory together: each is read whole."""
     advice = (
-        "An archive is read whole: save its arrays as image.npy and label.npy in a folder of the split's name; then "
-        f"{data_override('train_split', 'train[:10%]')} reads only a part."
+        "An archive is read whole: save each of its arrays as NAME.npy in a folder of the split's name, where rows are read as "
+        "they are needed."
     )
     together = 0
     for file in files:

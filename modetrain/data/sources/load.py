@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from modetrain.data.sources.messages import BUNDLED, data_override, format_path
 from modetrain.data.sources.splits import UnknownSplit, wanted
 from modetrain.errors import ConfigError, closest, did_you_mean
+from modetrain.files.paths import visible
 from modetrain.settings import SOURCES, DataSettings
 
 if TYPE_CHECKING:
@@ -181,7 +182,10 @@ def count_training(settings: DataSettings) -> int | None:
         if file.is_file():
             found = json.loads(file.read_text(encoding="utf-8"))["splits"]
             return next((sum(map(int, split["shardLengths"])) for split in found if split["name"] == name), None)
-    if settings.source == "folder" and (folder / f"{name}.npz").is_file():
-        return len(np.load(folder / f"{name}.npz")["label"])
-    label = folder / name / "label.npy"
-    return len(np.load(label, mmap_mode="r")) if settings.source == "folder" and label.is_file() else None
+    if settings.source != "folder":
+        return None
+    if (folder / f"{name}.npz").is_file():
+        with np.load(folder / f"{name}.npz") as archive:
+            return len(archive["label" if "label" in archive else archive.files[0]])
+    files = visible(folder / name, "*.npy")
+    return len(np.load(files[0], mmap_mode="r")) if files else None
