@@ -42,8 +42,8 @@ def explain(folder: Path, split: str) -> str:
     tables = [one.name for one in visible(folder) if one.suffix.lower() in _TABLES]
     if tables:
         return (
-            f"{tables[0]} is a table, and images are expected. Give its columns to modetrain.Trainer as arrays of any names: "
-            f"{_HOWTO}."
+            f"{tables[0]} is a table, and arrays or records are expected. Type data=table "
+            f"{data_override('path', format_path(folder / tables[0], Path.cwd()))} with a recipe that reads its columns."
         )
     return ""
 
