@@ -90,7 +90,7 @@ class DataSettings:
     )
     pad: int | None = key(
         None,
-        "what features of varying length are padded to; null is the longest example, where it is known",
+        "what features that vary in length are padded to; null is the longest, where that is known",
         128,
         at_least=1,
         also="max_length max_len max_seq_length sequence_length pad_to",

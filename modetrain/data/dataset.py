@@ -100,7 +100,7 @@ class Data:
             split.load()
 
     def _make_padding(self, split: Split, name: str) -> Padding:
-        return Padding(split, lengths=self.lengths, longer=self.settings.longer, name=name)
+        return Padding(split, train=self._train, lengths=self.lengths, longer=self.settings.longer, name=name)
 
     def with_one_length(self) -> Data:
         """The same training batches, all padded to the largest of `lengths`: what compares or judges steps takes one shape."""
@@ -211,7 +211,7 @@ class Data:
         except Exception:
             return 1
         if not all(shape.is_fully_defined() for shape, _ in shapes.values()):
-            shapes = {name: (value.shape, value.dtype.size) for name, value in self.batch(0).items()}
+            shapes = {name: (value.shape, value.dtype.size) for name, value in self.with_one_length().batch(0).items()}
         size = sum(int(np.prod(shape.as_list())) * width for shape, width in shapes.values())
         size = size * self.sharding.local // self.sharding.replicas
         return int(np.clip(_BLOCK_BYTES // max(size, 1), 1, _MOST_IN_A_RUN if len(self.lengths) > 1 else _MOST_STEPS))

@@ -24,6 +24,7 @@ class Padding:
 
     Args:
       split: the examples.
+      train: the training split; a feature that varies there is padded here too, though all are of one length here.
       lengths: what batches may be padded to, in ascending order.
       longer: what happens to an example that is longer: `stop` refuses it, `cut` keeps its beginning.
       name: what the split is called in messages.
@@ -33,8 +34,10 @@ class Padding:
       lengths: as given; empty if nothing varies.
     """
 
-    def __init__(self, split: Split, *, lengths: Sequence[int], longer: str, name: str):
-        self.axes = {feature: shape.index(None) + 1 for feature, shape in split.shapes.items() if None in shape}
+    def __init__(self, split: Split, *, train: Split, lengths: Sequence[int], longer: str, name: str):
+        shapes = {**split.shapes, **{feature: shape for feature, shape in train.shapes.items() if None in shape}}
+        self.axes = {feature: shape.index(None) + 1 for feature, shape in shapes.items() if None in shape}
+        self._missing = [n for n in self.axes if length_name(n) in train.shapes and length_name(n) not in split.shapes]
         self.lengths = tuple(lengths) if self.axes else ()
         self._cut = longer == "cut"
         self._name = name
@@ -53,6 +56,9 @@ class Padding:
         """
         if not self.axes:
             return dict(batch)
+        counts = {name: tf.shape(batch[name])[0] for name in self._missing}
+        sizes = {name: tf.shape(batch[name])[self.axes[name]] for name in self._missing}
+        batch = {**batch, **{length_name(name): tf.repeat(sizes[name], counts[name]) for name in self._missing}}
         longest = self._longest(batch)
         if self._checks:
             batch = self._checked(batch, longest, rows)

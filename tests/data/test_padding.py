@@ -161,6 +161,15 @@ def test_lists_in_memory_are_padded_to_their_longest(make_data):
     assert data.batch(0)["tokens"].shape == (4, SIZES.max())
 
 
+def test_an_evaluation_of_one_length_is_padded_as_the_training_is():
+    evaluation = {"tokens": [[1, 2], [3, 4]], "index": np.arange(2)}
+    trainer = modetrain.Trainer(
+        Mean(), {"train": KINDS["arrays"], "eval": evaluation}, mode="eager", steps=1, batch_size=4, bucket=BUCKET
+    )
+    batch = trainer.data.eval_batch(2)
+    assert (batch["tokens"].shape, batch["tokens_length"].numpy().tolist()) == ((2, 4), [2, 2])
+
+
 def test_a_stream_of_sentences_is_no_stream_of_batches():
     tokens = tf.data.Dataset.from_generator(
         lambda: ({"tokens": example(i)["tokens"]} for i in range(9)), output_signature={"tokens": tf.TensorSpec([None])}

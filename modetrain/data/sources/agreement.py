@@ -17,7 +17,11 @@ def check_agreement(train: Arrays, evaluation: Arrays, *, where: str) -> None:
     """Raises ConfigError if the splits differ in the names, shapes or dtypes of their arrays: one recipe takes both."""
     if not evaluation:
         return
+    varying = {name for name, shape in getattr(train, "shapes", {}).items() if None in shape}
+    lengths = {f"{name}_length" for name in varying}  # an evaluation of one length has none, and gets them later
     for name in [*train, *(name for name in evaluation if name not in train)]:
+        if name in lengths and name not in evaluation:
+            continue
         if name not in train or name not in evaluation:
             has, lacks = ("training", "evaluation") if name in train else ("evaluation", "training")
             raise ConfigError(
@@ -25,8 +29,12 @@ def check_agreement(train: Arrays, evaluation: Arrays, *, where: str) -> None:
                 f"Save `{name}` in both splits, or in neither."
             )
         one, other = train[name], evaluation[name]
-        shapes = (getattr(side, "shapes", {}).get(name, side[name].shape[1:]) for side in (train, evaluation))
-        if len({*shapes}) == 1 and (one.dtype == other.dtype or one.dtype.kind == other.dtype.kind == "U"):
+        skipped = 2 if name in varying else 1  # the length of an example may differ
+        if (
+            one.shape[skipped:] == other.shape[skipped:]
+            and one.ndim == other.ndim
+            and (one.dtype == other.dtype or one.dtype.kind == other.dtype.kind == "U")
+        ):
             continue
         sides = (
             (array.dtype, f" of {format_sides(array.shape[1:])}" if array.ndim > 1 else "") for array in (one, other)
