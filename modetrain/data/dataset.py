@@ -24,10 +24,8 @@ from modetrain.data.evaluation_batches import EvaluationBatches
 from modetrain.data.padding import Padding, lengths_for
 from modetrain.data.permutation import Permutation
 from modetrain.data.prepared import Preparation, Prepare
-from modetrain.data.seeds import Seeds
 from modetrain.data.source import Source
 from modetrain.data.split import Split
-from modetrain.data.stream import Stream
 from modetrain.engine.batching import BatchSharding, StackedBatches, runs
 from modetrain.errors import ConfigError, nearest_multiple
 from modetrain.settings import DataSettings
@@ -77,14 +75,14 @@ class Data:
         self.sharding = sharding or BatchSharding()
         self._preparation = Preparation(prepare, seed)
         self._debug = debug
-        self._train = source.train.for_run(seed)
+        self._train: Any = source.train.for_run(seed)  # a `Stream` where it is `streamed`
         self._check_sharding()
         splits = {"the training split": self._train} | {
             f"the evaluation split {name}".rstrip(): split for name, split in source.evals.items()
         }
         self.lengths = lengths_for(splits, settings)
         self._padding = self._make_padding(self._train, "the training split")
-        if isinstance(self._train, Stream):
+        if self._train.streamed:
             if settings.overfit:
                 self._train = self._train.take(self._overfit_examples)
         else:
@@ -118,7 +116,7 @@ class Data:
             "debug": self._debug,
         }
         if settings.overfit:
-            split = self._train if isinstance(self._train, Stream) else Split(self._overfit_examples)
+            split = self._train if self._train.streamed else Split(self._overfit_examples)
 
             def train_batch(index: tf.Tensor, examples: int) -> dict[str, tf.Tensor]:
                 return {name: value[:examples] for name, value in self._train_batch(index).items()}
@@ -126,10 +124,11 @@ class Data:
             common["padding"] = self._padding
             return {"": EvaluationBatches(split, batch_size=settings.batch_size, make=train_batch, **common)}
         found = {}
+        split: Any
         for name, split in self.source.evals.items():
             padding = self._make_padding(split, f"the evaluation split {name}".rstrip())
             found[name] = EvaluationBatches(split, padding=padding, batch_size=settings.eval_batch_size, **common)
-            if isinstance(split, Stream) and split.endless and settings.eval_batches is None:
+            if split.streamed and split.endless and settings.eval_batches is None:
                 raise ConfigError(
                     f"the evaluation split{f' {name}' if name else ''} is a stream without an end. Type data.eval_batches=N, the "
                     "number of batches of an evaluation."
@@ -144,7 +143,7 @@ class Data:
     @property
     def train_examples(self) -> int | None:
         """Number of training examples; None for a stream whose length is not known, and without data."""
-        return None if isinstance(self._train, Seeds) else self.source.train.examples or None
+        return None if self._train.in_order else self.source.train.examples or None
 
     @property
     def eval_examples(self) -> int | None:
@@ -155,12 +154,12 @@ class Data:
     @property
     def position(self) -> str:
         """How a run comes to its step: `exact`, by computing which examples belong to it, or `re-read`."""
-        return "re-read" if isinstance(self._train, Stream) else "exact"
+        return "re-read" if self._train.streamed else "exact"
 
     @property
     def reproducible(self) -> bool:
         """Whether the training examples are the same when they are read again, as far as the first ones show it."""
-        return not isinstance(self._train, Stream) or self._train.reproducible
+        return not self._train.streamed or self._train.reproducible
 
     def notes(self) -> list[str]:
         """What the start of a run says of its batches."""
@@ -171,7 +170,7 @@ class Data:
             to = f"the smallest of {', '.join(some)} and {last} that holds its longest example" if some else last
             traced = f"; each of the {len(self.lengths)} is traced once" if some else ""
             notes.append(f"{names} var{'y' if ',' in names else 'ies'} in length: a batch is padded to {to}{traced}")
-        if isinstance(self._train, Stream):
+        if self._train.streamed:
             notes.append(
                 "the position in a stream is re-read: a resumed run reads it from its beginning up to its step"
             )
@@ -189,7 +188,7 @@ class Data:
 
     def batch(self, step: int) -> dict[str, tf.Tensor]:
         """The training batch of one step: by feature a tensor [batch_size, ...]."""
-        if isinstance(self._train, Stream):
+        if self._train.streamed:
             given = self._padding(next(iter(self._train.batches(self.settings.batch_size, step))))
             return self._preparation(given, self._draw(tf.constant(step, tf.int64)), training=True)
         return self._train_batch(tf.constant(step, tf.int64))
@@ -269,7 +268,7 @@ class Data:
 
     def _batch_spec(self) -> dict[str, tuple[tf.TensorShape, tf.DType]]:
         """Shape and dtype of each feature of a training batch, as far as tracing shows them."""
-        if isinstance(self._train, Stream):
+        if self._train.streamed:
             size, step = self.settings.batch_size, tf.TensorSpec([], tf.int64)
             given = {n: tf.TensorSpec([size, *s], self._train.dtypes[n]) for n, s in self._train.shapes.items()}
             traced = tf.function(lambda batch, index: self._preparation(self._padding(batch), index, training=True))
@@ -283,7 +282,7 @@ class Data:
         if self._debug:
             yield from runs(self._shards_in_python(first), length)
             return
-        if not (isinstance(self._train, Stream) or self.prepares or self.lengths) and self._train.in_memory:
+        if not (self._train.streamed or self.prepares or self.lengths) and self._train.in_memory:
             # Without a `prepare` of the recipe one gather makes a whole block, and only this process's part of it.
             def gather(start):
                 rows = self._train_rows(start + tf.range(length, dtype=tf.int64))
@@ -302,7 +301,7 @@ class Data:
 
     def _shards_in_python(self, first: int) -> Iterator[dict[str, tf.Tensor]]:
         """This process's shards of each batch from number `first` on, made as they are asked for."""
-        if isinstance(self._train, Stream):
+        if self._train.streamed:
             batches = self._train.batches(self.settings.batch_size, first)
             for step, given in enumerate(batches, start=first):
                 draw = self._draw(tf.constant(step, tf.int64))
@@ -313,7 +312,7 @@ class Data:
     def _shards_in_pipeline(self, first: int) -> tf.data.Dataset:
         """This process's shards of each batch from number `first` on."""
         steps = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
-        if isinstance(self._train, Stream):
+        if self._train.streamed:
             batches = self._train.batches(self.settings.batch_size, first)
             return tf.data.Dataset.zip(steps, batches).map(
                 lambda step, given: self._shards(

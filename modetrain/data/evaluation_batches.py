@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +15,6 @@ import tensorflow as tf
 from modetrain.data.padding import Padding
 from modetrain.data.prepared import Preparation
 from modetrain.data.split import Split
-from modetrain.data.stream import Stream
 from modetrain.engine.batching import BatchSharding, StackedBatches, fill_up, shapes
 
 Tensors = dict[str, tf.Tensor]
@@ -47,7 +47,7 @@ class EvaluationBatches:
         debug: bool = False,
         make: MakeBatch | None = None,
     ):
-        self.split = split
+        self.split: Any = split
         self.batch_size = batch_size
         self._most = most
         self._preparation = preparation
@@ -60,13 +60,13 @@ class EvaluationBatches:
     def examples(self) -> int:
         """Number of examples in one evaluation; 0 for a stream whose length is not known."""
         most = None if self._most is None else self._most * self.batch_size
-        if isinstance(self.split, Stream) and not self.split.examples:
+        if self.split.streamed and not self.split.examples:
             return most or 0 if self.split.endless else 0
         return self.split.examples if most is None else min(self.split.examples, most)
 
     def first(self, most: int) -> Tensors:
         """The first examples, at most `most`, as one batch."""
-        if isinstance(self.split, Stream):
+        if self.split.streamed:
             given = {name: tf.constant(value) for name, value in self.split.first(most).items()}
             return self._preparation(self._padding(given), tf.constant(0, tf.int64), training=False)
         return self._make(tf.constant(0, tf.int64), min(most, self.examples, self.batch_size))
@@ -76,7 +76,7 @@ class EvaluationBatches:
 
         It does nothing where batches are debugged: then no batch is prepared before it is needed.
         """
-        if self._preparation.prepare is not None and not self._debug and not isinstance(self.split, Stream):
+        if self._preparation.prepare is not None and not self._debug and not self.split.streamed:
             _ = self._one_shape
 
     @functools.cached_property
@@ -96,7 +96,7 @@ class EvaluationBatches:
         Where shapes vary, the batches of one shape are evaluated together, so that the shape of a batch depends on nothing
         but the batch.
         """
-        if isinstance(self.split, Stream):
+        if self.split.streamed:
             yield from self._grouped(self._batches_of_stream(self.split), 1)  # how many there are shows when it ends
             return
         full, rest = divmod(self.examples, self.batch_size)
@@ -196,7 +196,7 @@ class EvaluationBatches:
             counted=(np.arange(local) + self._sharding.first == 0)[np.newaxis],
         )
 
-    def _batches_of_stream(self, stream: Stream) -> Iterator[Tensors]:
+    def _batches_of_stream(self, stream: Any) -> Iterator[Tensors]:
         batches = stream.pass_of_batches(self.batch_size)
         batches = batches.prefetch(2) if self._most is None else batches.take(self._most).prefetch(2)
         for number, given in enumerate(batches):

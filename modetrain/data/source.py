@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.data.split import ArraySplit, RandomAccess, Split
-from modetrain.data.stream import Stream
 from modetrain.errors import ConfigError
 
 ACCEPTED = (
@@ -108,6 +107,8 @@ def as_split(given: Any, *, name: str = "the split", shared: bool = True, on_err
         return given
     if isinstance(given, Mapping):
         return ArraySplit(given, shared=shared)
+    from modetrain.data.stream import Stream  # a run on arrays does not load it
+
     if isinstance(given, tf.data.Dataset):
         return Stream(given, name=name)
     if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, (str, bytes, np.ndarray)):

@@ -31,6 +31,7 @@ class Split:
     Attributes:
       examples: how many there are.
       in_order: whether rows are taken in their order, without a permutation.
+      streamed: whether it is a `Stream`, which has no random access.
       in_memory: whether gathering rows costs next to nothing, so that several batches may be gathered at once.
       fingerprinted: number of examples that a fingerprint reads.
       shapes: by feature the shape of one example; None for a dimension that varies, whose size is in the feature
@@ -41,6 +42,7 @@ class Split:
 
     in_memory = False
     in_order = False
+    streamed = False
     longest: int | None = None
     fingerprinted = PROBED
 

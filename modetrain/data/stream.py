@@ -36,6 +36,8 @@ class Stream(Split):
       ConfigError: its elements are no dicts, or batches.
     """
 
+    streamed = True
+
     def __init__(
         self,
         dataset: tf.data.Dataset,
