@@ -24,6 +24,7 @@ from modetrain.data.row_reader import RowReader, UnreadableError
 from modetrain.data.split import ArraySplit, Split
 from modetrain.files.paths import format_path
 
+_AT_ONCE = 10  # files of a batch; several batches are made at once as well
 _SAMPLED = 32  # files that are looked at before the first step
 _LASTING = (
     tf.errors.InvalidArgumentError,  # no image, or half of one
@@ -146,8 +147,7 @@ class ImageFiles(Split):
                 files = {n: tf.strings.join([self._folders[n], tf.gather(self._files[n], row)]) for n in self._formats}
                 return {n: form.decode(tf.io.read_file(files[n])) for n, form in self._formats.items()}
 
-            # One after the other: several batches are made at once.
-            return tf.constant(True), tf.map_fn(one, rows, fn_output_signature=signature, parallel_iterations=1)
+            return tf.constant(True), tf.map_fn(one, rows, fn_output_signature=signature, parallel_iterations=_AT_ONCE)
 
         # A data set of one element, the batch, because only a data set can go on after an operation has failed.
         failed = (tf.constant(False), {n: tf.zeros([0, *s.shape], s.dtype) for n, s in signature.items()})

@@ -76,15 +76,30 @@ class Format:
 
     def decode(self, content: Any) -> tf.Tensor:
         """The image of a file's content."""
-        pixels = self._pixels(content)
-        if self.resize:
-            pixels = self._resized(pixels)
-        return tf.ensure_shape(pixels, self.shape)
+        if not self.resize:
+            return tf.ensure_shape(self._pixels(content), self.shape)
+        if self.nearest or self.dtype != tf.uint8:
+            pixels = self._pixels(content)
+        else:
+            pixels = tf.cond(tf.io.is_jpeg(content), lambda: self._reduced(content), lambda: self._pixels(content))
+        return tf.ensure_shape(self._resized(pixels), self.shape)
+
+    @property
+    def _channels(self) -> int:
+        return self.shape[2] if self.convert else 0
 
     def _pixels(self, content: Any) -> tf.Tensor:
-        channels = self.shape[2] if self.convert else 0
-        pixels = tf.io.decode_image(content, channels, self.dtype, expand_animations=False)
+        pixels = tf.io.decode_image(content, self._channels, self.dtype, expand_animations=False)
         return tf.ensure_shape(pixels, [None, None, None])
+
+    def _reduced(self, content: Any) -> tf.Tensor:
+        """The pixels of a JPEG, decoded at a half, a quarter or an eighth of its size where that is enough: it is faster."""
+        sides = tf.io.extract_jpeg_shape(content)[:2] // tf.constant(self.shape[:2])
+        halvings = tf.reduce_sum(tf.cast(tf.reduce_min(sides) >= tf.constant([2, 4, 8]), tf.int32))
+        decoders = [
+            lambda ratio=ratio: tf.io.decode_jpeg(content, self._channels, ratio=ratio) for ratio in (1, 2, 4, 8)
+        ]
+        return tf.ensure_shape(tf.switch_case(halvings, decoders), [None, None, None])
 
     def _resized(self, pixels: tf.Tensor) -> tf.Tensor:
         size = tf.constant(self.shape[:2])

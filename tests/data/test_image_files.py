@@ -74,12 +74,13 @@ def test_a_folder_without_splits_is_cut(photos):
 
 @pytest.mark.parametrize("size", [(3, 5), (2, 2), (12, 16)])
 def test_images_are_resized_and_masks_keep_their_classes(tmp_path, size):
-    """Between half the size and more they are interpolated, below that averaged."""
+    """Between half the size and more they are interpolated, below that averaged; a JPEG is decoded at half its size before."""
     lines = ["file,mask,age,note,label"]
     for number in range(3):
-        save(tmp_path / f"{number}.jpg", number, size=(6, 8 + number))
+        kind = ("jpg", "png")[number % 2]
+        save(tmp_path / f"{number}.{kind}", number, size=(6, 8 + number))
         save(tmp_path / f"masks/{number}.png", 5 + number, size=(6, 8 + number), channels=1)
-        lines.append(f"{number}.jpg,masks/{number}.png,{number}.5,näh,{'ba'[number % 2]}")
+        lines.append(f"{number}.{kind},masks/{number}.png,{number}.5,näh,{'ba'[number % 2]}")
     (tmp_path / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
     splits = images(str(tmp_path), image_size=size)
     found = splits.splits["train"].first(3)
@@ -90,9 +91,13 @@ def test_images_are_resized_and_masks_keep_their_classes(tmp_path, size):
         "näh",
     )
     assert found["mask"].shape == (3, *size, 1)
-    method = "area" if size == (2, 2) else "bilinear"
     for number in range(3):
-        image = tf.io.decode_jpeg((tmp_path / f"{number}.jpg").read_bytes())
+        if number % 2:
+            image = pixels(number, size=(6, 8 + number))
+        else:
+            ratio = 2 if 6 >= 2 * size[0] and 8 + number >= 2 * size[1] else 1
+            image = tf.io.decode_jpeg((tmp_path / f"{number}.jpg").read_bytes(), ratio=ratio)
+        method = "area" if any(a > 2 * b for a, b in zip(image.shape[:2], size, strict=True)) else "bilinear"
         np.testing.assert_array_equal(found["image"][number], np.round(tf.image.resize(image, size, method)))
         mask = tf.image.resize(pixels(5 + number, size=(6, 8 + number), channels=1), size, "nearest")
         np.testing.assert_array_equal(found["mask"][number], mask)
