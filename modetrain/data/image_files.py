@@ -103,6 +103,9 @@ class ImageFiles(Split):
     def load(self) -> None:
         self._arrays.load()
 
+    def column(self, name: str) -> np.ndarray | None:
+        return self._arrays.column(name)
+
     def gather(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:
         names = list(self._formats)
 

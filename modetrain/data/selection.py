@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from modetrain.data.source import Source, Splits, as_split
@@ -38,6 +39,13 @@ class Rows(Split):
     def load(self) -> None:
         for split, *_ in self._parts:
             split.load()
+
+    def column(self, name: str) -> np.ndarray | None:
+        found = [split.column(name) for split, *_ in self._parts]
+        there = [one for one in found if one is not None]
+        if len(there) < len(found):
+            return None
+        return np.concatenate([one[start:stop] for one, (_, start, stop) in zip(there, self._parts, strict=True)])
 
     def skipped(self) -> list[str]:
         return [line for split, *_ in self._parts for line in split.skipped()]

@@ -78,6 +78,10 @@ class Split:
         """
         raise NotImplementedError
 
+    def column(self, name: str) -> np.ndarray | None:
+        """A feature of all examples, [examples, ...]; None where it is not in memory."""
+        return None
+
     def first(self, count: int) -> dict[str, np.ndarray]:
         """The first examples, at most `count`, by feature [n, ...]."""
         rows = tf.range(min(count, self.examples), dtype=tf.int64)
@@ -148,6 +152,9 @@ class ArraySplit(Split, Mapping[str, np.ndarray]):
         if not self._tensors:
             with tf.init_scope(), tf.device("CPU:0"):  # the input pipeline gathers there
                 self._tensors = {n: aligned.to_tensor(a, shared=self._shared) for n, a in self._arrays.items()}
+
+    def column(self, name: str) -> np.ndarray | None:
+        return self._arrays.get(name)
 
     def first(self, count: int) -> dict[str, np.ndarray]:
         return {name: array[:count] for name, array in self._arrays.items()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -16,10 +18,13 @@ from modetrain.schema import Bounds
 
 if TYPE_CHECKING:
     from modetrain.data.source import Splits
+    from modetrain.data.windows import TokenFiles
 
 BYTES = 256
-_SEPARATOR = b"\0"  # between files, so that no window seems to continue in the next file
+_SEPARATOR = 0  # between files of bytes; a text has no such byte
 _HELD_OUT = 0.1  # of the windows, where there is no file for it
+_MEMORY = 2**28  # bytes of text that are kept in memory; of more the windows of a batch are read from the files
+_PROBE = 4096  # characters by whose tokens a tokenizer is known again
 
 
 def load(
@@ -29,6 +34,8 @@ def load(
     files: str = "**/*",
     tokenizer: Callable[[str], Sequence[int]] | None = None,
     vocabulary: Annotated[int, Bounds(at_least=2)] | None = None,
+    separator: Annotated[int, Bounds(at_least=0)] | None = None,
+    cache: str | None = None,
 ) -> Splits:
     """Windows of the text in a file or a folder: `tokens` int32 [window] and, moved on by one, `targets` int32 [window].
 
@@ -40,7 +47,10 @@ def load(
       window: tokens of an example.
       files: which files of a folder, as a pattern.
       tokenizer: makes whole numbers from 0 of a text; by default the text's bytes in UTF-8.
-      vocabulary: how many tokens there are; by default 256 for bytes, else the largest that occurs plus one.
+      vocabulary: how many tokens there are; by default the tokenizer's own `vocabulary`, else 256 for bytes, else the largest that
+        occurs plus one.
+      separator: the token between two files; by default 0 for bytes, and none for a tokenizer.
+      cache: a folder that keeps the tokens of a tokenizer, which are then read from there, so that they need not fit in memory.
 
     Raises:
       ConfigError: there is no text, or too little for a window.
@@ -49,18 +59,19 @@ def load(
     if not given.exists():
         raise ConfigError(f"data.path={path}: there is no such file or folder. Type data.path= with one that has text.")
     parts = {name: found for name in ("train", "validation", "test") if (found := _part(given, name))}
-    tokens = {name: _tokens(found, files, tokenizer) for name, found in (parts or {"": given}).items()}
+    kept = None if cache is None else Path(cache).expanduser()
+    tokens = {name: _tokens(found, files, tokenizer, separator, kept) for name, found in (parts or {"": given}).items()}
     if parts and "train" not in parts:
         raise ConfigError(
             f"data.path={format_path(given)} has {', '.join(parts)} and no train. Add train.txt or a folder train."
         )
-    known = vocabulary or (
-        BYTES if tokenizer is None else 1 + max(int(some.max(initial=0)) for some in tokens.values())
-    )
+    known = vocabulary or getattr(tokenizer, "vocabulary", None)
+    if known is None:
+        known = BYTES if tokenizer is None else 1 + max(_range(some)[1] for some in tokens.values())
     return in_windows(tokens, window=window, vocabulary=known, where=f"text of {format_path(given)}")
 
 
-def in_windows(tokens: Mapping[str, np.ndarray], *, window: int, vocabulary: int, where: str) -> Splits:
+def in_windows(tokens: Mapping[str, np.ndarray | TokenFiles], *, window: int, vocabulary: int, where: str) -> Splits:
     """Splits of windows of tokens.
 
     Args:
@@ -72,14 +83,22 @@ def in_windows(tokens: Mapping[str, np.ndarray], *, window: int, vocabulary: int
     Raises:
       ConfigError: a split is shorter than a window, or has other tokens.
     """
-    from modetrain.data.source import Splits
+    from modetrain.data.source import Splits  # with TensorFlow
+    from modetrain.data.windows import TokenWindows
 
-    if "" in tokens:
-        whole = tokens[""]
-        held = int(len(whole) * (1 - _HELD_OUT)) // window * window
-        tokens = {"train": whole[:held], "validation": whole[held:]}
+    windows: dict[str, Any] = {}
+    for name, some in tokens.items():
+        _check(some, window, f"the {where}" if not name else f"the split {name} of the {where}", vocabulary)
+        count = (len(some) - 1) // window
+        if name:
+            windows[name] = TokenWindows(some, window, first=0, count=count)
+            continue
+        held = min(max(round(count * _HELD_OUT), 1), count - 1)
+        windows["train"] = TokenWindows(some, window, first=0, count=count - held)
+        if held:
+            windows["validation"] = TokenWindows(some, window, first=count - held, count=held)
     return Splits(
-        {name: _windows(some, window, f"the split {name} of the {where}", vocabulary) for name, some in tokens.items()},
+        windows,
         description=f"{where}, {sum(map(len, tokens.values())):,} tokens",
         vocabulary=vocabulary,
         window=window,
@@ -92,41 +111,79 @@ def _part(folder: Path, name: str) -> Path | None:
     return found[0] if found else None
 
 
-def _tokens(path: Path, pattern: str, tokenizer: Callable[[str], Sequence[int]] | None) -> np.ndarray:
+def _tokens(
+    path: Path,
+    pattern: str,
+    tokenizer: Callable[[str], Sequence[int]] | None,
+    separator: int | None,
+    cache: Path | None,
+) -> np.ndarray | TokenFiles:
     """The tokens of a file, or of all files of a folder in the order of their names."""
+    from modetrain.data.windows import TokenFiles
+
     files = [path] if path.is_file() else [one for one in sorted(visible(path, pattern)) if one.is_file()]
     size = sum(one.stat().st_size for one in files)
-    check_memory(
-        size * 4, "the tokens", format_path(path), advice="Type data.files= with a pattern that fewer files match."
-    )
-    texts = [one.read_bytes() for one in files]
     if tokenizer is None:
-        return np.frombuffer(_SEPARATOR.join(texts), np.uint8)
-    found = []
-    for file, text in zip(files, texts, strict=True):
-        try:
-            found.append(np.asarray(tokenizer(text.decode("utf-8")), np.int32))
-        except UnicodeDecodeError as error:
-            raise ConfigError(
-                f"{format_path(file)}: byte {error.start} is no UTF-8. Save it as UTF-8, or type data.tokenizer=null for bytes."
-            ) from error
-    return np.concatenate(found) if found else np.zeros(0, np.int32)
+        between = _SEPARATOR if separator is None else separator
+        if between >= BYTES:
+            raise ConfigError(f"data.separator={between}: bytes go from 0 to 255. Type data.separator=0.")
+        found = TokenFiles(files, np.uint8, between)
+        return found if size > _MEMORY else found.read(0, len(found))
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)
+        return TokenFiles([_cached(one, tokenizer, separator, cache) for one in files], np.int32, None)
+    check_memory(size * 4, "the tokens", format_path(path), advice="Type data.cache=FOLDER to keep them on disk.")
+    texts = [_with_end(tokenizer(_read(one)), separator) for one in files]
+    return np.concatenate(texts) if texts else np.zeros(0, np.int32)
 
 
-def _windows(tokens: np.ndarray, window: int, where: str, vocabulary: int) -> dict[str, np.ndarray]:
-    count = (len(tokens) - 1) // window
-    if count < 1:
+def _read(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{format_path(file)}: byte {error.start} is no UTF-8. Save it as UTF-8, or type data.tokenizer=null for bytes."
+        ) from error
+
+
+def _with_end(tokens: Sequence[int], separator: int | None) -> np.ndarray:
+    return np.asarray([*tokens, *([] if separator is None else [separator])], np.int32)
+
+
+def _cached(file: Path, tokenizer: Callable[[str], Sequence[int]], separator: int | None, cache: Path) -> Path:
+    """The file that keeps the tokens of a text; it is written if the text or the tokenizer is new."""
+    text = _read(file)
+    known = hashlib.sha256(text.encode())
+    known.update(repr((list(tokenizer(text[:_PROBE])), separator)).encode())
+    kept = cache / f"{file.stem}-{known.hexdigest()[:16]}.tokens"
+    if not kept.is_file():
+        part = kept.with_suffix(f".{os.getpid()}")
+        _with_end(tokenizer(text), separator).tofile(part)
+        part.replace(kept)
+    return kept
+
+
+def _range(tokens: np.ndarray | TokenFiles) -> tuple[int, int]:
+    """The least and the greatest token."""
+    parts = (
+        tokens[at : at + _MEMORY] if isinstance(tokens, np.ndarray) else tokens.read(at, min(at + 2**24, len(tokens)))
+        for at in range(0, len(tokens), _MEMORY if isinstance(tokens, np.ndarray) else 2**24)
+    )
+    pairs = [(int(part.min()), int(part.max())) for part in parts]
+    return min((low for low, _ in pairs), default=0), max((high for _, high in pairs), default=0)
+
+
+def _check(tokens: np.ndarray | TokenFiles, window: int, where: str, vocabulary: int) -> None:
+    """Raises ConfigError if there is less than a window, or a token that the vocabulary lacks."""
+    if len(tokens) <= window:
         raise ConfigError(
             f"data.window={window}: {where} has {len(tokens):,} tokens, and a window needs {window + 1:,}. Type "
             f"data.window={max(len(tokens) - 1, 1)} or less, or give more text."
         )
-    highest, lowest = int(tokens.max()), int(tokens.min())
+    if tokens.dtype == np.uint8 and vocabulary >= BYTES:
+        return
+    lowest, highest = _range(tokens)
     if lowest < 0 or highest >= vocabulary:
         raise ConfigError(
             f"data.vocabulary={vocabulary}: {where} has tokens from {lowest} to {highest}. Type data.vocabulary={highest + 1}."
         )
-    kept = tokens[: count * window + 1]
-    return {
-        "tokens": kept[:-1].reshape(count, window).astype(np.int32),
-        "targets": kept[1:].reshape(count, window).astype(np.int32),
-    }
