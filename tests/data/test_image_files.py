@@ -95,7 +95,7 @@ def test_images_are_resized_and_masks_keep_their_classes(tmp_path, size):
         if number % 2:
             image = pixels(number, size=(6, 8 + number))
         else:
-            ratio = 2 if 6 >= 2 * size[0] and 8 + number >= 2 * size[1] else 1
+            ratio = 2 if 2 * size[0] <= 6 and 8 + number >= 2 * size[1] else 1
             image = tf.io.decode_jpeg((tmp_path / f"{number}.jpg").read_bytes(), ratio=ratio)
         method = "area" if any(a > 2 * b for a, b in zip(image.shape[:2], size, strict=True)) else "bilinear"
         np.testing.assert_array_equal(found["image"][number], np.round(tf.image.resize(image, size, method)))
