@@ -116,7 +116,7 @@ class Data:
             "debug": self._debug,
         }
         if settings.overfit:
-            split = self._train if self._train.streamed else Split(self._overfit_examples)
+            split: Any = self._train if self._train.streamed else Split(self._overfit_examples)
 
             def train_batch(index: tf.Tensor, examples: int) -> dict[str, tf.Tensor]:
                 return {name: value[:examples] for name, value in self._train_batch(index).items()}
@@ -124,7 +124,6 @@ class Data:
             common["padding"] = self._padding
             return {"": EvaluationBatches(split, batch_size=settings.batch_size, make=train_batch, **common)}
         found = {}
-        split: Any
         for name, split in self.source.evals.items():
             padding = self._make_padding(split, f"the evaluation split {name}".rstrip())
             found[name] = EvaluationBatches(split, padding=padding, batch_size=settings.eval_batch_size, **common)
