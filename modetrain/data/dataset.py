@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -75,7 +75,7 @@ class Data:
         self.sharding = sharding or BatchSharding()
         self._preparation = Preparation(prepare, seed)
         self._debug = debug
-        self._train: Any = source.train.for_run(seed)  # a `Stream` where it is `streamed`
+        self._train = cast(Any, source.train.for_run(seed))  # a `Stream` where it is `streamed`
         self._check_sharding()
         splits = {"the training split": self._train} | {
             f"the evaluation split {name}".rstrip(): split for name, split in source.evals.items()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from modetrain.data.split import ArraySplit, RandomAccess, Split
+from modetrain.data.split import ArraySplit, Split
 from modetrain.errors import ConfigError
 
 ACCEPTED = (
@@ -112,6 +112,8 @@ def as_split(given: Any, *, name: str = "the split", shared: bool = True, on_err
     if isinstance(given, tf.data.Dataset):
         return Stream(given, name=name)
     if hasattr(given, "__getitem__") and hasattr(given, "__len__") and not isinstance(given, (str, bytes, np.ndarray)):
+        from modetrain.data.random_access import RandomAccess
+
         return RandomAccess(given, name=name, on_error=on_error)
     if callable(given):
         return Stream.from_generator(given, name=name)

@@ -51,9 +51,3 @@ class UsesRowsOfNumpy(Tiny):
         doubled = tf.numpy_function(lambda x: 2.0 * x, [batch["x"]], tf.float32)  # expect MT107 MT106
         centred = doubled - 1.0
         return super().losses({**batch, "x": centred})
-
-
-class PopsTheLabel(Tiny):
-    def train_step(self, batch):
-        label = batch.pop("label")  # expect MT107
-        return self.minimize(lambda: tf.nn.sparse_softmax_cross_entropy_with_logits(label, self.logits(batch)))

@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 
 from modetrain.data.loader import BatchLoader
+from modetrain.data.random_access import RandomAccess
 from modetrain.data.seeds import Seeds
 from modetrain.data.selection import choose, select
 from modetrain.data.source import Source, Splits, as_split
-from modetrain.data.split import ArraySplit, RandomAccess
+from modetrain.data.split import ArraySplit
 from modetrain.data.stream import Stream
 from modetrain.errors import ConfigError
 from modetrain.settings import DataSettings

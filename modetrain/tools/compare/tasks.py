@@ -7,7 +7,6 @@ Steps go to the store as they are made: a process that dies has left those befor
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -20,8 +19,6 @@ from modetrain.tools.compare.observation import Observation, State, StateEntry, 
 from modetrain.tools.compare.runner import Task
 from modetrain.tools.compare.store import INITIAL, ResultStore
 from modetrain.tools.compare.variant import Variant, describe_error
-from modetrain.tools.inspect.python_state.reachable import find_reachable
-from modetrain.tools.inspect.python_state.source import CHANGES_BATCH, find_change_of_argument
 from modetrain.training.nonfinite import is_loss
 
 Layout: TypeAlias = Mapping[str, StateEntry]
@@ -181,11 +178,7 @@ def _compile(variant: Variant) -> tuple[float, StepError | None]:
     try:
         variant.program.prepare(variant.block)
     except Exception as error:
-        described = describe_error(error)
-        if CHANGES_BATCH in described.message:
-            reachable = find_reachable(variant.recipe, ["train_step"])
-            described = dataclasses.replace(described, place=find_change_of_argument(reachable.functions))
-        return 0.0, described
+        return 0.0, describe_error(error)
     return (0.0 if variant.mode.compile == "eager" else time.perf_counter() - began), None
 
 

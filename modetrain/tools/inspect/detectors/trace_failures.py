@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from modetrain.diagnostics import error_origin, stack, tf_errors
-from modetrain.diagnostics.location import Location
 from modetrain.tools.inspect.detectors.operations import is_python
 from modetrain.tools.inspect.finding import Finding, make_finding
 from modetrain.tools.inspect.inspected_step import InspectedStep
-from modetrain.tools.inspect.python_state.reachable import Reachable
-from modetrain.tools.inspect.python_state.source import CHANGES_BATCH, find_change_of_argument
 
 _MOST_LETTERS = 300
 _EVIDENCE = "tracing failed"
 
 
-def explain_failure(
-    error: BaseException, step: InspectedStep, reachable: Reachable, ran: Collection[Location], *, again: bool = False
-) -> Iterator[Finding]:
+def explain_failure(error: BaseException, step: InspectedStep, *, again: bool = False) -> Iterator[Finding]:
     """The findings for an error that tracing raised.
 
     Args:
       error: what was raised.
       step: what was traced.
-      reachable: from it.
-      ran: the user's lines that tracing ran.
       again: whether it was the second trace, and the first one went well.
     """
     code = tf_errors.code_of_trace_error(error) or "MT107"
     place = error_origin.find_origin(error) or tf_errors.find_place(error)
     what = ("traced a second time: " if again else "") + describe_error(error)
-    if CHANGES_BATCH in str(error):
-        place = find_change_of_argument(reachable.functions, ran)
-        what = "the step changes the batch that it is given, which a traced step must not: change a copy, dict(batch)"
     yield make_finding(code, place or step.place, what, evidence=_EVIDENCE)
     unknown = error_origin.find_unknown_shape(error)
     if unknown is not None and is_python(unknown) and place is not None and place == stack.of_op(unknown):

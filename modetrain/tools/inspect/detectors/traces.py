@@ -126,9 +126,9 @@ def _findings(step: InspectedStep, reachable: Reachable, first: _Trace, second: 
                 yield make_finding(call.code, call.place, call.describe(), evidence="calls heard while tracing")
     yield from first.retraces
     if first.error is not None:
-        yield from trace_failures.explain_failure(first.error, step, reachable, first.tracer.ran)
+        yield from trace_failures.explain_failure(first.error, step)
     elif second is not None and second.error is not None:
-        yield from trace_failures.explain_failure(second.error, step, reachable, second.tracer.ran, again=True)
+        yield from trace_failures.explain_failure(second.error, step, again=True)
     again = {change.expression for _, change in second.tracer.changes} if second is not None else set()
     explained = any(call.code in ("MT301", "MT302", "MT303") for call in first.calls)
     for place, change in first.tracer.changes:

@@ -7,14 +7,12 @@ import functools
 import linecache
 import re
 import types
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from modetrain.diagnostics.location import Location
 
 # In TensorFlow's error for a step that changes the batch it is given, which names no line.
-CHANGES_BATCH = "should not modify its Python input arguments"
-_DICT_CHANGES = ("pop", "popitem", "update", "setdefault", "clear")
 
 
 @functools.lru_cache(maxsize=256)
@@ -87,30 +85,6 @@ def find_change(expression: str, functions: Iterable[types.FunctionType]) -> Loc
 def find_read(expression: str, functions: Iterable[types.FunctionType]) -> Location | None:
     """The first line in the functions that reads what an expression names, found by its last name."""
     return _find(expression, functions, lambda node: [node] if isinstance(getattr(node, "ctx", None), ast.Load) else [])
-
-
-def find_change_of_argument(
-    functions: Iterable[types.FunctionType], ran: Collection[Location] | None = None
-) -> Location | None:
-    """The first line in the functions that changes a dict they are given: `batch.pop("label")`, `batch["x"] = x`.
-
-    Args:
-      functions: to look into.
-      ran: the lines that count; all of them by default.
-    """
-    for function in functions:
-        code = function.__code__
-        arguments = set(code.co_varnames[: code.co_argcount])
-        for node in nodes_of(function):
-            named: Any = None
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _DICT_CHANGES:
-                named = node.func.value
-            elif isinstance(node, ast.Assign | ast.Delete) and isinstance(node.targets[0], ast.Subscript):
-                named = node.targets[0].value
-            place = Location(file=code.co_filename, line=getattr(node, "lineno", 0))
-            if isinstance(named, ast.Name) and named.id in arguments and (ran is None or place in ran):
-                return place
-    return None
 
 
 def _find(
