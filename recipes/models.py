@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -96,3 +97,20 @@ def gan(
         x = layers.Dropout(0.3)(layers.LeakyReLU(negative_slope=0.2)(x))
     x = layers.Reshape(())(layers.Dense(1)(layers.Flatten()(x)))
     return generator, keras.Model(images, x, name="discriminator")
+
+
+def vae(
+    image_shape: tuple[int, int, int],
+    *,
+    latent: Annotated[int, Bounds(at_least=1)] = 16,
+    hidden: Annotated[int, Bounds(at_least=1)] = 256,
+) -> tuple[keras.Model, keras.Model]:
+    """Dense layers: (encoder: images -> means and log variances [n, 2 * latent], decoder: latents [n, latent] -> logits)."""
+    images, latents = keras.Input(image_shape), keras.Input((latent,))
+    x = layers.Dense(hidden, activation="relu")(layers.Flatten()(images))
+    encoder = keras.Model(images, layers.Dense(2 * latent)(x), name="encoder")
+    x = layers.Dense(hidden, activation="relu")(latents)
+    x = layers.Reshape(image_shape)(layers.Dense(math.prod(image_shape))(x))
+    return encoder, keras.Model(latents, x, name="decoder")
+
+
