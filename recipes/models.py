@@ -114,3 +114,8 @@ def vae(
     return encoder, keras.Model(latents, x, name="decoder")
 
 
+def actor_critic(*, hidden: Annotated[int, Bounds(at_least=1)] = 64) -> keras.Model:
+    """A layer for the actor and one for the critic: states [n, 4] -> the logit of one of two actions, and a value: [n, 2]."""
+    inputs = keras.Input((4,))
+    heads = [layers.Dense(1)(layers.Dense(hidden, activation="tanh")(inputs)) for _ in range(2)]
+    return keras.Model(inputs, layers.Concatenate()(heads), name="actor_critic")
