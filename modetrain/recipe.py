@@ -157,7 +157,10 @@ class Recipe:
         return type(self).prepare is not Recipe.prepare
 
     def show(self) -> Mapping[str, tf.Tensor | str]:
-        """Images for TensorBoard at each evaluation: {name: [n, height, width, channels]}, uint8 or floats in [0, 1]; or texts."""
+        """Images for TensorBoard at each evaluation: {name: [n, height, width, channels]}, uint8 or floats in [0, 1]; or texts.
+
+        `show(self, batch)` gets the first 16 evaluation examples too.
+        """
         return {}
 
     def summarize(self, sums: Mapping[str, np.ndarray]) -> Mapping[str, Figure]:

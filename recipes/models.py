@@ -119,3 +119,34 @@ def actor_critic(*, hidden: Annotated[int, Bounds(at_least=1)] = 64) -> keras.Mo
     inputs = keras.Input((4,))
     heads = [layers.Dense(1)(layers.Dense(hidden, activation="tanh")(inputs)) for _ in range(2)]
     return keras.Model(inputs, layers.Concatenate()(heads), name="actor_critic")
+
+
+def unet(
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    filters: Annotated[Sequence[int], Bounds(at_least=1), Length(at_least=1)] = (16, 32, 64),
+) -> keras.Model:
+    """A U-Net, a level for each entry of `filters`: images -> logits of each pixel's class [n, h, w, classes].
+
+    Raises:
+      ConfigError: when height or width cannot be halved once for each level below the first.
+    """
+    whole = 2 ** (len(filters) - 1)
+    if image_shape[0] % whole or image_shape[1] % whole:
+        raise ConfigError(
+            f"model=unet was given images of {image_shape[0]} x {image_shape[1]}: with {len(filters)} filters both must be "
+            f"multiples of {whole}. Give images of such a size, or type model.filters= with fewer."
+        )
+    x = inputs = keras.Input(image_shape)
+    skipped = []
+    for level, count in enumerate(filters):
+        x = layers.MaxPooling2D()(x) if level else x
+        x = layers.Conv2D(count, 3, padding="same", activation="relu")(x)
+        x = layers.BatchNormalization(momentum=0.9)(x)
+        skipped.append(x)
+    for count, beside in zip(filters[-2::-1], skipped[-2::-1], strict=True):
+        x = layers.Conv2DTranspose(count, 2, strides=2)(x)
+        x = layers.Conv2D(count, 3, padding="same", activation="relu")(layers.Concatenate()([x, beside]))
+        x = layers.BatchNormalization(momentum=0.9)(x)
+    return keras.Model(inputs, layers.Conv2D(classes, 1)(x), name="unet")

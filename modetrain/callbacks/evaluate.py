@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping
+from typing import Any
 
-from modetrain.callback import Callback
+from modetrain.callback import Callback, TrainerProtocol
 from modetrain.engine import object_walk
+from modetrain.engine.batching import Batch
 from modetrain.engine.variables import Snapshot
 from modetrain.files.tensorboard import TensorBoardWriter
+from modetrain.recipe import scale_images
 from modetrain.training import evaluation
 from modetrain.training.step_errors import explain
+
+_SHOWN = 16  # examples
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +55,7 @@ class Evaluate(Callback):
             trainer.recipe.averaged(),
             Snapshot(object_walk.reachable_variables(trainer.recipe).values()),
         ):
-            found = trainer.recipe.show()
+            found = _show(trainer)
         where = f"{type(trainer.recipe).__name__}.show"
         if not isinstance(found, Mapping):
             self._refuse("", f"{where} returned a {type(found).__name__}: expected is a dict of images, {{}} for none")
@@ -74,3 +80,13 @@ class Evaluate(Callback):
     def state(self, trainer):
         self._events.flush()  # the points before a checkpoint's step must be on the disk
         return {}
+
+
+def _show(trainer: TrainerProtocol) -> Any:
+    """What the recipe shows; a `show` with a parameter gets the first examples of the first evaluation split."""
+    show, evaluations = trainer.recipe.show, trainer.data.evaluations
+    if not inspect.signature(show).parameters:
+        return show()
+    if not evaluations:
+        return {}
+    return show(Batch(scale_images(next(iter(evaluations.values())).first(_SHOWN))))
