@@ -24,7 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from modetrain.engine import context, metrics, step_state, untracked
+from modetrain.engine import context, gather, metrics, step_state, untracked
 from modetrain.engine.autograph import convert
 from modetrain.engine.batching import Batch
 from modetrain.engine.context import StepContext
@@ -234,6 +234,20 @@ class Recipe:
         """An int32 [2] seed for `tf.random.stateless_*`, a function of (seed, step, name)."""
         running = context.now()
         return named_seed(self.info.seed, name, running.number, running.part)
+
+    @tf.autograph.experimental.do_not_convert
+    def gather(self, tensor: tf.Tensor) -> tf.Tensor:
+        """Every replica's rows of `tensor` [n, ...], in the order of the global batch: for losses over pairs of examples.
+
+        On one device the tensor itself. Gradients flow back to the replica that made a row. With `optimizer.accumulate` it
+        sees the rows of one micro-batch. `self.first_row(tensor)` is the number of the first row that is this replica's own.
+        """
+        return gather.gather(tensor)
+
+    @tf.autograph.experimental.do_not_convert
+    def first_row(self, tensor: tf.Tensor) -> tf.Tensor | int:
+        """The number of this replica's first row among those that `gather(tensor)` returns; 0 on one device."""
+        return gather.first_row(tensor)
 
     # --- what the library calls -------------------------------------------------------------------------------------
 

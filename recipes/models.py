@@ -150,3 +150,16 @@ def unet(
         x = layers.Conv2D(count, 3, padding="same", activation="relu")(layers.Concatenate()([x, beside]))
         x = layers.BatchNormalization(momentum=0.9)(x)
     return keras.Model(inputs, layers.Conv2D(classes, 1)(x), name="unet")
+
+
+def embedding(
+    image_shape: tuple[int, int, int],
+    *,
+    filters: Annotated[Sequence[int], Bounds(at_least=1), Length(at_least=1)] = (16, 32),
+    size: Annotated[int, Bounds(at_least=1)] = 32,
+) -> keras.Model:
+    """Strided convolutions, then a dense layer: images -> embeddings [n, size]."""
+    x = inputs = keras.Input(image_shape)
+    for count in filters:
+        x = layers.Conv2D(count, 3, strides=2, padding="same", activation="relu")(x)
+    return keras.Model(inputs, layers.Dense(size)(layers.Flatten()(x)), name="embedding")

@@ -10,6 +10,7 @@ RECIPES = {
     "vae": ["data.source=bundled", "data.batch_size=8", "model.hidden=16"],
     "actor_critic": ["data.batch_size=4", "model.hidden=8", "recipe.horizon=12"],
     "segment": ["data.examples=64", "data.size=28", "data.batch_size=4", "model.filters=[4,4]"],
+    "contrastive": ["data.source=bundled", "data.batch_size=8", "model.filters=[4]", "model.size=4"],
     "tabular": ["data.batch_size=16"],
 }
 # No rate that is a function of the length of the run, which differs here.
