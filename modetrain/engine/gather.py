@@ -13,12 +13,13 @@ def gather(tensor: tf.Tensor) -> tf.Tensor:
     A gradient flows back to the replica that made a row. A synchronisation point.
     """
     replicas = replicas_here()
+    context = tf.distribute.get_replica_context()
     if replicas == 1:
-        return tensor
+        return tensor if context is None else context.all_reduce("SUM", tensor)  # do=inspect sees where replicas exchange
     # Each replica fills its own rows, and a sum puts them together: its gradient is known everywhere.
     own = tf.reshape(tf.range(replicas) == replica_number(), [replicas] + [1] * len(tensor.shape))
     placed = tf.where(own, tensor[tf.newaxis], tf.zeros_like(tensor))
-    whole = tf.distribute.get_replica_context().all_reduce("SUM", placed)
+    whole = context.all_reduce("SUM", placed)
     return tf.reshape(whole, [replicas * tensor.shape[0], *tensor.shape[1:]])
 
 
