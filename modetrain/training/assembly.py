@@ -10,7 +10,6 @@ import keras
 
 from modetrain.data.dataset import Data
 from modetrain.data.source import Source
-from modetrain.data.sources.agreement import check_agreement
 from modetrain.data.split import ArraySplit
 from modetrain.engine import batch_norm, tf_setup, untracked
 from modetrain.engine.batching import BatchSharding
@@ -111,6 +110,8 @@ def make_data(
 
 def _make_source(given: Any, seed: int, batch_size: int) -> Source:
     """The source of the argument `data` of a trainer."""
+    from modetrain.data.sources.agreement import check_agreement
+
     if given is None:
         from modetrain.data.seeds import Seeds
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from modetrain.app import sweep
 from modetrain.config import arguments
@@ -48,8 +49,11 @@ def test_the_commands_are_found_at_all():
 def test_every_key_that_a_page_shows_exists():
     shown = set(re.findall(r"`((?:mode|data|optimizer|callbacks)\.[a-z_.]+)=", "\n".join(PAGES.values())))
     callbacks = {f"callbacks.{name}" for name in CALLBACKS}  # each can be switched off
+    presets = [yaml.safe_load(file.read_text()) for file in (ROOT / "conf/data").glob("*.yaml")]
+    of_functions = {f"data.{name}" for preset in presets for name in preset}
+    known = {*KEYS, *callbacks, *of_functions}
     assert len(shown) > 15
-    assert not {key for key in shown if key not in {*KEYS, *callbacks} and not key.startswith("callbacks.mine")}
+    assert not {key for key in shown if key not in known and not key.startswith("callbacks.mine")}
 
 
 def test_ci_runs_the_readmes_test_command():
