@@ -209,8 +209,12 @@ def _model_problems(own: Mapping[str, Any], composition: Composition, folders: S
     target = model.get("_target_") if isinstance(model, Mapping) else None
     if target is not None and fits(target):
         return
-    proposals = []
-    for name, file in paths.find_options("model", folders).items():
+    chosen = {
+        group: option for file in composition.files if file.group == "recipe" for _, group, option in file.defaults()
+    }
+    own_model = chosen.get("model")  # the one that the recipe's file chooses; others may be for other data
+    proposals = [f"model={own_model}"] if own_model else []
+    for name, file in paths.find_options("model", folders).items() if not proposals else ():
         with contextlib.suppress(Exception):  # another model's code may be broken
             proposals += (
                 [f"model={name}"] if fits(files.read(file, "model", cwd=Path.cwd()).content["_target_"]) else []

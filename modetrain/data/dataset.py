@@ -25,7 +25,7 @@ from modetrain.data.padding import Padding, lengths_for
 from modetrain.data.permutation import Permutation
 from modetrain.data.prepared import Preparation, Prepare
 from modetrain.data.source import Source
-from modetrain.data.split import Split
+from modetrain.data.split import ENDLESS, Split
 from modetrain.engine.batching import BatchSharding, StackedBatches, runs
 from modetrain.errors import ConfigError, nearest_multiple
 from modetrain.settings import DataSettings
@@ -142,7 +142,8 @@ class Data:
     @property
     def train_examples(self) -> int | None:
         """Number of training examples; None for a stream whose length is not known, and without data."""
-        return None if self._train.in_order else self.source.train.examples or None
+        examples = self.source.train.examples
+        return examples if 0 < examples < ENDLESS else None
 
     @property
     def eval_examples(self) -> int | None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import tensorflow as tf
 
 from modetrain.data.permutation import hash_numbers
-from modetrain.data.split import Split
+from modetrain.data.split import ENDLESS, Split
 
 SEED = "seed"
-ENDLESS = 2**62  # more than any run takes
 
 
 class Seeds(Split):

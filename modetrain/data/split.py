@@ -20,6 +20,7 @@ from modetrain.data import aligned
 from modetrain.errors import ConfigError
 
 FINGERPRINTED = 256  # sampled examples of a fingerprint: enough to detect another order, scale or selection
+ENDLESS = 2**62  # more examples than any run takes
 PROBED = 4  # examples that are read to learn the shapes of the features
 
 

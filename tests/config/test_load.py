@@ -59,7 +59,7 @@ WRONG_WORDS = [
     (["graph", M], ["mode=graph"]),
     (["trian", M], ["do=train"]),
     (["gibberish"], ["expected key=value or a flag", "--help"]),
-    (["recipe", "mnist"], ["which recipe", "gan, mnist", "recipe=mnist, without spaces"]),
+    (["recipe", "mnist"], ["which recipe", "mnist, segment", "recipe=mnist, without spaces"]),
     ([M, "steps", "=", "3"], ["a value is needed", "steps=3, without spaces"]),
     ([M, "=3"], ["no key before the ="]),
     ([M, "run_dir=a=b"], ["grammar", "quote it: 'run_dir=\"a=b\"'"]),
@@ -84,8 +84,8 @@ WRONG_WORDS = [
     # recipes
     ([], ["recipe= is missing", "recipe=mnist"]),
     (["steps=3"], ["recipe= is missing"]),
-    (["recipe=mnsit"], ["recipe=mnsit", "gan, mnist", "Did you mean recipe=mnist?"]),
-    (["recipe="], ["recipe=:", "gan, mnist"]),
+    (["recipe=mnsit"], ["recipe=mnsit", "mnist, segment", "Did you mean recipe=mnist?"]),
+    (["recipe="], ["recipe=:", "mnist, segment"]),
     ([M, "~recipe"], ["recipe is given twice"]),
     # groups
     ([M, "mode=grpah"], ["eager, graph, mirrored", "Did you mean mode=graph?"]),
@@ -302,9 +302,9 @@ WRONG_WORDS = [
     ([M, "callbacks.checkpoint.best=-x", "callbacks.checkpoint.best_is=max"], ["the sign says the opposite"]),
     ([M, "callbacks.checkpoint.best=acuracy"], ["recipes.mnist.Digits returns loss, accuracy", "best=accuracy?"]),
     # models that a recipe cannot train
-    ([M, "model=null"], ["model=null: recipes.mnist.Digits builds a model", "Type model=cnn or model=mlp."]),
+    ([M, "model=null"], ["model=null: recipes.mnist.Digits builds a model", "Type model=cnn."]),
     ([M, "~model"], ["model=null: recipes.mnist.Digits builds a model"]),
-    ([M, "model=gan"], ["trains one model, and recipes.models.gan makes several. Type model=cnn or model=mlp."]),
+    ([M, "model=gan"], ["trains one model, and recipes.models.gan makes several. Type model=cnn."]),
     (["recipe=gan", "model=cnn"], ["trains several models, and recipes.models.cnn makes one. Type model=gan."]),
     # splits that are known without TensorFlow
     ([M, "data.train_split=validation"], ["no split 'validation'; it has test, train", "data.train_split=train"]),
@@ -502,7 +502,7 @@ WRONG_FILES = [
     (
         {"conf/recipe/mine.yaml": RECIPE, "recipes/mine.py": MINE},
         ["recipe=mine"],
-        ["model=null: recipes.mine.Mine builds a model", "Type model=cnn or model="],
+        ["model=null: recipes.mine.Mine builds a model", "Type model=actor_critic or model=cnn or model="],
     ),
     (
         {
