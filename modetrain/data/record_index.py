@@ -149,7 +149,9 @@ def _damaged(file: Path, record: int, starts: Sequence[int], size: int) -> Confi
     with open(file, "rb") as opened:
         beginning = opened.read(2)
     if beginning == b"\x1f\x8b":
-        return ConfigError(f"{where}: compressed by GZIP, so that its records cannot be read apart. Type gunzip {where}.")
+        return ConfigError(
+            f"{where}: compressed by GZIP, so that its records cannot be read apart. Type gunzip {where}."
+        )
     if not record:
         return ConfigError(f"{where}: no TFRecord file, or damaged at its first record. Write or copy it again.")
     at = starts[record] - _HEADER.size if record < len(starts) else None
