@@ -12,6 +12,7 @@ Examples store whole numbers as int64 and others as float32: another dtype (int3
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -78,6 +79,27 @@ class Feature:
         if None in self.shape:
             return tf.io.FixedLenSequenceFeature(self.shape[1:], self.stored, allow_missing=True)
         return tf.io.FixedLenFeature(self.shape, self.stored)
+
+    @property
+    def batch_spec(self) -> Any:
+        """The feature for `tf.io.parse_example`."""
+        return tf.io.RaggedFeature(self.stored) if None in self.shape else self.spec
+
+    def of_batch(self, value: tf.Tensor | tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor | None]:
+        """A parsed batch padded with zeros, and the sizes of what varies; an image stays the bytes of its file."""
+        if self.form == "raw":
+            raw = tf.io.decode_raw(value, self.dtype)
+            return tf.reshape(raw, [tf.shape(value)[0], *self.shape]), None
+        lengths = None
+        if None in self.shape:
+            values = value.row_lengths()
+            width = math.prod(side for side in self.shape[1:] if side)
+            whole = tf.debugging.Assert(tf.reduce_all(values % width == 0), ["no whole rows"])
+            with tf.control_dependencies([whole]):
+                lengths = tf.cast(values // width, tf.int32)
+            sizes = [tf.shape(lengths)[0], tf.reduce_max(tf.concat([[0], lengths], 0)), *self.shape[1:]]
+            value = tf.reshape(value.to_tensor(), sizes)
+        return (value if self.dtype == value.dtype else tf.cast(value, self.dtype)), lengths
 
     def convert(self, value: tf.Tensor) -> tf.Tensor:
         """A parsed value as it is in a batch; an image stays the bytes of its file."""

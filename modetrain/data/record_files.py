@@ -34,6 +34,8 @@ class RecordFiles(Split):
     Args:
       index: gives the bytes of a record by its row: `len()`, `read(row)`, `describe(row)`, `checksum_fits(row)`.
       decode: makes the features of a record, a scalar string; it is traced, and may return ragged tensors and nested dicts.
+      decode_batch: the same for several records at once, [n], with what varies padded and its sizes as `NAME_length`; None decodes
+        them one by one.
       name: what the split is called in messages.
       on_error: what is done where a record cannot be decoded: `stop` or `skip`.
 
@@ -42,10 +44,17 @@ class RecordFiles(Split):
     """
 
     def __init__(
-        self, index: Any, decode: Callable[[tf.Tensor], Mapping[str, Any]], *, name: str, on_error: str = "stop"
+        self,
+        index: Any,
+        decode: Callable[[tf.Tensor], Mapping[str, Any]],
+        decode_batch: Callable[[tf.Tensor], Mapping[str, tf.Tensor]] | None = None,
+        *,
+        name: str,
+        on_error: str = "stop",
     ):
         self._index = index
         self._decode = decode
+        self._decode_batch = decode_batch
         self.shapes = {}
         with tf.device("CPU:0"):
             spec = tf.data.Dataset.from_tensors(b"").map(self._example).element_spec
@@ -97,10 +106,14 @@ class RecordFiles(Split):
     def _decode_all(self, contents: tf.Tensor) -> dict[str, tf.Tensor]:
         """The records that can be decoded, padded to one size."""
         # A data set, because only that can go on after an operation has failed.
-        examples = tf.data.Dataset.from_tensor_slices(contents).map(self._example).ignore_errors(log_warning=False)
-        size = tf.maximum(tf.shape(contents, tf.int64)[0], 1)
+        if self._decode_batch is None:
+            examples = tf.data.Dataset.from_tensor_slices(contents).map(self._example).ignore_errors(log_warning=False)
+            decoded = examples.padded_batch(tf.maximum(tf.shape(contents, tf.int64)[0], 1))
+        else:
+            batch = tf.data.Dataset.from_tensors(contents).map(self._decode_batch)
+            decoded = batch.ignore_errors(log_warning=False)
         none = {n: tf.zeros([0, *(s or 0 for s in self.shapes[n])], t) for n, t in self.dtypes.items()}
-        batch = examples.padded_batch(size).concatenate(tf.data.Dataset.from_tensors(none)).take(1)
+        batch = decoded.concatenate(tf.data.Dataset.from_tensors(none)).take(1)
         options = tf.data.Options()
         options.experimental_optimization.apply_default_optimizations = False
         options.autotune.enabled = False

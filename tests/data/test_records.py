@@ -137,6 +137,11 @@ def test_a_damaged_record_is_named(folder):
     file.write_bytes(content)
     with pytest.raises(ConfigError, match="train-00001.*: record 2 .*header"):
         source(folder)
+    content[int(index._starts[2]) - 12] ^= 1
+    content[int(index._starts[2]) - 1] ^= 1  # the checksum of the length of record 2
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match="train-00001.*: record 2 .*header"):
+        source(folder)
     os.truncate(file, start + 3)
     with pytest.raises(ConfigError, match="train-00001"):
         source(folder)
@@ -165,6 +170,10 @@ def test_what_holds_no_records_is_refused(folder):
         source(folder)
     with pytest.raises(ConfigError, match="does not exist"):
         source(folder / "none")
+    write(folder / "validation.tfrecord", [*[example(2)] * 8, example(0, box=[1.0] * 6)])
+    odd = records(str(folder), FEATURES).splits["validation"]
+    with pytest.raises(Exception, match="record 8 of "):
+        odd.gather(tf.constant([0, 8], tf.int64))
     write(folder / "validation.tfrecord", [example(0), example(1, image=[tf.io.encode_png(image(0)[:3]).numpy()])])
     with pytest.raises(ConfigError, match="record 1 of .*images differ in size.*data.image_size="):
         source(folder)

@@ -54,15 +54,16 @@ def records(
         if not len(index):
             raise ConfigError(f"{where}: the split {name} holds no record. Write it again, or remove its files.")
     facts: dict[str, Any] = {}
+    decode_batch = None
     size = None if image_size is None else (image_size[0], image_size[1])
     if features is None and (folder / "features.json").is_file():
         decode, facts = _of_tfds(folder, size, next(iter(found.values())))
     else:
-        decode = _of_examples(features, found, size, where)
+        decode, decode_batch = _of_examples(features, found, size, where)
     if classes is not None:
         facts["classes"] = classes
     splits = {
-        name: RecordFiles(index, decode, name=f"the split {name} of {where}", on_error=on_error)
+        name: RecordFiles(index, decode, decode_batch, name=f"the split {name} of {where}", on_error=on_error)
         for name, index in found.items()
     }
     return Splits(splits, description=f"records in {where}", **facts)
@@ -109,12 +110,12 @@ def _splits(folder: Path) -> dict[str, list[Path]]:
 
 def _of_examples(
     given: Mapping[str, Any] | None, found: Mapping[str, RecordIndex], size: tuple[int, int] | None, where: str
-) -> Callable[[Any], dict[str, Any]]:
-    """Decodes a `tf.train.Example`."""
+) -> tuple[Callable[[Any], dict[str, Any]], Callable[[Any], dict[str, Any]]]:
+    """Decodes a `tf.train.Example`, and several of them."""
     import tensorflow as tf
 
     from modetrain.data import record_features
-    from modetrain.data.split import flatten
+    from modetrain.data.split import flatten, length_name
 
     first = {name: [index.read(row) for row in range(min(_SEARCHED, len(index)))] for name, index in found.items()}
     if given is None:
@@ -141,7 +142,19 @@ def _of_examples(
         values = {n: f.convert(parsed[n]) for n, f in features.items()}
         return values | {n: _decode_image(form, values[n]) for n, form in images.items()}
 
-    return decode
+    def decode_batch(contents: tf.Tensor) -> dict[str, tf.Tensor]:
+        parsed = tf.io.parse_example(contents, {n: f.batch_spec for n, f in features.items()})
+        found = {}
+        for name, feature in features.items():
+            found[name], lengths = feature.of_batch(parsed[name])
+            if lengths is not None and length_name(name) not in features:
+                found[length_name(name)] = lengths
+        for name, form in images.items():  # one after the other: several batches are made at once
+            spec = tf.TensorSpec(form.shape, form.dtype)
+            found[name] = tf.map_fn(form.decode, found[name], fn_output_signature=spec, parallel_iterations=1)
+        return found
+
+    return decode, decode_batch
 
 
 def _of_tfds(
