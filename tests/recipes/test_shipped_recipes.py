@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from modetrain.checkpoints import file
+from modetrain.files import run_folder
+
 # Small enough for a test.
 RECIPES = {
     "lm": ["+data.pages=[heapq]", "data.window=16", "data.batch_size=4", "model.width=16", "model.heads=2"],
@@ -26,6 +29,27 @@ def run(cli):
         return done.json["results"]
 
     return results
+
+
+def test_a_backbone_is_frozen_and_then_moves(cli, run):
+    """It begins where `contrastive` ended: with the same commands as in the recipe's file."""
+    run("contrastive", "backbone", "mode=graph", steps=2)
+    begin = ["init_from.path=contrastive/backbone", *RECIPES["contrastive"], "mode=graph"]
+
+    def backbone(*more, folder, steps):
+        words = ["recipe=finetune", *SMALL, *begin, f"steps={steps}", *more]
+        done = cli.run(*words, folder=f"finetune/{folder}")
+        assert done.code == 0, done.err
+        kept = file.load(run_folder.newest(done.folder)).arrays
+        return {name: value for name, value in kept.items() if name.startswith("model/")}
+
+    first = file.load(run_folder.newest(cli.cwd / "contrastive/backbone")).arrays
+    frozen = backbone("recipe.frozen=2", folder="frozen", steps=2)
+    assert all((first[name] == value).all() for name, value in frozen.items())
+    moved = backbone("recipe.frozen=1", folder="moved", steps=2)
+    assert not any((first[name] == value).all() for name, value in moved.items())
+    refused = cli.run("recipe=finetune", "data.source=bundled", folder="finetune/none")
+    assert (refused.code, "recipe=contrastive run_dir=runs/backbone" in refused.err) == (2, True)
 
 
 def assert_alike(found, wanted):
