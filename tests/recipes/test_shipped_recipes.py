@@ -9,11 +9,11 @@ from modetrain.files import run_folder
 
 # Small enough for a test.
 RECIPES = {
-    "lm": ["+data.pages=[heapq]", "data.window=16", "data.batch_size=4", "model.width=16", "model.heads=2"],
     "vae": ["data.source=bundled", "data.batch_size=8", "model.hidden=16"],
     "actor_critic": ["data.batch_size=4", "model.hidden=8", "recipe.horizon=12"],
     "segment": ["data.examples=64", "data.size=28", "data.batch_size=4", "model.filters=[4,4]"],
     "contrastive": ["data.source=bundled", "data.batch_size=8", "model.filters=[4]", "model.size=4"],
+    "lm": ["data.modules=heapq", "data.window=16", "data.batch_size=4", "model.width=16", "model.heads=2"],
     "tabular": ["data.batch_size=16"],
 }
 # No rate that is a function of the length of the run, which differs here.

@@ -12,7 +12,6 @@ from modetrain.files.paths import format_path, visible
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
 _TABLES = (".csv", ".tsv", ".parquet", ".xlsx", ".arff", ".feather")
-_HOWTO = "docs/your-data.md, under Other layouts, has the lines that do it"
 
 
 def explain(folder: Path, split: str) -> str:
@@ -39,11 +38,16 @@ def explain(folder: Path, split: str) -> str:
                 f"{format_path(inside, Path.cwd())} holds a folder of pictures for each class ({some}), and data=folder reads "
                 f"arrays or records. Type data=images {data_override('path', format_path(folder, Path.cwd()))}."
             )
-    tables = [one.name for one in visible(folder) if one.suffix.lower() in _TABLES]
+    tables = [one for one in visible(folder) if one.suffix.lower() in _TABLES]
     if tables:
         return (
-            f"{tables[0]} is a table, and arrays or records are expected. Type data=table "
-            f"{data_override('path', format_path(folder / tables[0], Path.cwd()))} with a recipe that reads its columns."
+            f"{tables[0].name} is a table, and data=folder reads arrays or records. "
+            + (
+                ""
+                if tables[0].suffix in (".csv", ".tsv", ".parquet")
+                else "Save it as a .csv file, and type it as the path. "
+            )
+            + f"Type data=table {data_override('path', format_path(tables[0], Path.cwd()))}."
         )
     return ""
 
