@@ -139,7 +139,9 @@ def _unknown(found: Mapping[str, Any], composition: Composition, folders: Sequen
         if key in KEYS or (key in known and own) or (value is None and key == f"callbacks.{callback}"):
             continue
         beside = [name for name in known if own and name.startswith(f"{parent}.")]
-        if own and (typed is None or typed.startswith("+")):
+        parts = key.split(".")
+        inside = any(".".join(parts[:end]) in known for end in range(2, len(parts)))  # of what a file has as null
+        if own and (typed is None or typed.startswith("+") or inside):
             continue  # its code says whether it takes that
         if beside:
             has = sorted(name for name in beside if not name.endswith("._target_"))
