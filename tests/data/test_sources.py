@@ -313,7 +313,7 @@ def test_the_data_folder_may_come_from_the_environment(prepared, monkeypatch):
         ({"name": "mnist/small"}, "TFDS mnist has no configuration 'small'"),
         ({"name": "emnist/leters"}, "Did you mean 'letters'? Type data.name=emnist/letters."),
         ({"name": "mnist:9.9.9"}, "Type data.name=mnist."),
-        ({"name": "imdb_reviews"}, "is not image classification. It holds text (Text), label (ClassLabel)"),
+        ({"name": "imdb_reviews", "download": False}, "it is not prepared in"),
     ],
 )
 def test_what_tfds_does_not_have_is_named_with_what_to_type(prepared, given, expected):
@@ -369,6 +369,46 @@ def test_features_of_other_names_become_image_and_label(tmp_path):
         assert source.train["image"].shape == (40, 28, 28, 3)
         assert source.classes == 12
         assert sorted(source.train["label"]) == sorted(labels)
+
+
+def test_what_is_no_image_classification_keeps_its_own_features(tmp_path):
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    features = {
+        "picture": tfds.features.Image(shape=(None, None, 3)),
+        "text": tfds.features.Text(),
+        "objects": tfds.features.Sequence(
+            {"bbox": tfds.features.BBoxFeature(), "kind": tfds.features.ClassLabel(num_classes=3)}
+        ),
+        "about": {"clip": tfds.features.Video((None, 4, 4, 1)), "score": np.float32},
+    }
+
+    def example(n):
+        box = tfds.features.BBox(ymin=0.0, xmin=0.25, ymax=0.5, xmax=1.0)
+        return {
+            "picture": np.full((4 + n % 3, 5, 3), n, np.uint8),
+            "text": f"nä {n}",
+            "objects": [{"bbox": box, "kind": n % 3}] * (n % 3),
+            "about": {"clip": np.full((2, 4, 4, 1), n, np.uint8), "score": n / 2},
+        }
+
+    prepare(tmp_path, "scenes", features, {"train": [example(n) for n in range(9)], "test": [example(9)] * 2}, shards=2)
+    source, _ = load(name="scenes", dir=str(tmp_path), train_split="train[:8]", image_size=(6, 6))
+    assert (source.kind, source.train.examples, source.evals[""].examples) == ("tfds", 8, 2)
+    assert "(8 train, 2 evaluation)" in source.description
+    assert source.train.shapes["objects/bbox"] == (None, 4)
+    batch = {name: one.numpy() for name, one in source.train.gather(tf.constant([5, 0, 7], tf.int64)).items()}
+    for at, text in enumerate(batch["text"]):
+        n = int(text.decode().split()[1])
+        assert (batch["picture"][at] == n).all()
+        assert batch["objects/kind_length"][at] == n % 3
+        assert batch["objects/bbox"][at].sum() == 1.75 * (n % 3)
+        assert (batch["about/clip"][at] == n).all()
+        assert batch["about/score"][at] == n / 2
+    assert batch["picture"].shape == (3, 6, 6, 3)
+    for rows in ([], [0]):
+        assert len(source.train.gather(tf.constant(rows, tf.int64))["text"]) == len(rows)
 
 
 def test_images_of_different_sizes_need_image_size(tmp_path):

@@ -57,7 +57,7 @@ def records(
     decode_batch = None
     size = None if image_size is None else (image_size[0], image_size[1])
     if features is None and (folder / "features.json").is_file():
-        decode, facts = _of_tfds(folder, size, next(iter(found.values())))
+        decode, facts = of_tfds(_features_of_tfds(folder), size, next(iter(found.values())))
     else:
         decode, decode_batch = _of_examples(features, found, size, where)
     if classes is not None:
@@ -124,7 +124,7 @@ def _of_examples(
         written = ", ".join(f"{n}: '{f}'" if "[" in str(f) else f"{n}: {f}" for n, f in features.items())
         log.info(
             f"data: features found in the first {len(first[train])} records of {where}; if they are others, type "
-            f'"+data.features={{{written}}}" with the right ones'
+            f'"data.features={{{written}}}" with the right ones'
         )
     else:
         features = {n: record_features.Feature.parse(written, n) for n, written in flatten(given).items()}
@@ -157,19 +157,30 @@ def _of_examples(
     return decode, decode_batch
 
 
-def _of_tfds(
-    folder: Path, size: tuple[int, int] | None, index: RecordIndex
-) -> tuple[Callable[[Any], dict[str, Any]], dict[str, Any]]:
-    """Decodes what TFDS wrote, and what it knows of the classes."""
+def _features_of_tfds(folder: Path) -> Any:
     import tensorflow_datasets as tfds
 
     try:
-        features = tfds.features.FeaturesDict.from_config(str(folder))
+        return tfds.features.FeaturesDict.from_config(str(folder))
     except Exception as error:  # TFDS raises anything for a broken file
         raise ConfigError(
             f"{format_path(folder / 'features.json')}: TFDS cannot read it ({str(error).splitlines()[0]}). Prepare the data "
             "again, or say what records have by data.features={...}."
         ) from error
+
+
+def of_tfds(
+    features: Any, size: tuple[int, int] | None, index: RecordIndex
+) -> tuple[Callable[[Any], dict[str, Any]], dict[str, Any]]:
+    """Decodes what TFDS wrote with its features, and what it knows of the classes.
+
+    Args:
+      features: TFDS's.
+      size: [height, width] that images of varying size are resized to.
+      index: the records of a split, of which the first is looked at.
+    """
+    import tensorflow_datasets as tfds
+
     # Images of any size are decoded here, to one size.
     open_images = [n for n, f in features.items() if isinstance(f, tfds.features.Image) and None in f.shape]
     decoders = {name: tfds.decode.SkipDecoding() for name in open_images}

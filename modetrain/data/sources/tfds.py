@@ -1,4 +1,4 @@
-"""TFDS image classification by name: reads prepared data, downloads other data, and fails within seconds offline.
+"""TFDS data sets by name: reads prepared data, downloads other data, and fails within seconds offline.
 
 With `data.source=auto` and MNIST, the bundled sample replaces TFDS's data if that is not available, and says why.
 """
@@ -60,11 +60,15 @@ def load(settings: DataSettings) -> Source:
 
 
 def read(builder: Any, settings: DataSettings, *, kind: str, where: str, description: str) -> Source:
-    """Decodes both splits of a prepared data set."""
-    image, label = image_and_label(builder, where)
+    """The splits of a prepared data set: decoded if it is image classification, else read by record."""
     expressions = splits.wanted(settings)
     for key, expression in expressions.items():
         _check_split(builder, key, expression, where)
+    if (names_of := image_and_label(builder)) is None:
+        from modetrain.data.sources import tfds_records
+
+        return tfds_records.read(builder, settings, kind=kind, where=where, description=description)
+    image, label = names_of
     with network.silence_logs():
         decoded = {key: _decode(builder, split, image, label, settings, where) for key, split in expressions.items()}
     train, evaluations = decoded["train_split"], splits.evals(decoded)
@@ -80,8 +84,8 @@ def read(builder: Any, settings: DataSettings, *, kind: str, where: str, descrip
     )
 
 
-def image_and_label(builder: Any, where: str) -> tuple[str, str]:
-    """Names of the features that hold the image and the class; raises ConfigError if it is not image classification."""
+def image_and_label(builder: Any) -> tuple[str, str] | None:
+    """Names of the features that hold the image and the class; None if it is not image classification."""
     features = dict(builder.info.features)
     supervised = builder.info.supervised_keys
     if isinstance(supervised, tuple) and len(supervised) == 2 and all(isinstance(key, str) for key in supervised):
@@ -95,12 +99,7 @@ def image_and_label(builder: Any, where: str) -> tuple[str, str]:
         isinstance(features.get(image), tfds.features.Image)
         and isinstance(features.get(label), tfds.features.ClassLabel)
     ):
-        held = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
-        raise ConfigError(
-            f"data.name={builder.name}: {where} is not image classification. It holds {held}; needed are one image and one "
-            f"class. Type data.name={BUNDLED}, or save the arrays you want and type data=folder "
-            "data.path=DIR."
-        )
+        return None
     return image, label
 
 
@@ -161,7 +160,7 @@ def _prepare(settings: DataSettings) -> tuple[Any, str]:
     """The builder of a data set with all its files, and how the files were made; downloads them if needed.
 
     Raises:
-      ConfigError: TFDS has no such data set, or it is not image classification.
+      ConfigError: TFDS has no such data set.
       Unavailable: it is not prepared, and cannot be prepared.
     """
     builder = _builder(settings)
@@ -177,7 +176,6 @@ def _prepare(settings: DataSettings) -> tuple[Any, str]:
         )
     if isinstance(builder, ReadOnlyBuilder):
         raise Unavailable(f"TFDS {name} is not prepared in {root}, and TFDS has no code to prepare it")
-    image_and_label(builder, f"TFDS {name}")
     if not settings.download:
         raise Unavailable(f"TFDS {name} is not prepared in {root}, and data.download=false")
     offline = network.why_unreachable(builder.url_infos or ())
