@@ -20,27 +20,20 @@ from keras import layers, ops
 from modetrain import Bounds, Recipe, Splits, Weighted
 from modetrain.data.sources import text
 
+Count, Share = Annotated[int, Bounds(at_least=1)], Annotated[float, Bounds(at_least=0, below=1)]
 MODULES = "argparse ast configparser dataclasses datetime difflib fractions heapq inspect json/decoder"
 
 
-def standard_library(*, window: Annotated[int, Bounds(at_least=1)] = 64, modules: str = MODULES) -> Splits:
+def standard_library(*, window: Count = 64, modules: str = MODULES) -> Splits:
     """Windows of bytes of some of the standard library's modules, which every Python has."""
     folder = Path(sysconfig.get_paths()["stdlib"])
     source = b"\0".join((folder / f"{name}.py").read_bytes() for name in modules.split())
     tokens = np.frombuffer(source, np.uint8)
-    return text.in_windows(
-        {"": tokens}, window=window, vocabulary=text.BYTES, where="source of Python's standard library"
-    )
+    return text.in_windows({"": tokens}, window=window, vocabulary=text.BYTES, where="Python's own source")
 
 
 def gpt(
-    vocabulary: int,
-    window: int,
-    *,
-    width: Annotated[int, Bounds(at_least=1)] = 96,
-    blocks: Annotated[int, Bounds(at_least=1)] = 2,
-    heads: Annotated[int, Bounds(at_least=1)] = 4,
-    dropout: Annotated[float, Bounds(at_least=0, below=1)] = 0.1,
+    vocabulary: int, window: int, *, width: Count = 96, blocks: Count = 2, heads: Count = 4, dropout: Share = 0.1
 ) -> keras.Model:
     """Tokens [n, window] -> logits of the next token [n, window, vocabulary]."""
     tokens = keras.Input((window,), dtype="int32")
@@ -70,11 +63,13 @@ class LanguageModel(Recipe):
         logits = self.model(batch["tokens"], training=training)
         logits = logits if logits.dtype == tf.float64 else tf.cast(logits, tf.float32)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["targets"], logits)
-        return Weighted(losses, batch["targets"] != 0)  # what follows the end of a file cannot be predicted
+        return Weighted(losses, batch["targets"] != self.info.separator)  # a file ends anywhere
 
     def show(self):
         """A text that continues `def `, the same draws each time."""
-        window, tokens = self.model.input_shape[1], list(b"def ")
+        if self.info.vocabulary != text.BYTES:
+            return {}  # tokens of a user's own tokenizer, which nothing turns into text
+        window, tokens = self.info.window, list(b"def ")
         predict = tf.function(lambda given: self.model(given, training=False))
         for position in range(4, 160):
             recent = tokens[-window:]

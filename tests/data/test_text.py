@@ -22,7 +22,7 @@ def test_windows_of_bytes_and_their_targets(tmp_path):
     np.testing.assert_array_equal(tokens[1:], targets[:-1])
     assert len(held["tokens"]) == 2
     assert (found.facts, train["tokens"].dtype, train["tokens"].shape[1]) == (
-        {"vocabulary": 256, "window": 8},
+        {"vocabulary": 256, "window": 8, "separator": 0},
         np.int32,
         8,
     )
@@ -68,7 +68,7 @@ def test_a_cache_keeps_the_tokens_of_a_tokenizer(tmp_path):
     first, calls = text.load(str(folder), window=4, tokenizer=Words(), separator=4, cache=str(cache)), []
     again = text.load(str(folder), window=4, tokenizer=Words(), separator=4, cache=str(cache))
     assert max(calls) <= 4096, "nothing is tokenized again but the beginnings"
-    assert again.facts == plain.facts == {"vocabulary": 5, "window": 4}
+    assert again.facts == plain.facts == {"vocabulary": 5, "window": 4, "separator": 4}
     for split, one in plain.splits.items():
         for other in (first, again):
             np.testing.assert_array_equal(other.splits[split].first(9)["tokens"], one.first(9)["tokens"])

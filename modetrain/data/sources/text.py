@@ -68,10 +68,18 @@ def load(
     known = vocabulary or getattr(tokenizer, "vocabulary", None)
     if known is None:
         known = BYTES if tokenizer is None else 1 + max(_range(some)[1] for some in tokens.values())
-    return in_windows(tokens, window=window, vocabulary=known, where=f"text of {format_path(given)}")
+    end = _SEPARATOR if separator is None and tokenizer is None else separator
+    return in_windows(tokens, window=window, vocabulary=known, separator=end, where=f"text of {format_path(given)}")
 
 
-def in_windows(tokens: Mapping[str, np.ndarray | TokenFiles], *, window: int, vocabulary: int, where: str) -> Splits:
+def in_windows(
+    tokens: Mapping[str, np.ndarray | TokenFiles],
+    *,
+    window: int,
+    vocabulary: int,
+    where: str,
+    separator: int | None = _SEPARATOR,
+) -> Splits:
     """Splits of windows of tokens.
 
     Args:
@@ -79,6 +87,7 @@ def in_windows(tokens: Mapping[str, np.ndarray | TokenFiles], *, window: int, vo
       window: tokens of an example.
       vocabulary: how many tokens there are.
       where: what the text is, for messages.
+      separator: the token between files, if there is one.
 
     Raises:
       ConfigError: a split is shorter than a window, or has other tokens.
@@ -102,6 +111,7 @@ def in_windows(tokens: Mapping[str, np.ndarray | TokenFiles], *, window: int, vo
         description=f"{where}, {sum(map(len, tokens.values())):,} tokens",
         vocabulary=vocabulary,
         window=window,
+        separator=-1 if separator is None else separator,
     )
 
 
