@@ -20,14 +20,14 @@ from keras import layers, ops
 from modetrain import Bounds, Recipe, Splits, Weighted
 from modetrain.data.sources import text
 
-Count, Share = Annotated[int, Bounds(at_least=1)], Annotated[float, Bounds(at_least=0, below=1)]
+Count = Annotated[int, Bounds(at_least=1)]
+Share = Annotated[float, Bounds(at_least=0, below=1)]
 MODULES = "argparse ast configparser dataclasses datetime difflib fractions heapq inspect json/decoder"
 
 
 def standard_library(*, window: Count = 64, modules: str = MODULES) -> Splits:
     """Windows of bytes of some of the standard library's modules, which every Python has."""
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    source = b"\0".join((folder / f"{name}.py").read_bytes() for name in modules.split())
+    source = b"\0".join(Path(sysconfig.get_path("stdlib"), f"{name}.py").read_bytes() for name in modules.split())
     tokens = np.frombuffer(source, np.uint8)
     return text.in_windows({"": tokens}, window=window, vocabulary=text.BYTES, where="Python's own source")
 
