@@ -143,12 +143,12 @@ def unet(
     for level, count in enumerate(filters):
         x = layers.MaxPooling2D()(x) if level else x
         x = layers.Conv2D(count, 3, padding="same", activation="relu")(x)
-        x = layers.BatchNormalization(momentum=0.9)(x)
+        x = layers.LayerNormalization()(x)
         skipped.append(x)
     for count, beside in zip(filters[-2::-1], skipped[-2::-1], strict=True):
         x = layers.Conv2DTranspose(count, 2, strides=2)(x)
         x = layers.Conv2D(count, 3, padding="same", activation="relu")(layers.Concatenate()([x, beside]))
-        x = layers.BatchNormalization(momentum=0.9)(x)
+        x = layers.LayerNormalization()(x)
     return keras.Model(inputs, layers.Conv2D(classes, 1)(x), name="unet")
 
 

@@ -12,7 +12,7 @@ from modetrain.checkpoints import file
 from modetrain.errors import ConfigError
 from modetrain.files import run_folder, run_json
 from modetrain.files.quoting import shell_path_override
-from modetrain.keys import affects
+from modetrain.keys import KEYS, affects
 from modetrain.settings import Settings
 
 if TYPE_CHECKING:
@@ -199,6 +199,9 @@ def check_facts(found: file.CheckpointFile, facts: Mapping[str, Any], given: str
 def find_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """The differences of two configs that change results: `key: old -> new`, one a line."""
     before, after = ({key: value for key, value in flatten(one).items() if value != {}} for one in (old, new))
+    for key in after.keys() - before.keys():  # a key that an older version did not have was its default
+        if key in KEYS and after[key] == KEYS[key].default:
+            before[key] = after[key]
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in changed if "numbers" in affects(key)]
 
