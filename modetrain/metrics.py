@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from modetrain.engine.values import Figure, Sum
+from modetrain.engine.values import Figure, Sum, broadcast_weights
 
 _CELL = 12  # pixels of a cell of a confusion matrix, at least
 
@@ -120,7 +120,8 @@ def perplexity(losses: Any, weights: Any = None) -> Sum:
     """
     losses = tf.cast(losses, tf.float32)
     weight = _weights(weights, losses)
-    return Sum(tf.stack([tf.reduce_sum(losses * weight), tf.reduce_sum(weight)]), _perplexity)
+    total = tf.reduce_sum(tf.math.multiply_no_nan(losses, weight))
+    return Sum(tf.stack([total, tf.reduce_sum(weight)]), _perplexity)
 
 
 def _perplexity(sums: np.ndarray) -> float:
@@ -157,8 +158,8 @@ def top_k(labels: Any, logits: Any, k: int = 5) -> tf.Tensor:
 
 
 def _weights(weights: Any, like: Any) -> tf.Tensor:
-    shape = tf.shape(like)
-    return tf.ones(shape) if weights is None else tf.broadcast_to(tf.cast(weights, tf.float32), shape)
+    like = tf.convert_to_tensor(like)
+    return tf.ones(tf.shape(like)) if weights is None else broadcast_weights(tf.cast(weights, tf.float32), like)
 
 
 def _matrix(labels: Any, predicted: Any, classes: int, weights: Any) -> tf.Tensor:

@@ -88,3 +88,8 @@ def test_nothing_of_a_class_makes_no_error():
     zeros = np.zeros(N, np.int64)
     assert np.isnan(merged(metrics.auc, zeros, SCORE))
     assert merged(metrics.precision_recall, zeros, zeros) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+
+
+def test_what_weighs_nothing_need_not_be_finite():
+    found = metrics.perplexity(tf.constant([1.0, np.inf]), tf.constant([1.0, 0.0]))
+    assert found.summarize(found.tensor.numpy()) == pytest.approx(np.e)

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from modetrain.engine.optimizer import Optimizer
+from modetrain.engine.values import Sum, Weighted
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -40,10 +41,11 @@ class StepContext:
     used: list[int] = dataclasses.field(default_factory=list)
     square: list[str] = dataclasses.field(default_factory=list)
 
-    def note_square(self, values: Mapping[str, tf.Tensor]) -> None:
+    def note_square(self, values: Mapping[str, tf.Tensor | Weighted | Sum]) -> None:
         """Notes the names of what has as many columns as rows."""
         for name, value in values.items():
-            shape = tuple(getattr(value, "shape", ()) or ())
+            held = value.values if isinstance(value, Weighted) else value
+            shape = tuple(getattr(held, "shape", ()) or ())
             if len(shape) > 1 and shape[0] == shape[1] != 1:
                 self.square.append(name)
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from modetrain.engine.autograph import convert
 from modetrain.engine.optimizer import Optimizer
 from modetrain.engine.penalties import Penalties
-from modetrain.engine.values import Weighted
+from modetrain.engine.values import Sum, Weighted
 
 # What computes a loss and its gradients as an XLA program of its own, while `xla.XlaPrograms` traces a step of several replicas.
 separate_programs: list[Callable[[Callable[[], Any]], Any]] = []
@@ -75,6 +75,11 @@ class Loss:
 
 def _objective(loss: Any) -> tuple[tf.Tensor | Weighted, tf.Tensor, tf.Tensor | None]:
     """The loss as tensors, the scalar to differentiate, and the mean weight of a `Weighted`."""
+    if isinstance(loss, Sum):
+        raise TypeError(
+            "the loss is a Sum, whose scale depends on the number of examples: return one loss per example, a scalar that is their "
+            "mean, or a Weighted."
+        )
     if not isinstance(loss, Weighted):
         loss = tf.convert_to_tensor(loss)
         return loss, tf.reduce_mean(tf.cast(loss, _wide(loss))), None

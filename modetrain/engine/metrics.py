@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from modetrain.engine.values import Sum, Weighted
+from modetrain.errors import ConfigError
 
 NONFINITE = "nonfinite"  # the metric that is 1 where a loss or gradient is not finite
 
@@ -101,7 +102,7 @@ def pack_row(values: Mapping[str, Any], batch_size: int) -> tf.Tensor:
       batch_size: examples in the batch.
 
     Returns:
-      float64 if any value is float64, else float32.
+      float64 if any value is float64 or a sum is of int32 or wider, which float32 would round; else float32.
 
     Raises:
       TypeError: when `values` is not a mapping of names to numbers.
@@ -113,7 +114,9 @@ def pack_row(values: Mapping[str, Any], batch_size: int) -> tf.Tensor:
             'Write for example: return {"loss": loss}.'
         )
     tensors = {name: _tensor(value) for name, value in values.items()}
-    dtype = tf.float64 if any(t.dtype == tf.float64 for t in tensors.values()) else tf.float32
+    counts = [one.dtype for name, one in tensors.items() if isinstance(values[name], Sum)]
+    exact = any(t.dtype == tf.float64 for t in tensors.values()) or any(d.is_integer and d.size > 2 for d in counts)
+    dtype = tf.float64 if exact else tf.float32
     pairs = [
         _pair(name, values[name], tensor, batch_size, dtype)
         for name, tensor in tensors.items()
@@ -201,7 +204,7 @@ class RunningMeans:
         cls, names: Sequence[str], rows: np.ndarray, sums: Mapping[str, np.ndarray] | None = None
     ) -> RunningMeans:
         """Merges rows [..., len(names), 2] of any number of steps, and sums [steps, ...]."""
-        total = rows.reshape(-1, len(names), 2).sum(axis=0, dtype=np.float64)
+        total = rows.reshape(-1, len(names), 2).sum(axis=0, dtype=np.float64) if names else rows
         return cls(
             pairs={name: (float(total[i, 0]), float(total[i, 1])) for i, name in enumerate(names)},
             sums={name: value.sum(axis=0, dtype=np.float64) for name, value in (sums or {}).items()},
@@ -232,4 +235,11 @@ class RunningMeans:
 
 
 def _merged(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    for name in one.keys() & other.keys():
+        if one[name].shape != other[name].shape:
+            raise ConfigError(
+                f"the step returned {name!r}, a Sum of shape {one[name].shape}, and one of shape {other[name].shape} for another "
+                "batch: it needs the same shape in every step. Sum over the examples, tf.reduce_sum(..., axis=0); to a fixed "
+                "number of bins, or padded to the longest."
+            )
     return {**one, **{name: one[name] + value if name in one else value for name, value in other.items()}}

@@ -24,16 +24,27 @@ class Weighted:
 
     Attributes:
       values: numbers [examples, ...].
-      weights: numbers that broadcast to `values`; a mask of 0 and 1, or sample weights. No gradient passes through them.
+      weights: numbers with as many dimensions as `values`, which broadcast to them, or one number; a mask of 0 and 1, or sample
+        weights. No gradient passes through them.
     """
 
     values: Any
     weights: Any
 
     def pair(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
-        """The values and the weights, of one shape and dtype."""
+        """The values and the weights, of one shape and dtype.
+
+        Raises:
+          ValueError: the weights do not broadcast to the values, or it depends on sizes how.
+        """
         values = tf.cast(self.values, dtype)
-        return values, tf.broadcast_to(tf.stop_gradient(tf.cast(self.weights, dtype)), tf.shape(values))
+        return values, broadcast_weights(tf.stop_gradient(tf.cast(self.weights, dtype)), values)
+
+    def __add__(self, term: Any) -> Any:
+        raise TypeError(
+            "to a Weighted nothing can be added: add a term to its values, Weighted(values + term, weights). Penalties of layers "
+            "and weights are added by minimize."
+        )
 
     def __tf_flatten__(self) -> tuple[tuple[()], tuple[Any, Any]]:
         return (), (self.values, self.weights)
@@ -61,3 +72,30 @@ class Sum:
     @classmethod
     def __tf_unflatten__(cls, metadata: tuple[Any], components: tuple[Any]) -> Sum:
         return cls(*components, *metadata)
+
+
+def broadcast_weights(weights: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Weights of the shape of some values.
+
+    Weights [n] of values [n, t] would be those of the positions where n = t, and an error elsewhere: they are refused.
+
+    Raises:
+      ValueError: they do not broadcast, or have neither as many dimensions as the values nor none.
+    """
+    one, other = weights.shape, values.shape
+    if one.rank is not None and other.rank is not None:
+        fits = len(one) == len(other) and all(
+            w in (1, v) for w, v in zip(one, other, strict=True) if None not in (w, v)
+        )
+        if one.rank and not fits:
+            shorter = one.rank < other.rank
+            raise ValueError(
+                f"weights of shape {tuple(one)} for values of shape {tuple(other)}: they need as many dimensions, each of the same "
+                "size or 1"
+                + (
+                    f"; a weight per example is tf.reshape(weights, {[-1, *[1] * (other.rank - 1)]})."
+                    if shorter
+                    else "."
+                )
+            )
+    return tf.broadcast_to(weights, tf.shape(values))

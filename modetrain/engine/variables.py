@@ -79,6 +79,10 @@ class Snapshot:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Assigns the values that were copied."""
         for _, one, value in self._kept.values():
             one.assign(value)
 

@@ -40,6 +40,7 @@ def evaluate(trainer: TrainerProtocol, *, steps_per_call: int) -> tuple[dict[str
     shown: dict[str, Figure] = {}
     with trainer.timer.measure("eval"), trainer.recipe.averaged(), Snapshot() as before:
         for split, batches in trainer.data.evaluations.items():
+            before.restore()  # each split begins with the same values
             merged = _evaluate_split(trainer, batches.blocks(steps_per_call), before)
             made = figures.summarize(trainer.recipe, trainer.programs.eval.layout, merged.sums)
             numbers = {**merged.means(), **figures.numbers(made)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -32,11 +33,13 @@ def summarize(recipe: Any, layout: Layout, sums: Mapping[str, np.ndarray]) -> di
         if spec.summarize is None:
             rest[spec.name] = sums[spec.name]
             continue
-        made = spec.summarize(sums[spec.name])
+        with _named_error(f"the function that summarizes the Sum {spec.name!r}", {spec.name: sums[spec.name]}):
+            made = spec.summarize(sums[spec.name])
         found |= dict(_named(spec.name, made) if isinstance(made, Mapping) else [(spec.name, made)])
     if rest:
-        made = recipe.summarize(rest)
         owner = f"{type(recipe).__name__}.summarize"
+        with _named_error(owner, rest):
+            made = recipe.summarize(rest)
         if not isinstance(made, Mapping):
             _say(f"{owner} returned a {type(made).__name__}; expected are figures by name")
             made = {}
@@ -51,6 +54,16 @@ def summarize(recipe: Any, layout: Layout, sums: Mapping[str, np.ndarray]) -> di
 def numbers(figures: Mapping[str, Figure]) -> dict[str, float]:
     """Those of the figures that are numbers."""
     return {name: figure for name, figure in figures.items() if isinstance(figure, float)}
+
+
+@contextlib.contextmanager
+def _named_error(owner: str, given: Mapping[str, np.ndarray]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        shapes = ", ".join(f"{name}: {value.shape}" for name, value in given.items())
+        error.add_note(f"modetrain: failed in {owner}, which got the sums {{{shapes}}}")
+        raise
 
 
 def _named(name: str, made: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

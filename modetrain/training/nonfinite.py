@@ -94,8 +94,9 @@ class NonfiniteGuard:
                 return kept, NonFiniteValue(step=metrics.first + index, what=_what(metrics, index, losses) + many)
         values = kept.values.copy()
         values[bad[:, None] & ~np.isfinite(values[:, :, 0])] = 0.0  # a count of 0
-        sums = {name: np.where(np.isfinite(value), value, 0.0) for name, value in kept.sums.items()}
-        return dataclasses.replace(kept, values=values, sums=sums), None
+        return dataclasses.replace(
+            kept, values=values, sums={name: _without(bad, value) for name, value in kept.sums.items()}
+        ), None
 
     def state(self) -> dict[str, Any]:
         """The counters, as JSON."""
@@ -119,3 +120,9 @@ def _what(metrics: StepMetrics, index: int, losses: list[int]) -> str:
         if n == losses[-1]:
             return f"a gradient is not finite ({metrics.names[n]} is {total / count if count else total:.4g})"
     return "a gradient is not finite"
+
+
+def _without(bad: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """Sums by step, with zeros for those of bad steps that are not finite: half of one would make a wrong figure."""
+    whole = np.isfinite(sums).reshape(len(sums), -1).all(axis=1)
+    return np.where((bad & ~whole).reshape(-1, *[1] * (sums.ndim - 1)), 0.0, sums)
