@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from modetrain.engine import keras_metrics
 from modetrain.engine.values import Figure, Sum, broadcast_weights
 
 _CELL = 12  # pixels of a cell of a confusion matrix, at least
@@ -155,6 +156,22 @@ def top_k(labels: Any, logits: Any, k: int = 5) -> tf.Tensor:
       k: how many.
     """
     return tf.cast(tf.math.in_top_k(tf.cast(labels, tf.int32), tf.cast(logits, tf.float32), k), tf.float32)
+
+
+def keras(metric: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Sum:
+    """The result of a Keras metric, whose state must be a sum over examples, as that of AUC, MeanIoU and F1Score is.
+
+    The step returns what the batch adds to the metric's state; the metric itself is not updated. A result of several numbers
+    gives a figure for each, `NAME/0` and so on.
+
+    Args:
+      metric: a `keras.metrics.Metric`, made in `__init__`.
+      y_true, y_pred, sample_weight: as in its `update_state`.
+
+    Raises:
+      ConfigError: its state is not a sum.
+    """
+    return keras_metrics.increment(metric, y_true, y_pred, sample_weight)
 
 
 def _weights(weights: Any, like: Any) -> tf.Tensor:

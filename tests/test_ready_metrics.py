@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from modetrain import metrics
+from modetrain.errors import ConfigError
 
 RNG = np.random.default_rng(0)
 N = 97
@@ -93,3 +95,51 @@ def test_nothing_of_a_class_makes_no_error():
 def test_what_weighs_nothing_need_not_be_finite():
     found = metrics.perplexity(tf.constant([1.0, np.inf]), tf.constant([1.0, 0.0]))
     assert found.summarize(found.tensor.numpy()) == pytest.approx(np.e)
+
+
+PROBABLE = RNG.dirichlet(np.ones(4), N).astype(np.float32)
+ONE_HOT = np.eye(4, dtype=np.float32)[CLASS]
+OF_KERAS = [
+    (keras.metrics.AUC, {}, (LABEL, SCORE, WEIGHT)),
+    (keras.metrics.Precision, {}, (LABEL, SCORE, WEIGHT)),
+    (keras.metrics.Recall, {}, (LABEL, SCORE)),
+    (keras.metrics.MeanIoU, {"num_classes": 4}, (CLASS, GUESS)),
+    (keras.metrics.F1Score, {}, (ONE_HOT, PROBABLE)),
+    (keras.metrics.MeanSquaredError, {}, (Y[:, None], PREDICTED[:, None], WEIGHT)),
+    (keras.metrics.CosineSimilarity, {}, (ONE_HOT, PROBABLE)),
+    (keras.metrics.R2Score, {}, (ONE_HOT, PROBABLE)),
+    (keras.metrics.SparseCategoricalAccuracy, {}, (CLASS, PROBABLE)),
+]
+
+
+@pytest.mark.parametrize(("cls", "given", "arrays"), OF_KERAS, ids=lambda one: getattr(one, "__name__", None))
+def test_a_metric_of_keras_is_that_of_all_examples(cls, given, arrays):
+    """F1Score makes its variables at its first update: those of the user's own would be added to a checkpoint."""
+    metric, alone = cls(**given), cls(**given)
+    found = merged(functools.partial(metrics.keras, metric), *arrays)
+    alone.update_state(*arrays)
+    wanted = np.asarray(alone.result())
+    found = np.array(list(found.values())) if isinstance(found, dict) else found
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert not any(np.any(variable.numpy()) for variable in metric.variables), "it keeps nothing"
+    assert len(metric.variables) == len(cls(**given).variables)
+
+
+def test_a_metric_of_keras_that_is_no_sum_is_refused():
+    class Highest(keras.metrics.Metric):
+        def __init__(self):
+            super().__init__(name="highest")
+            self.top = self.add_variable((), "zeros", name="top")
+
+        def update_state(self, y_true, y_pred, sample_weight=None):
+            self.top.assign(tf.maximum(self.top, tf.reduce_max(y_pred)))
+
+        def result(self):
+            return self.top
+
+    with pytest.raises(
+        ConfigError, match=r"the Keras metric highest \(Highest\) keeps top, which is no sum over examples"
+    ):
+        merged(functools.partial(metrics.keras, Highest()), LABEL, SCORE)
+    with pytest.raises(ConfigError, match="give them as .n, 1."):  # Keras's mean of a batch is then one example
+        merged(functools.partial(metrics.keras, keras.metrics.MeanSquaredError()), Y, PREDICTED)

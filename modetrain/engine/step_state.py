@@ -219,8 +219,8 @@ def _refuse_metric(what: str) -> NoReturn:
     _refuse(
         f"{type(recipe).__name__}: {method} {what} from batch to batch, so "
         "the number would depend on how the examples are divided over batches and replicas. Return one value per example "
-        'instead, such as {"accuracy": keras.metrics.sparse_categorical_accuracy(labels, outputs)}: its mean is exact. For what '
-        "is no mean over examples (AUC, F1, a confusion matrix), evaluate the trained model's outputs after the run."
+        'instead, such as {"accuracy": keras.metrics.sparse_categorical_accuracy(labels, outputs)}: its mean is exact. Return what '
+        'is no mean over examples (AUC, F1) as {"auc": modetrain.metrics.keras(self.auc, labels, outputs)}, which updates nothing.'
     )
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 from tensorflow.python.distribute import mirrored_strategy
 
-from modetrain import OptimizerSettings, Recipe, Sum, Trainer, Weighted
+from modetrain import OptimizerSettings, Recipe, Sum, Trainer, Weighted, metrics
 from modetrain.callbacks.checkpoint import Checkpoint
 from modetrain.data.dataset import Data
 from modetrain.data.source import Source
@@ -692,3 +692,20 @@ def test_a_batch_that_weighs_nothing_makes_no_number():
     trainer, history = train_tokens("graph", {**TOKENS, "w": np.zeros((N, T))}, steps=2)
     assert all(np.isfinite(variable.numpy()).all() for variable in trainer.recipe.model.weights)
     assert "loss" not in history.train[1], "the mean of nothing is no number"
+
+
+class ByKeras(Tokens):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.auc, self.f1 = keras.metrics.AUC(), keras.metrics.F1Score(average="macro", threshold=0.5)
+
+    def eval_step(self, batch):
+        near, wanted = tf.exp(-self.error(batch)), tf.cast(batch["y"] > 0, batch["y"].dtype)
+        return {"auc": metrics.keras(self.auc, wanted, near, batch["w"]), "f1": metrics.keras(self.f1, wanted, near)}
+
+
+def test_metrics_of_keras_are_those_of_one_device():
+    found = [train_tokens(mode, cls=ByKeras)[0].evaluate() for mode in ("eager", "graph", "xla", "mirrored")]
+    assert 0 < found[0]["auc"] < 1
+    assert 0 < found[0]["f1"] < 1
+    assert found == [pytest.approx(found[0], rel=1e-12)] * 4

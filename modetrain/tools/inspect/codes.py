@@ -264,7 +264,7 @@ CODES: Mapping[str, Code] = {
         why="Replicas and micro-batches (optimizer.accumulate) compute it on their shares of the batch, and the shares are "
         "averaged: sums, ratios and divisions by the global batch size become something else.",
         fix="Return one loss per example, or their mean over the batch that the step was given: the library averages the rest. "
-        "A mean under a mask or with sample weights is modetrain.Weighted(values, weights), of which that is done too.",
+        "A mean under a mask or with sample weights is modetrain.Weighted(values, weights), which is exact in the same way.",
         mode="replicas",
     ),
     "MT702": Code(

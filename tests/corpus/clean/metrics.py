@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from modetrain import Sum, Weighted, metrics
 from tests.corpus.base import Tiny, Varied
 
 
@@ -98,3 +99,39 @@ class ReportsHits(Tiny):
             }
 
         return self.minimize(loss)
+
+
+class WeightedLoss(Tiny):
+    """A loss and a metric as means with weights; some examples weigh nothing."""
+
+    modes = ("xla", "mirrored")
+
+    def train_step(self, batch):
+        weights = tf.cast(batch["label"], tf.float32)
+
+        def loss():
+            losses = self.losses(batch)
+            return Weighted(losses, weights), {"root": Weighted(tf.sqrt(losses), batch["label"] > 0)}
+
+        return self.minimize(loss)
+
+
+class SumsOfCounts(Tiny):
+    """Sums that figures are made from: the recipe's own, and ready-made ones."""
+
+    modes = ("xla", "mirrored")
+
+    def train_step(self, batch):
+        def loss():
+            logits = self.logits(batch)
+            guess = tf.argmax(logits, 1, output_type=tf.int32)
+            return sparse_cross_entropy(batch["label"], logits), {
+                "counts": Sum(tf.reduce_sum(tf.one_hot(batch["label"], 3), axis=0)),
+                "confusion": metrics.confusion_matrix(batch["label"], guess, classes=3),
+                "auc": metrics.auc(batch["label"] == 0, tf.nn.softmax(logits)[:, 0]),
+            }
+
+        return self.minimize(loss)
+
+    def summarize(self, sums):
+        return {"most": sums["counts"].max()}
