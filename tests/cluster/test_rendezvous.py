@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -78,14 +79,24 @@ def cluster():
         process.communicate()
 
 
+def _goes_on(lines: Iterable[str]) -> bool:
+    """Reads until all are there. On a slow machine a worker may be waited for so long that it is said."""
+    for line in lines:
+        if line == "all there\n":
+            return True
+        assert " waits for worker " in line
+    return False
+
+
 def test_all_go_on_once_all_are_there(cluster):
     first = cluster.waits(0)
     time.sleep(1)
     assert first.poll() is None
     second = cluster.waits(1)
     for process in (first, second):
-        out, err = process.communicate(timeout=10)
-        assert (process.returncode, out, err) == (0, "all there\n", "")
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (0, "")
+        assert _goes_on(out.splitlines(keepends=True))
 
 
 def test_who_does_not_come_is_waited_for_aloud_and_named(cluster):
@@ -133,7 +144,7 @@ def test_signals_end_it_at_once(cluster, signum, then):
     process = cluster.waits(0, then=then)
     if then != "wait":
         cluster.waits(1)
-        assert process.stdout.readline() == "all there\n"
+        assert _goes_on(process.stdout)
     time.sleep(1)
     process.send_signal(signum)
     assert process.wait(5) == -signum

@@ -29,6 +29,7 @@ from modetrain.tools.inspect.detectors.traces import CODE_OF_CHANGE
 from modetrain.tools.inspect.finding import Finding, is_waived, make_finding, merge_evidence
 from modetrain.tools.inspect.inspected_step import Batch, InspectedStep
 from modetrain.tools.inspect.python_state.diff import Change, PythonState, find_changes
+from modetrain.tools.inspect.python_state.queue_uses import count_queue_uses
 from modetrain.tools.inspect.python_state.reachable import Reachable, find_reachable
 from modetrain.tools.inspect.python_state.source import find_change, start_of
 from modetrain.trainer import Trainer
@@ -72,15 +73,16 @@ class StartupCheck:
         def observe(trace: Callable[[], Concrete]) -> Concrete:
             reachable = find_reachable(self._recipe, [method])
             state = PythonState.for_recipe(self._recipe, reachable)
-            before = state.snapshot()
             recorder = CallRecorder(reachable.functions, [vars(self._recipe)])
             concrete = None
-            try:
-                with recorder:
-                    concrete = trace()
-            finally:
-                changes = find_changes(before, state.snapshot())
-                self._report(self._find(recorder, changes, reachable, concrete, method))
+            with count_queue_uses():
+                before = state.snapshot()
+                try:
+                    with recorder:
+                        concrete = trace()
+                finally:
+                    changes = find_changes(before, state.snapshot())
+                    self._report(self._find(recorder, changes, reachable, concrete, method))
             if self._mode.guarded and (places := find_unguarded(concrete.graph)):
                 listed = ", ".join(place.shown for place in places)
                 log.info(

@@ -8,6 +8,8 @@ import json
 import logging
 import queue
 import re
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -620,6 +622,33 @@ def test_a_queue_is_restored():
     recipe = made(TakesFromASimpleQueue)
     assert {one.code for one in modetrain.inspect(recipe, batches(), modes=("graph",))} == {"MT202"}
     assert [recipe.jobs.get() for _ in range(recipe.jobs.qsize())] == [3.0, 1.0, 2.0, 4.0]
+
+
+class TakesFromAThread(Tiny):
+    """A thread fills the queue all the time, and sleeps."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.jobs = queue.Queue(maxsize=64)
+
+        def fill():
+            for _ in range(10_000):  # once the test has ended it blocks for good
+                self.jobs.put(1.0)
+                time.sleep(0.001)
+
+        threading.Thread(target=fill, daemon=True).start()
+
+    def losses(self, batch):
+        weight = self.jobs.get()  # here
+        return super().losses(batch) * weight
+
+
+def test_what_a_thread_of_the_users_does_is_not_done_by_the_step():
+    lines = Path(__file__).read_text().splitlines()
+    (here,) = (n for n, line in enumerate(lines, 1) if line == "        weight = self.jobs.get()  # here")
+    (one,) = modetrain.inspect(made(TakesFromAThread), batches(), modes=("graph",))
+    assert (one.code, one.line) == ("MT202", here)
+    assert "self.jobs: 0 put, 0 taken -> 0 put, 1 taken" in one.what
 
 
 LOSSES = {}

@@ -17,6 +17,7 @@ import inspect as python_inspect
 import logging
 import re
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
@@ -66,6 +67,7 @@ class CallRecorder(CallLog):
         self._silent = silent
         self._variables: list[Any] = []  # that were made
         self._undo = contextlib.ExitStack()
+        self._thread = threading.current_thread()
         self._busy = False
 
     def __enter__(self) -> CallRecorder:
@@ -97,7 +99,9 @@ class CallRecorder(CallLog):
 
     def record(self, code: str, name: str) -> bool:
         """Records a call by the line that is being run, if the user's code makes it; returns whether it does."""
-        if self._busy:
+        thread = threading.current_thread()
+        # MirroredStrategy runs replicas in threads of its own; what the user's threads do is not done by the step.
+        if self._busy or (thread is not self._thread and not type(thread).__module__.startswith("tensorflow.")):
             return False
         self._busy = True
         try:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import inspect as python_inspect
 from types import FrameType
+from typing import Self
 
 from modetrain.diagnostics.location import Location
 from modetrain.tools.inspect.python_state.diff import Change, PythonState, find_changes
 from modetrain.tools.inspect.python_state.line_tracer import LineTracer
+from modetrain.tools.inspect.python_state.queue_uses import count_queue_uses
 
 
 class ChangeTracer(LineTracer):
@@ -31,15 +33,21 @@ class ChangeTracer(LineTracer):
     def __init__(self, state: PythonState):
         super().__init__()
         self._state = state
-        self._last = self._first = state.snapshot()
+        self._counting = contextlib.ExitStack()
         self._frames: list[tuple[FrameType, Location | None]] = []  # with the line that each is at
         self.changes: list[tuple[Location, Change]] = []
         self.ran: set[Location] = set()
         self.lasting: frozenset[str] = frozenset()
 
+    def __enter__(self) -> Self:
+        self._counting.enter_context(count_queue_uses())
+        self._last = self._first = self._state.snapshot()
+        return super().__enter__()
+
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
         self._compare()
+        self._counting.close()
         self.lasting = frozenset(change.expression for change in find_changes(self._first, self._last))
 
     def on_call(self, frame: FrameType) -> bool:

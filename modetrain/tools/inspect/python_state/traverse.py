@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from modetrain.engine.object_walk import attributes_of
 from modetrain.engine.optimizer import Optimizer
+from modetrain.tools.inspect.python_state.queue_uses import describe_uses
 from modetrain.tools.inspect.python_state.reachable import class_attributes_of, is_users_object
 from modetrain.tools.inspect.python_state.value_summary import PLAIN, ValueSummary, is_tensor, shorten, summarize_whole
 
@@ -83,11 +84,14 @@ def _traverse_inside(name: str, value: Any, visited: set[int], depth: int) -> Su
 
 def _summarize_holder(value: Any) -> ValueSummary | None:
     """The summary of a container or an object, without what is in it."""
-    if isinstance(value, (types.CellType, contextvars.ContextVar, SelectedNames, ClassAttributes, queue.Queue)):
+    if isinstance(value, (types.CellType, contextvars.ContextVar, SelectedNames, ClassAttributes)):
         return None
     if isinstance(value, (Mapping, list, tuple, collections.deque)):
         kind, size = "mapping" if isinstance(value, Mapping) else "sequence", len(value)
         return ValueSummary(kind="container", token=(kind, size), text=f"{size} items")
+    if isinstance(value, queue.Queue):
+        text = describe_uses(value) or f"{value.qsize()} items"
+        return ValueSummary(kind="container", token=("queue", text), text=text)
     if isinstance(value, queue.SimpleQueue):
         return ValueSummary(kind="container", token=("queue", value.qsize()), text=f"{value.qsize()} items")
     token, text = id(value), type(value).__name__
@@ -124,7 +128,8 @@ def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:
             few = [*few[:half], *few[-half:]]
         yield from ((f"[{index}]", item) for index, item in enumerate(few))
     elif isinstance(value, queue.Queue):
-        yield ".queue", list(value.queue)
+        if describe_uses(value) is None:  # else it counts alone what the step does
+            yield ".queue", list(value.queue)
     elif isinstance(value, Optimizer):
         yield ".settings", value.settings
     elif isinstance(value, functools.partial):
