@@ -85,7 +85,7 @@ class Evaluate(Callback):
 def _show(trainer: TrainerProtocol) -> Any:
     """What the recipe shows; a `show` with a parameter gets the first examples of the first evaluation split."""
     show, evaluations = trainer.recipe.show, trainer.data.evaluations
-    if not inspect.signature(show).parameters:
+    if not any(one.default is one.empty for one in inspect.signature(show).parameters.values()):
         return show()
     if not evaluations:
         return {}

@@ -15,9 +15,8 @@ def gather(tensor: tf.Tensor) -> tf.Tensor:
     replicas = replicas_here()
     context = tf.distribute.get_replica_context()
     if replicas == 1:
-        return (
-            tensor if context is None else context.all_reduce("SUM", tensor)
-        )  # do=inspect sees where replicas exchange
+        # do=inspect sees by the sum of one where replicas exchange.
+        return tensor if context is None else context.all_reduce("SUM", tensor)
     # Each replica fills its own rows, and a sum puts them together: its gradient is known everywhere.
     own = tf.reshape(tf.range(replicas) == replica_number(), [replicas] + [1] * len(tensor.shape))
     placed = tf.where(own, tensor[tf.newaxis], tf.zeros_like(tensor))

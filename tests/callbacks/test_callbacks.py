@@ -215,6 +215,32 @@ def test_what_a_recipe_shows_is_an_image_of_the_averaged_weights(make_trainer, w
     assert b"\x89PNG" in file.read_bytes()
 
 
+def test_show_gets_the_first_examples_where_it_asks_for_them(make_trainer, writer, tmp_path):
+    class Shows(Digits):
+        def show(self, batch, width=4):
+            shown.append(batch)
+            return {"labels": f"the labels {batch['label'].numpy().tolist()}"}
+
+    class AsksForNone(Digits):
+        def show(self, width=4):
+            shown.append(width)
+            return {}
+
+    shown = []
+    trainers = [
+        make_trainer("eager", cls, steps=1, callbacks=[Evaluate(every=None, events=writer)])
+        for cls in (Shows, AsksForNone)
+    ]
+    for trainer in trainers:
+        trainer.train()
+    writer.flush()
+    first = next(iter(trainers[0].data.evaluations.values())).first(16)
+    assert shown[1] == 4
+    np.testing.assert_array_equal(shown[0]["label"], first["label"])
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    assert f"the labels {np.asarray(first['label']).tolist()}".encode() in file.read_bytes()
+
+
 def test_images_are_written_by_their_dtype_and_a_bad_one_costs_itself_alone(make_trainer, writer, scalars, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
     classes = np.arange(16).reshape(1, 4, 4, 1) % 3

@@ -709,3 +709,30 @@ def test_metrics_of_keras_are_those_of_one_device():
     assert 0 < found[0]["auc"] < 1
     assert 0 < found[0]["f1"] < 1
     assert found == [pytest.approx(found[0], rel=1e-12)] * 4
+
+
+class OverPairs(Tokens):
+    """Every example is held against all of the global batch, by their order; gradients reach both of a pair."""
+
+    def losses(self, batch, gather):
+        own = self.model(batch["x"], training=True)[:, 0, 0]
+        every, first = (self.gather(own), self.first_row(own)) if gather else (own, 0)
+        numbers = tf.range(first, first + own.shape[0])
+        pairs = tf.cast((numbers[:, None] + 1) * tf.range(1, every.shape[0] + 1), own.dtype)
+        return tf.reduce_mean(pairs * tf.square(own[:, None] - 2 * every), axis=1) / 100
+
+    def train_step(self, batch):
+        return self.minimize(lambda: self.losses(batch, gather=True))
+
+
+class OverPairsOfOneDevice(OverPairs):
+    def train_step(self, batch):
+        return self.minimize(lambda: self.losses(batch, gather=False))
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph", "mirrored"])
+def test_gathered_rows_are_those_of_the_global_batch(mode):
+    wanted = train_tokens("graph", cls=OverPairsOfOneDevice)[0]
+    trainer, history = train_tokens(mode, cls=OverPairs)
+    assert_same(trainer, wanted)
+    assert history.train == {step: pytest.approx(values) for step, values in wanted.history.train.items()}
