@@ -62,6 +62,14 @@ def test_a_schedule_decays_over_the_trainers_steps(data):
     assert rates[-1] == pytest.approx(0.0)
 
 
+@pytest.mark.parametrize("seed", [None, 3])
+def test_it_is_said_where_a_stream_is_not_exact(seed, data, caplog):
+    stream = tf.data.Dataset.from_tensor_slices(data).shuffle(12, seed=seed, reshuffle_each_iteration=seed is None)
+    modetrain.Trainer(make(), {"train": stream}, mode="eager", steps=1, batch_size=4)
+    warned = [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
+    assert [line.startswith("data: the training stream gives other examples") for line in warned] == [True] * (not seed)
+
+
 def test_callbacks_are_objects(data, recorder):
     seen = recorder(every=2)
     modetrain.Trainer(make(), data, steps=6, batch_size=4, callbacks=[seen]).train()

@@ -240,8 +240,7 @@ def build(
     log.info(f"data: {source.description}")
     recipe = make_recipe(settings, make_info(settings, source), replicas=replicas)
     data = make_data(settings, source, recipe, replicas=replicas)
-    for note in data.notes():
-        log.info(f"data: {note}")
+    data.log_notes()
     facts = data_facts(source)
     made_of = fingerprint.compute(recipe, source, replicas)
     config_consensus.check(replicas, made_of)

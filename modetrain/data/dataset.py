@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -29,6 +30,8 @@ from modetrain.data.split import ENDLESS, Split
 from modetrain.engine.batching import BatchSharding, StackedBatches, runs
 from modetrain.errors import ConfigError, nearest_multiple
 from modetrain.settings import DataSettings
+
+log = logging.getLogger(__name__)
 
 # Memory for the batches of one call, which bounds `steps_per_call=auto`.
 _BLOCK_BYTES = 64 * 2**20
@@ -161,26 +164,24 @@ class Data:
         """Whether the training examples are the same when they are read again, as far as the first ones show it."""
         return not self._train.streamed or self._train.reproducible
 
-    def notes(self) -> list[str]:
-        """What the start of a run says of its batches."""
-        notes = []
+    def log_notes(self) -> None:
+        """Logs what the start of a run says of its batches: their lengths, and what of them is not exact."""
         if self._padding.axes:
             names = ", ".join(self._padding.axes)
             *some, last = map(str, self.lengths)
             to = f"the smallest of {', '.join(some)} and {last} that holds its longest example" if some else last
             traced = f"; each of the {len(self.lengths)} is traced once" if some else ""
-            notes.append(f"{names} var{'y' if ',' in names else 'ies'} in length: a batch is padded to {to}{traced}")
+            log.info(f"data: {names} var{'y' if ',' in names else 'ies'} in length: a batch is padded to {to}{traced}")
         if self._train.streamed:
-            notes.append(
-                "the position in a stream is re-read: a resumed run reads it from its beginning up to its step"
+            log.info(
+                "data: the position in a stream is re-read: a resumed run reads it from its beginning up to its step"
             )
             if not self.reproducible:
-                notes.append(
-                    "WARNING: the training stream gives other examples when it is read a second time, so a resumed run, a retry "
+                log.warning(
+                    "data: the training stream gives other examples when it is read a second time, so a resumed run, a retry "
                     "and a replay see other batches than the run did. Give shuffle a seed, and hand over a function that returns "
                     "the tf.data.Dataset instead of the Dataset itself: it is called for each reading"
                 )
-        return notes
 
     def examples(self) -> dict[str, np.ndarray]:
         """The first batch_size training examples, as the source holds them."""

@@ -98,7 +98,7 @@ def make_data(
         eval_batch_size=min([batch_size, *sizes]),
         bucket=tuple(bucket) if bucket else None,
     )
-    return Data(
+    made = Data(
         source,
         settings,
         seed=recipe.info.seed,
@@ -106,6 +106,8 @@ def make_data(
         sharding=BatchSharding.over(replicas, recipe.micro_batches),
         debug=mode.debug_data,
     )
+    made.log_notes()
+    return made
 
 
 def _make_source(given: Any, seed: int, batch_size: int) -> Source:
