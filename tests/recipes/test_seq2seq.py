@@ -7,7 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from recipes.seq2seq import LONGEST, SYMBOLS, dates
+from recipes.dates import LONGEST, SYMBOLS, dates
 
 SMALL = (
     *("recipe=seq2seq", "recipe.units=8", "data.pairs=300", "data.batch_size=4", "data.bucket=[5,16]", "steps=8"),
