@@ -65,16 +65,24 @@ class _Float64:
     """Both modes' steps in float64.
 
     Attributes:
-      relative: relative distances by step and tensor.
+      found: verdicts by step and tensor.
       narrow: by dtype a line of the user's that computes in less all the same.
     """
 
-    relative: Mapping[tuple[int, str], float]
+    found: Mapping[tuple[int, str], Verdict]
     narrow: Mapping[str, Location]
 
     def distance(self, verdict: Verdict) -> float:
-        """The relative distance of the tensor that a verdict is on."""
-        return self.relative.get((verdict.step, verdict.tensor), np.inf)
+        """How far apart the tensor is that a verdict is on, relative to its magnitude in the verdict's own precision.
+
+        A gradient that is zero but for rounding (of a bias before a batch normalisation) has none of its own in float64.
+        """
+        one = self.found.get((verdict.step, verdict.tensor))
+        if one is None:
+            return np.inf
+        if not one.absolute or not np.isfinite(verdict.relative):
+            return one.relative
+        return one.absolute * (verdict.relative / verdict.absolute)
 
     def agrees(self, verdict: Verdict) -> bool:
         """Whether nothing is left of a difference."""
@@ -186,13 +194,13 @@ class Attribution:
                 if report is None:
                     return None
                 narrow |= report.narrow
-        relative = {}
+        wide = {}
         for number in numbers:
             found = self.reference.compare(f"{mode}@float64", number, change="float64", noise={}, dtype="float64")
             if found is None:
                 return None
-            relative.update({(number, verdict.tensor): verdict.relative for verdict in found})
-        return _Float64(relative=relative, narrow=narrow)
+            wide.update({(number, verdict.tensor): verdict for verdict in found})
+        return _Float64(found=wide, narrow=narrow)
 
     def _with_more_draws(self, mode: str, verdicts: list[Verdict], dtype: str | None = None) -> list[Verdict]:
         """The verdicts by noise that is measured with more draws, in the first steps that differ.

@@ -24,6 +24,7 @@ class Verdict:
       kind: `metric`, `gradient`, `variable`, `slot` or `state`.
       verdict: `bitwise`, `within noise` or `DIFFERENT`; `attribution.py` turns some of the latter into `rounding`.
       floors: largest difference in noise floors; infinite where NaNs are in other places.
+      absolute: largest difference.
       relative: largest difference over largest magnitude; of variables and slots, of their change in the step.
       index: of the largest difference.
       expected, got: the two modes' values there, after the step.
@@ -36,6 +37,7 @@ class Verdict:
     kind: str
     verdict: str
     floors: float = 0.0
+    absolute: float = 0.0
     relative: float = 0.0
     index: tuple[int, ...] | None = None
     expected: float | None = None
@@ -89,6 +91,7 @@ def _compare(
     return dataclasses.replace(
         verdict,
         floors=gap.excess / floor if floor else np.inf if gap.excess else 0.0,
+        absolute=gap.absolute,
         relative=gap.relative,
         index=gap.index,
         expected=expected,
