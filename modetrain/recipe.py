@@ -98,6 +98,7 @@ class Recipe:
 
     model: keras.Model
     optimizer: Optimizer
+    info: Info = Info()  # the command line sets it where the constructor does not
     best_is: Mapping[str, str] = {}  # which end of a metric is the better one: {"perplexity": "min"}
 
     def __init__(
@@ -119,6 +120,11 @@ class Recipe:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OURS and not callable(value):
             raise AttributeError(f"self.{name} belongs to modetrain.Recipe: give your attribute another name.")
+        if name == "info" and not isinstance(value, Info):
+            raise TypeError(
+                f"self.info = {value!r}: expected is a modetrain.Info, as the constructor's parameter `info` is. Leave the line "
+                "out for an unknown data set and seed 0."
+            )
         super().__setattr__(name, value)
 
     # --- what a recipe's author writes ------------------------------------------------------------------------------
@@ -425,7 +431,7 @@ def _count_examples(batch: Mapping[str, tf.Tensor]) -> int:
     return size
 
 
-_OURS = frozenset(name for name in vars(Recipe) if not name.startswith("_")) - {"best_is"}
+_OURS = frozenset(name for name in vars(Recipe) if not name.startswith("_")) - {"info", "best_is"}
 
 
 def _check_optimizer(optimizer: Optimizer) -> Optimizer:

@@ -102,7 +102,7 @@ def make_recipe(settings: Settings, info: Info, *, replicas: Replicas | None = N
       replicas: hold its variables; one device by default.
 
     Raises:
-      ConfigError: the class is no recipe, it lacks what `Recipe.__init__` sets, a checkpoint would not hold all that it
+      ConfigError: the class is no recipe, a checkpoint would not hold all that it
         trains, or it cannot run over these replicas.
     """
 
@@ -126,13 +126,8 @@ def make_recipe(settings: Settings, info: Info, *, replicas: Replicas | None = N
             f"recipe._target_={settings.recipe.get('_target_')}: it makes a {type(recipe).__name__}, not a recipe. Derive "
             "the class from modetrain.Recipe."
         )
-    if not isinstance(getattr(recipe, "info", None), Info):  # otherwise a step would fail much later
-        name = type(recipe).__name__
-        raise ConfigError(
-            f"recipe._target_={settings.recipe.get('_target_')}: {name}.__init__ sets no self.info, which has the seed of every "
-            f"draw. {name}.__init__ must call super().__init__(model=model, optimizer=optimizer, info=info); an __init__ that "
-            "makes its models and optimizers itself must set self.info = info."
-        )
+    if "info" not in vars(recipe):
+        recipe.info = info
     file.check(recipe.state(), owner=type(recipe).__name__)
     untracked.check(recipe)
     batch_norm.synchronise(recipe.models(), settings.mode, replicas)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from modetrain.app import build
-from modetrain.errors import ConfigError
 from modetrain.recipe import Info
 from recipes.mnist import Digits
 
@@ -18,12 +17,6 @@ class Forgets(Digits):
         self.optimizer = optimizer(self.model.trainable_variables)
 
 
-class Keeps(Forgets):
-    def __init__(self, *, model, optimizer, info):
-        super().__init__(model=model, optimizer=optimizer, info=info)
-        self.info = info
-
-
 def chosen(settings, cls):
     named = {
         "recipe": {"_target_": f"tests.app.test_build_recipe.{cls.__name__}"},
@@ -32,13 +25,10 @@ def chosen(settings, cls):
     return build.make_recipe(settings(**named), INFO)
 
 
-def test_a_recipe_that_keeps_no_info_is_told_what_its_init_must_call(settings):
-    with pytest.raises(ConfigError) as caught:
-        chosen(settings, Forgets)
-    assert "Forgets.__init__ sets no self.info" in str(caught.value)
-    assert "must call super().__init__(model=model, optimizer=optimizer, info=info)" in str(caught.value)
-    assert "self.info = info" in str(caught.value)
+def test_a_recipe_that_makes_its_models_itself_need_not_keep_the_info(settings):
+    assert chosen(settings, Forgets).info is INFO
 
 
-def test_one_that_makes_its_models_itself_need_not_call_it(settings):
-    assert chosen(settings, Keeps).info is INFO
+def test_an_info_that_is_none_is_refused_at_its_line():
+    with pytest.raises(TypeError, match=r"^self.info = None: expected is a modetrain.Info"):
+        Digits.__new__(Digits).info = None

@@ -76,3 +76,14 @@ def test_every_mode_agrees_and_a_resumed_run_is_the_same_to_the_bit(run, name):
         run(name, f"{mode}-part", f"mode={mode}", steps=2)
         resumed = run(name, f"{mode}-part", f"mode={mode}", "resume=latest")
         assert resumed["state_digest"] == whole["state_digest"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["finetune", "gan", "mnist", "seq2seq", *RECIPES])
+def test_inspect_finds_nothing_in_a_recipe_as_it_is_shipped(name, cli):
+    words = [f"recipe={name}"]
+    if name == "finetune":
+        assert cli.run("recipe=contrastive", "steps=2", folder="backbone").code == 0
+        words.append("init_from.path=backbone")
+    done = cli.run(*words, "do=inspect", folder=f"inspected/{name}")
+    assert (done.code, done.out.splitlines()[-1]) == (0, "inspect: nothing found for target=graph"), done.out
